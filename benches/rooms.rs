@@ -15,27 +15,26 @@ use bytes::BytesMut;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt as _;
 use kms_connector::{
+    chain::{
+        lane::{
+            HIGHEST_FEE, LaneOptions, Payload, Recovered, SignedTransaction,
+            state::{Effect, LaneState},
+            unsigned::UnsignedTransaction,
+        },
+        provider::{Acceptance, Head, NodeId, Receipt},
+        wallet::Wallet,
+    },
+    contracts::abi,
     domain::{
         Address, Answer, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Event, Kind,
-        Operation, Request, SignedResult, SigningDomain, Source, U256,
+        Operation, Request, RequestSource, SignedResult, SigningDomain, U256,
     },
     flow::{
         Arrival, Batch, RequestLedger as _,
         kms_core::wire::{self, ExtraDataMeaning},
     },
-    gateway::{
-        abi,
-        lane::{
-            HIGHEST_FEE, LaneOptions, Payload, Recovered, SignedTransaction,
-            book::{Book, Effect},
-            draft::Draft,
-        },
-        provider::{Head, NodeId, Receipt, Sent},
-        wallet::Wallet,
-    },
-    heart::Heart,
     journal::{Identity, Journal},
-    metrics::Metrics,
+    telemetry::{heartbeat::Heartbeat, metrics::Metrics},
 };
 use prost::Message as _;
 use tokio::{runtime::Runtime, task::JoinSet};
@@ -48,7 +47,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 const CHAIN_ID: u64 = 54_321;
-const SOURCE: Source = Source { chain_id: CHAIN_ID, contract: Address::repeat_byte(9) };
+const SOURCE: RequestSource =
+    RequestSource { chain_id: CHAIN_ID, contract: Address::repeat_byte(9) };
 /// A user's public encryption key has about this size.
 const PUBLIC_KEY: usize = 800;
 const UINT64: u8 = 5;
@@ -189,7 +189,7 @@ fn journal_batch(criterion: &mut Criterion) {
         let stop = CancellationToken::new();
         let mut writing = JoinSet::new();
         writing.spawn_on(
-            writer.run(Heart::default(), Metrics::default(), stop.clone()),
+            writer.run(Heartbeat::default(), Metrics::default(), stop.clone()),
             runtime.handle(),
         );
         let mut count = 0;
@@ -202,7 +202,7 @@ fn journal_batch(criterion: &mut Criterion) {
                         let batch = batch(count, size);
                         count += size;
                         let begun = Instant::now();
-                        let taken = journal.arrive(batch).await.expect("a disk with room");
+                        let taken = journal.store_batch(batch).await.expect("a disk with room");
                         spent += begun.elapsed();
                         assert_eq!(taken.new.len() as u64, size);
                     }
@@ -242,23 +242,23 @@ fn payload(count: u64) -> Payload {
     Payload { request: request.key, to: Address::repeat_byte(9), data, gas_limit: 500_000 }
 }
 
-fn empty_book(wallet: &Wallet, max_in_flight: usize) -> Book {
+fn empty_book(wallet: &Wallet, max_in_flight: usize) -> LaneState {
     let options = LaneOptions { chain_id: CHAIN_ID, max_in_flight, max_fee_per_gas: HIGHEST_FEE };
     let now = tokio::time::Instant::now();
-    let mut book = Book::new(options, wallet.address(), 0, Recovered::default(), now);
-    book.head(
+    let mut book = LaneState::new(options, wallet.address(), 0, Recovered::default(), now);
+    book.apply_head(
         &Head {
             block: block(),
             parent: B256::ZERO,
             bloom: None,
-            by: NodeId(0),
+            node: NodeId(0),
             base_fee: Some(1_000_000_000),
             gas_limit: None,
             connection: 1,
         },
         now,
     );
-    book.tip(Some(0));
+    book.set_tip(Some(0));
     book
 }
 
@@ -271,15 +271,15 @@ enum Done {
 
 /// The whole life of so many payloads that come at once: nonce, signed, sent, mined. Nothing is
 /// signed: `raw` stands for the bytes of all of them.
-fn live(book: &mut Book, payloads: Vec<Payload>, raw: &Bytes) -> usize {
+fn live(book: &mut LaneState, payloads: Vec<Payload>, raw: &Bytes) -> usize {
     let now = tokio::time::Instant::now();
     for payload in payloads {
         book.submit(payload);
     }
     let (mut done, mut landed) = (VecDeque::new(), 0);
     loop {
-        book.act(|_| true, now);
-        for effect in book.effects() {
+        book.plan_work(|_| true, now);
+        for effect in book.take_effects() {
             match effect {
                 Effect::Sign(drafts) => {
                     let signed = drafts.iter().map(|draft| SignedTransaction {
@@ -295,18 +295,18 @@ fn live(book: &mut Book, payloads: Vec<Payload>, raw: &Bytes) -> usize {
                     let SignedTransaction { nonce, hash, .. } = transaction;
                     done.push_back(Done::Mined { nonce, hash });
                 }
-                Effect::Land(..) => landed += 1,
+                Effect::NotifyIncluded(..) => landed += 1,
                 Effect::Mined(..)
                 | Effect::GiveUp(..)
                 | Effect::Reopen(_)
-                | Effect::Fail(..)
+                | Effect::NotifyFailed(..)
                 | Effect::Notify(..)
-                | Effect::Tell(_) => {}
+                | Effect::Log(_) => {}
             }
         }
         match done.pop_front() {
-            Some(Done::Signed(signed)) => book.signed(signed, Vec::new(), now, 0.5),
-            Some(Done::Recorded(signed)) => book.recorded(signed, now),
+            Some(Done::Signed(signed)) => book.apply_signed(signed, Vec::new(), now, 0.5),
+            Some(Done::Recorded(signed)) => book.apply_recorded(signed, now),
             Some(Done::Mined { nonce, hash }) => {
                 let receipt = Receipt {
                     hash,
@@ -315,7 +315,7 @@ fn live(book: &mut Book, payloads: Vec<Payload>, raw: &Bytes) -> usize {
                     gas_used: 200_000,
                     gas_price: 1_000_000_000,
                 };
-                book.answered(nonce, hash, Ok(Sent::Mined(receipt)), now, 0.5);
+                book.apply_broadcast(nonce, hash, Ok(Acceptance::Mined(receipt)), now, 0.5);
             }
             None => return landed,
         }
@@ -327,26 +327,26 @@ fn wallet() -> Wallet {
 }
 
 /// A transaction with a nonce, as the book makes it.
-fn draft(wallet: &Wallet) -> Draft {
+fn draft(wallet: &Wallet) -> UnsignedTransaction {
     let mut book = empty_book(wallet, 1);
     book.submit(payload(1));
-    book.act(|_| true, tokio::time::Instant::now());
-    let drafts = book.effects().into_iter().find_map(|effect| match effect {
+    book.plan_work(|_| true, tokio::time::Instant::now());
+    let drafts = book.take_effects().into_iter().find_map(|effect| match effect {
         Effect::Sign(drafts) => Some(drafts),
         Effect::Record(_)
         | Effect::Broadcast { .. }
         | Effect::Mined(..)
         | Effect::GiveUp(..)
         | Effect::Reopen(_)
-        | Effect::Land(..)
-        | Effect::Fail(..)
+        | Effect::NotifyIncluded(..)
+        | Effect::NotifyFailed(..)
         | Effect::Notify(..)
-        | Effect::Tell(_) => None,
+        | Effect::Log(_) => None,
     });
     drafts.and_then(|drafts| drafts.into_iter().next()).expect("a payload is signed at once")
 }
 
-fn sign(draft: &Draft, wallet: &Wallet) -> SignedTransaction {
+fn sign(draft: &UnsignedTransaction, wallet: &Wallet) -> SignedTransaction {
     let signed = draft.sign(wallet).now_or_never().expect("a key in memory waits for nothing");
     signed.expect("a valid key")
 }

@@ -1,15 +1,15 @@
 //! The command line: maps arguments to actions and results to exit codes.
 //!
 //! Only results go to stdout; logs, warnings and problems go to stderr. The environment comes in as
-//! a value. Nothing here ends the process: every command returns an [`Exit`], and `main` returns
+//! a value. Nothing here ends the process: every command returns an [`ExitStatus`], and `main` returns
 //! it.
 //!
 //! The doc comments of commands and options are the help texts.
 
 mod args;
 mod output;
-mod places;
-mod surroundings;
+mod paths;
+mod permissions;
 mod process;
 mod run;
 mod list;
@@ -33,19 +33,20 @@ use clap::Parser;
 
 use self::{
     args::{
-        Command, JournalCommand, ListRequests, Listen, ListenArgs, LogArgs, RequestsCommand,
-        SERVICE_LISTENS, StateArgs, WhoseRequests,
+        Command, DEFAULT_LISTEN, JournalCommand, ListRequestsArgs, Listen, ListenArgs, LogArgs,
+        RequestsArgs, RequestsCommand, StateArgs,
     },
     output::colours,
 };
 pub use self::{
-    output::Exit,
+    output::ExitStatus,
     process::{TooFewThreads, enough_threads},
 };
 use crate::{
+    admin::build::COMMIT,
     config::Environment,
-    observe::{build::COMMIT, logging, traces},
-    supervisor::control::{self, Candidates, Request},
+    supervisor::control::{self, Request, SocketCandidates},
+    telemetry::{logging, traces},
 };
 
 const AFTER_HELP: &str = "\
@@ -95,11 +96,11 @@ fn traced(
 
 impl Cli {
     /// Parses the process's arguments. `Err`: help, version or an error, which is printed already.
-    pub fn from_process() -> Result<Self, Exit> {
+    pub fn from_process() -> Result<Self, ExitStatus> {
         Self::try_parse().map_err(|error| {
             // Help goes to stdout, errors to stderr. If that is closed there is nobody to tell.
             let _ = error.print();
-            if error.use_stderr() { Exit::Usage } else { Exit::Success }
+            if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Success }
         })
     }
 
@@ -115,8 +116,8 @@ impl Cli {
             colours: logging::wants_colours(environment.get("NO_COLOR").is_some()),
             traces: match &self.command {
                 Command::Start { config, name, .. } => traced(environment, || {
-                    let config_dir = places::config_dir(environment);
-                    let found = |file: &PathBuf| places::find(file, &config_dir).ok();
+                    let config_dir = paths::config_dir(environment);
+                    let found = |file: &PathBuf| paths::find_file(file, &config_dir).ok();
                     let file = config.as_ref().and_then(found);
                     run::name_of(file.as_deref(), name.clone(), environment)
                 }),
@@ -141,39 +142,39 @@ impl Cli {
     }
 
     /// Runs the command. `kept`: what the log provides.
-    pub async fn run(self, environment: Environment, kept: logging::Kept) -> Exit {
-        process::dumps::forbid();
-        if let Err(problems) = crate::config::check_places(&environment) {
+    pub async fn run(self, environment: Environment, kept: logging::LogHandles) -> ExitStatus {
+        process::core_dumps::forbid();
+        if let Err(problems) = crate::config::check_directory_variables(&environment) {
             return run::refuse(&problems);
         }
         match self.command {
             Command::Start { config, name, listen, supervisor } => {
-                let config_dir = places::config_dir(&environment);
-                let start = run::Start { config, config_dir, name };
-                match supervisor.at(&listen, Listen::Nowhere, environment) {
+                let config_dir = paths::config_dir(&environment);
+                let start = run::StartOptions { config, config_dir, name };
+                match supervisor.service_options(&listen, Listen::Nowhere, environment) {
                     Ok(places) => Box::pin(run::start(start, places, kept)).await,
                     Err(problems) => run::refuse(&problems),
                 }
             }
             Command::Supervise { configs, listen, supervisor } => {
                 let config_dir = configs.config_dir(&environment);
-                match supervisor.at(&listen, SERVICE_LISTENS, environment) {
+                match supervisor.service_options(&listen, DEFAULT_LISTEN, environment) {
                     Ok(places) => Box::pin(run::supervise(config_dir, places, kept)).await,
                     Err(problems) => run::refuse(&problems),
                 }
             }
             Command::List { full_path, long, json, configs, supervisor } => {
                 let form = match (json, long) {
-                    (true, _) => list::Form::Json,
-                    (false, true) => list::Form::Long,
-                    (false, false) => list::Form::Plain,
+                    (true, _) => list::ListFormat::Json,
+                    (false, true) => list::ListFormat::Long,
+                    (false, false) => list::ListFormat::Plain,
                 };
                 let candidates = supervisor.candidates(&environment);
                 let config_dir = configs.find(&environment, &candidates).await;
                 list::list(&config_dir, &environment, &candidates, full_path, form).await
             }
             Command::Validate { config, all: _, configs } => {
-                let candidates = usual_candidates(&environment);
+                let candidates = default_candidates(&environment);
                 let config_dir = configs.find(&environment, &candidates).await;
                 let state = StateArgs { state_dir: None };
                 let state_dir = state.find(&environment, &candidates).await;
@@ -184,7 +185,7 @@ impl Cli {
             }
             Command::Status { name, json, watch, supervisor } => {
                 let colours = colours(&environment);
-                let wish = status::Wish { name, json, watch, colours };
+                let wish = status::StatusOptions { name, json, watch, colours };
                 status::status(wish, &supervisor.candidates(&environment)).await
             }
             Command::Reload { name, supervisor } => {
@@ -210,17 +211,17 @@ impl Cli {
                 Box::pin(RequestsCommand::List(list).run(&environment)).await
             }
             Command::Backfill { from, to, whose } => {
-                requests::backfill(whose.places(&environment), from, to).await
+                requests::backfill(whose.target(&environment), from, to).await
             }
             Command::Check { config, all, instance, json, configs, state } => {
                 let which = match (all, instance) {
-                    (true, _) => check::Which::All,
-                    (false, Some(name)) => check::Which::Instance(name),
-                    (false, None) => check::Which::File(config),
+                    (true, _) => check::CheckTarget::All,
+                    (false, Some(name)) => check::CheckTarget::Instance(name),
+                    (false, None) => check::CheckTarget::File(config),
                 };
-                let form = check::Form { json, colours: colours(&environment) };
-                let candidates = usual_candidates(&environment);
-                let places = check::Places {
+                let form = check::OutputOptions { json, colours: colours(&environment) };
+                let candidates = default_candidates(&environment);
+                let places = check::CheckContext {
                     config_dir: configs.find(&environment, &candidates).await,
                     state_dir: state.find(&environment, &candidates).await,
                     environment,
@@ -228,11 +229,11 @@ impl Cli {
                 Box::pin(check::check(which, places, form)).await
             }
             Command::Config { config, instance, json, configs } => {
-                let candidates = usual_candidates(&environment);
+                let candidates = default_candidates(&environment);
                 let config_dir = configs.find(&environment, &candidates).await;
                 let which = match instance {
-                    Some(name) => config::Which::Instance(name),
-                    None => config::Which::File(config),
+                    Some(name) => config::ConfigTarget::Instance(name),
+                    None => config::ConfigTarget::File(config),
                 };
                 config::config(which, &config_dir, environment, json)
             }
@@ -244,19 +245,19 @@ impl Cli {
 }
 
 /// The default candidates for the control socket.
-fn usual_candidates(environment: &Environment) -> Candidates {
-    control::candidates(None, environment, &places::state_dir(environment))
+fn default_candidates(environment: &Environment) -> SocketCandidates {
+    control::candidates(None, environment, &paths::state_dir(environment))
 }
 
 impl JournalCommand {
-    async fn run(self, environment: Environment) -> Exit {
+    async fn run(self, environment: Environment) -> ExitStatus {
         let Self::Rebuild { from, instance, config, configs, supervisor } = self;
         let whose = match instance {
-            Some(name) => journal::Whose::Instance(name),
-            None => journal::Whose::File(config),
+            Some(name) => journal::RebuildTarget::Instance(name),
+            None => journal::RebuildTarget::File(config),
         };
         let candidates = supervisor.candidates(&environment);
-        let places = journal::Places {
+        let places = journal::RebuildContext {
             config_dir: configs.find(&environment, &candidates).await,
             state_dir: supervisor.state.find(&environment, &candidates).await,
             candidates,
@@ -267,21 +268,21 @@ impl JournalCommand {
 }
 
 impl RequestsCommand {
-    async fn run(self, environment: &Environment) -> Exit {
+    async fn run(self, environment: &Environment) -> ExitStatus {
         match self {
-            Self::List(ListRequests { which, limit, json, instance, supervisor }) => {
-                let Some(instance) = instance else { return Exit::Usage };
-                let whose = WhoseRequests { instance, supervisor }.places(environment);
-                requests::list(whose, which.which(), limit, json).await
+            Self::List(ListRequestsArgs { which, limit, json, instance, supervisor }) => {
+                let Some(instance) = instance else { return ExitStatus::Usage };
+                let whose = RequestsArgs { instance, supervisor }.target(environment);
+                requests::list(whose, which.filter(), limit, json).await
             }
             Self::Show { id, json, whose } => {
-                requests::show_one(whose.places(environment), id, json).await
+                requests::show_one(whose.target(environment), id, json).await
             }
             Self::Retry { id, json, whose } => {
-                requests::retry(whose.places(environment), id, json).await
+                requests::retry(whose.target(environment), id, json).await
             }
             Self::Export { which, whose } => {
-                requests::export(whose.places(environment), which.which()).await
+                requests::export(whose.target(environment), which.filter()).await
             }
         }
     }
@@ -309,7 +310,7 @@ mod tests {
                 Some(other) => panic!("{other:?}"),
             };
             assert_eq!((list.instance.as_deref(), list.limit), (Some("a"), 100));
-            assert_eq!(list.which.which(), requests::Which::Held);
+            assert_eq!(list.which.filter(), requests::ListFilter::Held);
         }
         parse("kms-connector requests show 0x7 --instance a --json").unwrap();
         parse("kms-connector requests export --all --instance a").unwrap();

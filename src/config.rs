@@ -12,7 +12,7 @@ mod sections;
 mod values;
 mod files;
 mod effective;
-mod foreign;
+mod other_connectors;
 mod problems;
 mod secret;
 mod settings;
@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use files::FileError;
-use sources::{Raw, Sources};
+use sources::{RawConfig, Sources};
 
 pub use effective::{Entry, effective};
 pub use problems::{Place, Problem, Problems, Warning};
@@ -43,7 +43,7 @@ pub struct Source {
     pub environment: Environment,
     /// systemd's `$CREDENTIALS_DIRECTORY`.
     pub credentials_directory: Option<PathBuf>,
-    pub mode: Mode,
+    pub mode: LoadMode,
 }
 
 impl Source {
@@ -55,7 +55,7 @@ impl Source {
 
 /// Whether this is the one instance of its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum LoadMode {
     /// One instance: the seed's defaults stand in for missing keys.
     Start,
     /// One of many: required keys must be given, and variables that all instances share must not
@@ -125,20 +125,20 @@ pub fn load(source: &Source) -> Result<Loaded, Problems> {
 
 /// [`load`] with the content of `source.file` at hand. Files that its keys name are read now.
 pub fn load_bytes(source: &Source, bytes: &[u8]) -> Result<Loaded, Problems> {
-    let (config, warnings, _) = assembled(source, Some(bytes))?;
+    let (config, warnings, _) = assemble_bytes(source, Some(bytes))?;
     Ok(Loaded { config, warnings })
 }
 
 /// A configuration, its warnings, and what it was made of.
-fn assembled(
+fn assemble_bytes(
     source: &Source,
     bytes: Option<&[u8]>,
-) -> Result<(Config, Vec<Warning>, Raw), Problems> {
+) -> Result<(Config, Vec<Warning>, RawConfig), Problems> {
     let (Some(path), Some(bytes)) = (source.file.as_deref(), bytes) else {
-        return assemble(None, source);
+        return assemble_text(None, source);
     };
     match files::text_of(bytes) {
-        Ok(text) => assemble(Some((path, text)), source),
+        Ok(text) => assemble_text(Some((path, text)), source),
         Err((error, at)) => {
             let line = bytes[..at].split(|byte| *byte == b'\n').count();
             let place = Place::File { path: path.to_owned(), line: Some(line), column: None };
@@ -178,26 +178,26 @@ pub fn unusable_directory(path: &Path, found: String) -> Problems {
 /// say: above all, variables all instances share that would make two of them one.
 pub fn check_environment(environment: &Environment) -> Result<(), Problems> {
     let mut sources = Sources::default();
-    sources.add_environment(environment, None, Mode::Supervise);
+    sources.add_environment(environment, None, LoadMode::Supervise);
     Problems::collect(sources.problems).map_or(Ok(()), Err)
 }
 
 /// What is wrong with the variables that name places of the process (directories, its listener): a
 /// command that runs on takes them as they are.
-pub fn check_places(environment: &Environment) -> Result<(), Problems> {
+pub fn check_directory_variables(environment: &Environment) -> Result<(), Problems> {
     Problems::collect(sources::quoted_places(environment)).map_or(Ok(()), Err)
 }
 
 /// Variables of the whole process that do not do what was meant.
 #[must_use]
-pub fn odd_variables(environment: &Environment) -> Vec<Warning> {
+pub fn suspicious_variables(environment: &Environment) -> Vec<Warning> {
     sources::odd_variables(environment)
 }
 
 /// Variables of instances that no file makes: most likely a file's name and a variable's do not
 /// agree. `stems` are the names of all files without their extension.
 #[must_use]
-pub fn variables_of_no_instance<'a>(
+pub fn unmatched_variables<'a>(
     environment: &Environment,
     stems: impl Iterator<Item = &'a str>,
 ) -> Vec<Warning> {
@@ -222,10 +222,10 @@ pub fn is_instance_name(name: &str) -> bool {
 }
 
 /// [`load`] with the file's text at hand.
-fn assemble(
+fn assemble_text(
     text: Option<(&Path, &str)>,
     source: &Source,
-) -> Result<(Config, Vec<Warning>, Raw), Problems> {
+) -> Result<(Config, Vec<Warning>, RawConfig), Problems> {
     let mut sources = Sources::new();
     let is_toml = text.is_none_or(|(path, text)| sources.add_file(path, text));
     if !is_toml && let Some(problems) = Problems::collect(std::mem::take(&mut sources.problems)) {
@@ -242,13 +242,13 @@ fn assemble(
 /// given, else the stem.
 #[must_use]
 pub fn instance_name(
-    mode: Mode,
+    mode: LoadMode,
     given: Option<&str>,
     file: Option<&Path>,
     config: &Config,
 ) -> String {
     let chosen = given.or_else(|| config.given_service_name());
-    let chosen = chosen.filter(|_| mode == Mode::Start).map(str::to_owned);
+    let chosen = chosen.filter(|_| mode == LoadMode::Start).map(str::to_owned);
     chosen.or_else(|| file.and_then(stem)).unwrap_or_else(|| config.service_name.clone())
 }
 

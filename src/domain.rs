@@ -5,7 +5,7 @@
 //! handles. Where a request stands is its [`stage::Stage`]; how it ended is its [`Outcome`].
 
 mod id;
-mod outside;
+mod untrusted_text;
 pub mod stage;
 
 use std::{
@@ -17,8 +17,8 @@ use std::{
 pub use alloy::primitives::{Address, B256, Bytes, U256};
 
 pub use self::{
-    id::ShownId,
-    outside::{OutsideText, Plain, excerpt, is_plain},
+    id::DisplayId,
+    untrusted_text::{EscapingWriter, UntrustedText, excerpt, is_printable},
 };
 
 /// A block by number and hash. A number alone names no block: a reorg can give it to another one.
@@ -30,7 +30,7 @@ pub struct BlockRef {
 
 /// A contract on a chain: where requests come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Source {
+pub struct RequestSource {
     pub chain_id: u64,
     pub contract: Address,
 }
@@ -114,7 +114,7 @@ impl fmt::Display for Kind {
 /// the first generation of contracts that emits it.
 ///
 /// What the deployment behind it can do is another question, asked of the contract as it is now
-/// (`gateway::abi::Deployment`): contracts are upgraded, and G9 to G13 emit the same events.
+/// (`contracts::abi::Deployment`): contracts are upgraded, and G9 to G13 emit the same events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EventShape {
     /// No `extraData`; ids are one plain counter.
@@ -164,14 +164,14 @@ impl fmt::Display for EventShape {
 /// data).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestKey {
-    pub source: Source,
+    pub source: RequestSource,
     pub id: U256,
     pub content: B256,
 }
 
 impl fmt::Display for RequestKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&ShownId(self.id), f)
+        fmt::Display::fmt(&DisplayId(self.id), f)
     }
 }
 
@@ -490,7 +490,7 @@ impl HoldReason {
             .map_or("see `kms-connector explain` of the version that held it", Self::remedy)
     }
 
-    /// What to do about it, in short: the reason's section in docs/troubleshooting.md begins with this
+    /// What to do about it, in short: the reason's section in config/troubleshooting.md begins with this
     /// and says more.
     #[must_use]
     pub fn remedy(self) -> &'static str {
@@ -637,7 +637,7 @@ mod tests {
     #[test]
     fn c10_a_shape_of_several_generations_is_not_called_by_one() {
         assert_eq!(EventShape::G9.to_string(), "G9 to G13");
-        let source = Source { chain_id: 1, contract: Address::ZERO };
+        let source = RequestSource { chain_id: 1, contract: Address::ZERO };
         let key = RequestKey { source, id: U256::from(5), content: B256::ZERO };
         assert_eq!(key.to_string(), format!("0x{}5", "0".repeat(63)));
     }

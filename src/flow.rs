@@ -15,9 +15,8 @@ pub mod arrivals;
 pub mod ciphertexts;
 pub mod kms_core;
 pub mod submission;
-pub mod depth;
 pub mod finality;
-mod intake;
+mod walk_queue;
 mod confirmation;
 mod capacity;
 mod dispatch;
@@ -33,19 +32,23 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use self::{ciphertexts::Ciphertexts, depth::Line, kms_core::KmsCore, submission::Submission};
+use self::{ciphertexts::Ciphertexts, kms_core::KmsCore, submission::Submission};
 pub use self::{
     confirmation::Confirmation,
-    intake::{Attended, Doing, Entrance, Intake, Intakes, entrances},
-    ledger::{Answered, Arrival, Batch, IdRun, RequestLedger, Standing, Step, Taken, Unproven},
+    ledger::{
+        AnsweredHere, Arrival, Batch, IdRange, RequestLedger, RequestState, Step, StoredBatch,
+        UnprovenRange,
+    },
+    walk_queue::{
+        Activity, AttendanceState, QueuedRequest, WalkReceivers, WalkSender, walk_channels,
+    },
 };
+use crate::flow::finality::rule::FinalHeight;
 use crate::{
+    contracts::{decryption::DeploymentSupport, gateway_config::GatewayConfigAdapter},
     dice::Dice,
     domain::PerKind,
-    gateway::{decryption::Support, gateway_config::GatewayConfigAdapter},
-    metrics::Metrics,
-    repeats::Repeats,
-    traces::Whose,
+    telemetry::{log_throttle::LogThrottle, metrics::Metrics, trace_context::Whose},
 };
 
 /// Limits and patience of the walk.
@@ -65,7 +68,7 @@ pub struct FlowOptions {
 #[derive(Debug)]
 pub enum Mode<P> {
     /// The Core is asked, and its answer brought.
-    Answer(Box<Rooms<P>>),
+    Answer(Box<AnswerStages<P>>),
     /// It ends as observed. There is no room in which anything could be asked or sent.
     Observe {
         /// How many were observed.
@@ -75,7 +78,7 @@ pub enum Mode<P> {
 
 /// Rooms 3 and 4, and what they need.
 #[derive(Debug)]
-pub struct Rooms<P> {
+pub struct AnswerStages<P> {
     pub core: KmsCore,
     pub submission: Submission<P>,
     pub gateway_config: GatewayConfigAdapter<P>,
@@ -94,23 +97,23 @@ pub struct Flow<P, B, L> {
     /// Who is asked whether the chain has a request, and where.
     pub confirmation: Confirmation<P>,
     /// Whether the deployed contract is one we can serve.
-    pub support: watch::Receiver<Support>,
+    pub support: watch::Receiver<DeploymentSupport>,
     /// Up to which block requests may be walked.
-    pub line: watch::Receiver<Line>,
+    pub final_height: watch::Receiver<FinalHeight>,
     pub ledger: L,
     pub metrics: Metrics,
     pub dice: Dice,
     pub options: FlowOptions,
     /// What is wrong with many requests at once is said once.
-    pub repeats: Mutex<Repeats>,
+    pub log_throttle: Mutex<LogThrottle>,
 }
 
 impl<P, B, L> Flow<P, B, L> {
     /// Something that happens to one request after the other. Whether to say so, and how often it
     /// happened since it was said.
-    fn heard(&self, whose: &str, code: &'static str) -> Option<u64> {
-        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
-        repeats.heard_of(whose, code, Instant::now())
+    fn should_log(&self, whose: &str, code: &'static str) -> Option<u64> {
+        let mut repeats = self.log_throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        repeats.should_log_for(whose, code, Instant::now())
     }
 }
 

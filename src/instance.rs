@@ -12,33 +12,33 @@
 //!
 //! Nothing is shared with another instance. A task that ends by itself, or hangs, ends the instance:
 //! its end is a value ([`Exit`]), and a restart is a rebuild. What outlives it is its journal, open
-//! and locked ([`Estate`]), so that the next generation of the same instance begins at once and nobody
+//! and locked ([`JournalTenure`]), so that the next generation of the same instance begins at once and nobody
 //! comes in between.
 
 pub mod exit;
-mod check;
-pub mod checkup;
-mod world;
+mod preflight;
+pub mod diagnose;
+mod dependencies;
 mod genesis;
 mod recovery;
-mod attendance;
+mod unattended;
 mod rebuild;
-mod inquiries;
-mod why;
-mod line;
+mod operator_requests;
+mod wait_reasons;
+mod request_overview;
 mod observer;
 mod earlier_wallet;
 mod housekeeping;
 mod report;
 mod catch_up;
 mod lag;
-mod stale;
-mod past;
+mod stale_nodes;
+mod prior_answers;
 mod parts;
 mod edges;
 mod errors;
 mod rooms;
-mod keeping;
+mod journal_state;
 mod tasks;
 #[cfg(test)]
 mod simulation;
@@ -57,38 +57,38 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::{
+    dependencies::Waits,
+    journal_state::JournalState,
+    parts::addresses,
+    rooms::{RoomParts, SupportParts, WalkInputs},
+    tasks::{Tasks, unexpected_end},
+};
 pub use self::{
-    check::check,
-    edges::{Connecting, Edges},
-    errors::{BuildError, CheckError, Failure, RebuildError, Unready},
+    edges::{ConnectTask, Edges},
+    errors::{BuildError, Failure, PreflightError, RebuildError, Unready},
     exit::Exit,
-    inquiries::answer_stopped,
+    operator_requests::answer_stopped,
+    preflight::preflight,
     rebuild::rebuild,
 };
-use self::{
-    keeping::Keeping,
-    parts::addresses,
-    rooms::{Around, Ground, Ways},
-    tasks::{Tasks, failure},
-    world::Waits,
-};
 use crate::{
-    config::Config,
-    domain::{Address, BlockRef},
-    flow::{
-        Unproven,
-        arrivals::ids::Ids,
-        kms_core::{self, KmsCore},
-    },
-    gateway::{
-        decryption::{DecryptionAdapter, Support},
+    admin::status::Reporter,
+    chain::{
         lane::{self, Recovered},
         provider::{ArbitrumProvider, ChainReader},
     },
-    heart::{self, Hearts},
-    journal::{Journal, JournalError, Kept, Position, Query},
+    config::Config,
+    contracts::decryption::{DecryptionAdapter, DeploymentSupport},
+    domain::{Address, BlockRef},
+    flow::{
+        UnprovenRange,
+        arrivals::ids::KnownIds,
+        kms_core::{self, KmsCore},
+    },
+    journal::{IdleStore, Journal, JournalError, Position, Query},
     machine::Machine,
-    observe::status::Reporter,
+    telemetry::heartbeat::{self, Heartbeats},
 };
 
 /// How long the journal may take to flush at the end.
@@ -98,9 +98,9 @@ const DROP_DEADLINE: Duration = Duration::from_secs(1);
 /// How long to look for the cause of a failure among the other tasks.
 const CAUSE_DEADLINE: Duration = Duration::from_millis(100);
 /// The task name of an instance that failed before it ran.
-pub const STARTING: &str = "start";
+pub const START_TASK: &str = "start";
 /// What an instance waits for whose journal cannot be written.
-const ROOM: &str = "the disk of its journal";
+const JOURNAL_DISK: &str = "the disk of its journal";
 
 /// What an instance gets from whoever supervises it.
 #[derive(Clone, Debug)]
@@ -112,7 +112,7 @@ pub struct Supervision {
     /// Where it tells how it is.
     pub reporter: Reporter,
     /// Where its rooms show that they turn.
-    pub hearts: Hearts,
+    pub heartbeats: Heartbeats,
     /// Take no more, finish what is in hand. A child of `abort`.
     pub stop: CancellationToken,
     /// Drop what is in hand; the journal has it.
@@ -124,27 +124,27 @@ pub struct Supervision {
 ///
 /// Dropping it closes the journal and gives the lock back; that may block for a moment.
 #[derive(Debug)]
-pub struct Estate {
-    kept: Kept,
+pub struct JournalTenure {
+    store: IdleStore,
 }
 
-impl Estate {
+impl JournalTenure {
     /// Closes the journal and gives the lock back, without blocking the caller's thread.
     pub async fn close(self) {
-        self.kept.close().await;
+        self.store.close().await;
     }
 }
 
 /// An instance that is over.
 #[derive(Debug)]
-pub struct Ended {
+pub struct EndedInstance {
     pub exit: Exit,
     /// Absent where the next generation has to open everything anew.
-    pub estate: Option<Estate>,
+    pub tenure: Option<JournalTenure>,
 }
 
 /// The wallet of those that have none, in the names of their journals.
-const OBSERVER: Address = Address::ZERO;
+const OBSERVER_WALLET: Address = Address::ZERO;
 
 /// Where an instance that only observes keeps its journal: apart from those that say what was
 /// answered, so that neither is ever taken for the other.
@@ -155,14 +155,14 @@ pub fn observe_dir(state_dir: &Path, name: &str) -> PathBuf {
 }
 
 /// [`run`] in the real world.
-pub async fn run_real(
+pub async fn run_with_real_edges(
     config: Arc<Config>,
     supervision: Supervision,
-    estate: Option<Estate>,
-) -> Ended {
-    match Edges::real(&config, supervision.reporter.metrics.clone()) {
+    estate: Option<JournalTenure>,
+) -> EndedInstance {
+    match Edges::for_config(&config, supervision.reporter.metrics.clone()) {
         Ok(edges) => Box::pin(run(config, supervision, edges, estate)).await,
-        Err(error) => Ended { exit: error.into(), estate },
+        Err(error) => EndedInstance { exit: error.into(), tenure: estate },
     }
 }
 
@@ -171,17 +171,17 @@ pub async fn run(
     config: Arc<Config>,
     supervision: Supervision,
     edges: Edges,
-    estate: Option<Estate>,
-) -> Ended {
+    estate: Option<JournalTenure>,
+) -> EndedInstance {
     let mut instance = Instance {
         tasks: Tasks::default(),
-        keeping: Keeping::Before(estate),
+        journal_state: JournalState::NotOpen(estate),
         supervision,
         machine: edges.machine.clone(),
-        below: CancellationToken::new(),
+        support_stop: CancellationToken::new(),
     };
     let built = {
-        let Supervision { stop, abort, hearts, .. } = instance.supervision.clone();
+        let Supervision { stop, abort, heartbeats: hearts, .. } = instance.supervision.clone();
         let tasks = instance.tasks.clone();
         let building = Box::pin(instance.build(&config, edges));
         tokio::select! {
@@ -189,8 +189,8 @@ pub async fn run(
             () = stop.cancelled() => Ok(Some(Exit::Stopped)),
             () = abort.cancelled() => Ok(Some(Exit::Stopped)),
             built = building => built.map(|()| None),
-            failed = tasks.failed() => Ok(Some(failed)),
-            task = hearts.stopped() => Ok(Some(Exit::Hung { task })),
+            failed = tasks.first_failure() => Ok(Some(failed)),
+            task = hearts.wait_stalled() => Ok(Some(Exit::Hung { task })),
         }
     };
     let exit = match built {
@@ -203,11 +203,11 @@ pub async fn run(
 
 struct Instance {
     tasks: Tasks,
-    keeping: Keeping,
+    journal_state: JournalState,
     supervision: Supervision,
     machine: Machine,
     /// Stops what the walk stands on, once the walk is done.
-    below: CancellationToken,
+    support_stop: CancellationToken,
 }
 
 /// The journal that the instance writes.
@@ -217,56 +217,56 @@ struct InHand {
 }
 
 /// Where an earlier run left the journal.
-struct LeftOver {
+struct StoredState {
     transactions: Recovered,
-    reading: Reading,
+    reading: ReadingPosition,
 }
 
 /// Where an earlier run's reading stands.
-struct Reading {
+struct ReadingPosition {
     cursor: Option<BlockRef>,
-    begun_after: Option<u64>,
+    began_after: Option<u64>,
     /// Where it began by the journal of a block 0 that was given up, on this very chain.
     begun_before: Option<u64>,
     read_twice: Option<u64>,
-    unproven: Vec<Unproven>,
+    unproven: Vec<UnprovenRange>,
     /// Which ids of requests are known.
-    ids: Ids,
+    ids: KnownIds,
     newest: Option<Position>,
 }
 
-impl Reading {
+impl ReadingPosition {
     async fn read(InHand { journal, begun_before }: &InHand) -> Result<Self, JournalError> {
         Ok(Self {
             cursor: journal.ask(Query::Cursor).await?,
-            begun_after: journal.ask(Query::BegunAfter).await?,
+            began_after: journal.ask(Query::BegunAfter).await?,
             begun_before: *begun_before,
             read_twice: journal.ask(Query::ReadTwice).await?,
             unproven: journal.ask(Query::Unproven).await?,
-            ids: Ids::stored(&journal.ask(Query::SeenIds).await?, Instant::now())
-                .in_blocks(&journal.newest_ids().await?),
-            newest: journal.ask(Query::Newest).await?,
+            ids: KnownIds::from_stored(&journal.ask(Query::SeenIds).await?, Instant::now())
+                .with_blocks(&journal.newest_ids().await?),
+            newest: journal.ask(Query::NewestPosition).await?,
         })
     }
 }
 
-impl LeftOver {
+impl StoredState {
     async fn read(opened: &InHand) -> Result<Self, JournalError> {
         let journal = &opened.journal;
-        let mut transactions = sent_before(journal).await?;
+        let mut transactions = read_sent_transactions(journal).await?;
         // Mined, and the outcome not noted any more: the lane reads their receipts again, so that
         // the outcome is what it was.
         transactions.open.extend(journal.ask(Query::UnsettledTransactions).await?);
         transactions.open.sort_by_key(|transaction| transaction.nonce);
-        Ok(Self { transactions, reading: Reading::read(opened).await? })
+        Ok(Self { transactions, reading: ReadingPosition::read(opened).await? })
     }
 }
 
 /// What a journal tells of transactions that earlier runs have sent.
-async fn sent_before(journal: &Journal) -> Result<Recovered, JournalError> {
+async fn read_sent_transactions(journal: &Journal) -> Result<Recovered, JournalError> {
     Ok(Recovered {
         open: journal.ask(Query::OpenTransactions).await?,
-        mined: journal.recently_mined(lane::FOLLOWED).await?,
+        mined: journal.recently_mined(lane::MINED_FOLLOWED).await?,
         highest: journal.ask(Query::HighestNonce).await?,
         stranded: journal.ask(Query::StrandedTransactions).await?,
     })
@@ -279,20 +279,21 @@ impl Instance {
         let metrics = self.supervision.reporter.metrics.clone();
         metrics.new_generation();
         self.connect(&provider, connecting);
-        let gateway = world::gateway_name(&provider);
+        let gateway = dependencies::gateway_name(&provider);
         let dice = &self.machine.dice.clone();
         let waits = Waits::building(&self.supervision.reporter, dice);
         if let Err(error) = provider.first_attempt().await {
-            waits.on(&gateway, &error.to_string());
+            waits.waiting_for(&gateway, &error.to_string());
         }
-        waits.until_ready(&gateway, || world::ask_chain(&provider)).await?;
-        waits.over();
+        waits.retry_until_ready(&gateway, || dependencies::ask_chain(&provider)).await?;
+        waits.done_waiting();
         let Some(configured) = &config.wallet else {
             return self.build_observer(config, provider, (buckets, fallback)).await;
         };
-        let opening = waits.until_ready("AWS KMS", || world::ask_wallet(configured, config));
+        let opening =
+            waits.retry_until_ready("AWS KMS", || dependencies::ask_wallet(configured, config));
         let wallet = Arc::new(opening.await?);
-        wallet.count_with(&metrics);
+        wallet.set_metrics(&metrics);
         info!(wallet = %wallet.address(), "wallet ready");
         self.supervision.reporter.gauges.send_modify(|gauges| {
             gauges.wallet = Some(wallet.address().to_string());
@@ -301,19 +302,23 @@ impl Instance {
         let journal = opened.journal.clone();
 
         let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
-        let domain = world::check_decryption(&waits, &gateway, &decryption, config).await?;
+        let domain = dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
         let support = self.follow_support(&waits, &gateway, &decryption).await;
         let address = wallet.address();
-        let registry = world::reach_registry(&waits, &gateway, &provider, address, config).await;
-        world::check_wallet(&provider, address, &journal, config).await;
+        let registry = dependencies::find_registry_and_registration(
+            &waits, &gateway, &provider, address, config,
+        )
+        .await;
+        dependencies::check_wallet(&provider, address, &journal, config).await;
         let core =
             KmsCore::new(core, domain, kms_core::Options::default(), metrics).rolling(dice.clone());
-        let left = waits.for_disk(journal.path(), LeftOver::read(&opened)).await?;
+        let left = waits.for_disk(journal.path(), StoredState::read(&opened)).await?;
         let (address, cursor) = (wallet.address(), left.reading.cursor);
         let sent = &left.transactions;
         let maybe_answered_up_to =
-            past::maybe_answered_up_to(&provider, &journal, address, cursor, sent, dice).await?;
-        let ground = Ground {
+            prior_answers::maybe_answered_up_to(&provider, &journal, address, cursor, sent, dice)
+                .await?;
+        let parts = RoomParts {
             provider,
             buckets,
             fallback,
@@ -323,24 +328,24 @@ impl Instance {
             registry,
             support,
             core,
-            left,
+            stored: left,
             maybe_answered_up_to,
         };
-        self.open_rooms(config, ground);
+        self.open_rooms(config, parts);
         info!("instance running");
         Ok(())
     }
 
     /// Has the nodes connected, and told how they are.
-    fn connect(&mut self, provider: &ArbitrumProvider, connecting: Connecting) {
-        let connecting = connecting(self.supervision.hearts.clone(), self.below.clone());
-        self.tasks.spawn(heart::GATEWAY_CONNECTION, async move {
+    fn connect(&mut self, provider: &ArbitrumProvider, connecting: ConnectTask) {
+        let connecting = connecting(self.supervision.heartbeats.clone(), self.support_stop.clone());
+        self.tasks.spawn(heartbeat::GATEWAY_CONNECTION, async move {
             connecting.await;
             Ok::<(), Infallible>(())
         });
         let reporter = self.supervision.reporter.clone();
         let following = report::follow_endpoints(provider.clone(), reporter, self.machine.clock);
-        self.tasks.spawn_endless(&self.below, "endpoint health", following);
+        self.tasks.spawn_endless(&self.support_stop, "endpoint health", following);
     }
 
     /// Which contract is deployed, now and later.
@@ -349,43 +354,44 @@ impl Instance {
         waits: &Waits,
         gateway: &str,
         decryption: &DecryptionAdapter<P>,
-    ) -> watch::Sender<Support> {
-        let (support, _) = watch::channel(world::watch_support(waits, gateway, decryption).await);
+    ) -> watch::Sender<DeploymentSupport> {
+        let (support, _) =
+            watch::channel(dependencies::watch_support(waits, gateway, decryption).await);
         let (name, adapter) = (gateway.to_owned(), decryption.clone());
         let following =
             housekeeping::follow_support(name, adapter, support.clone(), self.machine.dice.clone());
-        self.tasks.spawn_endless(&self.below, "contract support", following);
+        self.tasks.spawn_endless(&self.support_stop, "contract support", following);
         support
     }
 
     /// Runs until a task ends by itself or hangs, or the instance is told to end.
     async fn watch(&mut self) -> Exit {
         let (stop, abort) = (self.supervision.stop.clone(), self.supervision.abort.clone());
-        let hearts = self.supervision.hearts.clone();
-        let condition = self.keeping.condition();
-        let mut hanging = Box::pin(hearts.stopped());
+        let hearts = self.supervision.heartbeats.clone();
+        let condition = self.journal_state.condition();
+        let mut hanging = Box::pin(hearts.wait_stalled());
         loop {
             let (task, exit) = tokio::select! {
                 biased;
                 () = abort.cancelled() => return Exit::Stopped,
                 task = &mut hanging => {
                     // Who waits for room on the disk does not hang.
-                    if condition.waits().is_none() {
+                    if condition.waiting_reason().is_none() {
                         return Exit::Hung { task };
                     }
-                    hanging = Box::pin(hearts.stopped());
+                    hanging = Box::pin(hearts.wait_stalled());
                     continue;
                 }
-                damage = condition.damaged() => {
-                    return Exit::failed(heart::JOURNAL, damage.cause);
+                damage = condition.wait_damaged() => {
+                    return Exit::failed(heartbeat::JOURNAL, damage.cause);
                 }
-                Some(ended) = self.tasks.ended() => ended,
-                ended = self.keeping.ended() => ended,
+                Some(ended) = self.tasks.next_ended() => ended,
+                ended = self.journal_state.writer_ended() => ended,
             };
             match exit {
                 Exit::Stopped if stop.is_cancelled() => {
                     debug!(task, "task ended");
-                    if task == heart::WALK {
+                    if task == heartbeat::WALK {
                         return Exit::Stopped;
                     }
                 }
@@ -393,14 +399,14 @@ impl Instance {
                 | Exit::Refused { .. }
                 | Exit::Failed { .. }
                 | Exit::Panicked { .. }
-                | Exit::Hung { .. }) => return self.cause(failure(task, exit)).await,
+                | Exit::Hung { .. }) => return self.root_cause(unexpected_end(task, exit)).await,
             }
         }
     }
 
     /// What a room stood on may be heard of later than the room: a panic, or the end of the journal, is
     /// the cause of what ends with it.
-    async fn cause(&mut self, exit: Exit) -> Exit {
+    async fn root_cause(&mut self, exit: Exit) -> Exit {
         if !matches!(exit, Exit::Failed { .. }) {
             return exit;
         }
@@ -408,11 +414,11 @@ impl Instance {
             loop {
                 let (task, other) = tokio::select! {
                     biased;
-                    Some(ended) = self.tasks.ended() => ended,
-                    ended = self.keeping.ended() => ended,
+                    Some(ended) = self.tasks.next_ended() => ended,
+                    ended = self.journal_state.writer_ended() => ended,
                 };
                 let panicked = matches!(other, Exit::Panicked { .. });
-                if panicked || (task == heart::JOURNAL && !other.is_stopped()) {
+                if panicked || (task == heartbeat::JOURNAL && !other.is_stopped()) {
                     return other;
                 }
             }
@@ -421,10 +427,10 @@ impl Instance {
     }
 
     /// Ends what is left, from the top down; the journal last.
-    async fn close(self, exit: Exit) -> Ended {
-        self.below.cancel();
+    async fn close(self, exit: Exit) -> EndedInstance {
+        self.support_stop.cancel();
         if exit.is_stopped() && !self.supervision.abort.is_cancelled() {
-            let ending = async { while self.tasks.ended().await.is_some() {} };
+            let ending = async { while self.tasks.next_ended().await.is_some() {} };
             if timeout(FLUSH_DEADLINE, ending).await.is_err() {
                 warn!("some tasks did not end in time and are dropped");
             }
@@ -432,6 +438,6 @@ impl Instance {
         if !self.tasks.drop_within(DROP_DEADLINE).await {
             warn!("a task blocks its thread and is left behind");
         }
-        self.keeping.close(exit, &self.machine).await
+        self.journal_state.close(exit, &self.machine).await
     }
 }

@@ -17,7 +17,7 @@
 //!   ([`Journal::flush`] waits for it).
 //!
 //! What it is kept in is behind a port ([`store`]). [`Journal`] is a cheap handle; [`Writer`] is the one
-//! task that writes; [`Kept`] is what it leaves when it ends: the store, open, for the next writer. No handle's call does anything before
+//! task that writes; [`IdleStore`] is what it leaves when it ends: the store, open, for the next writer. No handle's call does anything before
 //! the writer runs. Dropping any future of these is safe: a durable command whose
 //! future was dropped may or may not be stored, and repeating it changes nothing.
 //!
@@ -28,7 +28,7 @@ mod condition;
 mod errors;
 mod identity;
 mod ledgers;
-mod look;
+mod queries;
 mod progress;
 mod records;
 mod sqlite;
@@ -49,35 +49,35 @@ use std::{
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use self::{
-    commands::{Command, Done, Work},
-    store::{Mark, Reads, Slot},
+    commands::{Command, CommandResult, Work},
+    store::{QueryReply, StoreId, StoreReader},
 };
 pub use self::{
     condition::{Condition, Damage},
-    errors::{Fault, JournalError, OpenError, OpenWarning, StoreError},
+    errors::{JournalError, OpenError, OpenWarning, StoreError, StoreFault},
     identity::Identity,
-    look::Look,
-    progress::{Held, Progress, StageName},
+    progress::{Progress, StageName, StoredHold},
+    queries::Queries,
     records::{
-        Counts, Failing, JournaledTransaction, Listed, Listing, Position, Pruned, RequestRecord,
-        Space, Statistics, Which,
+        Counts, FailingRequest, JournaledTransaction, Position, Pruned, RequestFilter, RequestPage,
+        RequestRecord, RequestSummary, Space, Statistics,
     },
     sqlite::{
-        beginnings::{Beginning, beginnings},
-        footing::{FileSystem, LOCAL},
-        glance::{Content, Glance, Holder, glance},
+        file_system::{FileSystem, USE_LOCAL_DISK},
+        inspect::{Holder, Inspection, JournalContents, inspect},
+        journal_chains::{JournalChain, journal_chains},
         keepers::{Keeper, keepers},
         open::set_aside,
         read_only::{FindError, ReadOnly},
-        rebuild::{Rebuilt, Way, rebuild},
-        succession::{Left, Opened, Predecessor, open_as},
+        rebuild::{RebuildKind, Rebuilt, rebuild},
+        succession::{EarlierJournal, OpenedJournal, Predecessor, open_as},
     },
     store::Query,
-    writer::{Kept, Writer},
+    writer::{IdleStore, Writer},
 };
 use crate::{
-    domain::{LedgerError, RequestKey, Source, U256},
-    gateway::lane::MinedTransaction,
+    chain::lane::MinedTransaction,
+    domain::{LedgerError, RequestKey, RequestSource, U256},
     machine::Machine,
 };
 
@@ -93,14 +93,14 @@ struct Counters {
 }
 
 /// What handles and writer share.
-struct Shared {
+struct JournalShared {
     path: PathBuf,
     identity: Identity,
     /// Of the store that was opened.
-    mark: Mark,
+    store_id: StoreId,
     machine: Machine,
     /// Taken by the writer when it closes.
-    reads: Arc<Mutex<Option<Box<dyn Reads>>>>,
+    reads: Arc<Mutex<Option<Box<dyn StoreReader>>>>,
     counters: Counters,
     reopened: Notify,
     condition: Condition,
@@ -108,16 +108,16 @@ struct Shared {
     ended: OnceLock<Arc<JournalError>>,
 }
 
-impl Shared {
-    fn failed(&self, doing: &'static str, cause: StoreError) -> JournalError {
+impl JournalShared {
+    fn store_error(&self, doing: &'static str, cause: StoreError) -> JournalError {
         let cause = Arc::new(cause);
-        if cause.fault == Fault::Damaged {
-            self.condition.found_damage(self.mark, Arc::clone(&cause));
+        if cause.fault == StoreFault::Damaged {
+            self.condition.set_damage(self.store_id, Arc::clone(&cause));
         }
         JournalError::Store { path: self.path.clone(), doing, cause }
     }
 
-    fn closed(&self) -> JournalError {
+    fn closed_error(&self) -> JournalError {
         match self.ended.get() {
             Some(cause) => JournalError::Ended { cause: cause.clone() },
             None => JournalError::Closed { path: self.path.clone() },
@@ -129,9 +129,9 @@ impl Shared {
 #[derive(Clone)]
 pub struct Journal {
     commands: mpsc::Sender<Command>,
-    source: Source,
+    source: RequestSource,
     warnings: Arc<[OpenWarning]>,
-    shared: Arc<Shared>,
+    shared: Arc<JournalShared>,
 }
 
 impl fmt::Debug for Journal {
@@ -144,7 +144,7 @@ impl Journal {
     /// The same for another contract, or on another chain: it has requests, cursor and ids of its own, and
     /// each chain its nonces.
     #[must_use]
-    pub fn on(&self, source: Source) -> Self {
+    pub fn for_source(&self, source: RequestSource) -> Self {
         Self { source, ..self.clone() }
     }
 
@@ -200,17 +200,17 @@ impl Journal {
     }
 
     /// What an operator asks: any number of questions.
-    pub async fn look<T: Send + 'static>(
+    pub async fn query<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&Look<'_>) -> Result<T, StoreError> + Send + 'static,
+        ask: impl FnOnce(&Queries<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, JournalError> {
         let (reads, of) = (Arc::clone(&self.shared.reads).lock_owned().await, self.source);
         let looking = self.shared.machine.run(move || {
-            let look = reads.as_deref().map(|reads| Look::new(reads, of));
+            let look = reads.as_deref().map(|reads| Queries::new(reads, of));
             look.map(|look| ask(&look))
         });
-        let answer = looking.await.flatten().ok_or_else(|| self.shared.closed())?;
-        answer.map_err(|cause| self.shared.failed("a read", cause))
+        let answer = looking.await.flatten().ok_or_else(|| self.shared.closed_error())?;
+        answer.map_err(|cause| self.shared.store_error("a read", cause))
     }
 
     /// What of the last `nonces` nonces is known to be mined, in their order.
@@ -233,7 +233,7 @@ impl Journal {
     /// [`HoldReason::RetryAsked`], before its first ask, with the attempts it had. Durable. Answers
     /// whether it had ended so; any other request stays as it is.
     pub async fn open_again(&self, key: RequestKey) -> Result<bool, LedgerError> {
-        Ok(matches!(self.durable(Work::OpenAgain(key)).await?, Done::OpenedAgain(true)))
+        Ok(matches!(self.durable(Work::OpenAgain(key)).await?, CommandResult::OpenedAgain(true)))
     }
 
     /// Removes, of every contract in the file, requests settled before `settled_before_ms` (Unix
@@ -248,7 +248,7 @@ impl Journal {
     ) -> Result<Pruned, LedgerError> {
         let mut total = Pruned::default();
         let work = || Work::Prune { settled_before_ms, final_block };
-        while let Done::Pruned { chunk, is_full } = self.durable(work()).await? {
+        while let CommandResult::Pruned { chunk, is_full } = self.durable(work()).await? {
             total.requests += chunk.requests;
             total.transactions += chunk.transactions;
             total.skipped_logs += chunk.skipped_logs;
@@ -260,8 +260,11 @@ impl Journal {
     }
 
     /// Asks one thing of what is stored.
-    pub async fn ask<T>(&self, question: impl FnOnce(Slot<T>) -> Query) -> Result<T, JournalError> {
-        let (slot, answer) = Slot::new();
+    pub async fn ask<T>(
+        &self,
+        question: impl FnOnce(QueryReply<T>) -> Query,
+    ) -> Result<T, JournalError> {
+        let (slot, answer) = QueryReply::new();
         let (of, query) = (self.source, question(slot));
         let reads = Arc::clone(&self.shared.reads).lock_owned().await;
         let asking = self.shared.machine.run(move || {
@@ -270,21 +273,25 @@ impl Journal {
             }
         });
         asking.await;
-        let answer = answer.await.map_err(|_| self.shared.closed())?;
-        answer.map_err(|cause| self.shared.failed("a read", cause))
+        let answer = answer.await.map_err(|_| self.shared.closed_error())?;
+        answer.map_err(|cause| self.shared.store_error("a read", cause))
     }
 
     /// Queues work without waiting for its commit.
-    async fn queue(&self, work: Work, reply: Option<commands::Reply>) -> Result<(), LedgerError> {
+    async fn queue(
+        &self,
+        work: Work,
+        reply: Option<commands::CommandReply>,
+    ) -> Result<(), LedgerError> {
         let (of, at_ms) = (self.source, self.shared.machine.clock.unix_millis());
         let command = Command { of, work, at_ms, reply };
-        self.commands.send(command).await.map_err(|_| self.shared.closed().into())
+        self.commands.send(command).await.map_err(|_| self.shared.closed_error().into())
     }
 
     /// Queues work and waits until it is on disk.
-    async fn durable(&self, work: Work) -> Result<Done, LedgerError> {
+    async fn durable(&self, work: Work) -> Result<CommandResult, LedgerError> {
         let (reply, done) = oneshot::channel();
         self.queue(work, Some(reply)).await?;
-        done.await.unwrap_or_else(|_| Err(self.shared.closed().into()))
+        done.await.unwrap_or_else(|_| Err(self.shared.closed_error().into()))
     }
 }

@@ -1,33 +1,33 @@
 //! The machine that an instance runs on, as far as it is used directly and not through a port: its clock, dice,
 //! threads for blocking work, and the result of a commit on its disk. Passed in like the other edges, so that
 //! a simulation can replace it and make runs reproducible: blocking work then runs in place when the
-//! [`Player`] allows it, and commits fail when the player says so.
+//! [`MachineSimulator`] allows it, and commits fail when the player says so.
 
 use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
 
-use crate::{clock::Clock, dice::Dice};
+use crate::{dice::Dice, time::clock::Clock};
 
 /// The result of a commit on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum CommitFate {
     Stored,
     /// No space was left.
     NotStored,
     /// Stored, but the disk reported an error.
-    StoredUnsaid,
+    StoredButReportedFailed,
 }
 
 /// Simulates a machine.
-pub trait Player: Send + Sync {
+pub trait MachineSimulator: Send + Sync {
     /// Awaited before a piece of blocking work. Never completes for a process that was killed.
-    fn turn(&self) -> BoxFuture<'static, ()>;
+    fn before_work(&self) -> BoxFuture<'static, ()>;
     /// Awaited after it.
-    fn done(&self) -> BoxFuture<'static, ()>;
+    fn after_work(&self) -> BoxFuture<'static, ()>;
     /// Called once for each commit.
-    fn commit(&self) -> Fate;
+    fn commit_fate(&self) -> CommitFate;
 }
 
 /// A machine. Cheap to clone. The default is the one this process runs on.
@@ -35,7 +35,7 @@ pub trait Player: Send + Sync {
 pub struct Machine {
     pub clock: Clock,
     pub dice: Dice,
-    player: Option<Arc<dyn Player>>,
+    simulator: Option<Arc<dyn MachineSimulator>>,
 }
 
 impl fmt::Debug for Machine {
@@ -46,8 +46,8 @@ impl fmt::Debug for Machine {
 
 impl Machine {
     #[must_use]
-    pub fn played_by(player: Arc<dyn Player>, clock: Clock, dice: Dice) -> Self {
-        Self { clock, dice, player: Some(player) }
+    pub fn simulated_by(player: Arc<dyn MachineSimulator>, clock: Clock, dice: Dice) -> Self {
+        Self { clock, dice, simulator: Some(player) }
     }
 
     /// Runs `work`, which may block. A panic in it continues in the caller. `None`: the runtime is shutting
@@ -56,10 +56,10 @@ impl Machine {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        if let Some(player) = &self.player {
-            player.turn().await;
+        if let Some(player) = &self.simulator {
+            player.before_work().await;
             let done = work();
-            player.done().await;
+            player.after_work().await;
             return Some(done);
         }
         match spawn_blocking(work).await {
@@ -71,17 +71,17 @@ impl Machine {
         }
     }
 
-    /// The simulated result of the next commit. On a real machine always [`Fate::Stored`]: there the disk
+    /// The simulated result of the next commit. On a real machine always [`CommitFate::Stored`]: there the disk
     /// itself reports errors.
     #[must_use]
-    pub fn commit(&self) -> Fate {
-        self.player.as_ref().map_or(Fate::Stored, |player| player.commit())
+    pub fn commit_fate(&self) -> CommitFate {
+        self.simulator.as_ref().map_or(CommitFate::Stored, |player| player.commit_fate())
     }
 
     /// Returns whether the machine may lose data that was not synced. A simulated machine loses processes,
     /// never power.
     #[must_use]
     pub fn may_lose_power(&self) -> bool {
-        self.player.is_none()
+        self.simulator.is_none()
     }
 }

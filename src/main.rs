@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kms_connector::cli::{Cli, Exit, enough_threads};
+use kms_connector::cli::{Cli, ExitStatus, enough_threads};
 use kms_connector::config::Environment;
-use kms_connector::observe::logging;
+use kms_connector::telemetry::logging;
 
 /// Gives memory back some seconds after a burst. glibc keeps an arena for each thread at its largest:
 /// a process that had four times a thousand requests in hand once would look like a leak ever after.
@@ -22,15 +22,15 @@ fn main() -> ExitCode {
         Ok(kept) => kept,
         Err(error) => {
             eprintln!("kms-connector: cannot log: {error}");
-            return Exit::Failure.into();
+            return ExitStatus::Failure.into();
         }
     };
     if let Err(error) = enough_threads() {
         eprintln!("kms-connector: cannot start: {error}");
-        return Exit::Failure.into();
+        return ExitStatus::Failure.into();
     }
     // The one TLS provider. An error would mean that it is installed already.
-    kms_connector::tls::install_provider();
+    kms_connector::net::tls::install_provider();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(cli.run(environment, kept));
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             tracing::error!(%error, "cannot start the runtime");
-            Exit::Failure.into()
+            ExitStatus::Failure.into()
         }
     }
 }

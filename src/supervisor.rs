@@ -14,16 +14,15 @@
 //! it.
 
 mod startup;
-pub mod lifecycle;
-pub mod service_manager;
-pub mod directory;
-pub mod watcher;
+pub mod signals;
+pub mod systemd;
+pub mod config_dir;
 pub mod control;
 pub mod plan;
 pub mod restart;
-mod slot;
+mod managed;
 mod event_loop;
-mod acts;
+mod actions;
 mod reload;
 mod operator;
 #[cfg(test)]
@@ -45,62 +44,62 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::startup::{Options, RunError, run};
 use self::{
-    directory::Unlisted, operator::Pending, plan::WalletClaim, service_manager::ServiceManager,
-    slot::Slot,
+    managed::ManagedInstance, operator::PendingReply, plan::WalletClaim, systemd::ServiceManager,
 };
+use crate::supervisor::config_dir::snapshot::Unlisted;
 use crate::{
-    clock,
+    admin::{
+        snapshot::SnapshotSender,
+        status::{Phase, ReloadStatus},
+    },
     config::Config,
     dice::Dice,
-    instance::{self, CheckError, Ended, Estate, Exit, Supervision},
+    instance::{self, EndedInstance, Exit, JournalTenure, PreflightError, Supervision},
     journal::Keeper,
-    observe::{
-        board::Board,
-        errors::LastErrors,
-        status::{Phase, Reload},
-    },
+    telemetry::errors::LastErrors,
+    time::clock,
 };
 
 /// How long the check of a changed configuration may take before its dependencies count as
 /// unreachable.
-const CHECK_LIMIT: Duration = Duration::from_secs(20);
+const PREFLIGHT_DEADLINE: Duration = Duration::from_secs(20);
 
-/// What a supervisor runs: [`Connectors`], or a fake in tests.
-pub trait Instances: Send + Sync + 'static {
+/// What a supervisor runs: [`ConnectorRunner`], or a fake in tests.
+pub trait InstanceRunner: Send + Sync + 'static {
     /// What one generation leaves to the next: an open, locked journal.
-    type Estate: Send + 'static;
+    type Tenure: Send + 'static;
 
     /// Checks whether an instance of this configuration could run. Opens nothing exclusive.
-    fn check(
+    fn preflight(
         &self,
         config: Arc<Config>,
-    ) -> impl Future<Output = Result<(), CheckError>> + Send + 'static;
+    ) -> impl Future<Output = Result<(), PreflightError>> + Send + 'static;
 
     /// Builds one generation and runs it until it exits.
     fn run(
         &self,
         config: Arc<Config>,
         supervision: Supervision,
-        estate: Option<Self::Estate>,
-    ) -> impl Future<Output = (Exit, Option<Self::Estate>)> + Send + 'static;
+        estate: Option<Self::Tenure>,
+    ) -> impl Future<Output = (Exit, Option<Self::Tenure>)> + Send + 'static;
 
     /// Releases what a generation left, when no next generation can use it.
-    fn close(estate: Self::Estate) -> impl Future<Output = ()> + Send + 'static;
+    fn close_tenure(estate: Self::Tenure) -> impl Future<Output = ()> + Send + 'static;
 }
 
 /// The production implementation.
 #[derive(Clone, Copy, Debug)]
-pub struct Connectors;
+pub struct ConnectorRunner;
 
-impl Instances for Connectors {
-    type Estate = Estate;
+impl InstanceRunner for ConnectorRunner {
+    type Tenure = JournalTenure;
 
     #[expect(clippy::manual_async_fn, reason = "an async fn would borrow self for its whole run")]
-    fn check(
+    fn preflight(
         &self,
         config: Arc<Config>,
-    ) -> impl Future<Output = Result<(), CheckError>> + Send + 'static {
-        async move { instance::check(&config).await }
+    ) -> impl Future<Output = Result<(), PreflightError>> + Send + 'static {
+        async move { instance::preflight(&config).await }
     }
 
     #[expect(clippy::manual_async_fn, reason = "an async fn would borrow self for its whole run")]
@@ -108,43 +107,44 @@ impl Instances for Connectors {
         &self,
         config: Arc<Config>,
         supervision: Supervision,
-        estate: Option<Estate>,
-    ) -> impl Future<Output = (Exit, Option<Estate>)> + Send + 'static {
+        estate: Option<JournalTenure>,
+    ) -> impl Future<Output = (Exit, Option<JournalTenure>)> + Send + 'static {
         async move {
-            let Ended { exit, estate } = instance::run_real(config, supervision, estate).await;
+            let EndedInstance { exit, tenure: estate } =
+                instance::run_with_real_edges(config, supervision, estate).await;
             (exit, estate)
         }
     }
 
-    fn close(estate: Estate) -> impl Future<Output = ()> + Send + 'static {
+    fn close_tenure(estate: JournalTenure) -> impl Future<Output = ()> + Send + 'static {
         estate.close()
     }
 }
 
-type Ran<E> = (Exit, Option<E>);
-type Checked = (String, Arc<Config>, Result<(), CheckError>);
+type RunResult<E> = (Exit, Option<E>);
+type PreflightResult = (String, Arc<Config>, Result<(), PreflightError>);
 
 /// What the service manager was told, and what it still has to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Readiness {
+enum NotifyState {
     /// READY has to be sent once nothing is changing: startup.
-    Due,
-    Told,
+    StartupPending,
+    Ready,
     /// RELOADING was sent; the reading with this number has not been applied yet.
-    Rereading(u64),
+    ReloadPending(u64),
     /// READY has to be sent once nothing is changing: the end of a reload.
-    DueAgain,
+    ReadyPending,
 }
 
 /// Where the status is published, with the listener's address.
-struct Showing {
+struct Publisher {
     address: SocketAddr,
-    board: Board,
+    sender: SnapshotSender,
     errors: LastErrors,
 }
 
 /// A run that has not ended.
-struct UnderWay {
+struct ActiveRun {
     run: u64,
     /// Reserved for this run until it ends.
     claim: WalletClaim,
@@ -152,76 +152,76 @@ struct UnderWay {
 }
 
 /// What an ended run left, while it is being closed.
-struct Closing {
+struct ClosingTenure {
     /// The slot's number: its name may change.
-    slot: u64,
+    managed: u64,
     claim: WalletClaim,
 }
 
-struct Supervisor<I: Instances> {
-    instances: I,
+struct Supervisor<I: InstanceRunner> {
+    runner: I,
     state_dir: PathBuf,
     /// `None` under `start`.
     directory: Option<PathBuf>,
     manager: ServiceManager,
     started_at_ms: u64,
     /// `None` without an HTTP listener.
-    board: Option<Showing>,
+    publisher: Option<Publisher>,
     /// Who kept the journals, as read at startup.
     keepers: Vec<Keeper>,
-    slots: BTreeMap<String, Slot<I::Estate>>,
+    managed: BTreeMap<String, ManagedInstance<I::Tenure>>,
     dice: Dice,
-    last_slot: u64,
-    runs: JoinSet<Ran<I::Estate>>,
+    last_number: u64,
+    runs: JoinSet<RunResult<I::Tenure>>,
     /// Every run that has not ended, even if its slot is gone.
-    under_way: HashMap<Id, UnderWay>,
+    active_runs: HashMap<Id, ActiveRun>,
     last_run: u64,
-    checks: JoinSet<Checked>,
+    preflights: JoinSet<PreflightResult>,
     /// Tasks that close what ended runs left.
-    closing: JoinSet<()>,
-    closings: HashMap<Id, Closing>,
+    closing_tasks: JoinSet<()>,
+    closings: HashMap<Id, ClosingTenure>,
     phases: JoinSet<Option<(u64, watch::Receiver<Phase>)>>,
     directory_problem: Option<Unlisted>,
-    reload: Reload,
-    pending: Vec<Pending>,
-    readiness: Readiness,
+    reload: ReloadStatus,
+    pending: Vec<PendingReply>,
+    notify_state: NotifyState,
     /// The process was told to end.
-    stopping: bool,
+    is_stopping: bool,
     /// The exit of `start` if its instance caused it.
-    outcome: Option<Exit>,
+    final_exit: Option<Exit>,
 }
 
-impl<I: Instances> Supervisor<I> {
+impl<I: InstanceRunner> Supervisor<I> {
     fn new(
-        instances: I,
+        runner: I,
         state_dir: PathBuf,
         directory: Option<PathBuf>,
         manager: ServiceManager,
     ) -> Self {
         Self {
-            instances,
+            runner,
             state_dir,
             directory,
             manager,
             started_at_ms: clock::unix_millis(),
-            board: None,
+            publisher: None,
             keepers: Vec::new(),
-            slots: BTreeMap::new(),
+            managed: BTreeMap::new(),
             dice: Dice::default(),
-            last_slot: 0,
+            last_number: 0,
             runs: JoinSet::new(),
-            under_way: HashMap::new(),
+            active_runs: HashMap::new(),
             last_run: 0,
-            checks: JoinSet::new(),
-            closing: JoinSet::new(),
+            preflights: JoinSet::new(),
+            closing_tasks: JoinSet::new(),
             closings: HashMap::new(),
             phases: JoinSet::new(),
             directory_problem: None,
-            reload: Reload::default(),
+            reload: ReloadStatus::default(),
             pending: Vec::new(),
-            readiness: Readiness::Due,
-            stopping: false,
-            outcome: None,
+            notify_state: NotifyState::StartupPending,
+            is_stopping: false,
+            final_exit: None,
         }
     }
 }

@@ -14,11 +14,12 @@ use alloy::{
 };
 use futures_util::future::try_join_all;
 use kms_connector::{
+    chain::wallet::Wallet,
     config::{Config, StartingBlock, Wallet as WalletConfig},
+    contracts::abi,
     domain::{
-        Address, B256, Bytes, Ciphertext, CiphertextFormat, Event, Material, Request, Source,
+        Address, B256, Bytes, Ciphertext, CiphertextFormat, Event, Material, Request, RequestSource,
     },
-    gateway::{abi, wallet::Wallet},
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -180,7 +181,7 @@ impl Instance {
 
     /// All four rooms.
     async fn respond(&self, event: &Event) -> Result<()> {
-        let source = Source { chain_id: self.chain_id, contract: self.decryption };
+        let source = RequestSource { chain_id: self.chain_id, contract: self.decryption };
         let request = abi::decode(source, event)?;
         self.ask(&request).await?;
         let answer = self.core.answer(&request).await?;

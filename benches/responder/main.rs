@@ -34,7 +34,7 @@ use std::{
 
 use clap::Parser;
 use futures_util::StreamExt as _;
-use kms_connector::config::{self, Config, Environment, Mode, Source};
+use kms_connector::config::{self, Config, Environment, LoadMode, Source};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio::{runtime::Builder, task::JoinSet};
@@ -67,7 +67,7 @@ struct Counts {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    kms_connector::tls::install_provider();
+    kms_connector::net::tls::install_provider();
     let counts = Arc::new(Counts::default());
     let runtime = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
     let ended =
@@ -111,7 +111,7 @@ fn read(path: &Path) -> Result<Config> {
         file: Some(path.to_owned()),
         environment: Environment::default(),
         credentials_directory: None,
-        mode: Mode::Start,
+        mode: LoadMode::Start,
     };
     Ok(config::load(&source)?.config)
 }

@@ -10,13 +10,13 @@ use clap::{Args, Subcommand};
 
 use super::{
     health, manual,
-    output::{Exit, complain},
-    places, requests, run,
+    output::{ExitStatus, print_error},
+    paths, requests, run,
 };
 use crate::{
     config::{Environment, Place, Problem, Problems, is_instance_name},
-    observe::logging,
-    supervisor::control::{self, Candidates},
+    supervisor::control::{self, SocketCandidates},
+    telemetry::logging,
 };
 
 /// The heading that separates log options from those of a command.
@@ -158,7 +158,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: Option<RequestsCommand>,
         #[command(flatten)]
-        list: ListRequests,
+        list: ListRequestsArgs,
     },
     /// Have a running instance read blocks again.
     ///
@@ -172,7 +172,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "BLOCK")]
         to: Option<u64>,
         #[command(flatten)]
-        whose: WhoseRequests,
+        whose: RequestsArgs,
     },
     /// Look at all that a configuration needs in the world, and say what to do about it.
     ///
@@ -243,7 +243,7 @@ impl Command {
 #[derive(Debug, Subcommand)]
 pub(super) enum RequestsCommand {
     /// What is unfinished, and what ended without an answer in the last day.
-    List(ListRequests),
+    List(ListRequestsArgs),
     /// Everything about the requests of one id.
     Show {
         /// As the chain writes it: 0x and hex digits, or decimal.
@@ -252,7 +252,7 @@ pub(super) enum RequestsCommand {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        whose: WhoseRequests,
+        whose: RequestsArgs,
     },
     /// Try the requests of one id again: held ones, and those that ended without an answer.
     Retry {
@@ -262,22 +262,22 @@ pub(super) enum RequestsCommand {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        whose: WhoseRequests,
+        whose: RequestsArgs,
     },
     /// All there is about them as lines of JSON, to be looked at elsewhere.
     Export {
         #[command(flatten)]
-        which: WhichRequests,
+        which: FilterArgs,
         #[command(flatten)]
-        whose: WhoseRequests,
+        whose: RequestsArgs,
     },
 }
 
 /// What `requests list` takes.
 #[derive(Debug, Args)]
-pub(super) struct ListRequests {
+pub(super) struct ListRequestsArgs {
     #[command(flatten)]
-    pub(super) which: WhichRequests,
+    pub(super) which: FilterArgs,
     /// Show at most so many.
     #[arg(long, value_name = "COUNT", default_value_t = 100,
         value_parser = clap::value_parser!(u32).range(1..))]
@@ -295,7 +295,7 @@ pub(super) struct ListRequests {
 
 /// Which requests.
 #[derive(Debug, Args)]
-pub(super) struct WhichRequests {
+pub(super) struct FilterArgs {
     /// Only held ones.
     #[arg(long, conflicts_with_all = ["refused", "all"])]
     held: bool,
@@ -307,20 +307,20 @@ pub(super) struct WhichRequests {
     all: bool,
 }
 
-impl WhichRequests {
-    pub(super) fn which(&self) -> requests::Which {
+impl FilterArgs {
+    pub(super) fn filter(&self) -> requests::ListFilter {
         match (self.held, self.refused, self.all) {
-            (true, ..) => requests::Which::Held,
-            (_, true, _) => requests::Which::Refused,
-            (_, _, true) => requests::Which::All,
-            (false, false, false) => requests::Which::Open,
+            (true, ..) => requests::ListFilter::Held,
+            (_, true, _) => requests::ListFilter::Refused,
+            (_, _, true) => requests::ListFilter::All,
+            (false, false, false) => requests::ListFilter::Open,
         }
     }
 }
 
 /// Whose requests.
 #[derive(Debug, Args)]
-pub(super) struct WhoseRequests {
+pub(super) struct RequestsArgs {
     /// The instance.
     #[arg(long, value_name = "NAME", value_parser = instance_name)]
     pub(super) instance: String,
@@ -328,11 +328,11 @@ pub(super) struct WhoseRequests {
     pub(super) supervisor: SupervisorArgs,
 }
 
-impl WhoseRequests {
-    pub(super) fn places(self, environment: &Environment) -> requests::Whose {
+impl RequestsArgs {
+    pub(super) fn target(self, environment: &Environment) -> requests::RequestsTarget {
         let state_dir = self.supervisor.state.named(environment);
         let candidates = self.supervisor.candidates(environment);
-        requests::Whose { name: self.instance, state_dir, candidates }
+        requests::RequestsTarget { name: self.instance, state_dir, candidates }
     }
 }
 
@@ -372,13 +372,17 @@ pub(super) struct ConfigArgs {
 
 impl ConfigArgs {
     pub(super) fn config_dir(self, environment: &Environment) -> PathBuf {
-        self.config_dir.unwrap_or_else(|| places::config_dir(environment))
+        self.config_dir.unwrap_or_else(|| paths::config_dir(environment))
     }
 
     /// The directory for commands that only read.
-    pub(super) async fn find(self, environment: &Environment, candidates: &Candidates) -> PathBuf {
-        let named = self.config_dir.or_else(|| places::named_config_dir(environment));
-        places::find_config_dir(named, candidates).await
+    pub(super) async fn find(
+        self,
+        environment: &Environment,
+        candidates: &SocketCandidates,
+    ) -> PathBuf {
+        let named = self.config_dir.or_else(|| paths::named_config_dir(environment));
+        paths::resolve_config_dir(named, candidates).await
     }
 }
 
@@ -394,16 +398,20 @@ pub(super) struct StateArgs {
 
 impl StateArgs {
     pub(super) fn state_dir(&self, environment: &Environment) -> PathBuf {
-        self.state_dir.clone().unwrap_or_else(|| places::state_dir(environment))
+        self.state_dir.clone().unwrap_or_else(|| paths::state_dir(environment))
     }
 
     fn named(&self, environment: &Environment) -> Option<PathBuf> {
-        self.state_dir.clone().or_else(|| places::named_state_dir(environment))
+        self.state_dir.clone().or_else(|| paths::named_state_dir(environment))
     }
 
     /// The directory for commands that only read.
-    pub(super) async fn find(&self, environment: &Environment, candidates: &Candidates) -> PathBuf {
-        places::find_state_dir(self.named(environment), candidates).await
+    pub(super) async fn find(
+        &self,
+        environment: &Environment,
+        candidates: &SocketCandidates,
+    ) -> PathBuf {
+        paths::resolve_state_dir(self.named(environment), candidates).await
     }
 }
 
@@ -478,12 +486,16 @@ impl ListenArgs {
 
 impl ListenArgs {
     /// Asks the connector that listens there.
-    pub(super) async fn health(&self, instance: Option<String>, environment: Environment) -> Exit {
-        match self.address(&environment, SERVICE_LISTENS) {
+    pub(super) async fn health(
+        &self,
+        instance: Option<String>,
+        environment: Environment,
+    ) -> ExitStatus {
+        match self.address(&environment, DEFAULT_LISTEN) {
             Ok(Some(address)) => health::health(instance.as_deref(), address).await,
             Ok(None) => {
-                complain("the connector does not listen: give the one to ask as --listen");
-                Exit::Failure
+                print_error("the connector does not listen: give the one to ask as --listen");
+                ExitStatus::Failure
             }
             Err(problems) => run::refuse(&problems),
         }
@@ -501,23 +513,29 @@ impl ListenArgs {
 }
 
 /// The default listener of a service: reachable from its own machine only.
-pub(super) const SERVICE_LISTENS: Listen =
+pub(super) const DEFAULT_LISTEN: Listen =
     Listen::At(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9478));
 
 impl SupervisorArgs {
-    pub(super) fn at(
+    pub(super) fn service_options(
         self,
         listen: &ListenArgs,
         default: Listen,
         environment: Environment,
-    ) -> Result<run::Places, Problems> {
+    ) -> Result<run::ServiceOptions, Problems> {
         let state_dir = self.state.state_dir(&environment);
         let listen_names = listen.names(&environment);
         let listen = listen.address(&environment, default)?;
-        Ok(run::Places { state_dir, socket: self.socket, listen, listen_names, environment })
+        Ok(run::ServiceOptions {
+            state_dir,
+            socket: self.socket,
+            listen,
+            listen_names,
+            environment,
+        })
     }
 
-    pub(super) fn candidates(&self, environment: &Environment) -> Candidates {
+    pub(super) fn candidates(&self, environment: &Environment) -> SocketCandidates {
         let state_dir = self.state.state_dir(environment);
         control::candidates(self.socket.as_deref(), environment, &state_dir)
     }

@@ -6,32 +6,32 @@ use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use super::{
-    output::{Exit, print},
-    places,
-    surroundings::{self, Eyes, Odd},
+    output::{ExitStatus, print},
+    paths,
+    permissions::{self, Exposure, Viewer},
     text::{Colour, painted, printable},
-    validate::Together,
+    validate::ConfigDirCheck,
 };
 use crate::{
-    config::{self, Config, Environment, Loaded, Mode, Problem, Problems, Warning},
+    config::{self, Config, Environment, LoadMode, Loaded, Problem, Problems, Warning},
     instance::{
         self,
-        checkup::{Checkup, Finding, Verdict, checkup},
+        diagnose::{Diagnosis, Finding, Severity, diagnose},
     },
     supervisor::{
-        directory::{self, Files},
+        config_dir::snapshot::{self, ConfigFiles},
         plan::Collision,
     },
 };
 
 /// Instances examined at the same time.
-const AT_ONCE: usize = 4;
+const CONCURRENCY: usize = 4;
 const CONFIGURATION: &str = "configuration";
 const SURROUNDINGS: &str = "surroundings";
 
 /// The configurations to examine.
 #[derive(Debug)]
-pub(super) enum Which {
+pub(super) enum CheckTarget {
     /// All in the directory, together, as `supervise` reads them.
     All,
     /// One in the directory, as `supervise` reads it.
@@ -42,7 +42,7 @@ pub(super) enum Which {
 
 /// Directories and environment of the command.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct CheckContext {
     pub(super) config_dir: PathBuf,
     pub(super) state_dir: PathBuf,
     pub(super) environment: Environment,
@@ -50,14 +50,14 @@ pub(super) struct Places {
 
 /// The format of the output.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Form {
+pub(super) struct OutputOptions {
     pub(super) json: bool,
     pub(super) colours: bool,
 }
 
 /// The findings about one instance.
 #[derive(Debug, Serialize)]
-struct Report {
+struct InstanceFindings {
     instance: String,
     findings: Vec<Finding>,
     #[serde(skip)]
@@ -66,99 +66,109 @@ struct Report {
     wallet: Option<(u64, crate::domain::Address)>,
 }
 
-impl Report {
+impl InstanceFindings {
     fn bad(instance: impl Into<String>, findings: Vec<Finding>) -> Self {
         Self { instance: instance.into(), findings, bad: true, wallet: None }
     }
 }
 
 /// Examines and prints. Exit code 78 if a configuration is invalid, 1 if something does not work.
-pub(super) async fn check(which: Which, places: Places, form: Form) -> Exit {
-    let (files, state_dir) = (files_of(&which, &places.config_dir), places.state_dir.clone());
+pub(super) async fn check(
+    which: CheckTarget,
+    places: CheckContext,
+    form: OutputOptions,
+) -> ExitStatus {
+    let (files, state_dir) = (config_files(&which, &places.config_dir), places.state_dir.clone());
     let mut reports = match which {
-        Which::All => all(&places).await,
-        Which::Instance(name) => match places::file_of(&name, &places.config_dir) {
-            Ok(file) => vec![one(Some(file), Mode::Supervise, name, &places).await],
-            Err(problems) => vec![Report::bad(name, of_problems(&problems))],
+        CheckTarget::All => all(&places).await,
+        CheckTarget::Instance(name) => match paths::file_of(&name, &places.config_dir) {
+            Ok(file) => vec![one(Some(file), LoadMode::Supervise, name, &places).await],
+            Err(problems) => vec![InstanceFindings::bad(name, problem_findings(&problems))],
         },
-        Which::File(file) => {
-            match file.map(|f| places::find_telling(&f, &places.config_dir)).transpose() {
+        CheckTarget::File(file) => {
+            match file.map(|f| paths::find_telling(&f, &places.config_dir)).transpose() {
                 Ok(file) => {
                     let shown = file.as_deref().and_then(Path::file_stem);
                     let shown =
                         shown.map_or("-".into(), |stem| stem.to_string_lossy().into_owned());
-                    vec![one(file, Mode::Start, shown, &places).await]
+                    vec![one(file, LoadMode::Start, shown, &places).await]
                 }
-                Err(problems) => vec![Report::bad("-", of_problems(&problems))],
+                Err(problems) => vec![InstanceFindings::bad("-", problem_findings(&problems))],
             }
         }
     };
-    let odd = surroundings::look(&files, &state_dir, Eyes::Command);
+    let odd = permissions::find_exposures(&files, &state_dir, Viewer::Command);
     if !odd.is_empty() {
-        let of = |Odd { path, why, remedy }| {
+        let of = |Exposure { path, why, remedy }| {
             Finding::warn(SURROUNDINGS, format!("{} {why}", path.display()), remedy)
         };
         let findings = odd.into_iter().map(of).collect();
-        reports.push(Report { instance: "-".into(), findings, bad: false, wallet: None });
+        reports.push(InstanceFindings { instance: "-".into(), findings, bad: false, wallet: None });
     }
     let text = if form.json { as_json(&reports) } else { as_text(&reports, form.colours) };
-    print(&text, ending(&reports))
+    print(&text, exit_status(&reports))
 }
 
 /// The files of the selection, as far as known before they are read.
-fn files_of(which: &Which, config_dir: &Path) -> Files {
-    let one = |file| Files::One { file, name: None };
+fn config_files(which: &CheckTarget, config_dir: &Path) -> ConfigFiles {
+    let one = |file| ConfigFiles::One { file, name: None };
     match which {
-        Which::All => Files::Directory(config_dir.to_owned()),
-        Which::Instance(name) => one(Some(config_dir.join(format!("{name}.toml")))),
-        Which::File(file) => {
-            one(file.as_ref().and_then(|file| places::find(file, config_dir).ok()))
+        CheckTarget::All => ConfigFiles::Directory(config_dir.to_owned()),
+        CheckTarget::Instance(name) => one(Some(config_dir.join(format!("{name}.toml")))),
+        CheckTarget::File(file) => {
+            one(file.as_ref().and_then(|file| paths::find_file(file, config_dir).ok()))
         }
     }
 }
 
-fn ending(reports: &[Report]) -> Exit {
-    let fails =
-        |report: &Report| report.findings.iter().any(|finding| finding.verdict == Verdict::Fail);
+fn exit_status(reports: &[InstanceFindings]) -> ExitStatus {
+    let fails = |report: &InstanceFindings| {
+        report.findings.iter().any(|finding| finding.verdict == Severity::Fail)
+    };
     if reports.iter().any(|report| report.bad) {
-        Exit::BadConfiguration
+        ExitStatus::BadConfiguration
     } else if reports.iter().any(fails) {
-        Exit::Failure
+        ExitStatus::Failure
     } else {
-        Exit::Success
+        ExitStatus::Success
     }
 }
 
-async fn one(file: Option<PathBuf>, mode: Mode, shown: String, places: &Places) -> Report {
-    match places::load_as(file.clone(), places.environment.clone(), mode) {
+async fn one(
+    file: Option<PathBuf>,
+    mode: LoadMode,
+    shown: String,
+    places: &CheckContext,
+) -> InstanceFindings {
+    match paths::load_as(file.clone(), places.environment.clone(), mode) {
         Ok(Loaded { config, warnings }) => {
             let name = config::instance_name(mode, None, file.as_deref(), &config);
-            of_config(name, &config, (warnings.as_slice(), None), &places.state_dir).await
+            diagnose_config(name, &config, (warnings.as_slice(), None), &places.state_dir).await
         }
-        Err(problems) => Report::bad(shown, of_problems(&problems)),
+        Err(problems) => InstanceFindings::bad(shown, problem_findings(&problems)),
     }
 }
 
-async fn of_config(
+async fn diagnose_config(
     instance: String,
     config: &Config,
     (warnings, conflict): (&[Warning], Option<&Collision>),
     state_dir: &Path,
-) -> Report {
-    let mut findings = of_file(warnings, conflict);
+) -> InstanceFindings {
+    let mut findings = file_findings(warnings, conflict);
     if !config.enabled {
-        findings.push(disabled());
+        findings.push(disabled_finding());
     }
     let own = config.observes().then(|| instance::observe_dir(state_dir, &instance));
     let state_dir = own.as_deref().unwrap_or(state_dir);
-    let Checkup { findings: found, wallet } = Box::pin(checkup(config, state_dir)).await;
+    let Diagnosis { findings: found, wallet } = Box::pin(diagnose(config, state_dir)).await;
     findings.extend(found);
-    Report { instance, findings, bad: conflict.is_some(), wallet }
+    InstanceFindings { instance, findings, bad: conflict.is_some(), wallet }
 }
 
 /// The findings about the file itself; "in order" if there is no other.
-fn of_file(warnings: &[Warning], conflict: Option<&Collision>) -> Vec<Finding> {
-    let mut findings = of_warnings(warnings);
+fn file_findings(warnings: &[Warning], conflict: Option<&Collision>) -> Vec<Finding> {
+    let mut findings = warning_findings(warnings);
     if let Some(Collision { why, remedy }) = conflict {
         findings.insert(0, Finding::fail(CONFIGURATION, why, *remedy));
     }
@@ -169,23 +179,23 @@ fn of_file(warnings: &[Warning], conflict: Option<&Collision>) -> Vec<Finding> {
 }
 
 /// A configuration that a supervisor does not run. The operator may have copied it from an example.
-fn of_disabled(instance: &str, warnings: &[Warning]) -> Report {
-    let findings = std::iter::once(disabled()).chain(of_warnings(warnings)).collect();
-    Report { instance: instance.to_owned(), findings, bad: false, wallet: None }
+fn disabled_report(instance: &str, warnings: &[Warning]) -> InstanceFindings {
+    let findings = std::iter::once(disabled_finding()).chain(warning_findings(warnings)).collect();
+    InstanceFindings { instance: instance.to_owned(), findings, bad: false, wallet: None }
 }
 
-fn disabled() -> Finding {
+fn disabled_finding() -> Finding {
     let found = "enabled = false: a supervisor does not run it";
     Finding::warn(CONFIGURATION, found, "if it should run: remove that line of its file")
 }
 
 /// The text of a warning contains its remedy.
-fn of_warnings(warnings: &[Warning]) -> Vec<Finding> {
+fn warning_findings(warnings: &[Warning]) -> Vec<Finding> {
     let of = |warning: &Warning| Finding::warn(CONFIGURATION, warning.to_string(), "");
     warnings.iter().map(of).collect()
 }
 
-fn of_problems(problems: &Problems) -> Vec<Finding> {
+fn problem_findings(problems: &Problems) -> Vec<Finding> {
     let of = |problem: &Problem| {
         let Problem { place, key, found, allowed, advice } = problem;
         let key = key.as_ref().map(|key| format!("{key}: ")).unwrap_or_default();
@@ -196,56 +206,62 @@ fn of_problems(problems: &Problems) -> Vec<Finding> {
     problems.as_slice().iter().map(of).collect()
 }
 
-async fn all(places: &Places) -> Vec<Report> {
-    let Places { config_dir, state_dir, environment } = places;
-    let Together { look, settled, conflicts } = Together::look(config_dir, environment, state_dir);
+async fn all(places: &CheckContext) -> Vec<InstanceFindings> {
+    let CheckContext { config_dir, state_dir, environment } = places;
+    let ConfigDirCheck { snapshot: look, settled, conflicts } =
+        ConfigDirCheck::load(config_dir, environment, state_dir);
     if let Some(problem) = look.problem {
         let problems = config::unusable_directory(config_dir, problem.to_string());
-        return vec![Report::bad("-", of_problems(&problems))];
+        return vec![InstanceFindings::bad("-", problem_findings(&problems))];
     }
     let mut reports = Vec::new();
     if let Err(problems) = config::check_environment(environment) {
-        reports.push(Report::bad("-", of_problems(&problems)));
+        reports.push(InstanceFindings::bad("-", problem_findings(&problems)));
     }
-    let mut odd = settled.odd_variables(environment);
-    odd.extend(directory::misnamed(config_dir));
+    let mut odd = settled.unused_variables(environment);
+    odd.extend(snapshot::misnamed_entries(config_dir));
     if !odd.is_empty() {
-        let findings = of_warnings(&odd);
-        reports.push(Report { instance: "-".into(), findings, bad: false, wallet: None });
+        let findings = warning_findings(&odd);
+        reports.push(InstanceFindings { instance: "-".into(), findings, bad: false, wallet: None });
     }
     if look.files.is_empty() {
         let found = format!("there is no configuration in {}", config_dir.display());
         let finding = Finding::warn(CONFIGURATION, found, "put one there, or set --config-dir");
         let findings = vec![finding];
-        reports.push(Report { instance: "-".into(), findings, bad: false, wallet: None });
+        reports.push(InstanceFindings { instance: "-".into(), findings, bad: false, wallet: None });
     }
     let looks = look.files.iter().map(|(name, file)| {
         let conflict = conflicts.get(name);
         async move {
             match file {
-                Err(problems) if problems.are_of_disabled() => {
-                    of_disabled(name, &problems.as_warnings().collect::<Vec<_>>())
+                Err(problems) if problems.is_disabled() => {
+                    disabled_report(name, &problems.as_warnings().collect::<Vec<_>>())
                 }
-                Err(problems) => Report::bad(name, of_problems(problems)),
-                Ok(wanted) if !wanted.config.enabled => of_disabled(name, &wanted.warnings),
+                Err(problems) => InstanceFindings::bad(name, problem_findings(problems)),
+                Ok(wanted) if !wanted.config.enabled => disabled_report(name, &wanted.warnings),
                 Ok(wanted) => {
                     let (config, warnings) = (&wanted.config, &wanted.warnings);
-                    of_config(name.clone(), config, (warnings.as_slice(), conflict), state_dir)
-                        .await
+                    diagnose_config(
+                        name.clone(),
+                        config,
+                        (warnings.as_slice(), conflict),
+                        state_dir,
+                    )
+                    .await
                 }
             }
         }
     });
     // Collected first: otherwise the stream would have to name the closure's lifetime.
     let looks: Vec<_> = looks.collect();
-    let found: Vec<Report> = stream::iter(looks).buffered(AT_ONCE).collect().await;
+    let found: Vec<InstanceFindings> = stream::iter(looks).buffered(CONCURRENCY).collect().await;
     reports.extend(found);
-    tell_one_wallet(&mut reports);
+    report_shared_wallets(&mut reports);
     reports
 }
 
 /// Two names of one key in AWS KMS can only be detected by the wallet's address.
-fn tell_one_wallet(reports: &mut [Report]) {
+fn report_shared_wallets(reports: &mut [InstanceFindings]) {
     for later in 1..reports.len() {
         let (before, rest) = reports.split_at_mut(later);
         let report = &mut rest[0];
@@ -262,13 +278,13 @@ fn tell_one_wallet(reports: &mut [Report]) {
     }
 }
 
-fn as_json(reports: &[Report]) -> String {
-    let ok = ending(reports) == Exit::Success;
+fn as_json(reports: &[InstanceFindings]) -> String {
+    let ok = exit_status(reports) == ExitStatus::Success;
     let whole = serde_json::json!({ "ok": ok, "instances": reports });
     whole.to_string() + "\n"
 }
 
-fn as_text(reports: &[Report], colours: bool) -> String {
+fn as_text(reports: &[InstanceFindings], colours: bool) -> String {
     let mut text = String::new();
     for report in reports {
         if !text.is_empty() {
@@ -295,19 +311,19 @@ fn row(finding: &Finding) -> [String; 3] {
     [word(finding.verdict).to_owned(), finding.subject.to_owned(), said]
 }
 
-fn word(verdict: Verdict) -> &'static str {
+fn word(verdict: Severity) -> &'static str {
     match verdict {
-        Verdict::Ok => "ok",
-        Verdict::Warn => "warn",
-        Verdict::Fail => "fail",
+        Severity::Ok => "ok",
+        Severity::Warn => "warn",
+        Severity::Fail => "fail",
     }
 }
 
-fn colour(verdict: Verdict) -> Colour {
+fn colour(verdict: Severity) -> Colour {
     match verdict {
-        Verdict::Ok => Colour::Green,
-        Verdict::Warn => Colour::Yellow,
-        Verdict::Fail => Colour::Red,
+        Severity::Ok => Colour::Green,
+        Severity::Warn => Colour::Yellow,
+        Severity::Fail => Colour::Red,
     }
 }
 
@@ -316,35 +332,35 @@ mod tests {
     use super::*;
     use crate::domain::Address;
 
-    fn report(instance: &str, wallet: u8) -> Report {
+    fn report(instance: &str, wallet: u8) -> InstanceFindings {
         let wallet = Some((1, Address::repeat_byte(wallet)));
-        Report { instance: instance.to_owned(), findings: Vec::new(), bad: false, wallet }
+        InstanceFindings { instance: instance.to_owned(), findings: Vec::new(), bad: false, wallet }
     }
 
     #[test]
     fn one_wallet_under_two_names_is_told_once() {
         let mut reports = [report("a", 1), report("b", 2), report("c", 1)];
-        tell_one_wallet(&mut reports);
+        report_shared_wallets(&mut reports);
         assert_eq!(reports.each_ref().map(|report| report.findings.len()), [0, 0, 1]);
         assert!(reports[2].findings[0].found.contains("that of a too"), "{reports:?}");
-        assert_eq!(ending(&reports), Exit::Failure);
+        assert_eq!(exit_status(&reports), ExitStatus::Failure);
     }
 
     #[test]
     fn a_file_that_collides_is_told_once_with_what_to_do() {
         let collision =
             Collision { why: "its wallet is that of b".to_owned(), remedy: "another one" };
-        let found = of_file(&[], Some(&collision));
+        let found = file_findings(&[], Some(&collision));
         let [finding] = &found[..] else { panic!("{found:?}") };
-        assert_eq!((finding.verdict, finding.remedy.as_str()), (Verdict::Fail, "another one"));
-        assert_eq!(of_file(&[], None)[0].verdict, Verdict::Ok);
+        assert_eq!((finding.verdict, finding.remedy.as_str()), (Severity::Fail, "another one"));
+        assert_eq!(file_findings(&[], None)[0].verdict, Severity::Ok);
     }
 
     #[test]
     fn d3_of_two_with_one_wallet_only_who_does_not_have_it_is_at_fault() {
         let mut reports = [report("0b", 1), report("b", 1)];
         reports[0].bad = true;
-        tell_one_wallet(&mut reports);
+        report_shared_wallets(&mut reports);
         assert!(reports[1].findings.is_empty(), "{reports:?}");
     }
 
@@ -356,10 +372,10 @@ mod tests {
         let text = as_text(&reports, false);
         assert_eq!(text, "a\nwarn  bucket  two lines \\u{1b}[2J; to do: look\n");
         assert!(as_text(&reports, true).contains("\u{1b}[33mwarn\u{1b}[0m"));
-        assert_eq!(ending(&reports), Exit::Success);
+        assert_eq!(exit_status(&reports), ExitStatus::Success);
         reports[0].findings.push(Finding::fail("bucket", "x", "y"));
-        assert_eq!(ending(&reports), Exit::Failure);
+        assert_eq!(exit_status(&reports), ExitStatus::Failure);
         reports[0].bad = true;
-        assert_eq!(ending(&reports), Exit::BadConfiguration);
+        assert_eq!(exit_status(&reports), ExitStatus::BadConfiguration);
     }
 }

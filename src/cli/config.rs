@@ -3,59 +3,61 @@
 use std::path::PathBuf;
 
 use super::{
-    output::{Exit, complain, print},
-    places,
+    output::{ExitStatus, print, print_error},
+    paths,
     text::{printable, table},
 };
 use crate::{
-    config::{self, Entry, Environment, Mode, Problems, Warning},
-    supervisor::directory::patiently,
+    config::{self, Entry, Environment, LoadMode, Problems, Warning},
+    supervisor::config_dir::snapshot::load_bounded,
 };
 
 /// Which configuration, as for `check`.
 #[derive(Debug)]
-pub(super) enum Which {
+pub(super) enum ConfigTarget {
     Instance(String),
     File(Option<PathBuf>),
 }
 
 /// Prints the configuration.
 pub(super) fn config(
-    which: Which,
+    which: ConfigTarget,
     config_dir: &std::path::Path,
     environment: Environment,
     json: bool,
-) -> Exit {
-    let odd = config::odd_variables(&environment);
+) -> ExitStatus {
+    let odd = config::suspicious_variables(&environment);
     let (entries, warnings) = match entries(which, config_dir, environment) {
         Ok(whole) => whole,
         Err(problems) => {
-            complain(&problems);
-            return Exit::BadConfiguration;
+            print_error(&problems);
+            return ExitStatus::BadConfiguration;
         }
     };
     for warning in warnings.into_iter().chain(odd) {
-        complain(format_args!("warning: {warning}"));
+        print_error(format_args!("warning: {warning}"));
     }
     if json {
-        return print(&(serde_json::json!(entries).to_string() + "\n"), Exit::Success);
+        return print(&(serde_json::json!(entries).to_string() + "\n"), ExitStatus::Success);
     }
-    print(&as_text(&entries), Exit::Success)
+    print(&as_text(&entries), ExitStatus::Success)
 }
 
 fn entries(
-    which: Which,
+    which: ConfigTarget,
     config_dir: &std::path::Path,
     environment: Environment,
 ) -> Result<(Vec<Entry>, Vec<Warning>), Problems> {
     let (file, mode) = match which {
-        Which::Instance(name) => (Some(config_dir.join(format!("{name}.toml"))), Mode::Supervise),
-        Which::File(file) => {
-            (file.map(|file| places::find_telling(&file, config_dir)).transpose()?, Mode::Start)
+        ConfigTarget::Instance(name) => {
+            (Some(config_dir.join(format!("{name}.toml"))), LoadMode::Supervise)
+        }
+        ConfigTarget::File(file) => {
+            (file.map(|file| paths::find_telling(&file, config_dir)).transpose()?, LoadMode::Start)
         }
     };
-    let source = places::source(file, environment, mode);
-    patiently(source.file.clone().as_deref(), move || config::effective(&source))
+    let source = paths::source(file, environment, mode);
+    load_bounded(source.file.clone().as_deref(), move || config::effective(&source))
 }
 
 fn as_text(entries: &[Entry]) -> String {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{
     guide::{Entry, GUIDE, entries},
-    output::{Exit, complain, print},
+    output::{ExitStatus, print, print_error},
 };
 
 /// Columns of the text.
@@ -17,19 +17,19 @@ const NEAR: usize = 3;
 const LONGEST: usize = 200;
 
 /// Explains `words`, or lists everything that has a section of its own.
-pub(super) fn explain(words: &[String]) -> Exit {
+pub(super) fn explain(words: &[String]) -> ExitStatus {
     let entries = entries(GUIDE);
     let asked = words.join(" ").trim().to_owned();
     if asked.is_empty() {
-        return print(&list(&entries), Exit::Success);
+        return print(&list(&entries), ExitStatus::Success);
     }
     let found = find(&entries, &asked);
     if found.is_empty() {
         let near = nearest(&entries, &asked).join(", ");
-        complain(format_args!(
+        print_error(format_args!(
             "nothing is called {asked:?}; near it: {near}. `kms-connector explain` lists all"
         ));
-        return Exit::Usage;
+        return ExitStatus::Usage;
     }
     let text = match found.as_slice() {
         few if few.len() <= MOST => {
@@ -40,7 +40,7 @@ pub(super) fn explain(words: &[String]) -> Exit {
             names.join("\n") + "\n"
         }
     };
-    print(&text, Exit::Success)
+    print(&text, ExitStatus::Success)
 }
 
 /// Those of this name; else the messages and names that have the words in them.

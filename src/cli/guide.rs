@@ -1,11 +1,11 @@
-//! The guide to what is wrong: `docs/troubleshooting.md`, compiled in. It is the one place where reasons,
+//! The guide to what is wrong: `config/troubleshooting.md`, compiled in. It is the one place where reasons,
 //! outcomes, states, codes and messages are explained: `explain` prints its entries and `man` all of it.
 //!
 //! It is Markdown of a simple form: headings, paragraphs, lists, fenced code, tables. An entry is a
 //! heading of the third level with a name in backticks, or a row of a table of messages or codes.
 
 /// The document as it stands in the repository.
-pub(super) const GUIDE: &str = include_str!("../../docs/troubleshooting.md");
+pub(super) const GUIDE: &str = include_str!("../../config/troubleshooting.md");
 
 /// The tables whose rows are entries, by their first header.
 const ENTRIES: [&str; 2] = ["what the log says", "code"];

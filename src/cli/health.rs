@@ -13,8 +13,8 @@ use hyper::{Request, StatusCode, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::output::{Exit, complain, print};
-use crate::observe::readiness::Readiness;
+use super::output::{ExitStatus, print, print_error};
+use crate::admin::readiness::Readiness;
 
 /// For the whole request.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -22,7 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const LONGEST_ANSWER: usize = 4 << 20;
 
 /// Asks the listener at `address` about all of its instances, or one.
-pub(super) async fn health(instance: Option<&str>, address: SocketAddr) -> Exit {
+pub(super) async fn health(instance: Option<&str>, address: SocketAddr) -> ExitStatus {
     let address = reachable(address);
     let path = path(instance);
     let (status, body) = match timeout(DEADLINE, ask(address, &path)).await {
@@ -33,7 +33,7 @@ pub(super) async fn health(instance: Option<&str>, address: SocketAddr) -> Exit 
     match serde_json::from_slice::<Readiness>(&body) {
         Ok(readiness) => {
             let word = if readiness.ready { "ready" } else { "not ready" };
-            let ending = if readiness.ready { Exit::Success } else { Exit::Failure };
+            let ending = if readiness.ready { ExitStatus::Success } else { ExitStatus::Failure };
             let mut text = format!("{word}\n");
             for reason in &readiness.reasons {
                 // Writing to a string cannot fail.
@@ -43,21 +43,21 @@ pub(super) async fn health(instance: Option<&str>, address: SocketAddr) -> Exit 
         }
         Err(_) if status == StatusCode::NOT_FOUND => {
             match instance {
-                Some(name) => complain(format_args!("there is no instance {name} at {address}")),
-                None => complain(format_args!("{address} is no connector's listener")),
+                Some(name) => print_error(format_args!("there is no instance {name} at {address}")),
+                None => print_error(format_args!("{address} is no connector's listener")),
             }
-            Exit::Failure
+            ExitStatus::Failure
         }
         Err(_) => unanswered(address, &format!("it answers {status}, and no verdict")),
     }
 }
 
-fn unanswered(address: SocketAddr, why: &str) -> Exit {
-    complain(format_args!(
+fn unanswered(address: SocketAddr, why: &str) -> ExitStatus {
+    print_error(format_args!(
         "the connector at {address} cannot be asked: {why}; is it running, and is this its \
          --listen or KMS_CONNECTOR_LISTEN?"
     ));
-    Exit::Failure
+    ExitStatus::Failure
 }
 
 /// A listener on the unspecified address is asked on the loopback address.

@@ -7,27 +7,27 @@ use std::{
 };
 
 use super::{
-    output::{Exit, complain, print},
-    places,
+    output::{ExitStatus, print, print_error},
+    paths,
     text::printable,
 };
 use crate::{
-    config::{self, Environment, Loaded, Mode, Problems},
+    config::{self, Environment, LoadMode, Loaded, Problems},
     instance::{self, RebuildError},
-    journal::{OpenError, Rebuilt, Way},
-    supervisor::control::{self, Answer, AskError, Candidates, Request},
+    journal::{OpenError, RebuildKind, Rebuilt},
+    supervisor::control::{self, AskError, Request, Response, SocketCandidates},
 };
 
 /// A little longer than the supervisor's own deadline.
 const DEADLINE: Duration = Duration::from_secs(70);
 
 /// Printed before the problems of the environment.
-const NOBODY: &str = "neither --instance NAME nor --config FILE says whose journal it is, so the environment \
+const NO_TARGET: &str = "neither --instance NAME nor --config FILE says whose journal it is, so the environment \
                       alone counts:";
 
 /// The instance whose journal is rebuilt.
 #[derive(Debug)]
-pub(super) enum Whose {
+pub(super) enum RebuildTarget {
     /// An instance in the configuration directory, as `supervise` reads it.
     Instance(String),
     /// One configuration as `start` reads it; without a file, the environment alone.
@@ -36,25 +36,25 @@ pub(super) enum Whose {
 
 /// Directories, control socket and environment of the command.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct RebuildContext {
     pub(super) config_dir: PathBuf,
     pub(super) state_dir: PathBuf,
-    pub(super) candidates: Candidates,
+    pub(super) candidates: SocketCandidates,
     pub(super) environment: Environment,
 }
 
 /// Rebuilds the journal, prints the result, and has a running supervisor try the instance again.
-pub(super) async fn rebuild(whose: Whose, from: u64, places: Places) -> Exit {
-    let Places { config_dir, state_dir, candidates, environment } = places;
-    let is_of_nobody = matches!(whose, Whose::File(None));
+pub(super) async fn rebuild(whose: RebuildTarget, from: u64, places: RebuildContext) -> ExitStatus {
+    let RebuildContext { config_dir, state_dir, candidates, environment } = places;
+    let is_of_nobody = matches!(whose, RebuildTarget::File(None));
     let (name, loaded) = match load(whose, &config_dir, environment) {
         Ok(loaded) => loaded,
         Err(problems) => {
             if is_of_nobody {
-                complain(NOBODY);
+                print_error(NO_TARGET);
             }
-            complain(&problems);
-            return Exit::BadConfiguration;
+            print_error(&problems);
+            return ExitStatus::BadConfiguration;
         }
     };
     let state_dir =
@@ -63,36 +63,42 @@ pub(super) async fn rebuild(whose: Whose, from: u64, places: Places) -> Exit {
     let rebuilt = match Box::pin(rebuilding).await {
         Ok(rebuilt) => rebuilt,
         Err(error) => {
-            complain(refused(&name, &error));
-            return if error.is_refusal() { Exit::BadConfiguration } else { Exit::Failure };
+            print_error(explain_refusal(&name, &error));
+            return if error.is_refusal() {
+                ExitStatus::BadConfiguration
+            } else {
+                ExitStatus::Failure
+            };
         }
     };
     let mut text = report(&rebuilt, from);
-    if let Way::NotThere { .. } = rebuilt.way {
-        return print(&text, Exit::Failure);
+    if let RebuildKind::CursorNotReached { .. } = rebuilt.kind {
+        return print(&text, ExitStatus::Failure);
     }
-    text += &go_on(&name, &candidates).await;
-    print(&text, Exit::Success)
+    text += &restart_instance(&name, &candidates).await;
+    print(&text, ExitStatus::Success)
 }
 
 fn load(
-    whose: Whose,
+    whose: RebuildTarget,
     config_dir: &Path,
     environment: Environment,
 ) -> Result<(String, Loaded), Problems> {
     let (file, mode) = match whose {
-        Whose::Instance(name) => (Some(places::file_of(&name, config_dir)?), Mode::Supervise),
-        Whose::File(file) => {
-            (file.map(|file| places::find_telling(&file, config_dir)).transpose()?, Mode::Start)
+        RebuildTarget::Instance(name) => {
+            (Some(paths::file_of(&name, config_dir)?), LoadMode::Supervise)
+        }
+        RebuildTarget::File(file) => {
+            (file.map(|file| paths::find_telling(&file, config_dir)).transpose()?, LoadMode::Start)
         }
     };
-    let loaded = places::load_as(file.clone(), environment, mode)?;
+    let loaded = paths::load_as(file.clone(), environment, mode)?;
     let name = config::instance_name(mode, None, file.as_deref(), &loaded.config);
     Ok((name, loaded))
 }
 
 /// Why nothing was done, and what to do.
-fn refused(name: &str, error: &RebuildError) -> String {
+fn explain_refusal(name: &str, error: &RebuildError) -> String {
     match error {
         RebuildError::Journal(OpenError::Locked { path, pid }) => {
             let by =
@@ -105,7 +111,7 @@ fn refused(name: &str, error: &RebuildError) -> String {
         }
         RebuildError::Build(_)
         | RebuildError::Outside { .. }
-        | RebuildError::Late { .. }
+        | RebuildError::TimedOut { .. }
         | RebuildError::NoSuchBlock { .. }
         | RebuildError::Journal(_) => error.to_string(),
     }
@@ -113,37 +119,37 @@ fn refused(name: &str, error: &RebuildError) -> String {
 
 /// The result, line by line.
 fn report(rebuilt: &Rebuilt, from: u64) -> String {
-    let Rebuilt { path, cursor, way } = rebuilt;
+    let Rebuilt { path, cursor, kind: way } = rebuilt;
     let path = path.display();
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = match way {
-        Way::Anew => writeln!(text, "{path}: begun anew"),
-        Way::Salvaged { aside, requests, transactions, .. } => writeln!(
+        RebuildKind::Anew => writeln!(text, "{path}: begun anew"),
+        RebuildKind::Salvaged { aside, requests, transactions, .. } => writeln!(
             text,
             "{path}: begun anew; the damaged one is kept as {}\n\
              taken over: {requests} unanswered requests, {transactions} signed transactions",
             aside.display()
         ),
-        Way::ReadAgain { before } => {
+        RebuildKind::CursorMovedBack { before } => {
             let before = before.map_or_else(|| "none".to_owned(), |block| block.number.to_string());
             writeln!(
                 text,
                 "{path}: in order, and keeps all it has; the last block read was {before}"
             )
         }
-        Way::NotThere { before } => writeln!(
+        RebuildKind::CursorNotReached { before } => writeln!(
             text,
             "{path}: in order, and read up to block {}: it reads block {from} in its turn, and \
              nothing was changed",
             before.number
         ),
     };
-    if let Way::NotThere { .. } = way {
+    if let RebuildKind::CursorNotReached { .. } = way {
         return text;
     }
     let _ = writeln!(text, "the chain is read again from block {} on", cursor.number + 1);
-    if let Way::Salvaged { at_most: Some(at_most), .. } = way
+    if let RebuildKind::Salvaged { at_most: Some(at_most), .. } = way
         && *at_most < from
     {
         let _ = writeln!(
@@ -158,14 +164,16 @@ fn report(rebuilt: &Rebuilt, from: u64) -> String {
 
 /// Has a running supervisor restart the instance now: a parked one would be tried only after
 /// minutes.
-async fn go_on(name: &str, candidates: &Candidates) -> String {
+async fn restart_instance(name: &str, candidates: &SocketCandidates) -> String {
     let request = Request::Restart { name: name.to_owned() };
     match control::ask(candidates, &request, DEADLINE).await {
-        Ok(Answer::Done { lines, .. }) => lines.iter().map(|line| printable(line) + "\n").collect(),
-        Ok(Answer::Refused { why } | Answer::Silent { why }) => {
+        Ok(Response::Done { lines, .. }) => {
+            lines.iter().map(|line| printable(line) + "\n").collect()
+        }
+        Ok(Response::Refused { why } | Response::Silent { why }) => {
             format!("the supervisor that runs does not start {name}: {}\n", printable(&why))
         }
-        Ok(Answer::Status { .. } | Answer::Told { .. } | Answer::Absent { .. })
+        Ok(Response::Status { .. } | Response::Told { .. } | Response::Absent { .. })
         | Err(AskError::NotFound(_)) => {
             format!("no supervisor answers: {name} goes on when it is started\n")
         }
@@ -183,7 +191,7 @@ mod tests {
     #[test]
     fn d8_a_journal_in_use_is_told_with_the_command_that_ends_it() {
         let path = PathBuf::from("a.sqlite3");
-        let told = refused("a", &OpenError::Locked { path, pid: Some(7) }.into());
+        let told = explain_refusal("a", &OpenError::Locked { path, pid: Some(7) }.into());
         assert!(told.contains("process 7") && told.contains("`kms-connector stop a`"), "{told}");
     }
 }

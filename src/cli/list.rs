@@ -6,24 +6,24 @@ use std::{
 };
 
 use super::{
-    output::{Exit, complain, describe, print},
-    places,
+    output::{ExitStatus, describe_wallet, print, print_error},
+    paths,
     status::{self, StatusError},
     text::{ago, short, table},
-    validate::counted,
+    validate::count_problems,
 };
 use crate::{
-    clock,
-    config::{self, Config, Environment, Loaded, Mode, Problems},
-    observe::status::InstanceStatus,
+    admin::status::InstanceStatus,
+    config::{self, Config, Environment, LoadMode, Loaded, Problems},
     supervisor::{
-        control::{AskError, Candidates},
-        directory,
+        config_dir::snapshot,
+        control::{AskError, SocketCandidates},
     },
+    time::clock,
 };
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Form {
+pub(super) enum ListFormat {
     Plain,
     Long,
     Json,
@@ -32,15 +32,15 @@ pub(super) enum Form {
 pub(super) async fn list(
     config_dir: &Path,
     environment: &Environment,
-    candidates: &Candidates,
+    candidates: &SocketCandidates,
     full_path: bool,
-    form: Form,
-) -> Exit {
-    let names = match places::config_names(config_dir) {
+    form: ListFormat,
+) -> ExitStatus {
+    let names = match paths::config_names(config_dir) {
         Ok(names) => names,
         Err(problems) => {
-            complain(problems);
-            return Exit::BadConfiguration;
+            print_error(problems);
+            return ExitStatus::BadConfiguration;
         }
     };
     let full = |name: &str| {
@@ -51,16 +51,17 @@ pub(super) async fn list(
         if full_path { full(name).display().to_string() } else { name.to_owned() }
     };
     let paths: Vec<PathBuf> = names.iter().map(|name| full(name)).collect();
-    let loaded = || places::load_all(&paths, environment, Mode::Supervise);
-    for odd in directory::misnamed(config_dir) {
-        complain(format_args!("warning: {odd}"));
+    let loaded = || paths::load_all(&paths, environment, LoadMode::Supervise);
+    for odd in snapshot::misnamed_entries(config_dir) {
+        print_error(format_args!("warning: {odd}"));
     }
     match form {
-        Form::Plain => {
-            print(&names.iter().map(|name| shown(name) + "\n").collect::<String>(), Exit::Success)
-        }
-        Form::Long => {
-            let running = Running::ask(candidates).await;
+        ListFormat::Plain => print(
+            &names.iter().map(|name| shown(name) + "\n").collect::<String>(),
+            ExitStatus::Success,
+        ),
+        ListFormat::Long => {
+            let running = RunningInstances::ask(candidates).await;
             let header = [
                 "FILE", "NAME", "STATUS", "CHAIN", "GATEWAY", "WALLET", "STATE", "SINCE",
                 "RESTARTS",
@@ -70,35 +71,35 @@ pub(super) async fn list(
                 let file = if full_path { shown(name) } else { short(name) };
                 rows.push(long_row(file, path, &loaded, running.of(path)));
                 if let Err(problems) = loaded.as_ref()
-                    && !problems.are_of_disabled()
+                    && !problems.is_disabled()
                 {
-                    complain(problems);
+                    print_error(problems);
                 }
             }
-            print(&table(&rows), Exit::Success)
+            print(&table(&rows), ExitStatus::Success)
         }
-        Form::Json => {
-            let running = Running::ask(candidates).await;
+        ListFormat::Json => {
+            let running = RunningInstances::ask(candidates).await;
             let files = names.iter().zip(&paths).zip(loaded());
             let entries: Vec<_> = files
                 .map(|((name, path), loaded)| json_entry(name, path, loaded, running.of(path)))
                 .collect();
-            print(&format!("{:#}\n", serde_json::Value::from(entries)), Exit::Success)
+            print(&format!("{:#}\n", serde_json::Value::from(entries)), ExitStatus::Success)
         }
     }
 }
 
 /// The instances of the running supervisor; empty if none answers.
-struct Running(Vec<(PathBuf, InstanceStatus)>);
+struct RunningInstances(Vec<(PathBuf, InstanceStatus)>);
 
-impl Running {
-    async fn ask(candidates: &Candidates) -> Self {
+impl RunningInstances {
+    async fn ask(candidates: &SocketCandidates) -> Self {
         let instances = match status::ask(candidates).await {
             Ok(status) => status.instances,
             // No supervisor runs: nothing to report. Any other error is worth a message.
             Err(StatusError::Ask(AskError::NotFound(miss))) if !miss.is_forbidden() => Vec::new(),
             Err(error) => {
-                complain(format_args!("the states are not known: {error}"));
+                print_error(format_args!("the states are not known: {error}"));
                 Vec::new()
             }
         };
@@ -129,8 +130,8 @@ fn verdict(loaded: &Result<Loaded, Problems>) -> String {
     match loaded {
         Ok(loaded) if loaded.config.enabled => "ok".to_owned(),
         Ok(_) => "disabled".to_owned(),
-        Err(problems) if problems.are_of_disabled() => "disabled".to_owned(),
-        Err(problems) => counted(problems),
+        Err(problems) if problems.is_disabled() => "disabled".to_owned(),
+        Err(problems) => count_problems(problems),
     }
 }
 
@@ -145,7 +146,9 @@ fn long_row(
     };
     let name = loaded.as_ref().map_or_else(
         |_| "-".to_owned(),
-        |loaded| short(&config::instance_name(Mode::Supervise, None, Some(path), &loaded.config)),
+        |loaded| {
+            short(&config::instance_name(LoadMode::Supervise, None, Some(path), &loaded.config))
+        },
     );
     let now = clock::unix_millis();
     let state =
@@ -156,7 +159,7 @@ fn long_row(
         verdict(loaded),
         of(|config| config.chain_id.to_string()),
         of(|config| config.gateway_url.to_string()),
-        of(|config| describe(config.wallet.as_ref())),
+        of(|config| describe_wallet(config.wallet.as_ref())),
         state(&|running| running.state.word().to_owned()),
         state(&|running| ago(now, running.since_ms)),
         state(&|running| running.restarts.to_string()),
@@ -172,7 +175,7 @@ fn json_entry(
     let status = match &loaded {
         Ok(loaded) if loaded.config.enabled => "ok",
         Ok(_) => "disabled",
-        Err(problems) if problems.are_of_disabled() => "disabled",
+        Err(problems) if problems.is_disabled() => "disabled",
         Err(_) => "bad",
     };
     let mut entry =
@@ -180,14 +183,14 @@ fn json_entry(
     match loaded {
         Ok(Loaded { config, warnings }) => {
             entry["name"] =
-                config::instance_name(Mode::Supervise, None, Some(path), &config).into();
+                config::instance_name(LoadMode::Supervise, None, Some(path), &config).into();
             entry["chain_id"] = config.chain_id.into();
             entry["gateway"] = config.gateways().into();
             entry["kms_core"] =
                 (!config.observes()).then(|| config.kms_core_endpoint.to_string()).into();
             entry["decryption_address"] = config.decryption_address.to_string().into();
             entry["mode"] = if config.observes() { "observe" } else { "answer" }.into();
-            entry["wallet"] = describe(config.wallet.as_ref()).into();
+            entry["wallet"] = describe_wallet(config.wallet.as_ref()).into();
             entry["warnings"] = warnings.iter().map(ToString::to_string).collect();
         }
         Err(problems) => {

@@ -11,15 +11,15 @@ use clap_mangen::{
 use super::{
     AFTER_HELP, Cli,
     guide::{Block, GUIDE, blocks, plain},
-    output::{Exit, complain, print},
+    output::{ExitStatus, print, print_error},
 };
 
 const NAME: &str = "kms-connector";
 
-pub(super) fn completions(shell: Shell) -> Exit {
+pub(super) fn completions(shell: Shell) -> ExitStatus {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), NAME, &mut script);
-    print(&String::from_utf8_lossy(&script), Exit::Success)
+    print(&String::from_utf8_lossy(&script), ExitStatus::Success)
 }
 
 /// The sections of the manual that have a page of ours.
@@ -33,16 +33,16 @@ pub(super) enum Section {
     Guide,
 }
 
-pub(super) fn page(section: Section) -> Exit {
+pub(super) fn page(section: Section) -> ExitStatus {
     let page = match section {
         Section::Commands => render(),
         Section::Guide => render_guide(),
     };
     match page {
-        Ok(page) => print(&String::from_utf8_lossy(&page), Exit::Success),
+        Ok(page) => print(&String::from_utf8_lossy(&page), ExitStatus::Success),
         Err(error) => {
-            complain(format_args!("cannot make the manual page: {error}"));
-            Exit::Failure
+            print_error(format_args!("cannot make the manual page: {error}"));
+            ExitStatus::Failure
         }
     }
 }

@@ -3,35 +3,35 @@
 use std::time::Duration;
 
 use super::{
-    output::{Exit, complain, print},
+    output::{ExitStatus, print, print_error},
     text::printable,
 };
-use crate::supervisor::control::{self, Answer, Candidates, Request};
+use crate::supervisor::control::{self, Request, Response, SocketCandidates};
 
 /// A little longer than the supervisor's own deadline.
 const DEADLINE: Duration = Duration::from_secs(70);
 
 /// Sends the request and prints a line for each instance concerned.
-pub(super) async fn operate(request: Request, candidates: &Candidates) -> Exit {
+pub(super) async fn operate(request: Request, candidates: &SocketCandidates) -> ExitStatus {
     match control::ask(candidates, &request, DEADLINE).await {
-        Ok(Answer::Done { lines, failed }) => {
+        Ok(Response::Done { lines, failed }) => {
             let text: String = lines.iter().map(|line| printable(line) + "\n").collect();
-            print(&text, if failed { Exit::Failure } else { Exit::Success })
+            print(&text, if failed { ExitStatus::Failure } else { ExitStatus::Success })
         }
-        Ok(Answer::Refused { why } | Answer::Silent { why }) => {
-            complain(why);
-            Exit::Failure
+        Ok(Response::Refused { why } | Response::Silent { why }) => {
+            print_error(why);
+            ExitStatus::Failure
         }
-        Ok(Answer::Status { .. } | Answer::Told { .. } | Answer::Absent { .. }) => {
-            complain(
+        Ok(Response::Status { .. } | Response::Told { .. } | Response::Absent { .. }) => {
+            print_error(
                 "the supervisor answered another question: it may be of another version; restart it \
                  with this program",
             );
-            Exit::Failure
+            ExitStatus::Failure
         }
         Err(error) => {
-            complain(error);
-            Exit::Failure
+            print_error(error);
+            ExitStatus::Failure
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::config::{Environment, Wallet};
 
 /// The exit status of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
+pub enum ExitStatus {
     Success,
     Failure,
     /// The command line is invalid.
@@ -19,7 +19,7 @@ pub enum Exit {
     BadConfiguration,
 }
 
-impl Exit {
+impl ExitStatus {
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
@@ -31,8 +31,8 @@ impl Exit {
     }
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
+impl From<ExitStatus> for ExitCode {
+    fn from(exit: ExitStatus) -> Self {
         Self::from(exit.code())
     }
 }
@@ -43,7 +43,7 @@ pub(super) fn colours(environment: &Environment) -> bool {
 }
 
 /// Describes the signer, never its key.
-pub(super) fn describe(wallet: Option<&Wallet>) -> String {
+pub(super) fn describe_wallet(wallet: Option<&Wallet>) -> String {
     match wallet {
         Some(Wallet::PrivateKey(key)) => format!("private key, address {}", key.address()),
         Some(Wallet::AwsKms { key_id, .. }) => format!("AWS KMS, key {key_id}"),
@@ -53,24 +53,24 @@ pub(super) fn describe(wallet: Option<&Wallet>) -> String {
 
 /// Writes a result to stdout and returns `ending`. A reader that closes the pipe early (`list |
 /// head -1`) is no failure.
-pub(super) fn print(text: &str, ending: Exit) -> Exit {
-    match show(text) {
+pub(super) fn print(text: &str, ending: ExitStatus) -> ExitStatus {
+    match write_stdout(text) {
         Ok(()) => ending,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ending,
         Err(error) => {
-            complain(format_args!("cannot write to stdout: {error}"));
-            Exit::Failure
+            print_error(format_args!("cannot write to stdout: {error}"));
+            ExitStatus::Failure
         }
     }
 }
 
-pub(super) fn show(text: &str) -> io::Result<()> {
+pub(super) fn write_stdout(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
 }
 
 /// Writes lines to stderr. If that is closed there is nobody to tell.
-pub(super) fn complain(text: impl std::fmt::Display) {
+pub(super) fn print_error(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{}", text::printable(&text.to_string()));
 }

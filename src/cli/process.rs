@@ -1,7 +1,7 @@
 //! The limits of this process: core dumps, open files and threads.
 
 mod limits;
-pub(super) mod dumps;
+pub(super) mod core_dumps;
 pub(super) mod open_files;
 mod threads;
 

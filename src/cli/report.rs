@@ -4,10 +4,12 @@
 //! is not simply running: what it waits for or why it is down, until when, and what to do.
 
 use super::text::{Colour, ago, due, painted, pairs, printable, short, span, utc, when};
-use crate::observe::{
-    advice::what_to_do,
-    errors::LastError,
-    status::{CatchUp, InstanceStatus, Reload, State, Status},
+use crate::{
+    admin::{
+        advice::what_to_do,
+        status::{CatchUp, InstanceState, InstanceStatus, ReloadStatus, Status},
+    },
+    telemetry::errors::LastError,
 };
 
 /// How a report is rendered.
@@ -21,7 +23,7 @@ type Lines = Vec<(&'static str, String)>;
 
 /// The status of all instances.
 pub(super) fn overview(status: &Status, style: Style) -> String {
-    let mut text = process(status, style.now_ms) + "\n";
+    let mut text = process_block(status, style.now_ms) + "\n";
     if status.instances.is_empty() {
         return text + "no instances\n";
     }
@@ -58,7 +60,7 @@ pub(super) fn instance_is_well(instance: &InstanceStatus) -> bool {
     !instance.state.is_down() && instance.reload_failed.is_none()
 }
 
-fn process(status: &Status, now_ms: u64) -> String {
+fn process_block(status: &Status, now_ms: u64) -> String {
     let Status { version, pid, started_at_ms, listen, config_dir, reload, instances, .. } = status;
     let files = config_dir.as_ref().map_or_else(
         || "one configuration, read again only on request".to_owned(),
@@ -70,15 +72,15 @@ fn process(status: &Status, now_ms: u64) -> String {
         vec![("up", up), ("files", files), ("last change", last_change(reload, now_ms))];
     lines.extend(listen.iter().map(|address| ("page", format!("http://{address}/"))));
     let told_below = |problem: &&String| {
-        instances.iter().filter_map(complaint).any(|why| problem.ends_with(why))
+        instances.iter().filter_map(apply_problem).any(|why| problem.ends_with(why))
     };
     let elsewhere = reload.problems.iter().filter(|problem| !told_below(problem));
     lines.extend(elsewhere.map(|problem| ("problem", problem.clone())));
     format!("kms-connector {}, pid {pid}\n{}", printable(version), pairs(&lines))
 }
 
-fn last_change(reload: &Reload, now_ms: u64) -> String {
-    let Reload { at_ms, succeeded_at_ms, problems } = reload;
+fn last_change(reload: &ReloadStatus, now_ms: u64) -> String {
+    let ReloadStatus { at_ms, succeeded_at_ms, problems } = reload;
     if *at_ms == 0 && problems.is_empty() {
         return "none yet".to_owned();
     }
@@ -122,12 +124,14 @@ fn row(instance: &InstanceStatus, now_ms: u64) -> [String; 9] {
     ]
 }
 
-fn colour(state: &State) -> Colour {
+fn colour(state: &InstanceState) -> Colour {
     match state {
-        State::Running => Colour::Green,
-        State::Starting | State::Waiting { .. } | State::Draining => Colour::Yellow,
-        State::BackingOff { .. } | State::Parked { .. } => Colour::Red,
-        State::Stopped { .. } => Colour::Dim,
+        InstanceState::Running => Colour::Green,
+        InstanceState::Starting | InstanceState::Waiting { .. } | InstanceState::Draining => {
+            Colour::Yellow
+        }
+        InstanceState::BackingOff { .. } | InstanceState::Parked { .. } => Colour::Red,
+        InstanceState::Stopped { .. } => Colour::Dim,
     }
 }
 
@@ -142,19 +146,19 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     let InstanceStatus { name, state, .. } = instance;
     let mut lines = Lines::new();
     match state {
-        State::Running => {}
-        State::Starting => lines.push((SINCE, when(now_ms, instance.since_ms))),
-        State::Draining => {
+        InstanceState::Running => {}
+        InstanceState::Starting => lines.push((SINCE, when(now_ms, instance.since_ms))),
+        InstanceState::Draining => {
             lines.push((SINCE, when(now_ms, instance.since_ms)));
             lines.push(("finishing", format!("{} requests in hand", instance.gauges.in_hand)));
         }
-        State::Waiting { on, why } => {
+        InstanceState::Waiting { on, why } => {
             lines.push(("for", on.clone()));
             lines.push((SINCE, when(now_ms, instance.since_ms)));
             lines.push(("why", why.clone()));
         }
-        State::BackingOff { until_ms } => lines.push(("next try", due(now_ms, *until_ms))),
-        State::Parked { why, retry_at_ms } => {
+        InstanceState::BackingOff { until_ms } => lines.push(("next try", due(now_ms, *until_ms))),
+        InstanceState::Parked { why, retry_at_ms } => {
             lines.push((SINCE, when(now_ms, instance.since_ms)));
             lines.push(("why", why.clone()));
             let next = retry_at_ms.map_or_else(
@@ -163,12 +167,12 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
             );
             lines.push(("next try", next));
         }
-        State::Stopped { by } => {
+        InstanceState::Stopped { by } => {
             lines.push(("by", by.as_str().to_owned()));
             lines.push((SINCE, when(now_ms, instance.since_ms)));
         }
     }
-    let told = parked_for(state);
+    let told = parked_reason(state);
     if !state.is_up()
         && let Some(error) = last_error(instance, now_ms)
     {
@@ -177,7 +181,7 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     let warnings: Vec<String> = instance
         .last_warnings
         .iter()
-        .filter(|warning| state.is_up() && !is_told(state, &warning.text))
+        .filter(|warning| state.is_up() && !is_already_shown(state, &warning.text))
         .map(|LastError { at_ms, text }| format!("{text}\n{}", when(now_ms, *at_ms)))
         .collect();
     if !warnings.is_empty() {
@@ -187,7 +191,7 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
         let label = if instance.reload_waits { "new file waits" } else { "reload failed" };
         lines.push((label, why.clone()));
     }
-    if instance.changing && *state != State::Starting {
+    if instance.changing && *state != InstanceState::Starting {
         lines.push(("changing", "its new configuration is being checked or started".to_owned()));
     }
     if let Some(catching_up) = &instance.gauges.catching_up {
@@ -205,7 +209,7 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     if state.is_up() && instance.gauges.held > 0 {
         let held = instance.gauges.held;
         let each = format!("`kms-connector requests --held --instance {name}` shows each");
-        let held = instance.gauges.reasons().unwrap_or_else(|| held.to_string());
+        let held = instance.gauges.hold_counts().unwrap_or_else(|| held.to_string());
         lines.push(("held", format!("{held}; {each}")));
     }
     let to_do = what_to_do(instance);
@@ -216,33 +220,33 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
 }
 
 /// Why its file does not run, as its block shows it.
-fn complaint(instance: &InstanceStatus) -> Option<&String> {
-    instance.reload_failed.as_ref().or(parked_for(&instance.state))
+fn apply_problem(instance: &InstanceStatus) -> Option<&String> {
+    instance.reload_failed.as_ref().or(parked_reason(&instance.state))
 }
 
-fn parked_for(state: &State) -> Option<&String> {
+fn parked_reason(state: &InstanceState) -> Option<&String> {
     match state {
-        State::Parked { why, .. } => Some(why),
-        State::Starting
-        | State::Waiting { .. }
-        | State::Running
-        | State::Draining
-        | State::BackingOff { .. }
-        | State::Stopped { .. } => None,
+        InstanceState::Parked { why, .. } => Some(why),
+        InstanceState::Starting
+        | InstanceState::Waiting { .. }
+        | InstanceState::Running
+        | InstanceState::Draining
+        | InstanceState::BackingOff { .. }
+        | InstanceState::Stopped { .. } => None,
     }
 }
 
 /// Returns whether its block already contains the text.
-fn is_told(state: &State, text: &str) -> bool {
+fn is_already_shown(state: &InstanceState, text: &str) -> bool {
     match state {
-        State::Parked { why, .. } | State::Waiting { why, .. } => {
+        InstanceState::Parked { why, .. } | InstanceState::Waiting { why, .. } => {
             !why.is_empty() && text.contains(why.as_str())
         }
-        State::Starting
-        | State::Running
-        | State::Draining
-        | State::BackingOff { .. }
-        | State::Stopped { .. } => false,
+        InstanceState::Starting
+        | InstanceState::Running
+        | InstanceState::Draining
+        | InstanceState::BackingOff { .. }
+        | InstanceState::Stopped { .. } => false,
     }
 }
 
@@ -250,7 +254,8 @@ const SINCE: &str = "since";
 const LAST_ERROR: &str = "last error";
 
 fn last_error(instance: &InstanceStatus, now_ms: u64) -> Option<(&'static str, String)> {
-    let error = instance.last_error.as_ref().filter(|one| !is_told(&instance.state, &one.text))?;
+    let error =
+        instance.last_error.as_ref().filter(|one| !is_already_shown(&instance.state, &one.text))?;
     Some((LAST_ERROR, format!("{}\n{}", error.text, when(now_ms, error.at_ms))))
 }
 

@@ -11,29 +11,31 @@ use std::{
 
 use tokio::time::sleep;
 
-pub(super) use self::source::Whose;
+pub(super) use self::source::RequestsTarget;
 use self::{
-    print::{IN_SHORT, overview, stage, story},
-    source::{Asked, OTHER, Source, ask_running},
+    print::{REASON_WIDTH, overview, stage, story},
+    source::{AnswerSource, LiveAnswer, UNEXPECTED_ANSWER, ask_running},
 };
 use super::{
-    output::{Exit, complain, print, show},
+    output::{ExitStatus, print, print_error, write_stdout},
     text::printable,
 };
 use crate::{
-    clock,
-    observe::requests::{self, Backfilled, Inquiry, RequestLine, Retried, Told, Verdict},
+    admin::requests::{
+        self, Backfilled, Inquiry, InquiryAnswer, RequestOverview, Retried, RetryVerdict,
+    },
+    time::clock,
 };
 
 /// How long a request that ended without an answer is listed by default.
-const RECENTLY: Duration = Duration::from_hours(24);
+const RECENT: Duration = Duration::from_hours(24);
 /// How long and how often the result of a retry is watched.
-const WATCHED: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const RETRY_WATCH: Duration = Duration::from_secs(5);
+const RETRY_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The requests to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum ListFilter {
     /// Unfinished, or recently ended without an answer.
     Open,
     Held,
@@ -41,7 +43,7 @@ pub(super) enum Which {
     All,
 }
 
-impl Which {
+impl ListFilter {
     /// Unfinished requests are listed in the order of processing, ended ones newest first.
     fn is_newest_first(self) -> bool {
         match self {
@@ -51,21 +53,21 @@ impl Which {
     }
 
     /// The filters to ask for, one after the other.
-    fn parts(self, now_ms: u64) -> Vec<requests::Which> {
-        let day = u64::try_from(RECENTLY.as_millis()).unwrap_or(u64::MAX);
-        let recently = requests::Which::Ended { since_ms: now_ms.saturating_sub(day) };
+    fn filters(self, now_ms: u64) -> Vec<requests::InquiryFilter> {
+        let day = u64::try_from(RECENT.as_millis()).unwrap_or(u64::MAX);
+        let recently = requests::InquiryFilter::Ended { since_ms: now_ms.saturating_sub(day) };
         match self {
-            Self::Open => vec![requests::Which::Unfinished, recently],
-            Self::Held => vec![requests::Which::Held],
-            Self::Refused => vec![requests::Which::Ended { since_ms: 0 }],
-            Self::All => vec![requests::Which::All],
+            Self::Open => vec![requests::InquiryFilter::Unfinished, recently],
+            Self::Held => vec![requests::InquiryFilter::Held],
+            Self::Refused => vec![requests::InquiryFilter::Ended { since_ms: 0 }],
+            Self::All => vec![requests::InquiryFilter::All],
         }
     }
 }
 
-fn failed(why: &str) -> Exit {
-    complain(why);
-    Exit::Failure
+fn failed(why: &str) -> ExitStatus {
+    print_error(why);
+    ExitStatus::Failure
 }
 
 /// A JSON value on several lines.
@@ -74,19 +76,24 @@ fn pretty(value: &impl serde::Serialize) -> String {
 }
 
 /// Prints the list.
-pub(super) async fn list(whose: Whose, which: Which, limit: u32, json: bool) -> Exit {
+pub(super) async fn list(
+    whose: RequestsTarget,
+    which: ListFilter,
+    limit: u32,
+    json: bool,
+) -> ExitStatus {
     let name = whose.name.clone();
-    let mut source = Source::of(whose);
+    let mut source = AnswerSource::of(whose);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let newest_first = which.is_newest_first();
     let (mut found, mut more) = (Vec::new(), false);
-    for part in which.parts(clock::unix_millis()) {
+    for part in which.filters(clock::unix_millis()) {
         let mut after = None;
         loop {
             let told = source.ask(Inquiry::List { which: part, after }).await;
             let (requests, next) = match told {
-                Ok(Told::Lines { requests, next }) => (requests, next),
-                Ok(_) => return failed(OTHER),
+                Ok(InquiryAnswer::Lines { requests, next }) => (requests, next),
+                Ok(_) => return failed(UNEXPECTED_ANSWER),
                 Err(why) => return failed(&why),
             };
             found.extend(requests);
@@ -106,19 +113,19 @@ pub(super) async fn list(whose: Whose, which: Which, limit: u32, json: bool) -> 
     more |= found.len() > limit;
     found.truncate(limit);
     if json {
-        return print(&pretty(&found), Exit::Success);
+        return print(&pretty(&found), ExitStatus::Success);
     }
-    let mut text = format!("{name}: {}\n", source.described().await);
+    let mut text = format!("{name}: {}\n", source.describe().await);
     if found.is_empty() {
         text += match which {
-            Which::Open => "nothing unfinished, and nothing refused in the last day\n",
-            Which::Held => "nothing held\n",
-            Which::Refused => "nothing ended without an answer\n",
-            Which::All => "no requests\n",
+            ListFilter::Open => "nothing unfinished, and nothing refused in the last day\n",
+            ListFilter::Held => "nothing held\n",
+            ListFilter::Refused => "nothing ended without an answer\n",
+            ListFilter::All => "no requests\n",
         };
-        return print(&text, Exit::Success);
+        return print(&text, ExitStatus::Success);
     }
-    let longest = if io::stdout().is_terminal() { IN_SHORT } else { usize::MAX };
+    let longest = if io::stdout().is_terminal() { REASON_WIDTH } else { usize::MAX };
     text += &overview(&found, clock::unix_millis(), longest);
     if more {
         text.extend([
@@ -129,7 +136,7 @@ pub(super) async fn list(whose: Whose, which: Which, limit: u32, json: bool) -> 
             "` has all\n",
         ]);
     }
-    print(&text, Exit::Success)
+    print(&text, ExitStatus::Success)
 }
 
 /// Keeps only the last `limit` entries. Returns whether any was dropped.
@@ -140,15 +147,15 @@ fn keep_last<T>(found: &mut Vec<T>, limit: usize) -> bool {
 }
 
 /// Prints everything about the requests of one id.
-pub(super) async fn show_one(whose: Whose, id: String, json: bool) -> Exit {
-    let mut source = Source::of(whose);
+pub(super) async fn show_one(whose: RequestsTarget, id: String, json: bool) -> ExitStatus {
+    let mut source = AnswerSource::of(whose);
     let stories = match source.ask(Inquiry::Show { id }).await {
-        Ok(Told::Stories { requests }) => requests,
-        Ok(_) => return failed(OTHER),
+        Ok(InquiryAnswer::Stories { requests }) => requests,
+        Ok(_) => return failed(UNEXPECTED_ANSWER),
         Err(why) => return failed(&why),
     };
     if json {
-        return print(&pretty(&stories), Exit::Success);
+        return print(&pretty(&stories), ExitStatus::Success);
     }
     let now_ms = clock::unix_millis();
     let mut text = String::new();
@@ -158,54 +165,56 @@ pub(super) async fn show_one(whose: Whose, id: String, json: bool) -> Exit {
     }
     let stories: Vec<String> = stories.iter().map(|one| story(one, now_ms)).collect();
     text += &stories.join("\n");
-    print(&text, Exit::Success)
+    print(&text, ExitStatus::Success)
 }
 
 /// Retries the requests of one id.
-pub(super) async fn retry(whose: Whose, id: String, json: bool) -> Exit {
-    let mut source = Source::of(whose);
+pub(super) async fn retry(whose: RequestsTarget, id: String, json: bool) -> ExitStatus {
+    let mut source = AnswerSource::of(whose);
     let retried = match source.ask(Inquiry::Retry { id: id.clone() }).await {
-        Ok(Told::Retried { requests }) => requests,
-        Ok(_) => return failed(OTHER),
+        Ok(InquiryAnswer::Retried { requests }) => requests,
+        Ok(_) => return failed(UNEXPECTED_ANSWER),
         Err(why) => return failed(&why),
     };
-    let refused = retried.iter().all(|one| one.verdict == Verdict::Refused);
-    let ending = if refused { Exit::Failure } else { Exit::Success };
+    let refused = retried.iter().all(|one| one.verdict == RetryVerdict::Refused);
+    let ending = if refused { ExitStatus::Failure } else { ExitStatus::Success };
     if json {
         return print(&pretty(&retried), ending);
     }
     let line = |Retried { id, text, .. }: &Retried| format!("{id}: {}\n", printable(text));
     let told = print(&retried.iter().map(line).collect::<String>(), ending);
-    let walks = |one: &Retried| matches!(one.verdict, Verdict::Tried | Verdict::OpenedAgain);
-    if source.stopped.is_some() || !retried.iter().any(walks) {
+    let walks =
+        |one: &Retried| matches!(one.verdict, RetryVerdict::Tried | RetryVerdict::OpenedAgain);
+    if source.journal.is_some() || !retried.iter().any(walks) {
         return told;
     }
-    print(&came_of(&mut source, &id).await, told)
+    print(&watch_retry(&mut source, &id).await, told)
 }
 
 /// The state some seconds after a retry, which tells whether it helped.
-async fn came_of(source: &mut Source, id: &str) -> String {
+async fn watch_retry(source: &mut AnswerSource, id: &str) -> String {
     let mut found = Vec::new();
-    for _ in 0..WATCHED.as_secs() {
-        sleep(LOOK_EVERY).await;
-        let Ok(Told::Stories { requests }) = source.ask(Inquiry::Show { id: id.to_owned() }).await
+    for _ in 0..RETRY_WATCH.as_secs() {
+        sleep(RETRY_POLL_INTERVAL).await;
+        let Ok(InquiryAnswer::Stories { requests }) =
+            source.ask(Inquiry::Show { id: id.to_owned() }).await
         else {
             break;
         };
         found = requests;
-        if found.iter().all(|one| one.line.held.is_none()) {
+        if found.iter().all(|one| one.overview.held.is_none()) {
             break;
         }
     }
-    found.iter().map(|one| after(&one.line)).collect()
+    found.iter().map(|one| state_after_retry(&one.overview)).collect()
 }
 
-fn after(line: &RequestLine) -> String {
+fn state_after_retry(line: &RequestOverview) -> String {
     match &line.held {
         Some(held) if line.outcome.is_none() => format!(
             "{}: still held {} s later ({}: {})\n",
             line.id,
-            WATCHED.as_secs(),
+            RETRY_WATCH.as_secs(),
             held.reason,
             printable(&held.detail).replace('\n', " ")
         ),
@@ -214,47 +223,53 @@ fn after(line: &RequestLine) -> String {
 }
 
 /// Prints one line of JSON per request, page by page.
-pub(super) async fn export(whose: Whose, which: Which) -> Exit {
-    let mut source = Source::of(whose);
-    for part in which.parts(clock::unix_millis()) {
+pub(super) async fn export(whose: RequestsTarget, which: ListFilter) -> ExitStatus {
+    let mut source = AnswerSource::of(whose);
+    for part in which.filters(clock::unix_millis()) {
         let mut after = None;
         loop {
             let told = source.ask(Inquiry::Export { which: part, after }).await;
             let (requests, next) = match told {
-                Ok(Told::Exported { requests, next }) => (requests, next),
-                Ok(_) => return failed(OTHER),
+                Ok(InquiryAnswer::Exported { requests, next }) => (requests, next),
+                Ok(_) => return failed(UNEXPECTED_ANSWER),
                 Err(why) => return failed(&why),
             };
             let line = |request| serde_json::to_string(request).expect("maps with text keys only");
             let text: String = requests.iter().map(|request| line(request) + "\n").collect();
-            match show(&text) {
+            match write_stdout(&text) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Exit::Success,
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    return ExitStatus::Success;
+                }
                 Err(error) => return failed(&format!("cannot write to stdout: {error}")),
             }
             let Some(next) = next else { break };
             after = Some(next);
         }
     }
-    Exit::Success
+    ExitStatus::Success
 }
 
 /// Has a running instance read blocks again, in pieces, and prints the progress.
-pub(super) async fn backfill(whose: Whose, from: u64, to: Option<u64>) -> Exit {
+pub(super) async fn backfill(whose: RequestsTarget, from: u64, to: Option<u64>) -> ExitStatus {
     let (mut next, mut requests, mut new) = (from, 0, 0);
     loop {
         let told = match ask_running(&whose, &Inquiry::Backfill { from: next, to }).await {
-            Ok(Asked::Told(told)) => told,
-            Ok(Asked::Absent { why, .. }) => {
-                return failed(&nobody_reads(&whose.name, next, &why));
+            Ok(LiveAnswer::Told(told)) => told,
+            Ok(LiveAnswer::Absent { why, .. }) => {
+                return failed(&explain_not_running(&whose.name, next, &why));
             }
             Err(why) => return failed(&why),
         };
-        let Told::Backfilled(Backfilled {
-            to: read_up_to, end, requests: found, new: more, ..
+        let InquiryAnswer::Backfilled(Backfilled {
+            to: read_up_to,
+            end,
+            requests: found,
+            new: more,
+            ..
         }) = told
         else {
-            return failed(OTHER);
+            return failed(UNEXPECTED_ANSWER);
         };
         requests += found;
         new += more;
@@ -263,9 +278,9 @@ pub(super) async fn backfill(whose: Whose, from: u64, to: Option<u64>) -> Exit {
             let text = format!(
                 "{blocks} blocks read ({from} to {end}): {requests} requests, {new} of them new\n"
             );
-            return print(&text, Exit::Success);
+            return print(&text, ExitStatus::Success);
         }
-        complain(format_args!(
+        print_error(format_args!(
             "read up to block {read_up_to} of {end}: {requests} requests, {new} of them new"
         ));
         next = read_up_to + 1;
@@ -273,7 +288,7 @@ pub(super) async fn backfill(whose: Whose, from: u64, to: Option<u64>) -> Exit {
 }
 
 /// Why no block is read. The cause comes first: the name may be mistyped.
-fn nobody_reads(name: &str, from: u64, why: &str) -> String {
+fn explain_not_running(name: &str, from: u64, why: &str) -> String {
     format!(
         "{why}\n(blocks are read again by a running instance: start it, or have its next start read them \
          with `kms-connector journal rebuild --from {from} --instance {name}`)"
@@ -286,19 +301,19 @@ mod tests {
 
     use super::*;
     use crate::{
-        observe::requests::{Accepted, EventPlace, HeldFor, RequestStory, TransactionLine},
+        admin::requests::{Accepted, EventPlace, HoldSummary, RequestDetail, TransactionSummary},
         supervisor::control,
     };
 
     const NOW: u64 = 1_790_000_000_000;
 
-    fn held() -> RequestLine {
-        RequestLine {
+    fn held() -> RequestOverview {
+        RequestOverview {
             id: "0x5".to_owned(),
             content: format!("0x{}", "ab".repeat(32)),
             kind: "user_decryption".to_owned(),
             stage: "answered".to_owned(),
-            held: Some(HeldFor {
+            held: Some(HoldSummary {
                 reason: "no_funds".to_owned(),
                 detail: "fund the wallet\nnow".to_owned(),
                 since_ms: NOW - 120_000,
@@ -317,8 +332,8 @@ mod tests {
         }
     }
 
-    fn refused() -> RequestLine {
-        RequestLine {
+    fn refused() -> RequestOverview {
+        RequestOverview {
             id: "0x6".to_owned(),
             stage: "settled".to_owned(),
             held: None,
@@ -331,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_line_says_where_it_stands_since_when_and_why() {
-        let text = overview(&[held(), refused()], NOW, IN_SHORT);
+        let text = overview(&[held(), refused()], NOW, REASON_WIDTH);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].contains("answered held  2m ago"), "{text}");
         assert!(lines[1].contains("1h   3         77"), "{text}");
@@ -344,21 +359,24 @@ mod tests {
 
     #[test]
     fn what_became_of_a_try_is_told() {
-        assert_eq!(after(&held()), "0x5: still held 5 s later (no_funds: fund the wallet now)\n");
-        assert_eq!(after(&refused()), "0x6: now refused\n");
+        assert_eq!(
+            state_after_retry(&held()),
+            "0x5: still held 5 s later (no_funds: fund the wallet now)\n"
+        );
+        assert_eq!(state_after_retry(&refused()), "0x6: now refused\n");
     }
 
     #[test]
     fn a_story_tells_every_door_and_transaction() {
-        let sent = |nonce, mined_in_block, given_up: Option<&str>| TransactionLine {
+        let sent = |nonce, mined_in_block, given_up: Option<&str>| TransactionSummary {
             hash: format!("0x{nonce}"),
             nonce,
             signed_at_ms: NOW,
             mined_in_block,
             given_up: given_up.map(str::to_owned),
         };
-        let one = RequestStory {
-            line: held(),
+        let one = RequestDetail {
+            overview: held(),
             generation: Some("G9".to_owned()),
             event: EventPlace {
                 block: 77,
@@ -400,7 +418,7 @@ mod tests {
 
     #[tokio::test]
     async fn c10_a_mistyped_name_is_told_first() {
-        let whose = Whose {
+        let whose = RequestsTarget {
             name: "on".to_owned(),
             state_dir: Some(PathBuf::from("/nonexistent/state")),
             candidates: control::candidates(
@@ -410,14 +428,14 @@ mod tests {
             ),
         };
         let why = "there is no instance on; there are: one";
-        let told = Source::of(whose).find(why).await.err().unwrap();
+        let told = AnswerSource::of(whose).find(why).await.err().unwrap();
         assert!(told.starts_with(why) && told.contains("/nonexistent/state"), "{told}");
     }
 
     #[test]
     fn d8_whoever_mistyped_a_name_is_told_that_first_by_backfill_too() {
         let why = "there is no instance zz; there are: a";
-        let told = nobody_reads("zz", 7, why);
+        let told = explain_not_running("zz", 7, why);
         assert!(told.starts_with(why) && told.contains("--from 7"), "{told}");
     }
 
@@ -427,14 +445,17 @@ mod tests {
         assert!(!keep_last(&mut found, 2));
         found.extend([3, 4, 5]);
         assert!(keep_last(&mut found, 2) && found == [4, 5], "{found:?}");
-        assert!(Which::All.is_newest_first() && !Which::Open.is_newest_first());
+        assert!(ListFilter::All.is_newest_first() && !ListFilter::Open.is_newest_first());
     }
 
     #[test]
     fn by_default_the_last_day_counts() {
         let day = 86_400_000;
-        let parts = Which::Open.parts(NOW);
-        assert_eq!(parts[1], requests::Which::Ended { since_ms: NOW - day });
-        assert_eq!(Which::Refused.parts(NOW), [requests::Which::Ended { since_ms: 0 }]);
+        let parts = ListFilter::Open.filters(NOW);
+        assert_eq!(parts[1], requests::InquiryFilter::Ended { since_ms: NOW - day });
+        assert_eq!(
+            ListFilter::Refused.filters(NOW),
+            [requests::InquiryFilter::Ended { since_ms: 0 }]
+        );
     }
 }

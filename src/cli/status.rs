@@ -8,23 +8,23 @@ use std::{
 use tokio::time::sleep;
 
 use super::{
-    output::{Exit, complain, print, show},
+    output::{ExitStatus, print, print_error, write_stdout},
     report::{self, Style},
     text::printable,
 };
 use crate::{
-    clock,
-    observe::status::{InstanceStatus, Status},
-    supervisor::control::{self, Answer, AskError, Candidates, Request},
+    admin::status::{InstanceStatus, Status},
+    supervisor::control::{self, AskError, Request, Response, SocketCandidates},
+    time::clock,
 };
 
 /// The supervisor's loop answers at once unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(10);
-const EVERY: Duration = Duration::from_secs(1);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What to show.
 #[derive(Debug)]
-pub(super) struct Wish {
+pub(super) struct StatusOptions {
     /// One instance instead of all.
     pub(super) name: Option<String>,
     pub(super) json: bool,
@@ -33,44 +33,44 @@ pub(super) struct Wish {
 }
 
 /// Prints the status, once or until the output is closed.
-pub(super) async fn status(wish: Wish, candidates: &Candidates) -> Exit {
-    let view = match look(&wish, candidates).await {
+pub(super) async fn status(wish: StatusOptions, candidates: &SocketCandidates) -> ExitStatus {
+    let view = match render_status(&wish, candidates).await {
         Ok(view) => view,
         Err(why) => {
-            complain(why);
-            return Exit::Failure;
+            print_error(why);
+            return ExitStatus::Failure;
         }
     };
     if wish.watch {
         return watch(&wish, candidates, view.text).await;
     }
-    print(&view.text, if view.is_well { Exit::Success } else { Exit::Failure })
+    print(&view.text, if view.is_well { ExitStatus::Success } else { ExitStatus::Failure })
 }
 
 /// Ends when stdout is closed; Ctrl-C ends the process.
-async fn watch(wish: &Wish, candidates: &Candidates, first: String) -> Exit {
+async fn watch(wish: &StatusOptions, candidates: &SocketCandidates, first: String) -> ExitStatus {
     let clears = io::stdout().is_terminal() && !wish.json;
     let mut text = first;
     loop {
         let shown = match (clears, wish.json) {
-            (true, _) => show(&format!("\u{1b}[H\u{1b}[2J{text}")),
-            (false, true) => show(&text),
-            (false, false) => show(&format!("{text}\n")),
+            (true, _) => write_stdout(&format!("\u{1b}[H\u{1b}[2J{text}")),
+            (false, true) => write_stdout(&text),
+            (false, false) => write_stdout(&format!("{text}\n")),
         };
         match shown {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Exit::Success,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitStatus::Success,
             Err(error) => {
-                complain(format_args!("cannot write to stdout: {error}"));
-                return Exit::Failure;
+                print_error(format_args!("cannot write to stdout: {error}"));
+                return ExitStatus::Failure;
             }
         }
-        sleep(EVERY).await;
-        text = match look(wish, candidates).await {
+        sleep(REFRESH_INTERVAL).await;
+        text = match render_status(wish, candidates).await {
             Ok(view) => view.text,
             // The supervisor may come back, and the user watches for that, too.
             Err(why) if wish.json => {
-                complain(why);
+                print_error(why);
                 String::new()
             }
             Err(why) => format!("{why}\n"),
@@ -79,24 +79,27 @@ async fn watch(wish: &Wish, candidates: &Candidates, first: String) -> Exit {
 }
 
 /// The text to print.
-struct View {
+struct Rendered {
     text: String,
     is_well: bool,
 }
 
-async fn look(wish: &Wish, candidates: &Candidates) -> Result<View, String> {
+async fn render_status(
+    wish: &StatusOptions,
+    candidates: &SocketCandidates,
+) -> Result<Rendered, String> {
     let status = ask(candidates).await.map_err(|error| printable(&error.to_string()))?;
-    let Wish { name, json, watch, colours } = wish;
+    let StatusOptions { name, json, watch, colours } = wish;
     let style = Style { now_ms: clock::unix_millis(), colours: *colours };
     let Some(name) = name else {
         let text = if *json { to_json(&status, *watch) } else { report::overview(&status, style) };
-        return Ok(View { text, is_well: report::is_well(&status) });
+        return Ok(Rendered { text, is_well: report::is_well(&status) });
     };
     let Some(instance) = status.instances.iter().find(|instance| instance.name == *name) else {
-        return Err(unknown(name, &status.instances));
+        return Err(unknown_instance(name, &status.instances));
     };
     let text = if *json { to_json(instance, *watch) } else { report::detail(instance, style) };
-    Ok(View { text, is_well: report::instance_is_well(instance) })
+    Ok(Rendered { text, is_well: report::instance_is_well(instance) })
 }
 
 /// One JSON value; on one line if more follow.
@@ -106,7 +109,7 @@ fn to_json(value: &impl serde::Serialize, one_line: bool) -> String {
     text.expect("maps with text keys only") + "\n"
 }
 
-fn unknown(name: &str, instances: &[InstanceStatus]) -> String {
+fn unknown_instance(name: &str, instances: &[InstanceStatus]) -> String {
     let known: Vec<&str> = instances.iter().map(|instance| instance.name.as_str()).collect();
     match known.as_slice() {
         [] => format!("there is no instance {name}, nor any other"),
@@ -115,11 +118,11 @@ fn unknown(name: &str, instances: &[InstanceStatus]) -> String {
 }
 
 /// The status of the first supervisor that answers.
-pub(super) async fn ask(candidates: &Candidates) -> Result<Status, StatusError> {
+pub(super) async fn ask(candidates: &SocketCandidates) -> Result<Status, StatusError> {
     match control::ask(candidates, &Request::Status, DEADLINE).await? {
-        Answer::Status { status } => Ok(*status),
-        Answer::Refused { why } | Answer::Silent { why } => Err(StatusError::Refused(why)),
-        Answer::Done { .. } | Answer::Told { .. } | Answer::Absent { .. } => {
+        Response::Status { status } => Ok(*status),
+        Response::Refused { why } | Response::Silent { why } => Err(StatusError::Refused(why)),
+        Response::Done { .. } | Response::Told { .. } | Response::Absent { .. } => {
             Err(StatusError::Refused("it answered another question".to_owned()))
         }
     }

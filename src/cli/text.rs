@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::{clock, domain::excerpt};
+use crate::{domain::excerpt, time::clock};
 
 /// A table whose columns are as wide as their widest cell.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {

@@ -6,15 +6,15 @@ use std::{
 };
 
 use super::{
-    output::{Exit, complain, describe, print},
-    places,
-    surroundings::{self, Eyes},
+    output::{ExitStatus, describe_wallet, print, print_error},
+    paths,
+    permissions::{self, Viewer},
 };
 use crate::{
-    config::{self, Environment, Mode, Problems},
+    config::{self, Environment, LoadMode, Problems},
     journal::Keeper,
     supervisor::{
-        directory::{self, Files, Look, Settled, Wanted},
+        config_dir::snapshot::{self, ConfigFiles, ConfigSnapshot, DesiredInstance, SettledFiles},
         plan::{Collision, Configs, Desired, plan},
     },
 };
@@ -25,23 +25,23 @@ pub(super) fn one(
     config_dir: &Path,
     state_dir: &Path,
     environment: &Environment,
-) -> Exit {
-    let loaded = places::find_telling(file, config_dir)
-        .and_then(|file| Ok((file.clone(), places::load(Some(file), environment.clone())?)));
+) -> ExitStatus {
+    let loaded = paths::find_telling(file, config_dir)
+        .and_then(|file| Ok((file.clone(), paths::load(Some(file), environment.clone())?)));
     let (file, loaded) = match loaded {
         Ok(loaded) => loaded,
         Err(problems) => {
-            complain(&problems);
-            return Exit::BadConfiguration;
+            print_error(&problems);
+            return ExitStatus::BadConfiguration;
         }
     };
     for warning in &loaded.warnings {
-        complain(format_args!("warning: {warning}"));
+        print_error(format_args!("warning: {warning}"));
     }
-    let files = Files::One { file: Some(file.clone()), name: None };
-    warn_of_the_rest(&files, state_dir, environment);
+    let files = ConfigFiles::One { file: Some(file.clone()), name: None };
+    warn_about_surroundings(&files, state_dir, environment);
     let config = &loaded.config;
-    let name = config::instance_name(Mode::Start, None, Some(&file), config);
+    let name = config::instance_name(LoadMode::Start, None, Some(&file), config);
     let core = if config.observes() {
         "none: it only observes".to_owned()
     } else {
@@ -53,7 +53,7 @@ pub(super) fn one(
         format!("chain id  {}", config.chain_id),
         format!("gateway   {}", config.gateways()),
         format!("core      {core}"),
-        format!("wallet    {}", describe(config.wallet.as_ref())),
+        format!("wallet    {}", describe_wallet(config.wallet.as_ref())),
     ];
     if config.observes() {
         lines.push("mode      observe (nothing is asked, signed or sent)".to_owned());
@@ -61,30 +61,33 @@ pub(super) fn one(
     if !config.enabled {
         lines.push("enabled   false (a supervisor does not run it)".to_owned());
     }
-    print(&(lines.join("\n") + "\n"), Exit::Success)
+    print(&(lines.join("\n") + "\n"), ExitStatus::Success)
 }
 
 /// Validates all files. Prints a verdict per file to stdout, problems to stderr.
-pub(super) fn all(config_dir: &Path, state_dir: &Path, environment: &Environment) -> Exit {
+pub(super) fn all(config_dir: &Path, state_dir: &Path, environment: &Environment) -> ExitStatus {
     let mut is_bad = false;
     if let Err(problems) = config::check_environment(environment) {
         is_bad = true;
-        complain(problems);
+        print_error(problems);
     }
-    let files = Files::Directory(config_dir.to_owned());
-    let Together { look, settled, conflicts } = Together::look(config_dir, environment, state_dir);
+    let files = ConfigFiles::Directory(config_dir.to_owned());
+    let ConfigDirCheck { snapshot: look, settled, conflicts } =
+        ConfigDirCheck::load(config_dir, environment, state_dir);
     if let Some(problem) = look.problem {
-        complain(config::unusable_directory(config_dir, problem.to_string()));
-        return Exit::BadConfiguration;
+        print_error(config::unusable_directory(config_dir, problem.to_string()));
+        return ExitStatus::BadConfiguration;
     }
-    for warning in
-        settled.odd_variables(environment).into_iter().chain(directory::misnamed(config_dir))
+    for warning in settled
+        .unused_variables(environment)
+        .into_iter()
+        .chain(snapshot::misnamed_entries(config_dir))
     {
-        complain(format_args!("warning: {warning}"));
+        print_error(format_args!("warning: {warning}"));
     }
-    warn_of_the_rest(&files, state_dir, environment);
+    warn_about_surroundings(&files, state_dir, environment);
     if look.files.is_empty() {
-        complain(format_args!("warning: there is no configuration in {}", config_dir.display()));
+        print_error(format_args!("warning: there is no configuration in {}", config_dir.display()));
     }
     let mut verdicts = String::new();
     for (name, file) in &look.files {
@@ -95,47 +98,47 @@ pub(super) fn all(config_dir: &Path, state_dir: &Path, environment: &Environment
         match file {
             Ok(wanted) => {
                 for warning in &wanted.warnings {
-                    complain(format_args!("warning: {warning}"));
+                    print_error(format_args!("warning: {warning}"));
                 }
             }
-            Err(problems) if problems.are_of_disabled() => {
+            Err(problems) if problems.is_disabled() => {
                 for warning in problems.as_warnings() {
-                    complain(format_args!("warning: {warning}"));
+                    print_error(format_args!("warning: {warning}"));
                 }
             }
             Err(problems) => {
                 is_bad = true;
-                complain(problems);
+                print_error(problems);
             }
         }
     }
-    print(&verdicts, if is_bad { Exit::BadConfiguration } else { Exit::Success })
+    print(&verdicts, if is_bad { ExitStatus::BadConfiguration } else { ExitStatus::Success })
 }
 
 /// Warns about what is in no file: the process's variables, and paths that others can change.
-fn warn_of_the_rest(files: &Files, state_dir: &Path, environment: &Environment) {
-    for odd in config::odd_variables(environment) {
-        complain(format_args!("warning: {odd}"));
+fn warn_about_surroundings(files: &ConfigFiles, state_dir: &Path, environment: &Environment) {
+    for odd in config::suspicious_variables(environment) {
+        print_error(format_args!("warning: {odd}"));
     }
-    for odd in surroundings::look(files, state_dir, Eyes::Command) {
-        complain(format_args!("warning: {odd}"));
+    for odd in permissions::find_exposures(files, state_dir, Viewer::Command) {
+        print_error(format_args!("warning: {odd}"));
     }
 }
 
 /// For example `2 problems`.
-pub(super) fn counted(problems: &Problems) -> String {
+pub(super) fn count_problems(problems: &Problems) -> String {
     match problems.as_slice().len() {
         1 => "1 problem".to_owned(),
         many => format!("{many} problems"),
     }
 }
 
-fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&Collision>) -> String {
+fn verdict(file: &Result<DesiredInstance, Problems>, conflict: Option<&Collision>) -> String {
     match (file, conflict) {
-        (Err(problems), _) if problems.are_of_disabled() => {
-            format!("disabled ({})", counted(problems))
+        (Err(problems), _) if problems.is_disabled() => {
+            format!("disabled ({})", count_problems(problems))
         }
-        (Err(problems), _) => counted(problems),
+        (Err(problems), _) => count_problems(problems),
         (Ok(_), Some(conflict)) => format!("conflict: {conflict}"),
         (Ok(wanted), None) if !wanted.config.enabled => "ok (disabled)".to_owned(),
         (Ok(_), None) => "ok".to_owned(),
@@ -143,31 +146,31 @@ fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&Collision>) -> Str
 }
 
 /// All files of a directory, as a supervisor that starts now would read them.
-pub(super) struct Together {
-    pub(super) look: Look,
-    pub(super) settled: Settled,
+pub(super) struct ConfigDirCheck {
+    pub(super) snapshot: ConfigSnapshot,
+    pub(super) settled: SettledFiles,
     /// Instances that would be refused because of another one, and why.
     pub(super) conflicts: BTreeMap<String, Collision>,
 }
 
-impl Together {
+impl ConfigDirCheck {
     /// Reads the files. An instance that had a name or a wallet before keeps it, according to the
     /// journals. Blocks.
-    pub(super) fn look(config_dir: &Path, environment: &Environment, state_dir: &Path) -> Self {
-        let files = Files::Directory(config_dir.to_owned());
-        let keepers = places::keepers(state_dir);
-        let (look, settled) = directory::look_first(&files, environment, &keepers);
-        let conflicts = conflicts(&look, &keepers);
-        Self { look, settled, conflicts }
+    pub(super) fn load(config_dir: &Path, environment: &Environment, state_dir: &Path) -> Self {
+        let files = ConfigFiles::Directory(config_dir.to_owned());
+        let keepers = paths::read_keepers(state_dir);
+        let (snapshot, settled) = snapshot::first_snapshot(&files, environment, &keepers);
+        let conflicts = conflicts(&snapshot, &keepers);
+        Self { snapshot, settled, conflicts }
     }
 }
 
-fn conflicts(look: &Look, keepers: &[Keeper]) -> BTreeMap<String, Collision> {
+fn conflicts(look: &ConfigSnapshot, keepers: &[Keeper]) -> BTreeMap<String, Collision> {
     let in_order = look.files.iter().filter_map(|(name, file)| Some((name, file.as_ref().ok()?)));
     let enabled = in_order.filter(|(_, wanted)| wanted.config.enabled);
     let files = enabled.map(|(name, wanted)| (name.clone(), wanted.config.clone())).collect();
-    let is_bad = |file: &Result<Wanted, Problems>| {
-        file.as_ref().is_err_and(|problems| !problems.are_of_disabled())
+    let is_bad = |file: &Result<DesiredInstance, Problems>| {
+        file.as_ref().is_err_and(|problems| !problems.is_disabled())
     };
     let bad = look.files.iter().filter(|(_, file)| is_bad(file));
     let broken = bad.map(|(name, _)| name.clone()).collect();
@@ -192,7 +195,7 @@ mod tests {
             fs::write(configs.path().join(name), text).unwrap();
         }
         let refused = || {
-            let look = Together::look(configs.path(), &Environment::default(), state.path());
+            let look = ConfigDirCheck::load(configs.path(), &Environment::default(), state.path());
             look.conflicts.into_keys().collect::<Vec<_>>()
         };
         assert_eq!(refused(), ["b"]);

@@ -6,8 +6,8 @@
 use serde::Serialize;
 
 use super::{
-    Config, Finality, Place, Problems, Source, StartingBlock, Wallet, Warning, assembled,
-    keys::Key, secret::SecretUrl, sources::Raw,
+    Config, Finality, Place, Problems, Source, StartingBlock, Wallet, Warning, assemble_bytes,
+    keys::Key, secret::SecretUrl, sources::RawConfig,
 };
 use crate::domain::PerKind;
 
@@ -25,13 +25,14 @@ pub struct Entry {
 /// Every key there is, in the order of the documentation, and what is odd about the whole.
 pub fn effective(source: &Source) -> Result<(Vec<Entry>, Vec<Warning>), Problems> {
     let bytes = source.file.as_deref().map(super::read).transpose()?;
-    let (config, warnings, raw) = assembled(source, bytes.as_ref().map(|bytes| bytes.as_slice()))?;
+    let (config, warnings, raw) =
+        assemble_bytes(source, bytes.as_ref().map(|bytes| bytes.as_slice()))?;
     Ok((Key::ALL.iter().map(|key| entry(*key, &config, &raw, source)).collect(), warnings))
 }
 
-fn entry(key: Key, config: &Config, raw: &Raw, source: &Source) -> Entry {
-    let mut value = shown(key, config);
-    let mut from = raw.given(key).map(|given| told(&given.place));
+fn entry(key: Key, config: &Config, raw: &RawConfig, source: &Source) -> Entry {
+    let mut value = masked_value(key, config);
+    let mut from = raw.given(key).map(|given| source_of(&given.place));
     let is_of_both =
         key == Key::PublicDecryptionConfirmations || key == Key::UserDecryptionConfirmations;
     if is_of_both && from.is_none() && raw.given(Key::Confirmations).is_some() {
@@ -49,13 +50,13 @@ fn entry(key: Key, config: &Config, raw: &Raw, source: &Source) -> Entry {
     if value.is_none()
         && let Some(Wallet::PrivateKey(_)) = config.wallet
     {
-        value = unused(key, raw);
+        value = unused_value(key, raw);
     }
     Entry { key: key.name(), value, source: from.unwrap_or_else(|| "default".to_owned()) }
 }
 
 /// Of the wallet in AWS KMS, beside a private key: what was given, and that it does not count.
-fn unused(key: Key, raw: &Raw) -> Option<String> {
+fn unused_value(key: Key, raw: &RawConfig) -> Option<String> {
     let text = match (key, raw.get(key)?.value.text()?) {
         (Key::AwsKeyId | Key::AwsRegion, text) => text,
         (Key::AwsEndpoint, _) => "given",
@@ -65,13 +66,13 @@ fn unused(key: Key, raw: &Raw) -> Option<String> {
 }
 
 /// The file the private key is read from, where that one counts. What looks like a key is no path.
-fn key_file(raw: &Raw) -> Option<&str> {
+fn key_file(raw: &RawConfig) -> Option<&str> {
     let file = raw.get(Key::PrivateKeyFile)?;
     let inline = raw.get(Key::PrivateKeyText);
     inline.is_none_or(|inline| inline.layer < file.layer).then(|| file.value.text()).flatten()
 }
 
-fn told(place: &Place) -> String {
+fn source_of(place: &Place) -> String {
     match place {
         Place::Configuration => "default".to_owned(),
         Place::File { path, line: Some(line), .. } => format!("{}:{line}", path.display()),
@@ -89,7 +90,7 @@ fn credential(source: &Source) -> String {
 }
 
 /// The value that counts, as an operator would write it; what is secret is masked.
-fn shown(key: Key, config: &Config) -> Option<String> {
+fn masked_value(key: Key, config: &Config) -> Option<String> {
     let seconds = |duration: std::time::Duration| Some(duration.as_secs().to_string());
     let number = |number: usize| Some(number.to_string());
     match key {
@@ -109,7 +110,9 @@ fn shown(key: Key, config: &Config) -> Option<String> {
         | Key::PrivateKeyFile
         | Key::AwsKeyId
         | Key::AwsRegion
-        | Key::AwsEndpoint => config.wallet.as_ref().and_then(|wallet| of_wallet(key, wallet)),
+        | Key::AwsEndpoint => {
+            config.wallet.as_ref().and_then(|wallet| masked_wallet_value(key, wallet))
+        }
         Key::S3Region => config.s3.as_ref().and_then(|s3| s3.region.clone()),
         Key::S3Bucket => config.s3.as_ref().map(|s3| s3.bucket.clone()),
         Key::S3Endpoint => config.s3.as_ref().and_then(|s3| s3.endpoint.as_ref()).map(masked),
@@ -160,7 +163,7 @@ fn shown(key: Key, config: &Config) -> Option<String> {
     }
 }
 
-fn of_wallet(key: Key, wallet: &Wallet) -> Option<String> {
+fn masked_wallet_value(key: Key, wallet: &Wallet) -> Option<String> {
     match (key, wallet) {
         (Key::PrivateKeyText, Wallet::PrivateKey(private)) => {
             Some(format!("(hidden, of address {})", private.address()))

@@ -20,12 +20,12 @@ pub(super) enum FileError {
     Io(#[from] io::Error),
     /// A pipe or a device, say: reading it could block for ever.
     #[error("{0}, not a file")]
-    NoFile(&'static str),
+    NotAFile(&'static str),
     #[error("a file of {length} bytes, more than {limit}")]
     TooLong { length: u64, limit: u64 },
     /// What Windows editors write.
     #[error("UTF-16, or bytes that are no text: save it as UTF-8")]
-    Wide,
+    NotUtf8Encoding,
     #[error("a byte that is not UTF-8")]
     NoText,
 }
@@ -35,9 +35,9 @@ impl FileError {
     pub(super) fn advice(&self) -> &'static str {
         match self {
             Self::Io(_) => "Check its path, owner and mode",
-            Self::NoFile(_) => "Put a file there",
+            Self::NotAFile(_) => "Put a file there",
             Self::TooLong { .. } => "Check its path",
-            Self::Wide => "",
+            Self::NotUtf8Encoding => "",
             Self::NoText => "Check its encoding",
         }
     }
@@ -49,22 +49,22 @@ pub(super) fn read_small_file(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u
 }
 
 /// A key's text, and whose its file is.
-pub(super) fn read_key_file(path: &Path) -> Result<(Zeroizing<String>, Guard), FileError> {
+pub(super) fn read_key_file(path: &Path) -> Result<(Zeroizing<String>, KeyFileAccess), FileError> {
     let (bytes, file) = read(path, LONGEST_KEY)?;
     // What some editors put before a text says nothing.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let (text, guard) = (text_of(bytes).map_err(|(error, _)| error)?, Guard::of(&file));
+    let (text, guard) = (text_of(bytes).map_err(|(error, _)| error)?, KeyFileAccess::of(&file));
     Ok((Zeroizing::new(text.to_owned()), guard))
 }
 
 /// The bytes as text; the error comes with its place among them.
 pub(super) fn text_of(bytes: &[u8]) -> Result<&str, (FileError, usize)> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return Err((FileError::Wide, 0));
+        return Err((FileError::NotUtf8Encoding, 0));
     }
     // No text has one, and each second byte of most texts in UTF-16 is one.
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
-        return Err((FileError::Wide, at));
+        return Err((FileError::NotUtf8Encoding, at));
     }
     std::str::from_utf8(bytes).map_err(|error| (FileError::NoText, error.valid_up_to()))
 }
@@ -90,7 +90,7 @@ fn is_file(found: FileType) -> Result<(), FileError> {
     if found.is_file() {
         return Ok(());
     }
-    Err(FileError::NoFile(match found {
+    Err(FileError::NotAFile(match found {
         _ if found.is_dir() => "a directory",
         _ if found.is_fifo() => "a named pipe",
         _ if found.is_socket() => "a socket",
@@ -112,29 +112,29 @@ fn in_words(error: &io::Error) -> String {
 
 /// Who can read and change a key file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Guard {
+pub(super) struct KeyFileAccess {
     mode: u32,
     owner: u32,
 }
 
 /// What is to be said of a guard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum KeyFileVerdict {
     Fine,
     Odd(String),
     Refused { found: String, allowed: &'static str, advice: &'static str },
 }
 
-impl Guard {
+impl KeyFileAccess {
     fn of(file: &Metadata) -> Self {
         Self { mode: file.mode() & 0o777, owner: file.uid() }
     }
 
     /// `own`: who reads it.
-    pub(super) fn judge(self, own: u32) -> Verdict {
+    pub(super) fn judge(self, own: u32) -> KeyFileVerdict {
         let Self { mode, owner } = self;
         if mode & 0o006 != 0 {
-            return Verdict::Refused {
+            return KeyFileVerdict::Refused {
                 found: format!("a key file open to every user of this machine (mode {mode:03o})"),
                 allowed: "mode 600 or 400",
                 advice: "chmod 600 it; in Kubernetes set the secret volume's defaultMode to 0400",
@@ -143,12 +143,12 @@ impl Guard {
         if owner != 0 && owner != own {
             // Root may be looking after a service that has its own user.
             return if own == 0 {
-                Verdict::Odd(format!(
+                KeyFileVerdict::Odd(format!(
                     "belongs to user {owner}, who can put another key there; chown it to root, \
                      unless that is the service's user"
                 ))
             } else {
-                Verdict::Refused {
+                KeyFileVerdict::Refused {
                     found: format!("a key file of user {owner}, who can put another key there"),
                     allowed: "a file of root or of the service's user",
                     advice: "chown it to one of them",
@@ -158,9 +158,11 @@ impl Guard {
         // Kubernetes gives a secret to root and the pod's group.
         let odd = if owner == 0 { 0o020 } else { 0o060 };
         if mode & odd != 0 {
-            return Verdict::Odd(format!("is open to its group (mode {mode:03o}); chmod 600 it"));
+            return KeyFileVerdict::Odd(format!(
+                "is open to its group (mode {mode:03o}); chmod 600 it"
+            ));
         }
-        Verdict::Fine
+        KeyFileVerdict::Fine
     }
 }
 
@@ -170,11 +172,12 @@ mod tests {
 
     #[test]
     fn c11_a_key_file_is_roots_or_the_services_and_roots_may_be_read_by_its_group() {
-        let word = |mode: u32, owner: u32, own: u32| match (Guard { mode, owner }).judge(own) {
-            Verdict::Fine => "fine",
-            Verdict::Odd(_) => "odd",
-            Verdict::Refused { .. } => "refused",
-        };
+        let word =
+            |mode: u32, owner: u32, own: u32| match (KeyFileAccess { mode, owner }).judge(own) {
+                KeyFileVerdict::Fine => "fine",
+                KeyFileVerdict::Odd(_) => "odd",
+                KeyFileVerdict::Refused { .. } => "refused",
+            };
         for (mode, owner, own, expected) in [
             (0o400, 7, 7, "fine"),
             (0o600, 0, 7, "fine"),

@@ -78,7 +78,7 @@ impl Problem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
     list: Vec<Problem>,
-    of_disabled: bool,
+    is_of_disabled: bool,
 }
 
 impl Problems {
@@ -86,18 +86,18 @@ impl Problems {
     pub(super) fn collect(mut problems: Vec<Problem>) -> Option<Self> {
         problems.sort_by(|a, b| (&a.place, &a.key).cmp(&(&b.place, &b.key)));
         problems.dedup();
-        (!problems.is_empty()).then_some(Self { list: problems, of_disabled: false })
+        (!problems.is_empty()).then_some(Self { list: problems, is_of_disabled: false })
     }
 
     /// The configuration says `enabled = false`.
-    pub(super) fn of_disabled(self) -> Self {
-        Self { of_disabled: true, ..self }
+    pub(super) fn mark_disabled(self) -> Self {
+        Self { is_of_disabled: true, ..self }
     }
 
     /// Whether the configuration says that it is not to run: then nothing is wrong yet.
     #[must_use]
-    pub fn are_of_disabled(&self) -> bool {
-        self.of_disabled
+    pub fn is_disabled(&self) -> bool {
+        self.is_of_disabled
     }
 
     #[must_use]
@@ -117,7 +117,7 @@ impl Problems {
 
 impl From<Problem> for Problems {
     fn from(problem: Problem) -> Self {
-        Self { list: vec![problem], of_disabled: false }
+        Self { list: vec![problem], is_of_disabled: false }
     }
 }
 

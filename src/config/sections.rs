@@ -15,9 +15,9 @@ use self::single::gwei_to_wei;
 use super::keys::Key;
 use super::problems::{Place, Problem, Problems, Warning};
 use super::settings::{Config, Domain, Finality, StartingBlock};
-use super::sources::{Raw, variable_for};
+use super::sources::{RawConfig, variable_for};
 use super::values::{Value, show};
-use super::{Mode, Source};
+use super::{LoadMode, Source};
 use crate::domain::PerKind;
 
 /// EIP-2294 sets a lower bound of this size; TOML and the journal hold no larger integers.
@@ -44,44 +44,44 @@ const REQUIRED: [Key; 5] = [
 ];
 
 /// A problem was noted, and there is no value.
-struct Noted;
+struct ProblemNoted;
 
 /// A key's value, `None` if it was not given and has no default.
-type Found<T> = Result<Option<T>, Noted>;
+type CheckedValue<T> = Result<Option<T>, ProblemNoted>;
 
 /// The value of a key that has a default.
-fn set<T>(found: Found<T>) -> Result<T, Noted> {
+fn set<T>(found: CheckedValue<T>) -> Result<T, ProblemNoted> {
     Ok(found?.expect("the key has a default, which is given where nobody gives a value"))
 }
 
 /// Judges what was given.
-pub(super) fn check(raw: Raw, source: &Source) -> Result<(Config, Vec<Warning>), Problems> {
-    let mut check = Check { raw, source };
+pub(super) fn check(raw: RawConfig, source: &Source) -> Result<(Config, Vec<Warning>), Problems> {
+    let mut check = Checker { raw, source };
     let config = check.config();
     let is_disabled = matches!(check.boolean(Key::Enabled), Ok(Some(false)));
-    let Raw { problems, mut warnings, .. } = check.raw;
+    let RawConfig { problems, mut warnings, .. } = check.raw;
     match (config, Problems::collect(problems)) {
         (Ok(config), None) => {
             warnings.sort();
             warnings.dedup();
             Ok((config, warnings))
         }
-        (_, Some(problems)) if is_disabled => Err(problems.of_disabled()),
+        (_, Some(problems)) if is_disabled => Err(problems.mark_disabled()),
         (_, Some(problems)) => Err(problems),
-        (Err(Noted), None) => unreachable!("Noted is made only where a problem is noted"),
+        (Err(ProblemNoted), None) => unreachable!("Noted is made only where a problem is noted"),
     }
 }
 
-struct Check<'a> {
-    raw: Raw,
+struct Checker<'a> {
+    raw: RawConfig,
     source: &'a Source,
 }
 
-impl Check<'_> {
-    fn config(&mut self) -> Result<Config, Noted> {
+impl Checker<'_> {
+    fn config(&mut self) -> Result<Config, ProblemNoted> {
         let observes = set(self.one_of(Key::Mode, &[("answer", false), ("observe", true)]));
         let observes_only = matches!(observes, Ok(true));
-        self.required(observes_only);
+        self.require_keys(observes_only);
         let enabled = self.boolean(Key::Enabled);
         let service_name = self.line(Key::ServiceName, 128);
         let gateway_url = self.url(Key::GatewayUrl, &GATEWAY_SCHEMES);
@@ -163,34 +163,34 @@ impl Check<'_> {
 
     /// The keys the seed marks required: under a supervisor each must be given, since an instance
     /// on default addresses helps nobody; `start` takes the seed's defaults and says so.
-    fn required(&mut self, observes: bool) {
+    fn require_keys(&mut self, observes: bool) {
         let missing = REQUIRED.into_iter().filter(|key| self.raw.given(*key).is_none());
         // Who only observes asks no Core.
         let missing = missing.filter(|key| !observes || *key != Key::KmsCoreEndpoint);
         let missing: Vec<Key> = missing.collect();
         match self.source.mode {
-            Mode::Supervise => {
+            LoadMode::Supervise => {
                 for key in missing {
-                    self.missing(key, "this key in the file or the environment", "");
+                    self.note_missing(key, "this key in the file or the environment", "");
                 }
             }
-            Mode::Start if missing.is_empty() => {}
-            Mode::Start => {
+            LoadMode::Start if missing.is_empty() => {}
+            LoadMode::Start => {
                 let names: Vec<&str> = missing.iter().map(|key| key.name()).collect();
                 let message = format!("defaults for local development used: {}", names.join(", "));
-                let warning = Warning { place: self.whole(), key: None, message };
+                let warning = Warning { place: self.whole_file(), key: None, message };
                 self.raw.warnings.push(warning);
             }
         }
     }
 
-    fn addresses(&mut self) -> Result<(Address, Address), Noted> {
+    fn addresses(&mut self) -> Result<(Address, Address), ProblemNoted> {
         let decryption = self.address(Key::DecryptionAddress);
         let gateway_config = self.address(Key::GatewayConfigAddress);
         let decryption = set(decryption)?;
         let gateway_config = set(gateway_config)?;
         if decryption == gateway_config {
-            return Err(self.bad(
+            return Err(self.note_bad(
                 Key::GatewayConfigAddress,
                 "the address of the Decryption contract".to_owned(),
                 "another contract's address",
@@ -201,13 +201,13 @@ impl Check<'_> {
     }
 
     /// The two timeouts and the expiry, which must leave room for at least one attempt.
-    fn timeouts(&mut self) -> Result<(PerKind<Duration>, Duration), Noted> {
+    fn timeouts(&mut self) -> Result<(PerKind<Duration>, Duration), ProblemNoted> {
         let public = self.number(Key::PublicDecryptionTimeoutSecs, 1..=DAY_SECS, "seconds");
         let user = self.number(Key::UserDecryptionTimeoutSecs, 1..=DAY_SECS, "seconds");
         let expiry = self.number(Key::RequestExpirySecs, 60..=30 * DAY_SECS, "seconds");
         let (public, user, expiry) = (set(public)?, set(user)?, set(expiry)?);
         if expiry < public.max(user) {
-            return Err(self.bad(
+            return Err(self.note_bad(
                 Key::RequestExpirySecs,
                 format!("{expiry} seconds"),
                 "at least as long as both decryption timeouts",
@@ -218,15 +218,15 @@ impl Check<'_> {
         Ok((timeouts.map(Duration::from_secs), Duration::from_secs(expiry)))
     }
 
-    fn domain(&mut self, name: Key, version: Key) -> Result<Domain, Noted> {
+    fn domain(&mut self, name: Key, version: Key) -> Result<Domain, ProblemNoted> {
         let (name, version) = (self.line(name, 128), self.line(version, 128));
         Ok(Domain { name: set(name)?, version: set(version)? })
     }
 
-    fn gas_limit(&mut self) -> Found<u64> {
+    fn gas_limit(&mut self) -> CheckedValue<u64> {
         let limit = self.number(Key::GasLimit, 1..=1_000_000_000, "gas")?;
         let Some(gas) = limit.filter(|gas| *gas < MIN_GAS_LIMIT) else { return Ok(limit) };
-        Err(self.bad(
+        Err(self.note_bad(
             Key::GasLimit,
             gas.to_string(),
             "100000 to 1000000000 gas, or no such key",
@@ -235,7 +235,7 @@ impl Check<'_> {
         ))
     }
 
-    fn max_fee_per_gas(&mut self) -> Found<u128> {
+    fn max_fee_per_gas(&mut self) -> CheckedValue<u128> {
         let key = Key::MaxFeePerGasGwei;
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let text = match &given.value {
@@ -244,7 +244,7 @@ impl Check<'_> {
         };
         match gwei_to_wei(text.trim()) {
             Some(wei) => Ok(Some(wei)),
-            None => Err(self.bad(
+            None => Err(self.note_bad(
                 key,
                 show(&given.value),
                 "a decimal number of gwei above 0 and up to 1000000, with at most 9 decimals",
@@ -253,7 +253,7 @@ impl Check<'_> {
         }
     }
 
-    fn starting_block(&mut self) -> Found<StartingBlock> {
+    fn starting_block(&mut self) -> CheckedValue<StartingBlock> {
         let key = Key::StartingBlock;
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         if given.value.text() == Some("latest") {
@@ -263,12 +263,12 @@ impl Check<'_> {
             Some(number) if number <= i64::MAX.unsigned_abs() => {
                 Ok(Some(StartingBlock::Number(number)))
             }
-            _ => Err(self.bad(key, show(&given.value), "a block number or \"latest\"", "")),
+            _ => Err(self.note_bad(key, show(&given.value), "a block number or \"latest\"", "")),
         }
     }
 
     /// For public and for user decryptions.
-    fn confirmations(&mut self) -> Result<PerKind<u64>, Noted> {
+    fn confirmations(&mut self) -> Result<PerKind<u64>, ProblemNoted> {
         let mut read = |key| self.number(key, 0..=MAX_CONFIRMATIONS, "blocks");
         let all = read(Key::Confirmations);
         let public = read(Key::PublicDecryptionConfirmations);
@@ -281,8 +281,9 @@ impl Check<'_> {
     // ---- noting problems
 
     /// Notes a problem with a value that was given.
-    fn bad(&mut self, key: Key, found: String, allowed: &str, advice: &str) -> Noted {
-        let place = self.raw.given(key).map_or_else(|| self.whole(), |given| given.place.clone());
+    fn note_bad(&mut self, key: Key, found: String, allowed: &str, advice: &str) -> ProblemNoted {
+        let place =
+            self.raw.given(key).map_or_else(|| self.whole_file(), |given| given.place.clone());
         self.raw.problems.push(Problem {
             place,
             key: Some(key.name().to_owned()),
@@ -290,12 +291,12 @@ impl Check<'_> {
             allowed: allowed.to_owned(),
             advice: advice.to_owned(),
         });
-        Noted
+        ProblemNoted
     }
 
-    fn missing(&mut self, key: Key, allowed: &str, advice: &str) {
+    fn note_missing(&mut self, key: Key, allowed: &str, advice: &str) {
         let or = format!("or set {}", self.variable_for(key));
-        let place = self.whole();
+        let place = self.whole_file();
         self.raw.problems.push(Problem {
             place,
             key: Some(key.name().to_owned()),
@@ -314,7 +315,7 @@ impl Check<'_> {
     }
 
     /// The place of what is missing: the file as a whole, or no place.
-    fn whole(&self) -> Place {
+    fn whole_file(&self) -> Place {
         self.source.file.as_deref().map_or(Place::Configuration, Place::file)
     }
 }

@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::keys::Key;
 use super::secret::{PrivateKey, SecretUrl};
-use crate::{domain::PerKind, proxy::Proxies};
+use crate::{domain::PerKind, net::proxy::Proxies};
 
 /// The configuration of one instance. Every value is within its bounds; `==` tells whether a
 /// reload changes anything; `Debug` prints no secret.

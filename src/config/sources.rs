@@ -100,7 +100,7 @@ impl Sources {
     }
 
     /// Merges them.
-    pub fn merged(self) -> Raw {
+    pub fn merged(self) -> RawConfig {
         let Self { layers, values, file, problems, warnings } = self;
         let mut builder = ::config::Config::builder();
         for entries in layers.into_values() {
@@ -114,7 +114,7 @@ impl Sources {
             let (value, layer) = values.get(usize::try_from(index).ok()?)?.clone();
             Some((*key, Given { value, place: place(found.origin()?, layer, &file), layer }))
         });
-        Raw { given: given.collect(), problems, warnings }
+        RawConfig { given: given.collect(), problems, warnings }
     }
 }
 
@@ -142,13 +142,13 @@ fn line(origin: &str) -> Option<usize> {
 
 /// All that was given, by key, and what was noticed on the way.
 #[derive(Clone, Debug)]
-pub(super) struct Raw {
+pub(super) struct RawConfig {
     given: BTreeMap<Key, Given>,
     pub problems: Vec<Problem>,
     pub warnings: Vec<Warning>,
 }
 
-impl Raw {
+impl RawConfig {
     /// Where nobody gave one, the default.
     pub fn get(&self, key: Key) -> Option<&Given> {
         self.given.get(&key)

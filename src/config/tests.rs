@@ -27,23 +27,23 @@ fn env<const N: usize>(variables: [(&str, &str); N]) -> Environment {
 }
 
 fn source(environment: Environment) -> Source {
-    Source { file: None, environment, credentials_directory: None, mode: Mode::Start }
+    Source { file: None, environment, credentials_directory: None, mode: LoadMode::Start }
 }
 
 /// Loads `text` as if it stood in a file called one.toml.
-fn load_text(text: &str, environment: Environment, mode: Mode) -> Result<Loaded, Problems> {
+fn load_text(text: &str, environment: Environment, mode: LoadMode) -> Result<Loaded, Problems> {
     let path = PathBuf::from("one.toml");
     let source = Source { file: Some(path.clone()), mode, ..source(environment) };
-    let (config, warnings, _) = assemble(Some((&path, text)), &source)?;
+    let (config, warnings, _) = assemble_text(Some((&path, text)), &source)?;
     Ok(Loaded { config, warnings })
 }
 
 fn good(text: &str) -> Loaded {
-    load_text(text, env([WALLET]), Mode::Start).unwrap()
+    load_text(text, env([WALLET]), LoadMode::Start).unwrap()
 }
 
 fn bad(text: &str) -> Vec<Problem> {
-    load_text(text, env([WALLET]), Mode::Start).unwrap_err().as_slice().to_vec()
+    load_text(text, env([WALLET]), LoadMode::Start).unwrap_err().as_slice().to_vec()
 }
 
 /// The one problem of `text`.

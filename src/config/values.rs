@@ -42,7 +42,7 @@ impl Value {
 }
 
 /// Docker's env files, and others that are no shell, keep the quotes around a value as part of it.
-pub(super) fn stands_in_quotes(text: &str) -> bool {
+pub(super) fn has_quotes(text: &str) -> bool {
     ['"', '\'']
         .iter()
         .any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote))
@@ -52,7 +52,7 @@ pub(super) fn stands_in_quotes(text: &str) -> bool {
 pub(super) const QUOTES: &str = "Remove the quotes: Docker's env files keep them as part of the \
                                  value, a shell and systemd do not";
 
-pub(super) fn quoted(place: Place, key: Option<String>) -> Problem {
+pub(super) fn quoted_problem(place: Place, key: Option<String>) -> Problem {
     Problem {
         place,
         key,

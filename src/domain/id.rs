@@ -10,20 +10,20 @@ use super::U256;
 /// Read with `0x` or without. Ids are counters below 2^64, or have a kind in their top byte: so a number
 /// of up to 20 decimal digits is a counter, and one of more than 64 is decimal too, as explorers write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShownId(pub U256);
+pub struct DisplayId(pub U256);
 
 /// The most digits that a counter has in decimal.
 const COUNTER_DIGITS: usize = 20;
 /// An id in hex.
 const HEX_DIGITS: usize = 64;
 
-impl fmt::Display for ShownId {
+impl fmt::Display for DisplayId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#066x}", self.0)
     }
 }
 
-impl FromStr for ShownId {
+impl FromStr for DisplayId {
     type Err = String;
 
     fn from_str(id: &str) -> Result<Self, String> {
@@ -49,9 +49,9 @@ mod tests {
 
     #[test]
     fn c10_an_id_is_read_as_people_find_it_written() {
-        let read = |text: &str| text.parse::<ShownId>().map(|id| id.0);
+        let read = |text: &str| text.parse::<DisplayId>().map(|id| id.0);
         let tagged: U256 = (U256::from(1) << 248) + U256::from(5);
-        assert_eq!(ShownId(tagged).to_string(), format!("0x01{}5", "0".repeat(61)));
+        assert_eq!(DisplayId(tagged).to_string(), format!("0x01{}5", "0".repeat(61)));
         for text in [
             format!("0x01{}5", "0".repeat(61)),
             format!("01{}5", "0".repeat(61)),
@@ -74,10 +74,10 @@ mod tests {
         #[test]
         fn c10_what_is_shown_is_read_with_and_without_its_prefix(id in any::<[u8; 32]>()) {
             let id = U256::from_be_bytes(id);
-            let shown = ShownId(id).to_string();
+            let shown = DisplayId(id).to_string();
             prop_assert_eq!(shown.len(), 66);
-            prop_assert_eq!(shown.parse::<ShownId>().unwrap().0, id);
-            prop_assert_eq!(shown[2..].parse::<ShownId>().unwrap().0, id);
+            prop_assert_eq!(shown.parse::<DisplayId>().unwrap().0, id);
+            prop_assert_eq!(shown[2..].parse::<DisplayId>().unwrap().0, id);
         }
     }
 }

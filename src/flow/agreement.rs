@@ -3,44 +3,45 @@
 
 use super::{
     Flow, RequestLedger,
-    ciphertexts::Buckets,
+    ciphertexts::BucketRegistry,
     walk::policy::setback::{Cause, Setback},
 };
 use crate::{
+    chain::provider::TransactionSender,
+    contracts::decryption::WitnessVerdict,
     domain::{BlockRef, Outcome, Remedy, Request},
-    gateway::{decryption::Witnessed, provider::TransactionSender},
 };
 
-impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
+impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     /// Beside the ciphertexts: two nodes have to show the request, where there are two. One that is
     /// behind or does not answer is waited for a moment, one that denies for as long as it does: then
     /// the request is `doubted`, and nothing is fetched for it. An outcome: it was never there, all of
     /// them say.
-    pub(super) async fn witnessed(
+    pub(super) async fn check_witnesses(
         &self,
         request: &Request,
         block: BlockRef,
         again: bool,
         doubted: &mut bool,
     ) -> Result<Option<Outcome>, Setback> {
-        let witnessed = self.confirmation.witnessed(request, block, again).await;
-        *doubted = matches!(witnessed, Witnessed::ByNobody | Witnessed::Disputed { .. });
+        let witnessed = self.confirmation.ask_witnesses(request, block, again).await;
+        *doubted = matches!(witnessed, WitnessVerdict::NoNode | WitnessVerdict::Disputed { .. });
         match witnessed {
-            Witnessed::NobodyElse => {}
-            Witnessed::ByTwo => self.metrics.witnessed("by_two"),
-            Witnessed::ByOne => self.metrics.witnessed("by_one"),
-            Witnessed::ByNobody => {
-                return Err(Setback::retry(Cause::ShownByNobody));
+            WitnessVerdict::OnlyNode => {}
+            WitnessVerdict::TwoNodes => self.metrics.count_witnessed("by_two"),
+            WitnessVerdict::OneNode => self.metrics.count_witnessed("by_one"),
+            WitnessVerdict::NoNode => {
+                return Err(Setback::retry(Cause::NoNodeShowsIt));
             }
-            Witnessed::Disputed { shown_by, denied_by } => {
-                self.metrics.witnessed("disputed");
+            WitnessVerdict::Disputed { shown_by, denied_by } => {
+                self.metrics.count_witnessed("disputed");
                 let cause = Cause::Disputed { shown_by, denied_by };
                 return Err(Setback::own(Remedy::Retry, cause));
             }
-            Witnessed::Nowhere => {
-                self.metrics.witnessed("nowhere");
+            WitnessVerdict::NeverExisted => {
+                self.metrics.count_witnessed("nowhere");
                 // What should be in its place may not be known.
-                self.confirmation.read_again(request);
+                self.confirmation.reread_block(request);
                 return Ok(Some(Outcome::Orphaned));
             }
         }

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Three loops in one task: the first reading, which alone stores and moves the cursor, and beside it
-//! the second reading and the proof, which hand it what they find. They share [`notes::Notes`].
+//! the second reading and the proof, which hand it what they find. They share [`notes::ReadingState`].
 //!
 //! Invariants: the stored cursor moves only in the journal transaction that stores what it passed, and
 //! lists the blocks of it that nobody could prove; no answer moves it unless the node proved that it
@@ -20,17 +20,17 @@ pub mod source;
 pub mod gap;
 mod pages;
 pub mod blooms;
-mod astray;
-mod marks;
+mod lost_cursor;
+mod checkpoints;
 mod first_reading;
-mod twice;
+mod read_once;
 pub mod suspects;
 mod second_reading;
 pub mod unproven;
 mod proof;
-pub mod notes;
+pub mod reading_state;
 pub mod ids;
-pub mod lookout;
+pub mod completeness;
 mod consensus;
 mod decoded;
 pub mod backfill;
@@ -48,34 +48,29 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::{
-    astray::Astray,
-    decoded::{Decoded, decode, tell_of},
-    first_reading::Read,
-    gap::Plan,
+    checkpoints::Checkpoints,
+    decoded::{DecodedEvents, decode, log_skipped},
+    first_reading::ReadBlock,
+    gap::ReadPlan,
     ids::SharedIds,
-    marks::Marks,
-    notes::Notes,
-    proof::Proof,
+    lost_cursor::LostCursor,
+    proof::ProofLoop,
+    reading_state::ReadingState,
     second_reading::SecondReading,
     source::EventSource,
-    suspects::Suspects,
+    suspects::SuspectBlocks,
 };
 use super::{
-    intake::Entrance,
-    ledger::{RequestLedger, Unproven},
+    ledger::{RequestLedger, UnprovenRange},
+    walk_queue::WalkSender,
 };
 use crate::{
-    backoff::Backoff,
-    clock::Clock,
+    chain::provider::{BlockId, ChainReader as _, Head, NodeId, RangeLogs, RpcError},
+    contracts::decryption::DeploymentSupport,
     dice::Dice,
     domain::{B256, BlockRef, Event, LedgerError, Request},
-    gateway::{
-        decryption::Support,
-        provider::{At, ChainReader as _, Head, NodeId, Range, RpcError},
-    },
-    heart::Heart,
-    metrics::Metrics,
-    repeats::Repeats,
+    telemetry::{heartbeat::Heartbeat, log_throttle::LogThrottle, metrics::Metrics},
+    time::{backoff::Backoff, clock::Clock},
 };
 
 /// A cursor that passed nothing is stored within this time.
@@ -84,11 +79,11 @@ const CURSOR_STORED_WITHIN: Duration = Duration::from_secs(30);
 /// between two re-reads, on a chain with ten blocks a second, and some more.
 const READ_ONCE_AT_MOST: u64 = 512;
 /// The chain may stand still and the head with it: it is looked at then, too.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+const HEAD_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// How far around a log that was shown late others are looked for.
-const AROUND: u64 = 64;
+const SUSPECT_MARGIN: u64 = 64;
 /// Logs remembered that could not be decoded and were read once more for that.
-const DAMAGED: usize = 1024;
+const MAX_DAMAGED: usize = 1024;
 
 /// Where reading begins when the journal has no cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,56 +100,56 @@ pub struct Arrivals<S, L> {
     source: S,
     dice: Dice,
     ledger: L,
-    walk: Entrance,
+    walk_sender: WalkSender,
     /// Told of an upgrade before any request that came after it is walked.
-    support: watch::Sender<Support>,
+    support: watch::Sender<DeploymentSupport>,
     /// Upgrades seen, by transaction and log index.
     upgrades: HashSet<(B256, u64)>,
     progress: watch::Sender<Option<BlockRef>>,
     cursor: Option<BlockRef>,
     /// Nothing up to this block is ever read.
-    begun_after: u64,
+    began_after: u64,
     /// Failures in a row: which node is asked for logs. And when it was the next one's turn.
-    turn: usize,
-    turned: Instant,
-    astray: Astray,
+    node_turn: usize,
+    turn_changed_at: Instant,
+    lost_cursor: LostCursor,
     connection: watch::Sender<u64>,
-    notes: Notes,
-    suspects: Suspects,
+    state: ReadingState,
+    suspects: SuspectBlocks,
     ids: SharedIds,
     /// What the other loops find.
-    found: mpsc::Receiver<Found>,
-    finders: mpsc::Sender<Found>,
+    found_events: mpsc::Receiver<FoundEvents>,
+    found_events_sender: mpsc::Sender<FoundEvents>,
     /// Blocks read near the head, and some of those before.
-    recent: BTreeMap<u64, Read>,
-    marks: Marks,
+    recent: BTreeMap<u64, ReadBlock>,
+    checkpoints: Checkpoints,
     /// By block and index.
     damaged: BTreeSet<(u64, u64)>,
     /// What nodes do wrong.
-    repeats: Repeats,
+    log_throttle: LogThrottle,
     /// When a cursor alone is worth a commit.
     store_at: Instant,
     /// When the head was heard of that is being read up to.
-    woken: Instant,
-    heart: Heart,
+    head_seen_at: Instant,
+    heart: Heartbeat,
     metrics: Metrics,
 }
 
 /// Events that were found beside the first reading. They are stored, and then what they prove counts.
 #[derive(Debug)]
-struct Found {
+struct FoundEvents {
     events: Vec<Event>,
     by: NodeId,
-    how: How,
+    how: FoundKind,
     /// Told once they are stored.
     stored: oneshot::Sender<()>,
 }
 
 /// How they were found.
 #[derive(Clone, Copy, Debug)]
-enum How {
+enum FoundKind {
     /// These blocks were read again, by a question asked then.
-    Again { from: u64, to: u64, asked: Instant },
+    Reread { from: u64, to: u64, asked: Instant },
     /// They were suspected.
     Suspected,
     /// The block is in doubt.
@@ -177,7 +172,7 @@ enum ReadError {
     #[error(
         "the blocks up to {cursor} that were read are no node's any more, the newest is {head}"
     )]
-    Astray { cursor: u64, head: u64 },
+    CursorLost { cursor: u64, head: u64 },
     #[error("the connector is stopping")]
     Stopping,
 }
@@ -189,58 +184,58 @@ impl ReadError {
             Self::Ledger(error) => error.code(),
             Self::UnknownBlock(_) => "unknown_block",
             Self::Reorganised { .. } => "reorganised",
-            Self::Astray { .. } => "astray",
+            Self::CursorLost { .. } => "astray",
             Self::Stopping => "stopping",
         }
     }
 }
 
 impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
-    /// `cursor` is the journal's, `begun_after` its first one's number; `walk` takes what is new, in order.
+    /// `cursor` is the journal's, `began_after` its first one's number; `walk_sender` takes what is new, in order.
     pub fn new(
         source: S,
         ledger: L,
-        walk: Entrance,
-        support: watch::Sender<Support>,
+        walk_sender: WalkSender,
+        support: watch::Sender<DeploymentSupport>,
         cursor: Option<BlockRef>,
-        begun_after: Option<u64>,
+        began_after: Option<u64>,
         metrics: Metrics,
     ) -> Self {
-        let (finders, found) = mpsc::channel(1);
+        let (found_events_sender, found_events) = mpsc::channel(1);
         // Reading that began on blocks that never were is not bound by where it began.
         let highest = cursor.map_or(u64::MAX, |cursor| cursor.number);
-        let begun_after = begun_after.unwrap_or(0).min(highest);
-        let notes = Notes::new(begun_after);
+        let began_after = began_after.unwrap_or(0).min(highest);
+        let state = ReadingState::new(began_after);
         if let Some(cursor) = cursor {
             let from = cursor.number.saturating_sub(READ_ONCE_AT_MOST);
-            notes.open().twice.read_once(from, cursor.number, None, Instant::now());
+            state.lock().read_once.record_first_reading(from, cursor.number, None, Instant::now());
         }
         Self {
             source,
             dice: Dice::default(),
             ledger,
-            walk,
+            walk_sender,
             support,
             upgrades: HashSet::new(),
             progress: watch::channel(cursor).0,
             cursor,
-            begun_after,
-            turn: 0,
-            turned: Instant::now(),
-            astray: Astray::default(),
+            began_after,
+            node_turn: 0,
+            turn_changed_at: Instant::now(),
+            lost_cursor: LostCursor::default(),
             connection: watch::channel(0).0,
-            notes,
-            suspects: Suspects::default(),
+            state,
+            suspects: SuspectBlocks::default(),
             ids: SharedIds::default(),
-            found,
-            finders,
+            found_events,
+            found_events_sender,
             recent: BTreeMap::new(),
-            marks: Marks::default(),
+            checkpoints: Checkpoints::default(),
             damaged: BTreeSet::new(),
-            repeats: Repeats::default(),
+            log_throttle: LogThrottle::default(),
             store_at: Instant::now(),
-            woken: Instant::now(),
-            heart: Heart::default(),
+            head_seen_at: Instant::now(),
+            heart: Heartbeat::default(),
             metrics,
         }
     }
@@ -248,13 +243,18 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
     /// Goes on where an earlier run left: with blocks that nobody could prove, and from the block on
     /// up to which all were read twice.
     #[must_use]
-    pub fn resuming(self, unproven: Vec<Unproven>, read_twice: Option<u64>) -> Self {
+    pub fn resuming(self, unproven: Vec<UnprovenRange>, read_twice: Option<u64>) -> Self {
         {
-            let mut notes = self.notes.open();
-            notes.list = unproven::List::of(unproven);
+            let mut notes = self.state.lock();
+            notes.unproven = unproven::UnprovenList::from_stored(unproven);
             if let (Some(cursor), Some(twice)) = (self.cursor, read_twice) {
-                notes.twice = twice::Twice::default();
-                notes.twice.read_once(twice + 1, cursor.number, None, Instant::now());
+                notes.read_once = read_once::ReadOnceBlocks::default();
+                notes.read_once.record_first_reading(
+                    twice + 1,
+                    cursor.number,
+                    None,
+                    Instant::now(),
+                );
             }
         }
         self
@@ -262,16 +262,16 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
 
     /// What others suspect is read again.
     #[must_use]
-    pub fn suspecting(mut self, suspects: Suspects) -> Self {
+    pub fn with_suspects(mut self, suspects: SuspectBlocks) -> Self {
         self.suspects = suspects;
         self
     }
 
     /// These ids of requests are known. Those that are read are added, and stored with what was read.
     #[must_use]
-    pub fn knowing(mut self, ids: SharedIds) -> Self {
+    pub fn with_ids(mut self, ids: SharedIds) -> Self {
         if self.cursor.is_some() {
-            ids.lock().set_origin(self.begun_after);
+            ids.lock().set_origin(self.began_after);
         }
         self.ids = ids;
         self
@@ -279,8 +279,8 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
 
     /// Tells the time by this clock.
     #[must_use]
-    pub fn by(mut self, clock: Clock, dice: Dice) -> Self {
-        self.notes = self.notes.by(clock);
+    pub fn with_clock(mut self, clock: Clock, dice: Dice) -> Self {
+        self.state = self.state.with_clock(clock);
         self.dice = dice;
         self
     }
@@ -291,42 +291,42 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
     }
 
     /// Where to say that a request may be hidden in some blocks.
-    pub fn suspects(&self) -> Suspects {
+    pub fn suspects(&self) -> SuspectBlocks {
         self.suspects.clone()
     }
 
     /// What is not certain of what was read.
-    pub fn notes(&self) -> Notes {
-        self.notes.clone()
+    pub fn state(&self) -> ReadingState {
+        self.state.clone()
     }
 
     /// Reads until `stop`. Fails only when the journal does.
     pub async fn run(
         mut self,
         start: Start,
-        heart: Heart,
+        heart: Heartbeat,
         stop: CancellationToken,
     ) -> Result<(), LedgerError> {
         self.heart = heart;
         let second = SecondReading::new(
             self.source.clone(),
-            self.notes.clone(),
+            self.state.clone(),
             self.suspects.clone(),
             (self.progress.subscribe(), self.connection.subscribe()),
-            self.finders.clone(),
+            self.found_events_sender.clone(),
             self.dice.clone(),
         );
-        let proof = Proof::new(
+        let proof = ProofLoop::new(
             self.source.clone(),
-            self.notes.clone(),
+            self.state.clone(),
             self.ids.clone(),
-            self.finders.clone(),
+            self.found_events_sender.clone(),
             self.dice.clone(),
         );
         let reading = async {
             tokio::select! {
                 biased;
-                ended = self.read_on(start) => ended,
+                ended = self.read_loop(start) => ended,
                 never = Box::pin(second.run()) => match never {},
                 never = Box::pin(proof.run()) => match never {},
             }
@@ -338,25 +338,25 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         }
     }
 
-    async fn read_on(&mut self, start: Start) -> Result<std::convert::Infallible, ReadError> {
+    async fn read_loop(&mut self, start: Start) -> Result<std::convert::Infallible, ReadError> {
         let mut heads = self.source.chain().heads();
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut repeats = Repeats::default();
+        let mut repeats = LogThrottle::default();
         loop {
-            let due = Instant::now() + LOOK_EVERY;
+            let due = Instant::now() + HEAD_CHECK_INTERVAL;
             self.heart.rest();
             tokio::select! {
                 biased;
                 changed = heads.changed() => if changed.is_err() { return Err(ReadError::Stopping) },
-                Some(found) = self.found.recv() => {
-                    self.take(found).await?;
+                Some(found) = self.found_events.recv() => {
+                    self.store_finding(found).await?;
                     if !heads.has_changed().unwrap_or(true) {
                         continue;
                     }
                 }
                 () = sleep_until(due) => {}
             }
-            self.woken = Instant::now();
+            self.head_seen_at = Instant::now();
             loop {
                 let Some(head) = *heads.borrow_and_update() else { break };
                 self.heart.beat().await;
@@ -367,8 +367,9 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
                         let rewound = self.rewind(number, gap::NEAR).await;
                         rewound.and(Err(ReadError::Reorganised { number }))
                     }
-                    Err(error @ ReadError::Astray { .. }) => {
-                        let rewound = self.rewind(head.block.number + 1, astray::BACK).await;
+                    Err(error @ ReadError::CursorLost { .. }) => {
+                        let rewound =
+                            self.rewind(head.block.number + 1, lost_cursor::REREAD_BLOCKS).await;
                         rewound.and(Err(error))
                     }
                     read => read,
@@ -376,12 +377,12 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
                 match read {
                     Ok(()) => {
                         pause.reset();
-                        repeats.over();
+                        repeats.reset();
                         break;
                     }
                     Err(error @ (ReadError::Ledger(_) | ReadError::Stopping)) => return Err(error),
                     Err(error) => {
-                        if let Some(times) = repeats.heard(error.code(), Instant::now()) {
+                        if let Some(times) = repeats.should_log(error.code(), Instant::now()) {
                             warn!(problem = %error, times, "reading the chain failed, trying again");
                         } else {
                             debug!(problem = %error, "reading the chain still fails");
@@ -390,7 +391,8 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
                             // It got on: a node that knows half of it is worth asking.
                             pause.reset();
                         }
-                        (self.turn, self.turned) = (self.turn + 1, Instant::now());
+                        (self.node_turn, self.turn_changed_at) =
+                            (self.node_turn + 1, Instant::now());
                         sleep(pause.next_delay(self.dice.roll())).await;
                     }
                 }
@@ -415,26 +417,26 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         });
         loop {
             self.heart.beat().await;
-            while let Ok(found) = self.found.try_recv() {
-                self.take(found).await?;
+            while let Ok(found) = self.found_events.try_recv() {
+                self.store_finding(found).await?;
             }
             cursor = match gap::plan(cursor.number, head.block.number) {
-                Plan::Idle => return self.is_known(cursor, head).await,
-                Plan::Far { from, to } => self.read_far(cursor, from, to).await?,
-                Plan::Near { from, to } => self.read_near(cursor, from, to, head).await?,
+                ReadPlan::Idle => return self.check_cursor_known(cursor, head).await,
+                ReadPlan::Far { from, to } => self.read_far(cursor, from, to).await?,
+                ReadPlan::Near { from, to } => self.read_near(cursor, from, to, head).await?,
             };
         }
     }
 
     /// Fails where the cursor is above the head for long, and no sound node has its block.
-    async fn is_known(&mut self, cursor: BlockRef, head: &Head) -> Result<(), ReadError> {
-        if !self.astray.hears(cursor.number, head.block.number, Instant::now()) {
+    async fn check_cursor_known(&mut self, cursor: BlockRef, head: &Head) -> Result<(), ReadError> {
+        if !self.lost_cursor.should_ask(cursor.number, head.block.number, Instant::now()) {
             return Ok(());
         }
         let provider = self.source.chain();
         let mut denied = false;
         for node in provider.sound_nodes() {
-            match provider.only(node).header(At::Hash(cursor.hash)).await {
+            match provider.for_node(node).header(BlockId::Hash(cursor.hash)).await {
                 Ok(None) => denied = true,
                 // Some nodes say so by an error.
                 Err(error @ RpcError::Refused { .. }) if !error.is_busy() => denied = true,
@@ -443,7 +445,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
             }
         }
         let (cursor, head) = (cursor.number, head.block.number);
-        if denied { Err(ReadError::Astray { cursor, head }) } else { Ok(()) }
+        if denied { Err(ReadError::CursorLost { cursor, head }) } else { Ok(()) }
     }
 
     async fn first_cursor(
@@ -463,41 +465,42 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         let block = self.header(number).await?.block;
         info!(first_block = number + 1, head = head.block.number, "reading begins");
         // What is before the first block is nobody's business.
-        self.begun_after = number;
-        self.notes.open().begun_after = number;
+        self.began_after = number;
+        self.state.lock().began_after = number;
         self.ids.lock().set_origin(number);
         self.store(Vec::new(), Some(block)).await?;
         Ok(Some(block))
     }
 
-    fn go_to(&mut self, cursor: Option<BlockRef>) {
+    fn move_cursor(&mut self, cursor: Option<BlockRef>) {
         if let Some(before) = self.cursor {
-            self.marks.note(before);
+            self.checkpoints.record(before);
         }
         self.cursor = cursor;
         self.progress.send_replace(cursor);
     }
 
     /// Stores what was found beside the first reading.
-    async fn take(&mut self, found: Found) -> Result<(), ReadError> {
-        let Found { mut events, by, how, stored } = found;
+    async fn store_finding(&mut self, found: FoundEvents) -> Result<(), ReadError> {
+        let FoundEvents { mut events, by, how, stored } = found;
         // Asked for before a reorganisation was seen: what is above the cursor is read anew, and may
         // be of a chain that is no more.
         let up_to = self.cursor.map_or(0, |cursor| cursor.number);
         events.retain(|event| event.block.number <= up_to);
-        if let How::Proven { number } = how
+        if let FoundKind::Proven { number } = how
             && number <= up_to
         {
-            self.notes.open().list.proven(number);
+            self.state.lock().unproven.remove(number);
         }
         let late = self.store(events, None).await?;
         match how {
-            How::Again { from, to, asked } => {
-                self.notes.open().twice.read_again(from, to, asked);
-                self.were_late(&late, by, (from, to));
+            FoundKind::Reread { from, to, asked } => {
+                self.state.lock().read_once.record_second_reading(from, to, asked);
+                self.on_late_requests(&late, by, (from, to));
             }
-            How::Suspected | How::InDoubt | How::Proven { .. } if late.is_empty() => {}
-            How::Suspected | How::InDoubt | How::Proven { .. } => {
+            FoundKind::Suspected | FoundKind::InDoubt | FoundKind::Proven { .. }
+                if late.is_empty() => {}
+            FoundKind::Suspected | FoundKind::InDoubt | FoundKind::Proven { .. } => {
                 let (requests, host) = (late.len(), self.source.chain().host(by));
                 let block = late.first().map(|block| block.number);
                 warn!(requests, host, block, "hidden requests were found and are stored now");
@@ -510,15 +513,18 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
 
     /// Requests of these blocks were not shown at the first reading. Whoever hid one may hide another
     /// one near it; and if it was a bloom that did, there are no more blooms of that node.
-    fn were_late(&mut self, late: &[BlockRef], by: NodeId, (from, to): (u64, u64)) {
+    fn on_late_requests(&mut self, late: &[BlockRef], by: NodeId, (from, to): (u64, u64)) {
         let (Some(first), Some(last)) = (late.first(), late.last()) else { return };
         let host = self.source.chain().host(by);
         warn!(
             late = late.len(),
             from, to, host, "requests were missing at the first reading and are stored now"
         );
-        let suspected = (first.number.saturating_sub(AROUND), last.number.saturating_add(AROUND));
-        self.suspects.read_everywhere(suspected.0.max(from), suspected.1.min(to));
+        let suspected = (
+            first.number.saturating_sub(SUSPECT_MARGIN),
+            last.number.saturating_add(SUSPECT_MARGIN),
+        );
+        self.suspects.reread_everywhere(suspected.0.max(from), suspected.1.min(to));
         for block in late {
             let read = self.recent.get(&block.number).filter(|read| read.hash == block.hash);
             if let Some(node) = read.and_then(|read| read.excluded_by) {
@@ -536,41 +542,41 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         events: Vec<Event>,
         cursor: Option<BlockRef>,
     ) -> Result<Vec<BlockRef>, ReadError> {
-        self.ids.lock().saw_all(&events, Instant::now());
-        let Decoded { mut batch, requests, upgrades } = decode(&self.source, events);
+        self.ids.lock().record_events(&events, Instant::now());
+        let DecodedEvents { mut batch, requests, upgrades } = decode(&self.source, events);
         batch.cursor = cursor;
         for event in upgrades {
             if self.upgrades.insert((event.transaction, event.log_index)) {
                 info!(block = event.block.number, "the Decryption contract was upgraded");
                 let block = event.block.number;
-                self.support.send_replace(Support::Upgraded { block });
+                self.support.send_replace(DeploymentSupport::Upgraded { block });
             }
         }
         for (event, _) in &batch.skipped {
-            self.is_damaged(event);
+            self.reread_damaged(event);
         }
         {
-            let mut notes = self.notes.open();
-            batch.unproven = notes.list.changed();
-            batch.read_twice = cursor.map(|cursor| notes.twice.done(cursor.number));
+            let mut notes = self.state.lock();
+            batch.unproven = notes.unproven.take_changed();
+            batch.read_twice = cursor.map(|cursor| notes.read_once.read_twice_up_to(cursor.number));
         }
         let holds_nothing =
             batch.arrivals.is_empty() && batch.skipped.is_empty() && batch.unproven.is_none();
         if holds_nothing && (cursor.is_none() || Instant::now() < self.store_at) {
             if cursor.is_some() {
-                self.go_to(cursor);
+                self.move_cursor(cursor);
             }
             return Ok(Vec::new());
         }
-        batch.ids = self.ids.lock().changed();
+        batch.ids = self.ids.lock().take_changed();
         let skipped = batch.skipped.clone();
-        let taken = self.heart.rest_while(self.ledger.arrive(batch)).await?;
-        tell_of(&skipped, &taken);
+        let taken = self.heart.rest_while(self.ledger.store_batch(batch)).await?;
+        log_skipped(&skipped, &taken);
         for _ in &taken.skipped {
             self.metrics.undecodable_log();
         }
         if cursor.is_some() {
-            self.go_to(cursor);
+            self.move_cursor(cursor);
             // Not all instances of a process at the same block.
             self.store_at =
                 Instant::now() + CURSOR_STORED_WITHIN.mul_f64(0.5 + 0.5 * self.dice.roll());
@@ -586,15 +592,15 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
                     "request is in another block now: looking at it again");
             } else {
                 came.push(request.block);
-                self.metrics.arrived(request.kind(), self.woken.elapsed());
+                self.metrics.arrived(request.kind(), self.head_seen_at.elapsed());
                 info!(request = %request.key, kind = %request.kind(), block = request.block.number,
                     "request arrived");
             }
-            intakes.push(self.walk.take(request, recovered));
+            intakes.push(self.walk_sender.attend(request, recovered));
         }
         for intake in intakes {
             // The journal has it: a stop here only means that the next start walks it.
-            let sent = self.heart.rest_while(self.walk.send(intake)).await;
+            let sent = self.heart.rest_while(self.walk_sender.send(intake)).await;
             sent.map_err(|_| ReadError::Stopping)?;
         }
         came.sort_unstable_by_key(|block| block.number);
@@ -602,26 +608,26 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
     }
 
     /// A log that cannot be read may be whole at another node: its block is read everywhere, once.
-    fn is_damaged(&mut self, event: &Event) {
-        if self.damaged.len() >= DAMAGED {
+    fn reread_damaged(&mut self, event: &Event) {
+        if self.damaged.len() >= MAX_DAMAGED {
             self.damaged.clear();
         }
         let (number, index) = (event.block.number, event.log_index);
         if self.damaged.insert((number, index)) {
-            self.suspects.read_everywhere(number, number);
+            self.suspects.reread_everywhere(number, number);
         }
     }
 }
 
-fn known(head: Option<&Head>, number: u64) -> Result<Head, ReadError> {
+fn expect_head(head: Option<&Head>, number: u64) -> Result<Head, ReadError> {
     let head = head.filter(|head| head.block.number == number);
     head.copied().ok_or(ReadError::UnknownBlock(number))
 }
 
 /// Whether the node that told the logs of a range knows its blocks.
-fn knows(range: &Range, from: u64, to: u64) -> Result<(), ReadError> {
-    known(range.first.as_ref(), from)?;
-    known(range.last.as_ref(), to)?;
+fn expect_range_known(range: &RangeLogs, from: u64, to: u64) -> Result<(), ReadError> {
+    expect_head(range.first_head.as_ref(), from)?;
+    expect_head(range.last_head.as_ref(), to)?;
     Ok(())
 }
 

@@ -39,20 +39,20 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::domain::{Address, B256, Bytes, Ciphertext, Hold, HoldReason, Material, Remedy};
-use crate::metrics::Metrics;
+use crate::telemetry::metrics::Metrics;
 
 pub use bucket::UnusableUrl;
-pub use download::Trouble;
+pub use download::BucketError;
 pub use fallback::FallbackStore;
-pub use http::{BucketClient, Get};
+pub use http::{BucketClient, HttpGet};
 pub use memory::{LARGEST_CIPHERTEXT, MemoryUse, Reservation, SMALLEST_MEMORY_MIB};
-pub use probe::{Answer, Probed, probe, probe_fallback};
+pub use probe::{ProbeAnswer, ProbeResult, probe, probe_fallback};
 pub use s3_error::S3Error;
 
-use bucket::{Bucket, Health};
-use download::{Patience, Progress, Wanted, download};
+use bucket::{Bucket, BucketHealth};
+use download::{DownloadTimeouts, Progress, WantedLogs, download};
 use format::Format;
-use memory::Memory;
+use memory::MemoryBudget;
 
 /// Ciphertexts of one request fetched at the same time.
 const HANDLES_AT_ONCE: usize = 16;
@@ -63,21 +63,21 @@ const LOOKUPS_AT_ONCE: usize = 16;
 /// Deadline of one question to the GatewayConfig contract.
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
 /// Most rounds of fetching; a new round starts when ciphertexts turn out larger than reserved.
-const ROUNDS: usize = 4;
+const MOST_ROUNDS: usize = 4;
 /// If all buckets of a request refuse, it is retried for this long before it is held.
-const REFUSALS_TRIED_AGAIN: Duration = Duration::from_mins(2);
+const REFUSALS_RETRIED_FOR: Duration = Duration::from_mins(2);
 
 /// The port through which this room learns the bucket of a coprocessor. The GatewayConfig adapter
 /// implements it and caches answers, except empty ones.
-pub trait Buckets: Send + Sync + 'static {
+pub trait BucketRegistry: Send + Sync + 'static {
     /// The base URL of the coprocessor's bucket. `None`: it has none, or it is unknown.
-    fn bucket(
+    fn bucket_url_of(
         &self,
         coprocessor: Address,
     ) -> impl Future<Output = Result<Option<String>, BucketLookupError>> + Send;
 
     /// Whether the contract knows the coprocessor. Called only with `verify_coprocessors`.
-    fn registered(
+    fn is_known_coprocessor(
         &self,
         coprocessor: Address,
     ) -> impl Future<Output = Result<bool, BucketLookupError>> + Send;
@@ -141,9 +141,9 @@ pub struct Ciphertexts<B> {
     fallback: Option<Arc<Bucket>>,
     verify_coprocessors: bool,
     http: BucketClient,
-    memory: Memory,
-    health: Health,
-    patience: Patience,
+    memory: MemoryBudget,
+    health: BucketHealth,
+    patience: DownloadTimeouts,
     metrics: Metrics,
 }
 
@@ -154,16 +154,16 @@ impl<B> fmt::Debug for Ciphertexts<B> {
 }
 
 /// The bucket of one coprocessor, or why there is none.
-type Place = Result<Arc<Bucket>, Trouble>;
+type BucketLookup = Result<Arc<Bucket>, BucketError>;
 
 /// Why one ciphertext was not fetched.
-struct Missed {
+struct FetchMiss {
     failures: Vec<BucketFailure>,
     /// Announced sizes that exceed its share.
-    larger: Vec<u64>,
+    announced_sizes: Vec<u64>,
 }
 
-impl<B: Buckets> Ciphertexts<B> {
+impl<B: BucketRegistry> Ciphertexts<B> {
     #[must_use]
     pub fn new(options: CiphertextsOptions<B>) -> Self {
         Self {
@@ -171,17 +171,17 @@ impl<B: Buckets> Ciphertexts<B> {
             fallback: options.fallback.map(|store| store.bucket),
             verify_coprocessors: options.verify_coprocessors,
             http: options.http,
-            memory: Memory::new(options.memory_mib),
-            health: Health::default(),
-            patience: Patience::default(),
+            memory: MemoryBudget::new(options.memory_mib),
+            health: BucketHealth::default(),
+            patience: DownloadTimeouts::default(),
             metrics: options.metrics,
         }
     }
 
     /// The present use of the memory budget.
     #[must_use]
-    pub fn memory(&self) -> MemoryUse {
-        self.memory.in_use()
+    pub fn memory_use(&self) -> MemoryUse {
+        self.memory.usage()
     }
 
     /// Memory reserved by all requests now, in KiB.
@@ -201,20 +201,21 @@ impl<B: Buckets> Ciphertexts<B> {
                     .ok_or(FetchError::UnsupportedType { handle: material.handle, fhe_type })?,
             );
         }
-        let places = self.places(materials).await;
-        let mut rounds_left = ROUNDS;
+        let lookups = self.look_up_buckets(materials).await;
+        let mut rounds_left = MOST_ROUNDS;
         loop {
             rounds_left -= 1;
             let reservation =
                 self.memory.reserve(&shares).await.ok_or_else(|| self.too_large(&shares))?;
-            match self.fetch_all(materials, &shares, &places, &reservation).await {
+            match self.fetch_all(materials, &shares, &lookups, &reservation).await {
                 Ok(ciphertexts) => return Ok(Fetched { ciphertexts, reservation }),
-                Err(Interrupted::Failed(error)) => return Err(error),
-                Err(Interrupted::Larger { sizes, error }) => {
+                Err(RoundError::Failed(error)) => return Err(error),
+                Err(RoundError::Larger { sizes, error }) => {
                     // Returned before more is asked for: waiting for more while holding some could
                     // deadlock.
                     drop(reservation);
-                    let grown = memory::grow(&shares, &sizes, |bodies| self.memory.fits(bodies));
+                    let grown =
+                        memory::grow_shares(&shares, &sizes, |bodies| self.memory.fits(bodies));
                     match grown {
                         Some(grown) if rounds_left > 0 => shares = grown,
                         Some(_) | None => return Err(error),
@@ -233,31 +234,31 @@ impl<B: Buckets> Ciphertexts<B> {
     }
 
     /// Looks up the bucket of each coprocessor of the request.
-    async fn places(&self, materials: &[Material]) -> HashMap<Address, Place> {
+    async fn look_up_buckets(&self, materials: &[Material]) -> HashMap<Address, BucketLookup> {
         let mut coprocessors: Vec<Address> =
             materials.iter().flat_map(|material| material.coprocessors.iter().copied()).collect();
         coprocessors.sort_unstable();
         coprocessors.dedup();
         stream::iter(coprocessors)
-            .map(|coprocessor| async move { (coprocessor, self.place(coprocessor).await) })
+            .map(|coprocessor| async move { (coprocessor, self.look_up_bucket(coprocessor).await) })
             .buffer_unordered(LOOKUPS_AT_ONCE)
             .collect()
             .await
     }
 
-    async fn place(&self, coprocessor: Address) -> Place {
+    async fn look_up_bucket(&self, coprocessor: Address) -> BucketLookup {
         let answer = timeout(LOOKUP_DEADLINE, async {
-            if self.verify_coprocessors && !self.buckets.registered(coprocessor).await? {
-                return Ok(Err(Trouble::Unregistered));
+            if self.verify_coprocessors && !self.buckets.is_known_coprocessor(coprocessor).await? {
+                return Ok(Err(BucketError::Unregistered));
             }
-            Ok(Ok(self.buckets.bucket(coprocessor).await?))
+            Ok(Ok(self.buckets.bucket_url_of(coprocessor).await?))
         });
         match answer.await {
-            Err(_) => Err(Trouble::LookupLate),
-            Ok(Err(error)) => Err(Trouble::Lookup(error)),
+            Err(_) => Err(BucketError::LookupLate),
+            Ok(Err(error)) => Err(BucketError::Lookup(error)),
             Ok(Ok(Err(trouble))) => Err(trouble),
             Ok(Ok(Ok(url))) => match url.as_deref().map(str::trim) {
-                None | Some("") => Err(Trouble::NoUrl),
+                None | Some("") => Err(BucketError::NoUrl),
                 Some(url) => Ok(Arc::new(Bucket::new(url)?)),
             },
         }
@@ -267,20 +268,20 @@ impl<B: Buckets> Ciphertexts<B> {
     fn candidates(
         &self,
         material: &Material,
-        places: &HashMap<Address, Place>,
+        places: &HashMap<Address, BucketLookup>,
     ) -> (Vec<Arc<Bucket>>, Vec<BucketFailure>) {
         let mut buckets: Vec<Arc<Bucket>> = Vec::new();
         let mut failures = Vec::new();
         for coprocessor in &material.coprocessors {
             match places.get(coprocessor) {
-                Some(Ok(bucket)) if !buckets.iter().any(|known| known.is(bucket)) => {
+                Some(Ok(bucket)) if !buckets.iter().any(|known| known.contains(bucket)) => {
                     buckets.push(Arc::clone(bucket));
                 }
                 Some(Err(trouble)) => failures.push(BucketFailure {
                     bucket: format!("coprocessor {coprocessor}"),
-                    own: false,
+                    is_fallback: false,
                     proxy: None,
-                    trouble: trouble.clone(),
+                    error: trouble.clone(),
                 }),
                 // Another coprocessor has the same bucket.
                 Some(Ok(_)) | None => {}
@@ -290,7 +291,7 @@ impl<B: Buckets> Ciphertexts<B> {
             // An unregistered coprocessor must not get the fallback bucket used by being the only one
             // named.
             let none_trusted = !failures.is_empty()
-                && failures.iter().all(|failure| failure.trouble == Trouble::Unregistered);
+                && failures.iter().all(|failure| failure.error == BucketError::Unregistered);
             if !none_trusted {
                 buckets.extend(self.fallback.clone());
             }
@@ -303,9 +304,9 @@ impl<B: Buckets> Ciphertexts<B> {
         &self,
         materials: &[Material],
         shares: &[u64],
-        places: &HashMap<Address, Place>,
+        places: &HashMap<Address, BucketLookup>,
         reservation: &Reservation,
-    ) -> Result<Vec<Ciphertext>, Interrupted> {
+    ) -> Result<Vec<Ciphertext>, RoundError> {
         let mut fetching = stream::iter(0..materials.len())
             .map(|index| async move {
                 (index, self.fetch_one(&materials[index], shares[index], places, reservation).await)
@@ -317,11 +318,11 @@ impl<B: Buckets> Ciphertexts<B> {
         while let Some((index, result)) = fetching.next().await {
             match result {
                 Ok(ciphertext) => brought[index] = Some(ciphertext),
-                Err(Missed { failures, larger }) => {
+                Err(FetchMiss { failures, announced_sizes: larger }) => {
                     let handle = materials[index].handle;
-                    let error = FetchError::NotBrought { handle, failures };
+                    let error = FetchError::Unavailable { handle, failures };
                     if larger.is_empty() {
-                        return Err(Interrupted::Failed(error));
+                        return Err(RoundError::Failed(error));
                     }
                     // The others continue: whether more of them are larger decides the shares of the
                     // next round.
@@ -331,7 +332,7 @@ impl<B: Buckets> Ciphertexts<B> {
             }
         }
         match first_larger {
-            Some(error) => Err(Interrupted::Larger { sizes, error }),
+            Some(error) => Err(RoundError::Larger { sizes, error }),
             // Every index was filled, or the loop returned or recorded an error.
             None => Ok(brought.into_iter().flatten().collect()),
         }
@@ -342,18 +343,19 @@ impl<B: Buckets> Ciphertexts<B> {
         &self,
         material: &Material,
         share: u64,
-        places: &HashMap<Address, Place>,
+        places: &HashMap<Address, BucketLookup>,
         reservation: &Reservation,
-    ) -> Result<Ciphertext, Missed> {
+    ) -> Result<Ciphertext, FetchMiss> {
         let (buckets, mut failures) = self.candidates(material, places);
         let room = Semaphore::new(reservation.copies());
-        let held = reservation.hold();
-        let wanted = Wanted { digest: material.digest, share, room: &room, held: &held };
+        let held = reservation.guard();
+        let wanted =
+            WantedLogs { digest: material.digest, share, body_permits: &room, held: &held };
         let progress: Vec<Progress> = buckets.iter().map(|_| Progress::new()).collect();
         let call = |index: usize| {
             let (bucket, wanted) = (&buckets[index], &wanted);
             let progress = &progress[index];
-            let turns = self.health.turns(bucket);
+            let turns = self.health.host_permits(bucket);
             progress.restart();
             async move {
                 let result =
@@ -369,7 +371,7 @@ impl<B: Buckets> Ciphertexts<B> {
         loop {
             if calls.is_empty() {
                 if next == buckets.len() {
-                    return Err(Missed { failures, larger });
+                    return Err(FetchMiss { failures, announced_sizes: larger });
                 }
                 calls.push(call(next));
                 next += 1;
@@ -380,24 +382,24 @@ impl<B: Buckets> Ciphertexts<B> {
                 Some((index, result)) = calls.next() => match result {
                     Ok((format, body)) => {
                         if !overtaken[index] {
-                            self.health.well(&buckets[index]);
+                            self.health.record_success(&buckets[index]);
                         }
                         if format.header_is_wrong {
-                            self.note_wrong_header(&buckets[index], material, format);
+                            self.record_wrong_header(&buckets[index], material, format);
                         }
-                        return Ok(Ciphertext { handle: material.handle, format: format.is, body });
+                        return Ok(Ciphertext { handle: material.handle, format: format.actual, body });
                     }
-                    Err(trouble) => {
-                        self.note(&buckets[index], material, &trouble);
-                        if let Trouble::Outgrown { bytes } = trouble {
+                    Err(error) => {
+                        self.record_failure(&buckets[index], material, &error);
+                        if let BucketError::LargerThanShare { bytes } = error {
                             larger.push(bytes);
                         }
                         let bucket = &buckets[index];
                         failures.push(BucketFailure {
-                            bucket: bucket.shown.clone(),
-                            own: bucket.is_own(),
-                            proxy: self.http.proxy(bucket),
-                            trouble,
+                            bucket: bucket.display_name.clone(),
+                            is_fallback: bucket.is_fallback(),
+                            proxy: self.http.proxy_for(bucket),
+                            error,
                         });
                         if next < buckets.len() {
                             calls.push(call(next));
@@ -408,7 +410,7 @@ impl<B: Buckets> Ciphertexts<B> {
                 () = sleep(self.patience.hedge), if may_hedge => {
                     // Only the newest call is checked: older ones were found slow before it was started.
                     if progress[next - 1].is_slow(&self.patience) {
-                        self.health.ailing(&buckets[next - 1], Instant::now());
+                        self.health.record_failure(&buckets[next - 1], Instant::now());
                         overtaken[next - 1] = true;
                         calls.push(call(next));
                         next += 1;
@@ -418,22 +420,22 @@ impl<B: Buckets> Ciphertexts<B> {
         }
     }
 
-    fn count(&self, bucket: &Bucket, result: &Result<(Format, Bytes), Trouble>) {
-        let code = result.as_ref().map_or_else(Trouble::code, |_| "ok");
+    fn count(&self, bucket: &Bucket, result: &Result<(Format, Bytes), BucketError>) {
+        let code = result.as_ref().map_or_else(BucketError::code, |_| "ok");
         self.metrics.fetched(bucket.host(), code);
         match result {
             Ok((_, body)) => self.metrics.ciphertext_bytes(body.len() as u64),
-            Err(Trouble::WrongBytes { .. }) => self.metrics.digest_mismatch(),
+            Err(BucketError::WrongBytes { .. }) => self.metrics.digest_mismatch(),
             Err(_) => {}
         }
     }
 
     /// The bytes are right but their format header is wrong: the format is detected from the bytes.
-    fn note_wrong_header(&self, bucket: &Bucket, material: &Material, format: Format) {
+    fn record_wrong_header(&self, bucket: &Bucket, material: &Material, format: Format) {
         self.metrics.wrong_format_header(bucket.host());
-        let (shown, is) = (&bucket.shown, format.is);
-        let heard = self.health.heard(bucket, "wrong_format_header", Instant::now());
-        if let Some(times) = heard {
+        let (shown, is) = (&bucket.display_name, format.actual);
+        let times_to_log = self.health.should_log(bucket, "wrong_format_header", Instant::now());
+        if let Some(times) = times_to_log {
             let handle = material.handle;
             tracing::warn!(bucket = %shown, %handle, ?is, times, "bucket misstates the format of a ciphertext");
         } else {
@@ -442,26 +444,26 @@ impl<B: Buckets> Ciphertexts<B> {
     }
 
     /// Records a bucket's error. Log throttle per bucket and error, not per ciphertext.
-    fn note(&self, bucket: &Bucket, material: &Material, trouble: &Trouble) {
+    fn record_failure(&self, bucket: &Bucket, material: &Material, trouble: &BucketError) {
         let now = Instant::now();
-        let times = if trouble.is_the_buckets() {
-            self.health.ailing(bucket, now);
-            self.health.heard(bucket, trouble.code(), now)
+        let times = if trouble.is_bucket_fault() {
+            self.health.record_failure(bucket, now);
+            self.health.should_log(bucket, trouble.code(), now)
         } else {
             None
         };
         if let Some(times) = times {
-            let proxy = self.http.proxy(bucket);
-            let to_do = trouble.remedy(bucket.is_own(), proxy.as_deref());
-            tracing::warn!(bucket = %bucket.shown, proxy, %trouble, to_do, times, "bucket in trouble");
+            let proxy = self.http.proxy_for(bucket);
+            let to_do = trouble.remedy(bucket.is_fallback(), proxy.as_deref());
+            tracing::warn!(bucket = %bucket.display_name, proxy, %trouble, to_do, times, "bucket in trouble");
         } else {
-            tracing::debug!(bucket = %bucket.shown, handle = %material.handle, %trouble, "not brought");
+            tracing::debug!(bucket = %bucket.display_name, handle = %material.handle, %trouble, "not brought");
         }
     }
 }
 
 /// Why a round ended early.
-enum Interrupted {
+enum RoundError {
     Failed(FetchError),
     /// Some ciphertexts need more memory than their share. `error`: the result if they cannot get it.
     Larger {
@@ -476,15 +478,15 @@ pub struct BucketFailure {
     /// Scheme, host and port; or the coprocessor's address.
     pub bucket: String,
     /// It is the bucket of `[s3_config]`.
-    pub own: bool,
+    pub is_fallback: bool,
     /// Host and port of the proxy in use.
     pub proxy: Option<String>,
-    pub trouble: Trouble,
+    pub error: BucketError,
 }
 
 impl BucketFailure {
     fn remedy(&self) -> Option<String> {
-        self.trouble.remedy(self.own, self.proxy.as_deref())
+        self.error.remedy(self.is_fallback, self.proxy.as_deref())
     }
 }
 
@@ -492,9 +494,9 @@ impl fmt::Display for BucketFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.proxy {
             Some(proxy) => {
-                write!(f, "{} through the proxy {proxy}: {}", self.bucket, self.trouble)
+                write!(f, "{} through the proxy {proxy}: {}", self.bucket, self.error)
             }
-            None => write!(f, "{}: {}", self.bucket, self.trouble),
+            None => write!(f, "{}: {}", self.bucket, self.error),
         }
     }
 }
@@ -510,7 +512,7 @@ pub enum FetchError {
     TooLarge { mib: u64, budget_mib: u32 },
     /// No bucket returned it. Empty `failures`: there is no bucket at all.
     #[error("no bucket has handle {handle}: {}{}", listed(failures), advice(failures))]
-    NotBrought { handle: B256, failures: Vec<BucketFailure> },
+    Unavailable { handle: B256, failures: Vec<BucketFailure> },
 }
 
 fn listed(failures: &[BucketFailure]) -> String {
@@ -535,8 +537,8 @@ impl FetchError {
         match self {
             Self::UnsupportedType { .. } => "unsupported_type",
             Self::TooLarge { .. } => "too_large",
-            Self::NotBrought { failures, .. } => {
-                failures.last().map_or("no_bucket", |failure| failure.trouble.code())
+            Self::Unavailable { failures, .. } => {
+                failures.last().map_or("no_bucket", |failure| failure.error.code())
             }
         }
     }
@@ -549,16 +551,19 @@ impl FetchError {
         match self {
             Self::UnsupportedType { .. } => self.hold(HoldReason::UnsupportedType),
             Self::TooLarge { .. } => self.hold(HoldReason::CiphertextTooLarge),
-            Self::NotBrought { .. } if self.is_refused() => {
-                if refused_for >= REFUSALS_TRIED_AGAIN {
+            Self::Unavailable { .. } if self.is_refused() => {
+                if refused_for >= REFUSALS_RETRIED_FOR {
                     self.hold(HoldReason::AccessDenied)
                 } else {
                     Remedy::Retry
                 }
             }
-            Self::NotBrought { .. } => {
-                let too_large = |trouble: &Trouble| {
-                    matches!(trouble, Trouble::TooLarge { .. } | Trouble::Outgrown { .. })
+            Self::Unavailable { .. } => {
+                let too_large = |trouble: &BucketError| {
+                    matches!(
+                        trouble,
+                        BucketError::TooLarge { .. } | BucketError::LargerThanShare { .. }
+                    )
                 };
                 if self.all_asked(too_large) {
                     self.hold(HoldReason::CiphertextTooLarge)
@@ -572,17 +577,17 @@ impl FetchError {
     /// Whether every bucket that was asked refuses.
     fn is_refused(&self) -> bool {
         self.all_asked(
-            |trouble| matches!(trouble, Trouble::Refused(error) if error.needs_somebody()),
+            |trouble| matches!(trouble, BucketError::Refused(error) if error.needs_operator()),
         )
     }
 
     /// Whether at least one bucket was asked and `is` holds for all of them.
-    fn all_asked(&self, is: impl Fn(&Trouble) -> bool) -> bool {
-        let Self::NotBrought { failures, .. } = self else { return false };
+    fn all_asked(&self, is: impl Fn(&BucketError) -> bool) -> bool {
+        let Self::Unavailable { failures, .. } = self else { return false };
         let mut asked = failures
             .iter()
-            .map(|failure| &failure.trouble)
-            .filter(|trouble| !matches!(trouble, Trouble::NoUrl | Trouble::Unregistered))
+            .map(|failure| &failure.error)
+            .filter(|trouble| !matches!(trouble, BucketError::NoUrl | BucketError::Unregistered))
             .peekable();
         asked.peek().is_some() && asked.all(is)
     }
@@ -594,20 +599,20 @@ impl FetchError {
 
 /// How long the buckets of one request have been refusing.
 #[derive(Clone, Copy, Debug)]
-pub struct Refusals {
+pub struct RefusalTimer {
     held: bool,
     since: Option<Instant>,
 }
 
-impl Refusals {
+impl RefusalTimer {
     /// `held`: why the request was held when its walk began.
     #[must_use]
-    pub fn begin(held: Option<HoldReason>) -> Self {
+    pub fn new(held: Option<HoldReason>) -> Self {
         Self { held: held == Some(HoldReason::AccessDenied), since: None }
     }
 
     /// The remedy for an error. A request that was held for a refusal before is held again at once.
-    pub fn weigh(&mut self, error: &FetchError, now: Instant) -> Remedy {
+    pub fn remedy(&mut self, error: &FetchError, now: Instant) -> Remedy {
         let refused_for = match (error.is_refused(), self.held) {
             (false, _) => Duration::ZERO,
             (true, true) => Duration::MAX,

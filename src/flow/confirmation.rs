@@ -14,22 +14,20 @@
 use tracing::debug;
 
 use super::{
-    Flow, RequestLedger, arrivals::suspects::Suspects, ciphertexts::Buckets,
+    Flow, RequestLedger, arrivals::suspects::SuspectBlocks, ciphertexts::BucketRegistry,
     walk::policy::setback::Setback,
 };
 use crate::{
+    chain::provider::{ChainReader, RpcError, TransactionSender},
+    contracts::decryption::{DecryptionAdapter, RequestLocation, WitnessVerdict},
     domain::{BlockRef, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
-    gateway::{
-        decryption::{DecryptionAdapter, Whereabouts, Witnessed},
-        provider::{ChainReader, RpcError, TransactionSender},
-    },
 };
 
 /// Who can be asked for an event, and where the chain has it now.
 #[derive(Clone, Debug)]
 pub struct Confirmation<P> {
     adapter: DecryptionAdapter<P>,
-    suspects: Suspects,
+    suspects: SuspectBlocks,
 }
 
 /// What becomes of a request whose event makes no sense.
@@ -44,49 +42,49 @@ pub(super) enum Confirmed {
 }
 
 /// What follows. `alone`: there is one node only; `before`: it was held for this.
-fn weigh(witnessed: &Witnessed, alone: bool, before: bool) -> Confirmed {
+fn conclude(witnessed: &WitnessVerdict, alone: bool, before: bool) -> Confirmed {
     let why = match witnessed {
-        Witnessed::ByTwo => return Confirmed::Yes,
-        Witnessed::NobodyElse if before => return Confirmed::Yes,
-        Witnessed::Nowhere => return Confirmed::Gone,
-        Witnessed::Disputed { shown_by, .. } if alone && shown_by.is_empty() => {
+        WitnessVerdict::TwoNodes => return Confirmed::Yes,
+        WitnessVerdict::OnlyNode if before => return Confirmed::Yes,
+        WitnessVerdict::NeverExisted => return Confirmed::Gone,
+        WitnessVerdict::Disputed { shown_by, .. } if alone && shown_by.is_empty() => {
             return Confirmed::Gone;
         }
-        Witnessed::NobodyElse => "only one gateway node can be asked".to_owned(),
-        Witnessed::ByOne => "no other gateway node has its block, or answers".to_owned(),
-        Witnessed::ByNobody => "no gateway node shows its block now".to_owned(),
-        Witnessed::Disputed { denied_by, .. } => format!("{denied_by} does not show it"),
+        WitnessVerdict::OnlyNode => "only one gateway node can be asked".to_owned(),
+        WitnessVerdict::OneNode => "no other gateway node has its block, or answers".to_owned(),
+        WitnessVerdict::NoNode => "no gateway node shows its block now".to_owned(),
+        WitnessVerdict::Disputed { denied_by, .. } => format!("{denied_by} does not show it"),
     };
     let why = format!("its event makes no sense, and {why}: it is read again");
     Confirmed::NotYet(Hold::new(HoldReason::Unconfirmed, why))
 }
 
 impl<P: ChainReader> Confirmation<P> {
-    pub fn new(adapter: DecryptionAdapter<P>, suspects: Suspects) -> Self {
+    pub fn new(adapter: DecryptionAdapter<P>, suspects: SuspectBlocks) -> Self {
         Self { adapter, suspects }
     }
 
     /// Whether a request that cannot be answered is what the chain holds. `held`: why it was held when
     /// its walk began.
-    pub(super) async fn of(&self, request: &Request, held: Option<HoldReason>) -> Confirmed {
+    pub(super) async fn verify(&self, request: &Request, held: Option<HoldReason>) -> Confirmed {
         let alone = self.adapter.provider().node_count() < 2;
-        let witnessed = self.adapter.witnessed_anew(request).await;
-        let confirmed = weigh(&witnessed, alone, held == Some(HoldReason::Unconfirmed));
+        let witnessed = self.adapter.collect_witnesses_afresh(request).await;
+        let confirmed = conclude(&witnessed, alone, held == Some(HoldReason::Unconfirmed));
         if confirmed != Confirmed::Yes {
             debug!(?witnessed, "an event that makes no sense is not confirmed");
-            self.read_again(request);
+            self.reread_block(request);
         }
         confirmed
     }
 
     /// Whether several nodes show the request in this block.
-    pub(super) async fn witnessed(
+    pub(super) async fn ask_witnesses(
         &self,
         request: &Request,
         block: BlockRef,
         again: bool,
-    ) -> Witnessed {
-        self.adapter.witnessed(request, block, again).await
+    ) -> WitnessVerdict {
+        self.adapter.collect_witnesses(request, block, again).await
     }
 
     /// Where a request is now, and whether one of its `namesakes` has its id.
@@ -94,23 +92,23 @@ impl<P: ChainReader> Confirmation<P> {
         &self,
         request: &Request,
         namesakes: &[Event],
-    ) -> Result<Whereabouts, RpcError> {
-        self.adapter.whereabouts(request, namesakes).await
+    ) -> Result<RequestLocation, RpcError> {
+        self.adapter.locate(request, namesakes).await
     }
 
     /// It is not on chain, or not any more.
-    pub(super) fn not_there(&self, request: &Request) {
-        self.suspects.not_there(request.key, request.block);
+    pub(super) fn report_orphan(&self, request: &Request) {
+        self.suspects.report_orphan(request.key, request.block);
     }
 
     /// The event may not be what the chain holds: its block is read at every node.
-    pub(super) fn read_again(&self, request: &Request) {
+    pub(super) fn reread_block(&self, request: &Request) {
         let number = request.block.number;
-        self.suspects.read_everywhere(number, number);
+        self.suspects.reread_everywhere(number, number);
     }
 }
 
-impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
+impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     /// A setback that ends the request or sets it aside, or what takes its place once the chain was
     /// looked at. An outcome: it is not there. `before`: why it was held when its walk began.
     pub(super) async fn confirm(
@@ -122,7 +120,7 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let setback = match &setback.remedy {
             Remedy::Retry | Remedy::Refuse(Refusal::NotRequested) => return Ok(setback),
             Remedy::Refuse(Refusal::Malformed(_)) => {
-                match self.confirmation.of(request, before).await {
+                match self.confirmation.verify(request, before).await {
                     Confirmed::Yes => return Ok(setback),
                     Confirmed::Gone => return Err(Outcome::Orphaned),
                     Confirmed::NotYet(hold) => Setback::held(hold),
@@ -130,15 +128,15 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             }
             Remedy::Hold(hold) => {
                 if hold.reason == HoldReason::UnsupportedType {
-                    self.confirmation.read_again(request);
+                    self.confirmation.reread_block(request);
                 }
                 setback
             }
         };
         // Nobody waits for an answer that the chain does not ask for any more. Not known counts as no.
         match self.whereabouts(request).await {
-            Ok(Whereabouts::Gone) => Err(Outcome::Orphaned),
-            Ok(Whereabouts::In(_) | Whereabouts::Unknown) | Err(_) => Ok(setback),
+            Ok(RequestLocation::Gone) => Err(Outcome::Orphaned),
+            Ok(RequestLocation::In(_) | RequestLocation::Unknown) | Err(_) => Ok(setback),
         }
     }
 }
@@ -146,25 +144,25 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::{
-        abi,
-        fake_chain::{ADDRESSES, FakeChain, Lies, SOURCE, request_event},
+    use crate::{
+        chain::fake_chain::{ADDRESSES, FakeChain, NodeFaults, SOURCE, request_event},
+        contracts::abi,
     };
 
     /// A request as one node damaged its event, on a chain that has it whole.
-    fn scene() -> (FakeChain, Confirmation<FakeChain>, Suspects, Request) {
+    fn scene() -> (FakeChain, Confirmation<FakeChain>, SuspectBlocks, Request) {
         let chain = FakeChain::new(40);
         let whole = Event { data: vec![7; 64].into(), ..request_event(1) };
         chain.mine(vec![whole.clone()]);
         let damaged = Event { block: chain.block(41), data: vec![0; 64].into(), ..whole };
-        let suspects = Suspects::default();
+        let suspects = SuspectBlocks::default();
         let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
         let request = abi::decode(SOURCE, &damaged).unwrap();
         (chain, Confirmation::new(adapter, suspects.clone()), suspects, request)
     }
 
-    fn zeroes() -> Lies {
-        Lies { zeroes: true, ..Lies::default() }
+    fn zeroes() -> NodeFaults {
+        NodeFaults { zeroes: true, ..NodeFaults::default() }
     }
 
     fn is_held(confirmed: &Confirmed) -> bool {
@@ -176,37 +174,37 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn b11_what_one_node_shows_and_another_denies_ends_nothing() {
         let (chain, confirmation, suspects, request) = scene();
-        let silent = Lies { mute: true, ..Lies::default() };
-        for other in [Lies::default(), silent.clone()] {
-            chain.node().lies = vec![zeroes(), other];
+        let silent = NodeFaults { is_silent: true, ..NodeFaults::default() };
+        for other in [NodeFaults::default(), silent.clone()] {
+            chain.state().faults = vec![zeroes(), other];
             for held in [None, UNCONFIRMED] {
-                assert!(is_held(&confirmation.of(&request, held).await));
+                assert!(is_held(&confirmation.verify(&request, held).await));
                 assert!(suspects.is_waiting(41, 41));
             }
         }
         // Alone, and nothing is remembered of another one.
         let (chain, confirmation, _, request) = scene();
-        chain.node().lies = vec![silent];
-        assert!(is_held(&confirmation.of(&request, UNCONFIRMED).await));
+        chain.state().faults = vec![silent];
+        assert!(is_held(&confirmation.verify(&request, UNCONFIRMED).await));
     }
 
     #[tokio::test(start_paused = true)]
     async fn b11_what_all_nodes_say_ends_it() {
         let (chain, confirmation, _, request) = scene();
-        chain.node().lies = vec![zeroes(), zeroes()];
-        assert_eq!(confirmation.of(&request, None).await, Confirmed::Yes);
-        chain.node().lies = vec![Lies::default(), Lies::default()];
-        assert_eq!(confirmation.of(&request, None).await, Confirmed::Gone);
+        chain.state().faults = vec![zeroes(), zeroes()];
+        assert_eq!(confirmation.verify(&request, None).await, Confirmed::Yes);
+        chain.state().faults = vec![NodeFaults::default(), NodeFaults::default()];
+        assert_eq!(confirmation.verify(&request, None).await, Confirmed::Gone);
     }
 
     #[tokio::test(start_paused = true)]
     async fn b11_one_node_alone_is_asked_again_later() {
         let (chain, confirmation, _, request) = scene();
-        chain.node().lies = vec![zeroes()];
-        assert!(is_held(&confirmation.of(&request, None).await));
-        assert_eq!(confirmation.of(&request, UNCONFIRMED).await, Confirmed::Yes);
+        chain.state().faults = vec![zeroes()];
+        assert!(is_held(&confirmation.verify(&request, None).await));
+        assert_eq!(confirmation.verify(&request, UNCONFIRMED).await, Confirmed::Yes);
         // What it showed a moment ago does not count.
-        chain.node().lies = vec![Lies::default()];
-        assert_eq!(confirmation.of(&request, UNCONFIRMED).await, Confirmed::Gone);
+        chain.state().faults = vec![NodeFaults::default()];
+        assert_eq!(confirmation.verify(&request, UNCONFIRMED).await, Confirmed::Gone);
     }
 }

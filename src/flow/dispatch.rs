@@ -14,44 +14,45 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, error_span};
 
 use super::{
-    Flow, Intake, Intakes, RequestLedger, Step,
-    capacity::{Place, Places, Rows, Seat},
-    ciphertexts::Buckets,
-    walk::{Ended, policy},
+    Flow, QueuedRequest, RequestLedger, Step, WalkReceivers,
+    capacity::{Capacity, Permit, PermitHolder, WaitingQueues},
+    ciphertexts::BucketRegistry,
+    walk::{WalkEnd, policy},
 };
 use crate::{
+    chain::provider::TransactionSender,
     domain::{LedgerError, RequestKey},
-    gateway::provider::TransactionSender,
-    heart::Heart,
+    telemetry::heartbeat::Heartbeat,
 };
 
 /// The walks under way.
 #[derive(Default)]
 struct Walks {
-    tasks: JoinSet<Result<Ended, LedgerError>>,
+    tasks: JoinSet<Result<WalkEnd, LedgerError>>,
     /// What each of them walks, and its place.
-    walking: HashMap<Id, (Intake, Place)>,
-    in_hand: HashSet<RequestKey>,
+    walking: HashMap<Id, (QueuedRequest, Permit)>,
+    walked_keys: HashSet<RequestKey>,
     panics: HashMap<RequestKey, u32>,
 }
 
-impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
+impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     /// Takes requests in and walks each in a task of its own, until `stop`; then no request is
     /// taken in, none is asked, and what is answered is finished. Fails only when the journal does.
     pub async fn run(
         self: Arc<Self>,
-        mut intakes: Intakes,
-        heart: Heart,
+        mut receivers: WalkReceivers,
+        heart: Heartbeat,
         stop: CancellationToken,
     ) -> Result<(), LedgerError> {
-        let (mut walks, mut rows) = (Walks::default(), Rows::new(self.options.max_in_flight));
-        let places = Places::new(self.options.max_in_flight);
-        let mut line = self.line.clone();
+        let (mut walks, mut queues) =
+            (Walks::default(), WaitingQueues::new(self.options.max_in_flight));
+        let capacity = Capacity::new(self.options.max_in_flight);
+        let mut final_height = self.final_height.clone();
         loop {
-            self.metrics.walking(walks.in_hand.len(), self.options.max_in_flight);
+            self.metrics.walking(walks.walked_keys.len(), self.options.max_in_flight);
             heart.rest();
-            let covers = *line.borrow_and_update();
-            rows.ripen(covers);
+            let height = *final_height.borrow_and_update();
+            queues.release_final(height);
             tokio::select! {
                 biased;
                 Some(ended) = walks.tasks.join_next_with_id() => {
@@ -60,30 +61,30 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         Ok((id, result)) => (id, Ok(result?)),
                         Err(error) => (error.id(), Err(error)),
                     };
-                    let Some((mut walked, place)) = walks.walking.remove(&id) else { continue };
+                    let Some((mut walked, permit)) = walks.walking.remove(&id) else { continue };
                     let key = walked.request.key;
-                    walks.in_hand.remove(&key);
+                    walks.walked_keys.remove(&key);
                     let panicked = result.is_err_and(|error| error.is_panic());
                     let again =
                         if panicked { self.after_panic(key, &mut walks.panics).await? } else { None };
                     if let Some(pause) = again {
                         // It may have got further than it began.
                         walked.recovered = true;
-                        self.start(&mut walks, walked, place, pause, &places, &stop);
+                        self.start(&mut walks, walked, permit, pause, &capacity, &stop);
                     } else {
                         walks.panics.remove(&key);
-                        rows.ended(walked.request.block);
+                        queues.walk_ended(walked.request.block);
                     }
                 }
                 () = stop.cancelled() => break,
-                Ok(()) = line.changed() => {}
-                next = places.next(&mut intakes, &mut rows, covers, self.dice.coin()) => {
-                    let Some((mut place, intake)) = next else { break };
+                Ok(()) = final_height.changed() => {}
+                next = capacity.next_request(&mut receivers, &mut queues, height, self.dice.coin()) => {
+                    let Some((mut place, entry)) = next else { break };
                     heart.beat().await;
                     // The held retry may find what is walking already.
-                    if !walks.in_hand.contains(&intake.request.key) {
-                        place.share = rows.begun(intake.request.block);
-                        self.start(&mut walks, intake, place, Duration::ZERO, &places, &stop);
+                    if !walks.walked_keys.contains(&entry.request.key) {
+                        place.share = queues.walk_began(entry.request.block);
+                        self.start(&mut walks, entry, place, Duration::ZERO, &capacity, &stop);
                     }
                 }
             }
@@ -100,27 +101,32 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     fn start(
         self: &Arc<Self>,
         walks: &mut Walks,
-        intake: Intake,
-        place: Place,
+        queued: QueuedRequest,
+        permit: Permit,
         pause: Duration,
-        places: &Places,
+        capacity: &Capacity,
         stop: &CancellationToken,
     ) {
-        let key = intake.request.key;
-        let span = error_span!("request", id = %key, kind = %intake.request.kind());
+        let key = queued.request.key;
+        let span = error_span!("request", id = %key, kind = %queued.request.kind());
         self.whose.mark(&span);
-        let (flow, kept) = (self.clone(), intake.clone());
-        let (places, share, stop) = (places.clone(), place.share.clone(), stop.clone());
+        let (flow, kept) = (self.clone(), queued.clone());
+        let (capacity, share, stop) = (capacity.clone(), permit.share.clone(), stop.clone());
         let walk = async move {
             sleep(pause).await;
-            let hand = intake.hand.clone();
-            let recovered = intake.recovered;
-            let seat = Seat { hand: &hand, places: &places, share: &share, recovered };
-            flow.walk(intake, seat, stop).await
+            let attendance = queued.attendance.clone();
+            let recovered = queued.recovered;
+            let holder = PermitHolder {
+                attendance: &attendance,
+                capacity: &capacity,
+                share: &share,
+                recovered,
+            };
+            flow.walk(queued, holder, stop).await
         };
         let handle = walks.tasks.spawn(walk.instrument(span));
-        walks.in_hand.insert(key);
-        walks.walking.insert(handle.id(), (kept, place));
+        walks.walked_keys.insert(key);
+        walks.walking.insert(handle.id(), (kept, permit));
     }
 
     /// A panic is that request's failed attempt, or holds it. Answers after which pause it is tried
@@ -135,7 +141,7 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let count = *count;
         error!(request = %key, count, "the walk of a request panicked");
         self.metrics.walk_panicked();
-        match policy::panicked(count) {
+        match policy::after_panic(count) {
             Ok(pause) => {
                 self.ledger.note(key, Step::Failed { why: "its walk panicked".to_owned() }).await?;
                 Ok(Some(pause))

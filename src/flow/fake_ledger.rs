@@ -6,53 +6,55 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Answered, Batch, IdRun, RequestLedger, Standing, Step, Taken, Unproven};
+use super::{
+    AnsweredHere, Batch, IdRange, RequestLedger, RequestState, Step, StoredBatch, UnprovenRange,
+};
 use crate::{
+    chain::lane::{GiveUpReason, SignedTransaction, TransactionId, TransactionLedger},
     domain::{BlockRef, Event, LedgerError, RequestKey, U256},
-    gateway::lane::{GivenUp, SignedTransaction, TransactionId, TransactionLedger},
 };
 
 /// What the ledger was told.
 #[derive(Debug, Default)]
-pub(crate) struct Book {
+pub(crate) struct LedgerContents {
     pub requests: HashMap<RequestKey, BlockRef>,
     pub cursor: Option<BlockRef>,
     pub skipped: HashSet<(BlockRef, u64)>,
     pub read_twice: Option<u64>,
-    pub unproven: Vec<Unproven>,
+    pub unproven: Vec<UnprovenRange>,
     /// As they were stored last.
-    pub ids: Vec<IdRun>,
+    pub ids: Vec<IdRange>,
     /// A test says so.
     pub answered: HashSet<U256>,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FakeLedger(Arc<Mutex<Book>>);
+pub(crate) struct FakeLedger(Arc<Mutex<LedgerContents>>);
 
 impl FakeLedger {
-    pub fn book(&self) -> MutexGuard<'_, Book> {
+    pub fn contents(&self) -> MutexGuard<'_, LedgerContents> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl RequestLedger for FakeLedger {
-    async fn namesakes(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
+    async fn events_of_same_id(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
         Ok(Vec::new())
     }
-    async fn answered(&self, ids: Vec<U256>) -> Result<Vec<Answered>, LedgerError> {
-        let book = self.book();
+    async fn answered_here(&self, ids: Vec<U256>) -> Result<Vec<AnsweredHere>, LedgerError> {
+        let book = self.contents();
         let known = |id| book.requests.keys().any(|key| key.id == id);
         Ok(ids
             .into_iter()
             .map(|id| match known(id) {
-                true if book.answered.contains(&id) => Answered::Yes,
-                true => Answered::No,
-                false => Answered::Unknown,
+                true if book.answered.contains(&id) => AnsweredHere::Yes,
+                true => AnsweredHere::No,
+                false => AnsweredHere::Unknown,
             })
             .collect())
     }
-    async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {
-        let mut book = self.book();
+    async fn store_batch(&self, batch: Batch) -> Result<StoredBatch, LedgerError> {
+        let mut book = self.contents();
         let mut new = HashSet::new();
         for (index, arrival) in batch.arrivals.iter().enumerate() {
             if book.requests.insert(arrival.key, arrival.event.block).is_none() {
@@ -75,24 +77,28 @@ impl RequestLedger for FakeLedger {
         }
         let mut new: Vec<usize> = new.into_iter().collect();
         new.sort_unstable();
-        Ok(Taken { new, skipped, reopened: Vec::new() })
+        Ok(StoredBatch { new, skipped, reopened: Vec::new() })
     }
     async fn note(&self, _: RequestKey, _: Step) -> Result<(), LedgerError> {
         Ok(())
     }
-    async fn standing(&self, _: RequestKey) -> Result<Option<Standing>, LedgerError> {
+    async fn request_state(&self, _: RequestKey) -> Result<Option<RequestState>, LedgerError> {
         Ok(None)
     }
 }
 
 impl TransactionLedger for FakeLedger {
-    async fn signed(&self, _: Vec<SignedTransaction>) -> Result<(), LedgerError> {
+    async fn record_signed(&self, _: Vec<SignedTransaction>) -> Result<(), LedgerError> {
         Ok(())
     }
-    async fn mined(&self, _: TransactionId, _: BlockRef) -> Result<(), LedgerError> {
+    async fn record_mined(&self, _: TransactionId, _: BlockRef) -> Result<(), LedgerError> {
         Ok(())
     }
-    async fn gave_up(&self, _: Vec<TransactionId>, _: GivenUp) -> Result<(), LedgerError> {
+    async fn record_given_up(
+        &self,
+        _: Vec<TransactionId>,
+        _: GiveUpReason,
+    ) -> Result<(), LedgerError> {
         Ok(())
     }
     async fn reopen(&self, _: Vec<TransactionId>) -> Result<Vec<SignedTransaction>, LedgerError> {

@@ -16,7 +16,7 @@
 //! a connection's streams (a proxy in front of the Core allows 100 or 128). So asks have a connection of
 //! their own, and polls are spread over several, opened as needed.
 //!
-//! A Core that says it is busy is asked at a slower pace for a while ([`pace`]). A Core that cannot be
+//! A Core that says it is busy is asked at a slower pace for a while ([`rate_limiter`]). A Core that cannot be
 //! reached costs one health check a second, and not all ciphertexts of every request again.
 //!
 //! Every call has a deadline, and dropping any future here is safe: if asked again, the Core says that
@@ -26,11 +26,11 @@ pub mod codec;
 mod endpoint;
 #[cfg(test)]
 pub(crate) mod fake_core;
-mod line;
-mod lines;
-pub mod pace;
+mod channel;
+mod channel_pool;
+pub mod rate_limiter;
 pub mod proto;
-mod reply;
+mod bounded_reply;
 pub mod signature;
 pub mod status;
 mod transport;
@@ -43,22 +43,22 @@ use prost::Message;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
-use crate::backoff::Backoff;
 use crate::dice::Dice;
 use crate::domain::{
-    Address, Answer, Ciphertext, Hold, HoldReason, Operation, OutsideText, Remedy, Request,
-    SigningDomain,
+    Address, Answer, Ciphertext, Hold, HoldReason, Operation, Remedy, Request, SigningDomain,
+    UntrustedText,
 };
-use crate::metrics::Metrics;
-use crate::traces;
-use endpoint::{Endpoint, NoReply, too_late, unreachable};
-use pace::Turn;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace_context;
+use crate::time::backoff::Backoff;
+use bounded_reply::ReplyLimit;
+use endpoint::{CoreEndpoint, NoReply, timeout_error, unreachable_error};
 use proto::kms::v1;
-use reply::Limit;
-use status::{Call, Meaning};
+use rate_limiter::AskPermit;
+use status::{CallKind, StatusMeaning};
 use wire::{CiphertextMismatch, ExtraDataMeaning, RequestError};
 
-pub use transport::{Carrier, EndpointError, Transport};
+pub use transport::{EndpointError, GrpcService, Transport};
 
 /// The largest message sent. Cores accept 100 MiB by default, more if configured; the largest legal
 /// request has about 64 MiB of ciphertexts.
@@ -100,10 +100,10 @@ pub enum CoreError {
     /// No answer, or an incomplete one. Whether an ask was accepted is unknown; asking or polling again
     /// is safe.
     #[error("no answer from the KMS Core: {cause}")]
-    Unreachable { cause: OutsideText },
+    Unreachable { cause: UntrustedText },
     /// The Core's rate limit.
     #[error("the KMS Core is busy: {message}")]
-    Busy { message: OutsideText },
+    Busy { message: UntrustedText },
     /// Only time or an operator can fix it.
     #[error("{0}")]
     Held(Hold),
@@ -141,7 +141,7 @@ impl CoreError {
 
 /// Result of an ask: the Core has the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum AskResult {
     Accepted,
     /// It had it before: from an earlier attempt, or an earlier run of this process.
     AlreadyKnown,
@@ -149,7 +149,7 @@ pub enum Asked {
 
 /// Result of one poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Poll {
+pub enum PollResult {
     /// Its signature is checked ([`signature`]).
     Answer(Answer),
     Pending,
@@ -159,18 +159,18 @@ pub enum Poll {
 
 /// How polling ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum PollingEnd {
     /// Its signature is checked ([`signature`]).
     Answer(Answer),
     /// The Core does not know the request: ask again.
     Forgotten,
     /// No answer within the deadline. The Core still has the request.
-    Silent,
+    TimedOut,
 }
 
 /// The Core's report about itself. A threshold Core reports `NotServing` until it is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
+pub enum CoreHealth {
     Serving,
     NotServing,
     /// It answers, but has no health service or does not say.
@@ -180,7 +180,7 @@ pub enum Health {
 /// The client of one KMS Core for one Decryption contract. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
 pub struct KmsCore {
-    endpoint: Endpoint,
+    endpoint: CoreEndpoint,
     domain: Arc<SigningDomain>,
     options: Options,
     dice: Dice,
@@ -196,7 +196,7 @@ impl KmsCore {
         options: Options,
         metrics: Metrics,
     ) -> Self {
-        let endpoint = Endpoint::new(transport, options.health, metrics.clone());
+        let endpoint = CoreEndpoint::new(transport, options.health, metrics.clone());
         let dice = Dice::default();
         Self { endpoint, domain: Arc::new(domain), options, dice, metrics }
     }
@@ -215,29 +215,29 @@ impl KmsCore {
 
     /// Waits for the turn to ask once: at once, unless the Core said that it is busy. If the last ask
     /// got no answer, the Core's health is checked first.
-    pub async fn turn(&self) -> Result<Turn, CoreError> {
-        self.endpoint.turn().await
+    pub async fn acquire_ask_permit(&self) -> Result<AskPermit, CoreError> {
+        self.endpoint.acquire_ask_permit().await
     }
 
     /// Whether the Core answers now: then a failed call says something about one request only.
-    pub async fn answers(&self) -> bool {
-        self.endpoint.answers().await
+    pub async fn is_answering(&self) -> bool {
+        self.endpoint.is_answering().await
     }
 
     /// Asks the Core for its health. An answer of any kind makes it reachable.
-    pub async fn health(&self) -> Result<Health, CoreError> {
+    pub async fn health(&self) -> Result<CoreHealth, CoreError> {
         self.endpoint.health().await
     }
 
     /// Sends the request with all its ciphertexts, in the order of its materials, to the Core.
     pub async fn ask(
         &self,
-        turn: Turn,
+        turn: AskPermit,
         request: &Request,
         ciphertexts: Vec<Ciphertext>,
-    ) -> Result<Asked, CoreError> {
+    ) -> Result<AskResult, CoreError> {
         let asked = self.ask_once(request, ciphertexts).await;
-        self.endpoint.ask_ended(turn, &asked);
+        self.endpoint.record_ask(turn, &asked);
         asked
     }
 
@@ -245,13 +245,13 @@ impl KmsCore {
         &self,
         request: &Request,
         ciphertexts: Vec<Ciphertext>,
-    ) -> Result<Asked, CoreError> {
+    ) -> Result<AskResult, CoreError> {
         wire::check(request)?;
         let materials = request.materials();
         let key_id = wire::key_id(materials)?;
         let ciphertexts = wire::typed_ciphertexts(materials, ciphertexts)?;
         let (id, domain, extra_data) = (request.key.id, &self.domain, self.options.extra_data);
-        let mut client = self.endpoint.client();
+        let mut client = self.endpoint.ask_client();
         let outcome = match &request.operation {
             Operation::PublicDecryption(public) => {
                 let message =
@@ -271,40 +271,44 @@ impl KmsCore {
             }
         };
         let status = match outcome {
-            Ok(v1::Empty {}) => return Ok(Asked::Accepted),
-            Err(NoReply::TooLate) => return Err(too_late(self.options.ask)),
+            Ok(v1::Empty {}) => return Ok(AskResult::Accepted),
+            Err(NoReply::TimedOut) => return Err(timeout_error(self.options.ask)),
             Err(NoReply::Status(status)) => status,
         };
-        match status::meaning(Call::Ask, &status) {
-            Meaning::AlreadyKnown => Ok(Asked::AlreadyKnown),
-            Meaning::Unclear => self.clear_up(request, &status).await,
-            Meaning::Busy => Err(busy(&status)),
-            Meaning::Hold(reason, what) => {
+        match status::meaning(CallKind::Ask, &status) {
+            StatusMeaning::AlreadyKnown => Ok(AskResult::AlreadyKnown),
+            StatusMeaning::Ambiguous => self.resolve_aborted(request, &status).await,
+            StatusMeaning::Busy => Err(busy_error(&status)),
+            StatusMeaning::Hold(reason, what) => {
                 Err(CoreError::Held(hold(reason, what, &status, request)))
             }
-            Meaning::Unreachable | Meaning::Pending | Meaning::Forgotten => {
-                Err(unreachable(&status))
+            StatusMeaning::Unreachable | StatusMeaning::Pending | StatusMeaning::Forgotten => {
+                Err(unreachable_error(&status))
             }
         }
     }
 
     /// Resolves an `Aborted`: does the Core know the request, or refuse it?
-    async fn clear_up(&self, request: &Request, aborted: &Status) -> Result<Asked, CoreError> {
-        let known = match self.result(request, self.options.probe).await? {
-            Ok(_) | Err(NoReply::TooLate) => true,
-            Err(NoReply::Status(status)) => match status::meaning(Call::Poll, &status) {
-                Meaning::Forgotten => false,
-                Meaning::Unreachable => return Err(unreachable(&status)),
+    async fn resolve_aborted(
+        &self,
+        request: &Request,
+        aborted: &Status,
+    ) -> Result<AskResult, CoreError> {
+        let known = match self.fetch_result(request, self.options.probe).await? {
+            Ok(_) | Err(NoReply::TimedOut) => true,
+            Err(NoReply::Status(status)) => match status::meaning(CallKind::Poll, &status) {
+                StatusMeaning::Forgotten => false,
+                StatusMeaning::Unreachable => return Err(unreachable_error(&status)),
                 // "Busy" tells nothing: the next regular poll decides.
-                Meaning::AlreadyKnown
-                | Meaning::Unclear
-                | Meaning::Pending
-                | Meaning::Busy
-                | Meaning::Hold(..) => true,
+                StatusMeaning::AlreadyKnown
+                | StatusMeaning::Ambiguous
+                | StatusMeaning::Pending
+                | StatusMeaning::Busy
+                | StatusMeaning::Hold(..) => true,
             },
         };
         if known {
-            return Ok(Asked::AlreadyKnown);
+            return Ok(AskResult::AlreadyKnown);
         }
         Err(CoreError::Held(hold(
             HoldReason::CoreRefused,
@@ -317,7 +321,11 @@ impl KmsCore {
     /// Polls once. The Core may hold the call for a minute; reaching our own deadline counts as pending.
     /// `registered`: signers registered for this node. If it is empty, the signature only has to recover
     /// to some address.
-    pub async fn poll(&self, request: &Request, registered: &[Address]) -> Result<Poll, CoreError> {
+    pub async fn poll(
+        &self,
+        request: &Request,
+        registered: &[Address],
+    ) -> Result<PollResult, CoreError> {
         self.poll_within(self.options.poll, request, registered).await
     }
 
@@ -327,13 +335,13 @@ impl KmsCore {
     ///
     /// Polling continues while the Core is busy. If it is unreachable, this returns at once: the caller
     /// decides how long that may last.
-    pub async fn answer(
+    pub async fn poll_until_answered(
         &self,
         request: &Request,
         registered: &[Address],
         deadline: Duration,
         retry_ceiling: Duration,
-    ) -> Result<Ending, CoreError> {
+    ) -> Result<PollingEnd, CoreError> {
         let end = Instant::now() + deadline;
         let mut backoff = Backoff::new(FIRST_PAUSE, retry_ceiling.max(FIRST_PAUSE));
         let mut polls = 0_u32;
@@ -341,17 +349,17 @@ impl KmsCore {
             let begin = Instant::now();
             let Some(left) = end.checked_duration_since(begin).filter(|left| !left.is_zero())
             else {
-                return Ok(Ending::Silent);
+                return Ok(PollingEnd::TimedOut);
             };
             let limit = self.options.poll.min(left);
             polls = polls.saturating_add(1);
             match self.poll_within(limit, request, registered).await {
-                Ok(Poll::Answer(answer)) => {
+                Ok(PollResult::Answer(answer)) => {
                     self.metrics.polls(polls);
-                    return Ok(Ending::Answer(answer));
+                    return Ok(PollingEnd::Answer(answer));
                 }
-                Ok(Poll::Forgotten) => return Ok(Ending::Forgotten),
-                Ok(Poll::Pending) | Err(CoreError::Busy { .. }) => {}
+                Ok(PollResult::Forgotten) => return Ok(PollingEnd::Forgotten),
+                Ok(PollResult::Pending) | Err(CoreError::Busy { .. }) => {}
                 Err(error) => return Err(error),
             }
             if begin.elapsed() > retry_ceiling.max(FIRST_PAUSE) {
@@ -367,40 +375,40 @@ impl KmsCore {
         limit: Duration,
         request: &Request,
         registered: &[Address],
-    ) -> Result<Poll, CoreError> {
-        let status = match self.result(request, limit).await? {
+    ) -> Result<PollResult, CoreError> {
+        let status = match self.fetch_result(request, limit).await? {
             Ok(result) => {
                 return self
-                    .check(request, result, registered)
-                    .map(Poll::Answer)
+                    .verify(request, result, registered)
+                    .map(PollResult::Answer)
                     .map_err(CoreError::Held);
             }
-            Err(NoReply::TooLate) => return Ok(Poll::Pending),
+            Err(NoReply::TimedOut) => return Ok(PollResult::Pending),
             Err(NoReply::Status(status)) => status,
         };
-        match status::meaning(Call::Poll, &status) {
-            Meaning::Pending => Ok(Poll::Pending),
-            Meaning::Forgotten => Ok(Poll::Forgotten),
-            Meaning::Busy => Err(busy(&status)),
-            Meaning::Hold(reason, what) => {
+        match status::meaning(CallKind::Poll, &status) {
+            StatusMeaning::Pending => Ok(PollResult::Pending),
+            StatusMeaning::Forgotten => Ok(PollResult::Forgotten),
+            StatusMeaning::Busy => Err(busy_error(&status)),
+            StatusMeaning::Hold(reason, what) => {
                 Err(CoreError::Held(hold(reason, what, &status, request)))
             }
-            Meaning::Unreachable | Meaning::AlreadyKnown | Meaning::Unclear => {
-                Err(unreachable(&status))
+            StatusMeaning::Unreachable | StatusMeaning::AlreadyKnown | StatusMeaning::Ambiguous => {
+                Err(unreachable_error(&status))
             }
         }
     }
 
     /// The gRPC call behind a poll, for either kind.
-    async fn result<'a>(
+    async fn fetch_result<'a>(
         &self,
         request: &'a Request,
         limit: Duration,
-    ) -> Result<Result<Reply<'a>, NoReply>, RequestError> {
-        let (mut client, _place) = self.endpoint.polling_client();
+    ) -> Result<Result<DecryptionResponse<'a>, NoReply>, RequestError> {
+        let (mut client, _place) = self.endpoint.poll_client();
         let question = || {
             let mut question = traced(wire::request_id(request.key.id));
-            question.extensions_mut().insert(Limit::of(request));
+            question.extensions_mut().insert(ReplyLimit::of(request));
             question
         };
         Ok(match &request.operation {
@@ -409,14 +417,14 @@ impl KmsCore {
                 self.endpoint
                     .call("get_public_decryption_result", limit, polling)
                     .await
-                    .map(|response| Reply::Public(public, response))
+                    .map(|response| DecryptionResponse::Public(public, response))
             }
             Operation::UserDecryption(user) => {
                 let polling = client.get_user_decryption_result(question());
                 self.endpoint
                     .call("get_user_decryption_result", limit, polling)
                     .await
-                    .map(|response| Reply::User(user, response))
+                    .map(|response| DecryptionResponse::User(user, response))
             }
             Operation::Unsupported { event, .. } => {
                 return Err(RequestError::UnsupportedEvent { event });
@@ -424,20 +432,20 @@ impl KmsCore {
         })
     }
 
-    fn check(
+    fn verify(
         &self,
         request: &Request,
-        reply: Reply<'_>,
+        reply: DecryptionResponse<'_>,
         registered: &[Address],
     ) -> Result<Answer, Hold> {
         let extra_data = self.options.extra_data;
         let domain = &self.domain;
         match reply {
-            Reply::Public(operation, response) => signature::public_answer_of(
+            DecryptionResponse::Public(operation, response) => signature::decode_public_answer(
                 domain, request, operation, extra_data, response, registered,
             )
             .map(Answer::PublicDecryption),
-            Reply::User(operation, response) => {
+            DecryptionResponse::User(operation, response) => {
                 signature::user_answer(domain, request, operation, extra_data, response, registered)
                     .map(Answer::UserDecryption)
             }
@@ -451,7 +459,7 @@ impl KmsCore {
     }
 }
 
-enum Reply<'a> {
+enum DecryptionResponse<'a> {
     Public(&'a crate::domain::PublicDecryption, v1::PublicDecryptionResponse),
     User(&'a crate::domain::UserDecryption, v1::UserDecryptionResponse),
 }
@@ -460,7 +468,7 @@ enum Reply<'a> {
 fn traced<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     // Hexadecimal digits and dashes are valid in metadata.
-    if let Some(Ok(parent)) = traces::traceparent().map(|parent| parent.parse()) {
+    if let Some(Ok(parent)) = trace_context::traceparent().map(|parent| parent.parse()) {
         request.metadata_mut().insert("traceparent", parent);
     }
     request
@@ -478,15 +486,15 @@ fn within_limit(message: &impl Message) -> Result<(), CoreError> {
     )))
 }
 
-fn busy(status: &Status) -> CoreError {
+fn busy_error(status: &Status) -> CoreError {
     CoreError::Busy { message: status.message().into() }
 }
 
 fn hold(reason: HoldReason, what: &str, status: &Status, request: &Request) -> Hold {
-    let message = OutsideText::from(status.message());
+    let message = UntrustedText::from(status.message());
     let detail = format!("{what} (it says {:?}: {message})", status.code());
     // The id in the Core's message may be another request's, so ours is added.
-    let ours = if quotes_an_id(message.as_str()) {
+    let ours = if mentions_an_id(message.as_str()) {
         format!("; the id of this request is {}", request.key)
     } else {
         String::new()
@@ -495,7 +503,7 @@ fn hold(reason: HoldReason, what: &str, status: &Status, request: &Request) -> H
 }
 
 /// Whether a text contains an id: the Core writes 64 hex digits.
-fn quotes_an_id(text: &str) -> bool {
+fn mentions_an_id(text: &str) -> bool {
     let words = text.split(|character: char| !character.is_ascii_alphanumeric());
     words
         .map(|word| word.strip_prefix("0x").unwrap_or(word))

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::{
+    contracts::abi::Counter,
     domain::{
         Answer, B256, BlockRef, Event, Hold, HoldReason, Kind, LedgerError, Outcome, RequestKey,
         U256, stage::Stage,
     },
-    gateway::abi::Counter,
 };
 
 /// One batch read from the chain: requests, logs that could not be decoded, and how far it reaches.
@@ -24,14 +24,14 @@ pub struct Batch {
     pub read_twice: Option<u64>,
     /// Blocks up to the cursor whose logs nobody could prove, all there are from now on; `None`: those
     /// known.
-    pub unproven: Option<Vec<Unproven>>,
+    pub unproven: Option<Vec<UnprovenRange>>,
     /// The ids of requests that are known with this batch, if they have changed: all of them.
-    pub ids: Option<Vec<IdRun>>,
+    pub ids: Option<Vec<IdRange>>,
 }
 
 /// Blocks that may hold more requests than any node shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unproven {
+pub struct UnprovenRange {
     pub first: u64,
     pub last: u64,
     /// Of a single block, where it is known.
@@ -42,7 +42,7 @@ pub struct Unproven {
 
 /// Ids without a hole: all from `first` to `last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdRun {
+pub struct IdRange {
     pub counter: Counter,
     pub first: u64,
     pub last: u64,
@@ -71,7 +71,7 @@ pub enum Step {
     Answered(Answer),
     /// A transaction with the answer was broadcast.
     Submitted { transaction: B256 },
-    /// The transaction did not bring it: back to `answered`.
+    /// The transaction did not bring it: back to `answered_here`.
     Returned { why: String },
     /// A failed attempt, counted, with its cause.
     Failed { why: String },
@@ -79,14 +79,14 @@ pub enum Step {
     Held(Hold),
     /// Time in which chain, buckets and Core all answered, and no answer came of it: it counts
     /// towards the expiry.
-    Worked(Duration),
+    WorkTime(Duration),
     /// Ended.
     Settled(Outcome),
 }
 
 /// What became of a batch, by index of its arrivals. The others were known and stand as they did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
+pub struct StoredBatch {
     pub new: Vec<usize>,
     /// Undecodable logs that were not known, by their place in the batch.
     pub skipped: Vec<usize>,
@@ -97,16 +97,16 @@ pub struct Taken {
 
 /// Where a request stands by the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct RequestState {
     pub stage: Stage,
     pub held: Option<HoldReason>,
-    /// The sum of [`Step::Worked`].
+    /// The sum of [`Step::WorkTime`].
     pub worked: Duration,
 }
 
 /// Whether a request was answered by this node, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
+pub enum AnsweredHere {
     /// A transaction with the answer was broadcast, or the contract has it.
     Yes,
     /// There is a request, and it is not.
@@ -120,7 +120,10 @@ pub trait RequestLedger: Clone + Send + Sync + 'static {
     /// Door (a): stores the batch and its cursor durably (fsync) before it returns. A known request
     /// takes over the block it is in now; one that is settled is opened again only by a batch with
     /// a cursor, which is joined block by block and not the word of any one node.
-    fn arrive(&self, batch: Batch) -> impl Future<Output = Result<Taken, LedgerError>> + Send;
+    fn store_batch(
+        &self,
+        batch: Batch,
+    ) -> impl Future<Output = Result<StoredBatch, LedgerError>> + Send;
 
     /// Records a step on the next commit. Waits only while the journal's queue is full.
     fn note(
@@ -130,21 +133,21 @@ pub trait RequestLedger: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
     /// Where the request stands after everything noted so far. `None`: settled, or not known.
-    fn standing(
+    fn request_state(
         &self,
         key: RequestKey,
-    ) -> impl Future<Output = Result<Option<Standing>, LedgerError>> + Send;
+    ) -> impl Future<Output = Result<Option<RequestState>, LedgerError>> + Send;
 
     /// Events with the same id and other content: ids are counters, and a reorganised chain can give
     /// one to another request.
-    fn namesakes(
+    fn events_of_same_id(
         &self,
         key: RequestKey,
     ) -> impl Future<Output = Result<Vec<Event>, LedgerError>> + Send;
 
     /// Which of these ids were answered, in their order.
-    fn answered(
+    fn answered_here(
         &self,
         ids: Vec<U256>,
-    ) -> impl Future<Output = Result<Vec<Answered>, LedgerError>> + Send;
+    ) -> impl Future<Output = Result<Vec<AnsweredHere>, LedgerError>> + Send;
 }

@@ -1,9 +1,9 @@
 //! Room 4: answer -> adapter -> lane -> receipt -> outcome.
 
-mod earlier;
+mod prior_answer;
 mod gas;
 mod opinion;
-mod second_look;
+mod recheck;
 mod policy;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,20 +12,22 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use self::{
-    earlier::{Earlier, Found},
-    gas::{First, GasBook},
+    gas::{FirstOfClass, GasLimits},
     policy::Look,
-    second_look::Reverts,
+    prior_answer::{PriorAnswers, SearchResult},
+    recheck::Reverts,
 };
 use crate::{
-    domain::{Answer, B256, Bytes, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
-    gateway::{
-        abi::{ContractError, Verdict},
-        decryption::DecryptionAdapter,
-        lane::{self, Landing, Lane, Notice, Payload, SubmitError},
-        provider::{At, Call, RpcError, TransactionSender},
+    chain::{
+        lane::{self, Inclusion, Lane, Payload, SubmissionUpdate, SubmitError},
+        provider::{BlockId, EthCall, RpcError, TransactionSender},
     },
-    metrics::Metrics,
+    contracts::{
+        abi::{ContractError, RevertMeaning},
+        decryption::DecryptionAdapter,
+    },
+    domain::{Answer, B256, Bytes, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
+    telemetry::metrics::Metrics,
 };
 
 /// Arbitrum's sequencer takes no transaction with more data.
@@ -38,19 +40,19 @@ const MAX_TRIES: u32 = 3;
 pub struct Submission<P> {
     lane: Lane,
     adapter: DecryptionAdapter<P>,
-    gas: GasBook,
-    earlier: Earlier<P>,
+    gas: GasLimits,
+    prior_answers: PriorAnswers<P>,
     reverts: Reverts,
     /// The last answer was not taken: until one is, each is tried out before gas is spent on it.
-    trouble: AtomicBool,
+    last_was_rejected: AtomicBool,
     metrics: Metrics,
 }
 
 /// What may have become of an answer before it is brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Before {
+pub enum PriorAnswer {
     /// Nothing: it is new.
-    Nothing,
+    Impossible,
     /// A transaction with it may exist.
     MaybeSent,
     /// So may one with another answer to the request, of which the journal does not know.
@@ -59,9 +61,9 @@ pub enum Before {
 
 /// What the last try came to.
 #[derive(Debug)]
-enum Stuck {
+enum LastTry {
     /// The node executed it in advance, and refused it.
-    Said(Bytes),
+    WouldRevert(Bytes),
     /// It is no transaction that a node takes: of this gas limit, perhaps.
     NotTaken(RpcError),
     Mined,
@@ -69,43 +71,51 @@ enum Stuck {
 
 /// An answer on its way, as its walk keeps it from one stage to the next.
 #[derive(Debug)]
-pub struct Sending {
+pub struct SubmissionProgress {
     pub begun: Instant,
-    before: Before,
+    prior_answer: PriorAnswer,
     /// In the lane's hands.
-    in_lane: Option<lane::Submission>,
+    in_lane: Option<lane::SubmissionHandle>,
     /// It goes on by itself once somebody has fixed something.
-    waits: bool,
+    is_waiting: bool,
     /// So often it was handed to the lane.
     tries: u32,
-    stuck: Stuck,
+    last_try: LastTry,
     /// While it is the first of its class the others wait for it.
-    first: Option<First>,
+    first_of_class: Option<FirstOfClass>,
 }
 
-impl Sending {
+impl SubmissionProgress {
     /// Of an answer with this past.
     #[must_use]
-    pub fn begin(before: Before) -> Self {
-        let (begun, stuck) = (Instant::now(), Stuck::Mined);
-        Self { begun, before, in_lane: None, waits: false, tries: 0, stuck, first: None }
+    pub fn begin(prior_answer: PriorAnswer) -> Self {
+        let (begun, last_try) = (Instant::now(), LastTry::Mined);
+        Self {
+            begun,
+            prior_answer,
+            in_lane: None,
+            is_waiting: false,
+            tries: 0,
+            last_try,
+            first_of_class: None,
+        }
     }
 
     #[must_use]
-    pub fn waits(&self) -> bool {
-        self.waits
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting
     }
 }
 
 /// What is heard of an answer on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum SubmissionEvent {
     /// A transaction with it is recorded, and a node has it.
     Broadcast {
         transaction: B256,
     },
     /// It goes on by itself once this is fixed.
-    Waits(Hold),
+    Waiting(Hold),
     /// No transaction with it is under way any more, and another one may be sent.
     Returned {
         why: &'static str,
@@ -133,16 +143,16 @@ pub enum SubmissionError {
     #[error(
         "an earlier answer of this wallet is in one of the last blocks: it is looked for again"
     )]
-    EarlierYoung,
+    PriorAnswerNotFinal,
     #[error("earlier answers of this wallet are looked for, in parts")]
-    EarlierNotYet,
+    PriorAnswerSearchIncomplete,
     #[error(
         "the gateway nodes contradict each other, or themselves, on whether this was answered or \
          can be"
     )]
-    Contradicted,
+    NodesContradict,
     #[error("not every gateway node has said yet that this was answered")]
-    Unheard,
+    NotSaidByAll,
     #[error("the contract is paused")]
     Paused,
     #[error("the contract does not know this request, the node may lag")]
@@ -161,10 +171,10 @@ impl SubmissionError {
             Self::Rpc(error) => error.code(),
             Self::Held(hold) => hold.reason.as_str(),
             Self::Rejected(error) => error.code(),
-            Self::EarlierYoung => "earlier_young",
-            Self::EarlierNotYet => "earlier_not_yet",
-            Self::Contradicted => "contradicted",
-            Self::Unheard => "unheard",
+            Self::PriorAnswerNotFinal => "earlier_young",
+            Self::PriorAnswerSearchIncomplete => "earlier_not_yet",
+            Self::NodesContradict => "contradicted",
+            Self::NotSaidByAll => "unheard",
             Self::Paused => "paused",
             Self::NotRequestedYet => "not_requested_yet",
             Self::NotRequested => "not_requested",
@@ -176,16 +186,18 @@ impl SubmissionError {
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::Held(hold) => Remedy::Hold(hold.clone()),
-            Self::Rejected(error) => match error.verdict() {
-                Verdict::Hold(reason) => Remedy::Hold(Hold::new(reason, error.to_string())),
-                Verdict::AlreadyAnswered | Verdict::NotRequested | Verdict::Retry => Remedy::Retry,
+            Self::Rejected(error) => match error.meaning() {
+                RevertMeaning::Hold(reason) => Remedy::Hold(Hold::new(reason, error.to_string())),
+                RevertMeaning::AlreadyAnswered
+                | RevertMeaning::NotRequested
+                | RevertMeaning::Retry => Remedy::Retry,
             },
             Self::NotRequested => Remedy::Refuse(Refusal::NotRequested),
             Self::Rpc(_)
-            | Self::EarlierYoung
-            | Self::EarlierNotYet
-            | Self::Contradicted
-            | Self::Unheard
+            | Self::PriorAnswerNotFinal
+            | Self::PriorAnswerSearchIncomplete
+            | Self::NodesContradict
+            | Self::NotSaidByAll
             | Self::Paused
             | Self::NotRequestedYet
             | Self::Stopped => Remedy::Retry,
@@ -195,12 +207,15 @@ impl SubmissionError {
     /// Whether other requests need not have the same trouble.
     #[must_use]
     pub fn is_own(&self) -> bool {
-        !matches!(self, Self::Rpc(_) | Self::EarlierNotYet | Self::Paused | Self::Stopped)
+        !matches!(
+            self,
+            Self::Rpc(_) | Self::PriorAnswerSearchIncomplete | Self::Paused | Self::Stopped
+        )
     }
 
     /// Whether it says what the contract has, or has not, under the request's id.
     #[must_use]
-    pub fn is_of_contract(&self) -> bool {
+    pub fn is_contract_error(&self) -> bool {
         matches!(self, Self::Rejected(_) | Self::NotRequested | Self::NotRequestedYet)
     }
 }
@@ -213,22 +228,22 @@ impl<P: TransactionSender> Submission<P> {
         gas_limit: Option<u64>,
         metrics: Metrics,
     ) -> Self {
-        let gas = GasBook::new(gas_limit);
-        let earlier = Earlier::new(adapter.clone(), lane.sender());
-        let (reverts, trouble) = (Reverts::default(), AtomicBool::new(false));
-        Self { lane, adapter, gas, earlier, reverts, trouble, metrics }
+        let gas = GasLimits::new(gas_limit);
+        let prior_answers = PriorAnswers::new(adapter.clone(), lane.sender());
+        let (reverts, last_was_rejected) = (Reverts::default(), AtomicBool::new(false));
+        Self { lane, adapter, gas, prior_answers, reverts, last_was_rejected, metrics }
     }
 
     /// Whether an earlier life of this wallet has answered the request: then that is its outcome.
-    pub async fn earlier_answer(
+    pub async fn find_prior_answer(
         &self,
         request: &Request,
     ) -> Result<Option<Outcome>, SubmissionError> {
-        match self.earlier.look(request.into()).await? {
-            Found::No => Ok(None),
-            Found::Yes => Ok(Some(Outcome::AlreadyAnswered)),
-            Found::Young => Err(SubmissionError::EarlierYoung),
-            Found::NotYet => Err(SubmissionError::EarlierNotYet),
+        match self.prior_answers.find(request.into()).await? {
+            SearchResult::No => Ok(None),
+            SearchResult::Yes => Ok(Some(Outcome::AlreadyAnswered)),
+            SearchResult::NotFinal => Err(SubmissionError::PriorAnswerNotFinal),
+            SearchResult::Incomplete => Err(SubmissionError::PriorAnswerSearchIncomplete),
         }
     }
 
@@ -239,19 +254,21 @@ impl<P: TransactionSender> Submission<P> {
         &self,
         request: &Request,
         answer: &Answer,
-        sending: &mut Sending,
-    ) -> Result<Heard, SubmissionError> {
-        let call = self.call(request, answer)?;
+        sending: &mut SubmissionProgress,
+    ) -> Result<SubmissionEvent, SubmissionError> {
+        let call = self.response_call(request, answer)?;
         loop {
             if sending.in_lane.is_none()
-                && let Some(outcome) = self.hand_over(request, &call, sending).await?
+                && let Some(outcome) = self.hand_to_lane(request, &call, sending).await?
             {
-                return Ok(self.ended(request, outcome));
+                return Ok(self.end(request, outcome));
             }
-            match self.hear(request, &call, sending).await? {
+            match self.next_event(request, &call, sending).await? {
                 // The next try asks the node why.
-                Heard::Returned { .. } => {}
-                heard @ (Heard::Broadcast { .. } | Heard::Waits(_) | Heard::Ended(_)) => {
+                SubmissionEvent::Returned { .. } => {}
+                heard @ (SubmissionEvent::Broadcast { .. }
+                | SubmissionEvent::Waiting(_)
+                | SubmissionEvent::Ended(_)) => {
                     return Ok(heard);
                 }
             }
@@ -263,17 +280,21 @@ impl<P: TransactionSender> Submission<P> {
         &self,
         request: &Request,
         answer: &Answer,
-        sending: &mut Sending,
-    ) -> Result<Heard, SubmissionError> {
-        let call = self.call(request, answer)?;
+        sending: &mut SubmissionProgress,
+    ) -> Result<SubmissionEvent, SubmissionError> {
+        let call = self.response_call(request, answer)?;
         if sending.in_lane.is_none() {
             sending.in_lane = self.lane.attach(request.key).await.map_err(into_error)?;
         }
-        self.hear(request, &call, sending).await
+        self.next_event(request, &call, sending).await
     }
 
     /// What the contract is called with.
-    fn call(&self, request: &Request, answer: &Answer) -> Result<Call, SubmissionError> {
+    fn response_call(
+        &self,
+        request: &Request,
+        answer: &Answer,
+    ) -> Result<EthCall, SubmissionError> {
         let Some(data) = self.adapter.response(request, answer) else {
             return Err(SubmissionError::Held(Hold::new(
                 HoldReason::UnsupportedGeneration,
@@ -289,56 +310,59 @@ impl<P: TransactionSender> Submission<P> {
                 ),
             )));
         }
-        Ok(Call { from: Some(self.lane.sender()), to: self.adapter.address(), data })
+        Ok(EthCall { from: Some(self.lane.sender()), to: self.adapter.address(), data })
     }
 
     /// An outcome: the request has one, and nothing is sent.
-    async fn hand_over(
+    async fn hand_to_lane(
         &self,
         request: &Request,
-        call: &Call,
-        sending: &mut Sending,
+        call: &EthCall,
+        sending: &mut SubmissionProgress,
     ) -> Result<Option<Outcome>, SubmissionError> {
-        let before = sending.before;
+        let before = sending.prior_answer;
         if sending.tries == 0 {
-            if before != Before::Nothing {
+            if before != PriorAnswer::Impossible {
                 sending.in_lane = self.lane.attach(request.key).await.map_err(into_error)?;
                 if sending.in_lane.is_some() {
                     return Ok(None);
                 }
             }
-            if before == Before::MaybeForgotten
-                && let Some(outcome) = self.earlier_answer(request).await?
+            if before == PriorAnswer::MaybeForgotten
+                && let Some(outcome) = self.find_prior_answer(request).await?
             {
                 return Ok(Some(outcome));
             }
-            sending.first = self.gas.first(request, call).await;
+            sending.first_of_class = self.gas.first_of_class(request, call).await;
         }
         if sending.tries >= MAX_TRIES {
-            return match &sending.stuck {
-                Stuck::Said(data) => self.judge(request, call, data, before).await.map(Some),
-                Stuck::NotTaken(error) => Err(into_error(SubmitError::NotTaken(error.clone()))),
-                Stuck::Mined => {
-                    let barred = self.reverts.bar(request.key, Instant::now());
+            return match &sending.last_try {
+                LastTry::WouldRevert(data) => {
+                    self.interpret_revert(request, call, data, before).await.map(Some)
+                }
+                LastTry::NotTaken(error) => Err(into_error(SubmitError::NotTaken(error.clone()))),
+                LastTry::Mined => {
+                    let barred = self.reverts.pause_error(request.key, Instant::now());
                     Err(barred.unwrap_or_else(|| rejected(WITHOUT_REASON)))
                 }
             };
         }
-        if self.reverts.any(request.key)
-            && let Some(outcome) = self.before_another(request, call, before).await?
+        if self.reverts.has_any(request.key)
+            && let Some(outcome) = self.recheck_before_retry(request, call, before).await?
         {
             return Ok(Some(outcome));
         }
-        if let Some(barred) = self.reverts.bar(request.key, Instant::now()) {
+        if let Some(barred) = self.reverts.pause_error(request.key, Instant::now()) {
             return Err(barred);
         }
-        let wary =
-            before != Before::Nothing || sending.tries > 0 || self.trouble.load(Ordering::Relaxed);
+        let wary = before != PriorAnswer::Impossible
+            || sending.tries > 0
+            || self.last_was_rejected.load(Ordering::Relaxed);
         let gas_limit = self.gas.limit(request, call, self.adapter.provider(), wary).await;
         if let Err(SubmissionError::Rpc(error)) = &gas_limit
             && let Some(data) = error.revert_data()
         {
-            return self.judge(request, call, &data, before).await.map(Some);
+            return self.interpret_revert(request, call, &data, before).await.map(Some);
         }
         let gas_limit = gas_limit?;
         sending.tries += 1;
@@ -349,88 +373,90 @@ impl<P: TransactionSender> Submission<P> {
     }
 
     /// Waits for the lane's next word.
-    async fn hear(
+    async fn next_event(
         &self,
         request: &Request,
-        call: &Call,
-        sending: &mut Sending,
-    ) -> Result<Heard, SubmissionError> {
+        call: &EthCall,
+        sending: &mut SubmissionProgress,
+    ) -> Result<SubmissionEvent, SubmissionError> {
         let Some(in_lane) = &mut sending.in_lane else {
-            return Ok(Heard::Returned { why: NONE_UNDER_WAY });
+            return Ok(SubmissionEvent::Returned { why: NONE_UNDER_WAY });
         };
         let heard = in_lane.next().await;
-        sending.waits = matches!(heard, Ok(Notice::Waiting(_)));
+        sending.is_waiting = matches!(heard, Ok(SubmissionUpdate::Waiting(_)));
         let landed = match heard {
-            Ok(Notice::Broadcast { transaction }) => return Ok(Heard::Broadcast { transaction }),
-            Ok(Notice::Waiting(hold)) => return Ok(Heard::Waits(hold)),
-            Ok(Notice::Landed(landing)) => Ok(landing),
+            Ok(SubmissionUpdate::Broadcast { transaction }) => {
+                return Ok(SubmissionEvent::Broadcast { transaction });
+            }
+            Ok(SubmissionUpdate::Waiting(hold)) => return Ok(SubmissionEvent::Waiting(hold)),
+            Ok(SubmissionUpdate::Included(landing)) => Ok(landing),
             Err(error) => Err(error),
         };
         sending.in_lane = None;
         match landed {
             Ok(landing) => {
-                sending.stuck = Stuck::Mined;
-                self.read_landing(request, call, landing, sending.before).await
+                sending.last_try = LastTry::Mined;
+                self.interpret_landing(request, call, landing, sending.prior_answer).await
             }
             Err(SubmitError::WouldRevert { data }) => {
-                sending.stuck = Stuck::Said(data);
-                Ok(Heard::Returned { why: NEVER_TAKEN })
+                sending.last_try = LastTry::WouldRevert(data);
+                Ok(SubmissionEvent::Returned { why: NEVER_TAKEN })
             }
             Err(SubmitError::NotTaken(error)) => {
                 if !self.gas.forget(request, call).await {
                     let error = SubmitError::NotTaken(error);
                     return Err(rejected(&format!("{error}; check gas_limit")));
                 }
-                sending.stuck = Stuck::NotTaken(error);
-                Ok(Heard::Returned { why: NEVER_TAKEN })
+                sending.last_try = LastTry::NotTaken(error);
+                Ok(SubmissionEvent::Returned { why: NEVER_TAKEN })
             }
             Err(error @ (SubmitError::Held(_) | SubmitError::Stopped)) => Err(into_error(error)),
         }
     }
 
-    fn ended(&self, request: &Request, outcome: Outcome) -> Heard {
+    fn end(&self, request: &Request, outcome: Outcome) -> SubmissionEvent {
         self.reverts.forget(request.key);
-        Heard::Ended(outcome)
+        SubmissionEvent::Ended(outcome)
     }
 
     /// What a mined transaction means.
-    async fn read_landing(
+    async fn interpret_landing(
         &self,
         request: &Request,
-        call: &Call,
-        landing: Landing,
-        before: Before,
-    ) -> Result<Heard, SubmissionError> {
-        let Landing { transaction, block, success, gas_used, gas_limit } = landing;
-        self.trouble.store(!success, Ordering::Relaxed);
+        call: &EthCall,
+        landing: Inclusion,
+        before: PriorAnswer,
+    ) -> Result<SubmissionEvent, SubmissionError> {
+        let Inclusion { transaction, block, success, gas_used, gas_limit } = landing;
+        self.last_was_rejected.store(!success, Ordering::Relaxed);
         if success {
-            self.gas.used(request, call, gas_used.min(gas_limit));
-            return Ok(self.ended(request, Outcome::Accepted { transaction, block }));
+            self.gas.record_used(request, call, gas_used.min(gas_limit));
+            return Ok(self.end(request, Outcome::Accepted { transaction, block }));
         }
         // All but a 64th of the gas can be passed to an inner call, so "used up" is not exact.
         let used_up = gas_limit > 0 && gas_used >= gas_limit - gas_limit / 32;
         let why = if used_up { OUT_OF_GAS } else { WITHOUT_REASON };
-        self.reverts.paid(request.key, why, Instant::now());
+        self.reverts.record(request.key, why, Instant::now());
         if !self.reverted_everywhere(transaction).await {
             debug!(request = %request.key, %transaction, "reverted by one node's word only");
-            return Err(SubmissionError::Contradicted);
+            return Err(SubmissionError::NodesContradict);
         }
         if used_up {
             warn!(request = %request.key, gas_limit, "out of gas");
             self.metrics.contract_error("out_of_gas");
-            self.gas.exhausted(request, call, gas_limit).await;
-            return Ok(Heard::Returned { why });
+            self.gas.record_exhausted(request, call, gas_limit).await;
+            return Ok(SubmissionEvent::Returned { why });
         }
-        let again = self.adapter.provider().call(call, At::Number(block.number)).await;
+        let again = self.adapter.provider().call(call, BlockId::Number(block.number)).await;
         match again {
             Ok(_) => {
                 debug!(request = %request.key, %transaction, "reverted, and would not revert now");
-                Ok(Heard::Returned { why: WOULD_NOT_NOW })
+                Ok(SubmissionEvent::Returned { why: WOULD_NOT_NOW })
             }
             Err(error) => match error.revert_data() {
                 Some(data) => {
-                    let judged = self.judge(request, call, &data, before).await;
-                    judged.map(|outcome| self.ended(request, outcome))
+                    let judged = self.interpret_revert(request, call, &data, before).await;
+                    judged.map(|outcome| self.end(request, outcome))
                 }
                 None => Err(error.into()),
             },
@@ -438,33 +464,33 @@ impl<P: TransactionSender> Submission<P> {
     }
 
     /// What the contract's error means for the request.
-    async fn judge(
+    async fn interpret_revert(
         &self,
         request: &Request,
-        call: &Call,
+        call: &EthCall,
         data: &[u8],
-        before: Before,
+        before: PriorAnswer,
     ) -> Result<Outcome, SubmissionError> {
-        self.weigh(request, call, ContractError::decode(data), before).await
+        self.interpret_error(request, call, ContractError::decode(data), before).await
     }
 
     /// The same of what was read; `None`: it reverts without a reason.
-    async fn weigh(
+    async fn interpret_error(
         &self,
         request: &Request,
-        call: &Call,
+        call: &EthCall,
         error: Option<ContractError>,
-        before: Before,
+        before: PriorAnswer,
     ) -> Result<Outcome, SubmissionError> {
         self.metrics.contract_error(error.as_ref().map_or("none", ContractError::code));
         match policy::look(error.as_ref()) {
             Look::IsAnswered => {
                 // Others are not in trouble because this one had been answered.
-                self.trouble.store(false, Ordering::Relaxed);
-                self.already_answered(request, call, before).await
+                self.last_was_rejected.store(false, Ordering::Relaxed);
+                self.recheck_already_answered(request, call, before).await
             }
-            Look::IsRequested => self.second_opinion(request, call).await,
-            Look::IsHeld => Err(self.held_after_all(call).await),
+            Look::IsRequested => self.recheck_not_requested(request, call).await,
+            Look::IsHeld => Err(self.recheck_hold(call).await),
             Look::Paused => Err(SubmissionError::Paused),
         }
     }

@@ -13,21 +13,19 @@ use std::sync::Arc;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    capacity::{Places, Rows, Seat},
-    walk::policy::dealings::resume,
+    capacity::{Capacity, PermitHolder, WaitingQueues},
+    walk::policy::core_history::stage_to_resume,
     *,
 };
 use crate::{
+    chain::fake_chain::{SOURCE, request_event},
+    contracts::abi,
     domain::{Answer, HoldReason, Outcome, SignedResult, stage::Stage},
-    gateway::{
-        abi,
-        fake_chain::{SOURCE, request_event},
-    },
 };
 
-fn intake(id: u64, recovered: bool) -> Intake {
+fn intake(id: u64, recovered: bool) -> QueuedRequest {
     let request = abi::decode(SOURCE, &request_event(id)).unwrap();
-    Intake::alone(request, recovered)
+    QueuedRequest::alone(request, recovered)
 }
 
 fn answer() -> Answer {
@@ -37,49 +35,60 @@ fn answer() -> Answer {
 
 #[test]
 fn what_the_core_may_have_is_polled_first() {
-    let standing = |stage, held| Standing { stage, held, worked: Duration::ZERO };
+    let standing = |stage, held| RequestState { stage, held, worked: Duration::ZERO };
     for reason in [HoldReason::CoreFailed, HoldReason::CoreStuck, HoldReason::CoreForgets] {
-        assert_eq!(resume(standing(Stage::Asked, Some(reason))), Stage::Asked);
-        assert_eq!(resume(standing(Stage::Arrived, Some(reason))), Stage::Asked);
+        assert_eq!(stage_to_resume(standing(Stage::Asked, Some(reason))), Stage::Asked);
+        assert_eq!(stage_to_resume(standing(Stage::Arrived, Some(reason))), Stage::Asked);
     }
-    assert_eq!(resume(standing(Stage::Arrived, Some(HoldReason::CoreRefused))), Stage::Arrived);
-    assert_eq!(resume(standing(Stage::Asked, Some(HoldReason::CoreSilent))), Stage::Asked);
-    assert_eq!(resume(standing(Stage::Asked, None)), Stage::Asked);
+    assert_eq!(
+        stage_to_resume(standing(Stage::Arrived, Some(HoldReason::CoreRefused))),
+        Stage::Arrived
+    );
+    assert_eq!(stage_to_resume(standing(Stage::Asked, Some(HoldReason::CoreSilent))), Stage::Asked);
+    assert_eq!(stage_to_resume(standing(Stage::Asked, None)), Stage::Asked);
     let answered = Stage::Answered(answer());
-    assert_eq!(resume(standing(answered.clone(), Some(HoldReason::CoreFailed))), answered);
+    assert_eq!(stage_to_resume(standing(answered.clone(), Some(HoldReason::CoreFailed))), answered);
 }
 
 /// Thousands out of the journal take half of the places; what is new has the other half.
 #[tokio::test(start_paused = true)]
 async fn what_was_left_does_not_delay_what_is_new() {
-    let places = Places::new(4);
+    let places = Capacity::new(4);
     let (fresh, fresh_intake) = mpsc::channel(10);
     let (again, again_intake) = mpsc::channel(10);
-    let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
-    let mut rows = Rows::new(1000);
+    let mut intakes = WalkReceivers { from_chain: fresh_intake, from_journal: again_intake };
+    let mut rows = WaitingQueues::new(1000);
     for id in 0..10 {
         again.send(intake(id, true)).await.unwrap();
     }
-    let first = places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap();
-    let second = places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap();
+    let first =
+        places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true).await.unwrap();
+    let second =
+        places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true).await.unwrap();
     assert!(first.1.recovered && second.1.recovered);
     let third = tokio::time::timeout(
         Duration::from_secs(1),
-        places.next(&mut intakes, &mut rows, Line::OPEN, true),
+        places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true),
     )
     .await;
     assert!(third.is_err(), "no third one");
-    assert!(places.full(true), "those out of the journal wait for each other");
-    assert!(!places.full(false));
+    assert!(places.is_contended(true), "those out of the journal wait for each other");
+    assert!(!places.is_contended(false));
     fresh.send(intake(100, false)).await.unwrap();
-    let fresh_one = places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap();
+    let fresh_one =
+        places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true).await.unwrap();
     assert!(!fresh_one.1.recovered);
     drop(first);
     assert!(
-        places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap().1.recovered,
+        places
+            .next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true)
+            .await
+            .unwrap()
+            .1
+            .recovered,
         "its place was given on"
     );
-    assert!(!places.full(false), "nobody waits for a place");
+    assert!(!places.is_contended(false), "nobody waits for a place");
 }
 
 /// One place is enough for both sides, and waiting takes nothing out of a channel.
@@ -87,62 +96,72 @@ async fn what_was_left_does_not_delay_what_is_new() {
 /// Field failure T57.
 #[tokio::test(start_paused = true)]
 async fn a_single_place_serves_both_sides() {
-    let places = Places::new(1);
+    let places = Capacity::new(1);
     let (fresh, fresh_intake) = mpsc::channel(10);
     let (again, again_intake) = mpsc::channel(10);
-    let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
-    let mut rows = Rows::new(1000);
+    let mut intakes = WalkReceivers { from_chain: fresh_intake, from_journal: again_intake };
+    let mut rows = WaitingQueues::new(1000);
     for round in 0..20 {
         let waiting = tokio::time::timeout(
             Duration::from_millis(10),
-            places.next(&mut intakes, &mut rows, Line::OPEN, true),
+            places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true),
         );
         assert!(waiting.await.is_err());
         let (side, recovered) = if round % 2 == 0 { (&fresh, false) } else { (&again, true) };
         side.send(intake(round, recovered)).await.unwrap();
-        let (_place, taken) = places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap();
+        let (_place, taken) = places
+            .next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true)
+            .await
+            .unwrap();
         assert_eq!(taken.request.key.id.to::<u64>(), round);
     }
     drop((fresh, again));
-    assert!(places.next(&mut intakes, &mut rows, Line::OPEN, true).await.is_none());
+    assert!(
+        places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true).await.is_none()
+    );
 }
 
 /// Whoever waits longest gives its place back, one at a time, and only to a request.
 #[tokio::test(start_paused = true)]
 async fn places_are_asked_back_one_by_one_while_a_request_waits() {
-    let places = Places::new(2);
+    let places = Capacity::new(2);
     let (fresh, fresh_intake) = mpsc::channel(10);
     let (_again, again_intake) = mpsc::channel(10);
-    let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
-    let mut rows = Rows::new(1000);
+    let mut intakes = WalkReceivers { from_chain: fresh_intake, from_journal: again_intake };
+    let mut rows = WaitingQueues::new(1000);
     let mut walking = Vec::new();
     for id in 0..2 {
         fresh.send(intake(id, false)).await.unwrap();
-        walking.push(places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap());
+        walking.push(
+            places
+                .next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true)
+                .await
+                .unwrap(),
+        );
     }
     let (first, second) = (places.clone(), places.clone());
     let mut giving_way = JoinSet::new();
     giving_way.spawn(async move {
-        first.wanted(false).await;
+        first.wait_recalled(false).await;
         0
     });
     tokio::task::yield_now().await;
     giving_way.spawn(async move {
-        second.wanted(false).await;
+        second.wait_recalled(false).await;
         1
     });
     let nobody = tokio::time::timeout(
         Duration::from_mins(1),
-        places.next(&mut intakes, &mut rows, Line::OPEN, true),
+        places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true),
     )
     .await;
     assert!(nobody.is_err());
     assert!(giving_way.try_join_next().is_none(), "no request waits");
-    assert!(!places.full(false));
+    assert!(!places.is_contended(false));
 
     fresh.send(intake(2, false)).await.unwrap();
     let place = async {
-        let next = places.next(&mut intakes, &mut rows, Line::OPEN, true);
+        let next = places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true);
         let back = async {
             assert_eq!(giving_way.join_next().await.unwrap().unwrap(), 0);
             drop(walking.remove(0));
@@ -161,37 +180,48 @@ async fn places_are_asked_back_one_by_one_while_a_request_waits() {
 async fn those_of_one_block_give_way_to_the_rest_of_it_one_by_one() {
     let (fresh, fresh_intake) = mpsc::channel(10);
     let (_again, again_intake) = mpsc::channel(10);
-    let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
-    let (places, mut rows) = (Places::new(8), Rows::new(4));
+    let mut intakes = WalkReceivers { from_chain: fresh_intake, from_journal: again_intake };
+    let (places, mut rows) = (Capacity::new(8), WaitingQueues::new(4));
     let minute = Duration::from_mins(1);
     for id in 0..5 {
         fresh.send(intake(id, false)).await.unwrap();
     }
     let (mut walking, mut giving_way) = (Vec::new(), JoinSet::new());
     for number in 0..3 {
-        let next = places.next(&mut intakes, &mut rows, Line::OPEN, true).await;
+        let next =
+            places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true).await;
         let (place, intake) = next.unwrap();
-        let share = rows.begun(intake.request.block);
+        let share = rows.walk_began(intake.request.block);
         let places = places.clone();
         giving_way.spawn(async move {
-            let seat =
-                Seat { hand: &intake.hand, places: &places, share: &share, recovered: false };
-            seat.wanted_after(Duration::from_secs(number)).await;
+            let seat = PermitHolder {
+                attendance: &intake.attendance,
+                capacity: &places,
+                share: &share,
+                recovered: false,
+            };
+            seat.wait_recalled_after(Duration::from_secs(number)).await;
             number
         });
         walking.push(place);
     }
     let block = intake(0, false).request.block;
     for gives_way in 0..2 {
-        let none = places.next(&mut intakes, &mut rows, Line::OPEN, true);
+        let none = places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true);
         assert!(tokio::time::timeout(minute, none).await.is_err(), "it has its share");
         assert_eq!(giving_way.join_next().await.unwrap().unwrap(), gives_way);
         let more = tokio::time::timeout(minute, giving_way.join_next()).await;
         assert!(more.is_err(), "one is enough");
-        rows.ended(block);
+        rows.walk_ended(block);
         walking.remove(0);
-        walking.push(places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap().0);
-        rows.begun(block);
+        walking.push(
+            places
+                .next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true)
+                .await
+                .unwrap()
+                .0,
+        );
+        rows.walk_began(block);
     }
     assert!(tokio::time::timeout(minute, giving_way.join_next()).await.is_err(), "none waits");
 }

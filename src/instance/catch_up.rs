@@ -5,45 +5,45 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::observe::status::CatchUp;
+use crate::admin::status::CatchUp;
 
 /// Fewer blocks behind the head are the daily business of reading.
-const BEHIND: u64 = 32;
+const CATCH_UP_ABOVE: u64 = 32;
 
 /// One catch-up after the other.
 #[derive(Debug, Default)]
-pub(super) struct Tracker {
-    begun: Option<Begun>,
+pub(super) struct CatchUpTracker {
+    start: Option<CatchUpStart>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Begun {
+struct CatchUpStart {
     cursor: u64,
     at: Instant,
 }
 
 /// Where reading is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Seen {
+pub(super) enum CatchUpState {
     Near,
     Behind(CatchUp),
     /// It was behind when last looked at.
-    Caught {
+    CaughtUp {
         blocks: u64,
         took: Duration,
     },
 }
 
-impl Tracker {
-    pub(super) fn look(&mut self, cursor: u64, head: u64, now: Instant) -> Seen {
+impl CatchUpTracker {
+    pub(super) fn update(&mut self, cursor: u64, head: u64, now: Instant) -> CatchUpState {
         let to_do = head.saturating_sub(cursor);
-        if to_do <= BEHIND {
-            return self.begun.take().map_or(Seen::Near, |begun| Seen::Caught {
+        if to_do <= CATCH_UP_ABOVE {
+            return self.start.take().map_or(CatchUpState::Near, |begun| CatchUpState::CaughtUp {
                 blocks: cursor.saturating_sub(begun.cursor),
                 took: now.duration_since(begun.at),
             });
         }
-        let begun = *self.begun.get_or_insert(Begun { cursor, at: now });
+        let begun = *self.start.get_or_insert(CatchUpStart { cursor, at: now });
         let done = cursor.saturating_sub(begun.cursor);
         let seconds = now.duration_since(begun.at).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "block counts are far below 2^52")]
@@ -56,7 +56,7 @@ impl Tracker {
         )]
         let seconds_left =
             (blocks_per_second > 0.0).then(|| (to_do as f64 / blocks_per_second).ceil() as u64);
-        Seen::Behind(CatchUp { done, to_do, blocks_per_second, seconds_left })
+        CatchUpState::Behind(CatchUp { done, to_do, blocks_per_second, seconds_left })
     }
 }
 
@@ -67,21 +67,21 @@ mod tests {
     #[test]
     fn it_begins_where_the_cursor_is_first_seen_behind_and_ends_near_the_head() {
         let begin = Instant::now();
-        let mut tracker = Tracker::default();
+        let mut tracker = CatchUpTracker::default();
         let mut look = |cursor, head, seconds| {
-            tracker.look(cursor, head, begin + Duration::from_secs(seconds))
+            tracker.update(cursor, head, begin + Duration::from_secs(seconds))
         };
-        assert_eq!(look(100, 132, 0), Seen::Near);
+        assert_eq!(look(100, 132, 0), CatchUpState::Near);
         let first = CatchUp { done: 0, to_do: 900, blocks_per_second: 0.0, seconds_left: None };
-        assert_eq!(look(100, 1000, 1), Seen::Behind(first));
+        assert_eq!(look(100, 1000, 1), CatchUpState::Behind(first));
         let later =
             CatchUp { done: 300, to_do: 601, blocks_per_second: 30.0, seconds_left: Some(21) };
-        assert_eq!(look(400, 1001, 11), Seen::Behind(later));
+        assert_eq!(look(400, 1001, 11), CatchUpState::Behind(later));
         let took = Duration::from_secs(30);
-        assert_eq!(look(1000, 1010, 31), Seen::Caught { blocks: 900, took });
-        assert_eq!(look(1010, 1010, 32), Seen::Near);
+        assert_eq!(look(1000, 1010, 31), CatchUpState::CaughtUp { blocks: 900, took });
+        assert_eq!(look(1010, 1010, 32), CatchUpState::Near);
         // A reorganisation may take the cursor back.
-        assert!(matches!(look(900, 1010, 33), Seen::Behind(CatchUp { done: 0, .. })));
-        assert!(matches!(look(880, 1010, 34), Seen::Behind(CatchUp { done: 0, .. })));
+        assert!(matches!(look(900, 1010, 33), CatchUpState::Behind(CatchUp { done: 0, .. })));
+        assert!(matches!(look(880, 1010, 34), CatchUpState::Behind(CatchUp { done: 0, .. })));
     }
 }

@@ -6,29 +6,28 @@ use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use super::sent_before;
+use super::read_sent_transactions;
 use crate::{
-    dice::Dice,
-    domain::{Address, LedgerError},
-    gateway::{
+    chain::{
         lane::{self, SignedTransaction},
         provider::TransactionSender,
     },
-    heart::Heart,
-    journal::{Journal, Left, Query},
-    metrics::Metrics,
+    dice::Dice,
+    domain::{Address, LedgerError},
+    journal::{EarlierJournal, Journal, Query},
+    telemetry::{heartbeat::Heartbeat, metrics::Metrics},
 };
 
 /// Follows them, closes the old journal, and then waits for `stop`.
 pub(super) async fn follow<P: TransactionSender>(
-    left: Left,
+    left: EarlierJournal,
     provider: P,
     dice: Dice,
     stop: CancellationToken,
 ) {
-    let Left { wallet, journal, writer } = left;
+    let EarlierJournal { wallet, journal, writer } = left;
     let closing = CancellationToken::new();
-    let writing = writer.run(Heart::default(), Metrics::default(), closing.clone());
+    let writing = writer.run(Heartbeat::default(), Metrics::default(), closing.clone());
     let following = async {
         let followed = drain(&journal, provider, wallet, dice, stop.clone()).await;
         closing.cancel();
@@ -43,7 +42,7 @@ pub(super) async fn follow<P: TransactionSender>(
         Ok(_) if stop.is_cancelled() => {
             debug!(%wallet, "following an earlier wallet goes on with the next start");
         }
-        Ok(Followed { ended, given_up }) => info!(
+        Ok(DrainResult { ended, given_up }) => info!(
             %wallet, ended, given_up,
             "the transactions of an earlier wallet are followed to their end"
         ),
@@ -56,7 +55,7 @@ pub(super) async fn follow<P: TransactionSender>(
 
 /// How many nonces ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Followed {
+struct DrainResult {
     /// Used, by whomever.
     ended: usize,
     /// Nobody takes them for now: the next start tries again.
@@ -69,20 +68,20 @@ async fn drain<P: TransactionSender>(
     wallet: Address,
     dice: Dice,
     stop: CancellationToken,
-) -> Result<Followed, LedgerError> {
-    let sent = sent_before(journal).await?;
-    let nonces = nonces(&sent.open);
+) -> Result<DrainResult, LedgerError> {
+    let sent = read_sent_transactions(journal).await?;
+    let nonces = count_nonces(&sent.open);
     info!(nonces, "following the transactions of an earlier wallet to their end");
     // Its figures are not those of the lane in use.
     let metrics = Metrics::default();
     let draining = lane::drain(provider, wallet, journal.clone(), sent, metrics);
-    draining.rolling(dice).run(Heart::default(), stop).await?;
+    draining.rolling(dice).run(Heartbeat::default(), stop).await?;
     journal.flush().await?;
-    let given_up = self::nonces(&journal.ask(Query::OpenTransactions).await?);
-    Ok(Followed { ended: nonces.saturating_sub(given_up), given_up })
+    let given_up = self::count_nonces(&journal.ask(Query::OpenTransactions).await?);
+    Ok(DrainResult { ended: nonces.saturating_sub(given_up), given_up })
 }
 
-fn nonces(of: &[SignedTransaction]) -> usize {
+fn count_nonces(of: &[SignedTransaction]) -> usize {
     of.iter().map(|transaction| transaction.nonce).collect::<BTreeSet<_>>().len()
 }
 
@@ -101,12 +100,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::B256,
-        gateway::{
+        chain::{
             fake_chain::FakeChain, lane::TransactionLedger, provider::ChainReader as _,
             wallet::Wallet,
         },
-        journal::{Identity, Opened, open_as},
+        domain::B256,
+        journal::{Identity, OpenedJournal, open_as},
         machine::Machine,
     };
 
@@ -125,14 +124,14 @@ mod tests {
         SignedTransaction { nonce, hash, raw, request: None }
     }
 
-    fn open(dir: &Path, wallet: Address) -> Opened {
+    fn open(dir: &Path, wallet: Address) -> OpenedJournal {
         let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
         open_as(&Machine::default(), dir, identity, Address::ZERO, "one", None).unwrap()
     }
 
-    fn left(dir: &Path, wallet: Address) -> Left {
-        let Opened { journal, writer, .. } = open(dir, wallet);
-        Left { wallet, journal, writer }
+    fn left(dir: &Path, wallet: Address) -> EarlierJournal {
+        let OpenedJournal { journal, writer, .. } = open(dir, wallet);
+        EarlierJournal { wallet, journal, writer }
     }
 
     /// Follows until the journal is let go; answers what is still open in it.
@@ -156,10 +155,10 @@ mod tests {
     }
 
     async fn store(dir: &Path, wallet: Address, transactions: Vec<SignedTransaction>) {
-        let Opened { journal, writer, .. } = open(dir, wallet);
+        let OpenedJournal { journal, writer, .. } = open(dir, wallet);
         let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
-        running.spawn(writer.run(Heart::default(), Metrics::default(), stop.clone()));
-        journal.signed(transactions).await.unwrap();
+        running.spawn(writer.run(Heartbeat::default(), Metrics::default(), stop.clone()));
+        journal.record_signed(transactions).await.unwrap();
         stop.cancel();
         running.join_next().await.unwrap().unwrap().unwrap();
     }
@@ -175,7 +174,7 @@ mod tests {
         assert_eq!(followed(dir.path(), wallet.address(), &chain).await, [0_u64; 0]);
         let receipt = chain.receipts(&[dear.hash]).await.unwrap();
         assert!(receipt[0].as_ref().is_some_and(|receipt| receipt.success));
-        assert_eq!(chain.node().nonce, 2);
+        assert_eq!(chain.state().nonce, 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -193,7 +192,7 @@ mod tests {
         let dear = sign_as(&wallet, transaction).await;
         store(dir.path(), wallet.address(), vec![dear, sign(&wallet, 1, 1).await]).await;
         assert_eq!(followed(dir.path(), wallet.address(), &chain).await, [0, 1]);
-        assert_eq!(chain.node().nonce, 0);
+        assert_eq!(chain.state().nonce, 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -203,11 +202,11 @@ mod tests {
         let chain = FakeChain::new(3);
         let (lost, next) = (sign(&wallet, 0, 1).await, sign(&wallet, 1, 1).await);
         store(dir.path(), wallet.address(), vec![lost, next]).await;
-        chain.node().nonce = 1;
+        chain.state().nonce = 1;
         let begun = Instant::now();
         followed(dir.path(), wallet.address(), &chain).await;
         assert!(begun.elapsed() >= Duration::from_secs(15), "the node may lag");
-        assert_eq!(chain.node().nonce, 2, "the one behind it is mined");
+        assert_eq!(chain.state().nonce, 2, "the one behind it is mined");
     }
 
     #[tokio::test(start_paused = true)]

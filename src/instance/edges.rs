@@ -8,30 +8,30 @@ use tokio_util::sync::CancellationToken;
 
 use super::BuildError;
 use crate::{
+    chain::provider::{ArbitrumProvider, endpoint::Endpoint, endpoint_pool::Connections},
     config::{Config, SecretUrl},
     dice::Dice,
     flow::{
         ciphertexts::{BucketClient, FallbackStore},
         kms_core::Transport,
     },
-    gateway::provider::{ArbitrumProvider, endpoint::Endpoint, endpoints::Connections},
-    heart::Hearts,
     machine::Machine,
-    metrics::Metrics,
-    tls::TlsRoots,
+    net::tls::TlsRoots,
+    telemetry::{heartbeat::Heartbeats, metrics::Metrics},
 };
 
 /// To a gateway node over http, when nothing is asked.
 const IDLE_CONNECTIONS: usize = 16;
 
 /// The task that keeps nodes connected, until its token is cancelled.
-pub type Connecting = Box<dyn FnOnce(Hearts, CancellationToken) -> BoxFuture<'static, ()> + Send>;
+pub type ConnectTask =
+    Box<dyn FnOnce(Heartbeats, CancellationToken) -> BoxFuture<'static, ()> + Send>;
 
 /// The outside of one instance. Nothing is connected before the instance begins.
 pub struct Edges {
     /// The gateway's nodes.
     pub gateway: ArbitrumProvider,
-    pub connecting: Connecting,
+    pub connecting: ConnectTask,
     /// The KMS Core; an instance that only observes makes nothing of it.
     pub core: Transport,
     pub buckets: BucketClient,
@@ -48,15 +48,15 @@ impl fmt::Debug for Edges {
 
 impl Edges {
     /// The real world, as a configuration names it. What is asked of it is counted.
-    pub(super) fn real(config: &Config, metrics: Metrics) -> Result<Self, BuildError> {
+    pub(super) fn for_config(config: &Config, metrics: Metrics) -> Result<Self, BuildError> {
         let roots = load_roots(config)?;
         let urls = std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls);
-        let (gateway, connections) = gateway_at(config, &roots, urls, metrics)?;
+        let (gateway, connections) = gateway_provider(config, &roots, urls, metrics)?;
         Ok(Self {
             gateway,
             connecting: Box::new(|hearts, stop| Box::pin(connections.run(hearts, stop))),
-            core: core(config, &roots)?,
-            buckets: buckets(config, &roots)?,
+            core: core_transport(config, &roots)?,
+            buckets: bucket_client(config, &roots)?,
             fallback: fallback_store(config)?,
             machine: Machine::default(),
         })
@@ -69,7 +69,7 @@ pub(super) fn load_roots(config: &Config) -> Result<TlsRoots, BuildError> {
 }
 
 /// The provider of these gateway nodes, and the tasks that connect it.
-pub(super) fn gateway_at<'u>(
+pub(super) fn gateway_provider<'u>(
     config: &Config,
     roots: &TlsRoots,
     urls: impl Iterator<Item = &'u SecretUrl>,
@@ -77,7 +77,7 @@ pub(super) fn gateway_at<'u>(
 ) -> Result<(ArbitrumProvider, Connections), BuildError> {
     let proxies = &config.proxies;
     let http = proxies
-        .of_client(reqwest::Client::builder())
+        .apply_to(reqwest::Client::builder())
         .tls_backend_preconfigured(roots.client_config())
         .tcp_nodelay(true)
         .connect_timeout(Duration::from_secs(5))
@@ -89,17 +89,17 @@ pub(super) fn gateway_at<'u>(
     let tls = Arc::new(roots.client_config());
     let endpoint = |url: &SecretUrl| {
         let endpoint = Endpoint::new(url.expose().clone(), tls.clone(), http.clone());
-        endpoint.through(proxies.clone())
+        endpoint.with_proxies(proxies.clone())
     };
     let endpoints = urls.map(endpoint).collect();
     Ok(ArbitrumProvider::new(config.chain_id, endpoints, metrics, &Dice::default()))
 }
 
-pub(super) fn core(config: &Config, roots: &TlsRoots) -> Result<Transport, BuildError> {
+pub(super) fn core_transport(config: &Config, roots: &TlsRoots) -> Result<Transport, BuildError> {
     Ok(Transport::to(config.kms_core_endpoint.expose(), roots)?)
 }
 
-pub(super) fn buckets(config: &Config, roots: &TlsRoots) -> Result<BucketClient, BuildError> {
+pub(super) fn bucket_client(config: &Config, roots: &TlsRoots) -> Result<BucketClient, BuildError> {
     Ok(BucketClient::new(roots.client_config(), &config.proxies)?)
 }
 
@@ -108,5 +108,5 @@ pub(super) fn fallback_store(config: &Config) -> Result<Option<FallbackStore>, B
     let region = s3.region.as_deref().unwrap_or("us-east-1");
     let endpoint = s3.endpoint.as_ref().map(|url| url.expose().as_str());
     let store = FallbackStore::new(region, &s3.bucket, endpoint)?;
-    Ok(Some(store.through(config.proxies.aws_client(config.authorities()))))
+    Ok(Some(store.with_proxies(config.proxies.aws_client(config.authorities()))))
 }

@@ -6,26 +6,26 @@ use tokio::task::JoinError;
 
 use super::genesis::Undecided;
 use crate::{
+    chain::{provider::RpcError, wallet::WalletError},
     domain::{LedgerError, SigningDomain},
     flow::{
         ciphertexts::UnusableUrl,
         kms_core::{CoreError, EndpointError},
     },
-    gateway::{provider::RpcError, wallet::WalletError},
     journal::{JournalError, OpenError, StoreError},
-    tls::CaFileError,
+    net::tls::CaFileError,
 };
 
 /// What keeps a Core from being of use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CoreTrouble {
+pub enum CoreProblem {
     #[error("it says that it is not serving")]
     NotServing,
     #[error(transparent)]
     Unanswered(#[from] CoreError),
 }
 
-impl CoreTrouble {
+impl CoreProblem {
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::NotServing => "not_serving",
@@ -53,7 +53,7 @@ pub enum Unready {
     #[error(transparent)]
     Undecided(#[from] Undecided),
     #[error(transparent)]
-    Core(#[from] CoreTrouble),
+    Core(#[from] CoreProblem),
     #[error(
         "looking for journals in {}: {cause}; check the state directory, its owner and its mode",
         dir.display()
@@ -68,7 +68,7 @@ pub enum Unready {
          by itself",
         dir.display()
     )]
-    DiskLate { dir: PathBuf },
+    DiskTimedOut { dir: PathBuf },
     #[error("the process is ending")]
     Ending,
 }
@@ -88,7 +88,7 @@ impl Unready {
             | Self::Undecided(_)
             | Self::Core(_)
             | Self::Directory { .. }
-            | Self::DiskLate { .. }
+            | Self::DiskTimedOut { .. }
             | Self::Ending => false,
         }
     }
@@ -102,7 +102,7 @@ impl Unready {
             Self::OtherDomain { .. } => "signing_domain",
             Self::Undecided(why) => why.code(),
             Self::Directory { .. } => "state_directory",
-            Self::DiskLate { .. } => "disk_late",
+            Self::DiskTimedOut { .. } => "disk_late",
             Self::Ending => "ending",
         }
     }
@@ -230,7 +230,7 @@ impl From<std::convert::Infallible> for Failure {
 
 /// Why a configuration should not replace the one that runs.
 #[derive(Debug, thiserror::Error)]
-pub enum CheckError {
+pub enum PreflightError {
     #[error(transparent)]
     Build(#[from] BuildError),
     #[error("{}", of(on, cause))]
@@ -240,18 +240,18 @@ pub enum CheckError {
         cause: Unready,
     },
     #[error("no answer in {0:?}")]
-    Late(Duration),
+    TimedOut(Duration),
     #[error("the check panicked")]
     Panicked,
 }
 
-impl CheckError {
+impl PreflightError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
             Self::Build(error) => error.code(),
             Self::Outside { cause, .. } => cause.code(),
-            Self::Late(_) => "check_late",
+            Self::TimedOut(_) => "check_late",
             Self::Panicked => "check_panicked",
         }
     }
@@ -262,7 +262,7 @@ impl CheckError {
         match self {
             Self::Build(error) => error.is_refusal(),
             Self::Outside { cause, .. } => cause.is_final(),
-            Self::Late(_) | Self::Panicked => false,
+            Self::TimedOut(_) | Self::Panicked => false,
         }
     }
 }
@@ -284,7 +284,7 @@ pub enum RebuildError {
         cause: Unready,
     },
     #[error("{on}: no answer in {limit:?}{UNCHANGED}")]
-    Late { on: String, limit: Duration },
+    TimedOut { on: String, limit: Duration },
     #[error("the chain has no block {from} yet, its last one is {head}{UNCHANGED}")]
     NoSuchBlock { from: u64, head: u64 },
     #[error(transparent)]
@@ -300,7 +300,7 @@ impl RebuildError {
             Self::Build(error) => error.code(),
             Self::Outside { cause, .. } => cause.code(),
             Self::Journal(error) => error.code(),
-            Self::Late { .. } => "rebuild_late",
+            Self::TimedOut { .. } => "rebuild_late",
             Self::NoSuchBlock { .. } => "no_such_block",
         }
     }
@@ -311,7 +311,7 @@ impl RebuildError {
         match self {
             Self::Build(error) => error.is_refusal(),
             Self::Outside { cause, .. } => cause.is_final(),
-            Self::Late { .. } | Self::NoSuchBlock { .. } | Self::Journal(_) => false,
+            Self::TimedOut { .. } | Self::NoSuchBlock { .. } | Self::Journal(_) => false,
         }
     }
 }

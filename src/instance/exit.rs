@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{BuildError, Failure, STARTING};
+use super::{BuildError, Failure, START_TASK};
 
 /// The end of one instance.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ impl Exit {
 
 impl From<BuildError> for Exit {
     fn from(error: BuildError) -> Self {
-        if error.is_refusal() { Self::refused(error) } else { Self::failed(STARTING, error) }
+        if error.is_refusal() { Self::refused(error) } else { Self::failed(START_TASK, error) }
     }
 }
 

@@ -2,7 +2,7 @@
 //! was made anew (a test chain) is another one, and gets another journal; but no node says so alone
 //! while others, which may know better, are away.
 
-use crate::{domain::B256, gateway::provider::Beginning, journal};
+use crate::{chain::provider::GenesisStatus, domain::B256, journal};
 
 /// Why it is not known which chain is meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,26 +46,30 @@ impl Undecided {
 /// `known`: what the journals know, the one that was written last first. `told`: host, and what each
 /// node says.
 pub(super) fn decide(
-    known: &[journal::Beginning],
-    told: &[(&str, Beginning)],
+    known: &[journal::JournalChain],
+    told: &[(&str, GenesisStatus)],
 ) -> Result<B256, Undecided> {
-    let said = |beginning: &Beginning| match beginning {
-        Beginning::Is(genesis) => Some(*genesis),
-        Beginning::Untried | Beginning::Away | Beginning::OfAnotherId | Beginning::Untold => None,
+    let said = |beginning: &GenesisStatus| match beginning {
+        GenesisStatus::Hash(genesis) => Some(*genesis),
+        GenesisStatus::NotAsked
+        | GenesisStatus::Disconnected
+        | GenesisStatus::WrongChainId
+        | GenesisStatus::Undisclosed => None,
     };
     let all: Vec<B256> = told.iter().filter_map(|(_, told)| said(told)).collect();
-    let hosts = |which: &dyn Fn(&Beginning) -> bool| {
+    let hosts = |which: &dyn Fn(&GenesisStatus) -> bool| {
         let hosts = told.iter().filter(|(_, told)| which(told)).map(|(host, _)| *host);
         hosts.collect::<Vec<_>>().join(", ")
     };
     let (away, untried) = (
-        hosts(&|told| matches!(told, Beginning::Away | Beginning::Untried)),
-        hosts(&|told| *told == Beginning::Untried),
+        hosts(&|told| matches!(told, GenesisStatus::Disconnected | GenesisStatus::NotAsked)),
+        hosts(&|told| *told == GenesisStatus::NotAsked),
     );
-    let untold = told.iter().any(|(_, told)| *told == Beginning::Untold);
+    let untold = told.iter().any(|(_, told)| *told == GenesisStatus::Undisclosed);
     // One that a journal knows, and a node too: the last one, unless no node can have that.
     let known_here = if away.is_empty() { known } else { &known[..known.len().min(1)] };
-    let common = known_here.iter().find_map(|known| all.iter().find(|told| known.is_of(**told)));
+    let common =
+        known_here.iter().find_map(|known| all.iter().find(|told| known.has_genesis(**told)));
     if let Some(common) = common {
         return Ok(*common);
     }
@@ -75,16 +79,16 @@ pub(super) fn decide(
             // Who has no block 0 contradicts nothing.
             (_, Some(genesis)) if untold => Ok(genesis),
             (None, _) => Err(Undecided::Untold),
-            (Some(_), _) if are_apart => Err(Undecided::AllApart { each: each(told) }),
+            (Some(_), _) if are_apart => Err(Undecided::AllApart { each: describe_each(told) }),
             (Some(first), _) if away.is_empty() => Ok(*first),
             (Some(first), _) => {
-                let hosts = hosts(&|told| matches!(told, Beginning::Is(_)));
+                let hosts = hosts(&|told| matches!(told, GenesisStatus::Hash(_)));
                 Err(Undecided::Another { hosts, genesis: *first, away })
             }
         };
     }
     match all.first() {
-        Some(_) if are_apart => Err(Undecided::Apart { each: each(told) }),
+        Some(_) if are_apart => Err(Undecided::Apart { each: describe_each(told) }),
         Some(first) if untried.is_empty() => Ok(*first),
         Some(_) => Err(Undecided::Untried { hosts: untried }),
         None => Err(Undecided::NoGenesis),
@@ -92,10 +96,13 @@ pub(super) fn decide(
 }
 
 /// What each node says.
-fn each(told: &[(&str, Beginning)]) -> String {
+fn describe_each(told: &[(&str, GenesisStatus)]) -> String {
     let said = told.iter().filter_map(|(host, told)| match told {
-        Beginning::Is(genesis) => Some(format!("block 0 of {host} is {genesis}")),
-        Beginning::Untried | Beginning::Away | Beginning::OfAnotherId | Beginning::Untold => None,
+        GenesisStatus::Hash(genesis) => Some(format!("block 0 of {host} is {genesis}")),
+        GenesisStatus::NotAsked
+        | GenesisStatus::Disconnected
+        | GenesisStatus::WrongChainId
+        | GenesisStatus::Undisclosed => None,
     });
     said.collect::<Vec<_>>().join(", ")
 }
@@ -109,7 +116,7 @@ mod tests {
     const TWO: B256 = B256::repeat_byte(2);
 
     /// Journals of these chains, the one that was written last first.
-    fn known(chains: &[B256]) -> Vec<journal::Beginning> {
+    fn known(chains: &[B256]) -> Vec<journal::JournalChain> {
         let dir = tempfile::tempdir().unwrap();
         let (wallet, contract) = Default::default();
         let known = |genesis: &B256| {
@@ -118,13 +125,13 @@ mod tests {
                 journal::open_as(&Machine::default(), dir.path(), identity, contract, "one", None)
                     .unwrap(),
             );
-            let found = journal::beginnings(dir.path(), 7, wallet, "one").unwrap();
-            found.into_iter().find(|found| found.is_of(*genesis)).unwrap()
+            let found = journal::journal_chains(dir.path(), 7, wallet, "one").unwrap();
+            found.into_iter().find(|found| found.has_genesis(*genesis)).unwrap()
         };
         chains.iter().map(known).collect()
     }
 
-    fn decided(known: &[journal::Beginning], told: &[Beginning]) -> Option<B256> {
+    fn decided(known: &[journal::JournalChain], told: &[GenesisStatus]) -> Option<B256> {
         let hosts = ["a", "b", "c"];
         let told: Vec<_> = hosts.into_iter().zip(told.iter().copied()).collect();
         decide(known, &told).ok()
@@ -132,39 +139,39 @@ mod tests {
 
     #[test]
     fn b1_no_node_says_alone_that_the_chain_is_another_one() {
-        use Beginning::{Away, Is, OfAnotherId, Untold, Untried};
+        use GenesisStatus::{Disconnected, Hash, NotAsked, Undisclosed, WrongChainId};
         let one = known(&[ONE]);
-        assert_eq!(decided(&one, &[Is(ONE), Is(TWO)]), Some(ONE));
-        assert_eq!(decided(&one, &[Untried, Is(ONE)]), Some(ONE));
+        assert_eq!(decided(&one, &[Hash(ONE), Hash(TWO)]), Some(ONE));
+        assert_eq!(decided(&one, &[NotAsked, Hash(ONE)]), Some(ONE));
         // Only the liar is there.
-        assert_eq!(decided(&one, &[Away, Is(TWO)]), None);
-        assert_eq!(decided(&one, &[Untried, Is(TWO)]), None);
+        assert_eq!(decided(&one, &[Disconnected, Hash(TWO)]), None);
+        assert_eq!(decided(&one, &[NotAsked, Hash(TWO)]), None);
         assert_eq!(
-            decided(&one, &[Untold, Is(TWO)]),
+            decided(&one, &[Undisclosed, Hash(TWO)]),
             Some(ONE),
             "who has none contradicts nothing"
         );
-        assert_eq!(decided(&one, &[Untold]), Some(ONE));
-        assert_eq!(decided(&one, &[Is(B256::repeat_byte(3)), Is(TWO)]), None);
+        assert_eq!(decided(&one, &[Undisclosed]), Some(ONE));
+        assert_eq!(decided(&one, &[Hash(B256::repeat_byte(3)), Hash(TWO)]), None);
         // All of them, or the only one: it was made anew.
-        assert_eq!(decided(&one, &[Is(TWO), Is(TWO)]), Some(TWO));
-        assert_eq!(decided(&one, &[Is(TWO)]), Some(TWO));
-        assert_eq!(decided(&one, &[OfAnotherId, Is(TWO)]), Some(TWO));
+        assert_eq!(decided(&one, &[Hash(TWO), Hash(TWO)]), Some(TWO));
+        assert_eq!(decided(&one, &[Hash(TWO)]), Some(TWO));
+        assert_eq!(decided(&one, &[WrongChainId, Hash(TWO)]), Some(TWO));
         // Made anew before: the last one counts, unless every node says otherwise.
         let both = known(&[TWO, ONE]);
-        assert_eq!(decided(&both, &[Is(ONE), Is(TWO)]), Some(TWO));
-        assert_eq!(decided(&both, &[Is(ONE), Away]), None);
-        assert_eq!(decided(&both, &[Is(ONE), OfAnotherId]), Some(ONE));
+        assert_eq!(decided(&both, &[Hash(ONE), Hash(TWO)]), Some(TWO));
+        assert_eq!(decided(&both, &[Hash(ONE), Disconnected]), None);
+        assert_eq!(decided(&both, &[Hash(ONE), WrongChainId]), Some(ONE));
     }
 
     #[test]
     fn b1_at_the_first_start_the_nodes_agree_and_each_was_tried() {
-        use Beginning::{Away, Is, Untold, Untried};
-        assert_eq!(decided(&[], &[Is(ONE), Is(ONE)]), Some(ONE));
-        assert_eq!(decided(&[], &[Is(ONE), Is(TWO)]), None);
-        assert_eq!(decided(&[], &[Is(ONE), Untried]), None);
-        assert_eq!(decided(&[], &[Away, Is(ONE)]), Some(ONE));
-        assert_eq!(decided(&[], &[Untold, Is(ONE)]), Some(ONE));
-        assert_eq!(decided(&[], &[Untold]), None);
+        use GenesisStatus::{Disconnected, Hash, NotAsked, Undisclosed};
+        assert_eq!(decided(&[], &[Hash(ONE), Hash(ONE)]), Some(ONE));
+        assert_eq!(decided(&[], &[Hash(ONE), Hash(TWO)]), None);
+        assert_eq!(decided(&[], &[Hash(ONE), NotAsked]), None);
+        assert_eq!(decided(&[], &[Disconnected, Hash(ONE)]), Some(ONE));
+        assert_eq!(decided(&[], &[Undisclosed, Hash(ONE)]), Some(ONE));
+        assert_eq!(decided(&[], &[Undisclosed]), None);
     }
 }

@@ -8,46 +8,48 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::world::{Waits, ask_support, watch_support};
+use super::dependencies::{Waits, ask_support, watch_support};
 use crate::{
-    clock::Clock,
+    chain::provider::{BlockId, ChainReader, RpcError},
+    contracts::decryption::{DecryptionAdapter, DeploymentSupport},
     dice::Dice,
     domain::LedgerError,
-    gateway::{
-        decryption::{DecryptionAdapter, Support},
-        provider::{At, ChainReader, RpcError},
-    },
-    heart::Heart,
     journal::Journal,
+    telemetry::heartbeat::Heartbeat,
+    time::clock::Clock,
 };
 
-const HOUSEKEEPING_EVERY: Duration = Duration::from_mins(10);
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_mins(10);
 /// After an upgrade the contract is looked at once more: the node may have lagged. And so it is as long
 /// as it holds every request: that is one node's word.
-const UPGRADE_SETTLES_IN: Duration = Duration::from_secs(10);
+const UPGRADE_RECHECK: Duration = Duration::from_secs(10);
 
 /// Looks at the contract again after an upgrade, once more soon after it (the node may have
 /// lagged), and now and then. A task of its own: requests wait for it.
 pub(super) async fn follow_support<P: ChainReader>(
     gateway: String,
     decryption: DecryptionAdapter<P>,
-    support: watch::Sender<Support>,
+    support: watch::Sender<DeploymentSupport>,
     dice: Dice,
 ) {
     let waits = Waits::beside(dice);
     let mut changes = support.subscribe();
     let mut settles = false;
     loop {
-        let holds = matches!(*support.borrow(), Support::FromG12 { .. });
-        let patience = if settles || holds { UPGRADE_SETTLES_IN } else { HOUSEKEEPING_EVERY };
-        let upgrade = changes.wait_for(|support| matches!(support, Support::Upgraded { .. }));
+        let holds = matches!(*support.borrow(), DeploymentSupport::FromG12 { .. });
+        let patience = if settles || holds { UPGRADE_RECHECK } else { HOUSEKEEPING_INTERVAL };
+        let upgrade =
+            changes.wait_for(|support| matches!(support, DeploymentSupport::Upgraded { .. }));
         let upgraded = timeout(patience, upgrade).await.is_ok();
         settles = upgraded;
         let seen = support.borrow().clone();
         let found = if upgraded {
             watch_support(&waits, &gateway, &decryption).await
         } else {
-            waits.wait(&gateway, RpcError::code, || ask_support(&decryption)).await.0
+            waits
+                .retry_until_answered(&gateway, RpcError::code, || ask_support(&decryption))
+                .await
+                .0
         };
         // Unless there was another upgrade meanwhile.
         support.send_if_modified(|support| {
@@ -64,29 +66,29 @@ pub(super) async fn follow_support<P: ChainReader>(
 }
 
 /// So deep no chain of the Gateway's kind is reorganised: at four blocks a second, seven hours.
-const DEEP: u64 = 100_000;
+const FINAL_DEPTH: u64 = 100_000;
 /// The tag may be missing so often in a row, half an hour, before it counts as not offered.
-const UNTOLD: u32 = 3;
+const MISSING_TAG_LIMIT: u32 = 3;
 
 /// Up to where nothing changes any more: what the node's tag says, or far below the head where no node
 /// has the tag. `untold`: how often in a row it was not told.
 async fn final_block<P: ChainReader>(provider: &P, untold: &mut u32) -> Option<u64> {
-    if let Ok(Some(last)) = provider.header(At::Finalized).await {
+    if let Ok(Some(last)) = provider.header(BlockId::Finalized).await {
         *untold = 0;
         return Some(last.block.number);
     }
     *untold = untold.saturating_add(1);
-    if *untold < UNTOLD {
+    if *untold < MISSING_TAG_LIMIT {
         return None;
     }
-    let head = provider.header(At::Latest).await.ok()??.block.number;
-    if *untold == UNTOLD {
+    let head = provider.header(BlockId::Latest).await.ok()??.block.number;
+    if *untold == MISSING_TAG_LIMIT {
         warn!(
-            below_head = DEEP,
+            below_head = FINAL_DEPTH,
             "no gateway node tells a finalized block: the journal is pruned up to so many blocks below the head"
         );
     }
-    head.checked_sub(DEEP)
+    head.checked_sub(FINAL_DEPTH)
 }
 
 /// Slow chores: pruning.
@@ -95,9 +97,9 @@ pub(super) async fn housekeeping<P: ChainReader>(
     provider: P,
     retention: Duration,
     clock: Clock,
-    heart: Heart,
+    heart: Heartbeat,
 ) -> Result<(), LedgerError> {
-    let mut chores = interval(HOUSEKEEPING_EVERY);
+    let mut chores = interval(HOUSEKEEPING_INTERVAL);
     chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut untold = 0;
     loop {
@@ -120,15 +122,15 @@ pub(super) async fn housekeeping<P: ChainReader>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::fake_chain::FakeChain;
+    use crate::chain::fake_chain::FakeChain;
 
     #[tokio::test]
     async fn c11_without_the_tag_what_is_deep_enough_counts_as_final() {
-        let chain = FakeChain::new(DEEP + 7);
+        let chain = FakeChain::new(FINAL_DEPTH + 7);
         let mut untold = 0;
         let mut asked = Vec::new();
         for tagged in [Some(5), None, None, None, None, Some(9), None] {
-            chain.node().tagged = tagged;
+            chain.state().tagged = tagged;
             asked.push(final_block(&chain, &mut untold).await);
         }
         assert_eq!(asked, [Some(5), None, None, Some(7), Some(7), Some(9), None]);

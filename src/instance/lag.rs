@@ -16,7 +16,7 @@ pub(super) struct Lag {
 
 impl Lag {
     /// Since when a block above the cursor has been known (Unix ms); `None`: there is none.
-    pub(super) fn look(&mut self, cursor: u64, head: u64, now_ms: u64) -> Option<u64> {
+    pub(super) fn update(&mut self, cursor: u64, head: u64, now_ms: u64) -> Option<u64> {
         // Gone with a reorganisation.
         while self.seen.back().is_some_and(|(height, _)| *height > head) {
             self.seen.pop_back();
@@ -42,23 +42,23 @@ mod tests {
     #[test]
     fn the_oldest_block_that_is_not_read_tells_the_lag() {
         let mut lag = Lag::default();
-        assert_eq!(lag.look(10, 10, 1), None);
-        assert_eq!(lag.look(10, 12, 2), Some(2));
-        assert_eq!(lag.look(11, 13, 3), Some(2), "12 is not read yet");
-        assert_eq!(lag.look(12, 14, 4), Some(3));
-        assert_eq!(lag.look(14, 14, 5), None);
+        assert_eq!(lag.update(10, 10, 1), None);
+        assert_eq!(lag.update(10, 12, 2), Some(2));
+        assert_eq!(lag.update(11, 13, 3), Some(2), "12 is not read yet");
+        assert_eq!(lag.update(12, 14, 4), Some(3));
+        assert_eq!(lag.update(14, 14, 5), None);
         // A reorganisation takes 20 away before it was read.
-        assert_eq!(lag.look(14, 20, 6), Some(6));
-        assert_eq!(lag.look(14, 15, 7), Some(7));
+        assert_eq!(lag.update(14, 20, 6), Some(6));
+        assert_eq!(lag.update(14, 15, 7), Some(7));
     }
 
     #[test]
     fn it_remembers_a_bounded_number_of_heads() {
         let mut lag = Lag::default();
         for now in 0..10_000 {
-            assert_eq!(lag.look(0, now + 1, now), Some(0));
+            assert_eq!(lag.update(0, now + 1, now), Some(0));
         }
         assert!(lag.seen.len() <= REMEMBERED);
-        assert_eq!(lag.look(10_000, 10_000, 10_000), None);
+        assert_eq!(lag.update(10_000, 10_000, 10_000), None);
     }
 }

@@ -7,20 +7,23 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::{
-    Around, BuildError, Instance, OBSERVER, Reading, Ways,
-    parts::{addresses, depth, flow_options, intakes, open_ciphertexts, whose},
-    report::Mode,
-    world::{self, Waits},
+    BuildError, Instance, OBSERVER_WALLET, ReadingPosition, SupportParts, WalkInputs,
+    dependencies::{self, Waits},
+    parts::{
+        addresses, configured_finality, flow_options, open_ciphertexts, open_walk_queues, whose,
+    },
+    report::ReportMode,
 };
 use crate::{
+    chain::provider::ArbitrumProvider,
     config::Config,
+    contracts::decryption::DecryptionAdapter,
     flow::{
         self, Confirmation, Flow,
-        arrivals::suspects::Suspects,
+        arrivals::suspects::SuspectBlocks,
         ciphertexts::{BucketClient, FallbackStore},
     },
-    gateway::{decryption::DecryptionAdapter, provider::ArbitrumProvider},
-    heart,
+    telemetry::heartbeat,
 };
 
 impl Instance {
@@ -33,21 +36,23 @@ impl Instance {
     ) -> Result<(), BuildError> {
         let (waits, gateway) = (
             Waits::building(&self.supervision.reporter, &self.machine.dice),
-            world::gateway_name(&provider),
+            dependencies::gateway_name(&provider),
         );
         info!("mode = \"observe\": nothing is asked, signed or sent");
-        let opened = self.open_journal(config, OBSERVER, &provider).await?;
+        let opened = self.open_journal(config, OBSERVER_WALLET, &provider).await?;
         let journal = opened.journal.clone();
         let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
-        world::check_decryption(&waits, &gateway, &decryption, config).await?;
+        dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
         let support = self.follow_support(&waits, &gateway, &decryption).await;
-        let registry = world::find_registry(&waits, &gateway, &provider, OBSERVER, config).await;
-        let reading = waits.for_disk(journal.path(), Reading::read(&opened)).await?;
+        let registry =
+            dependencies::find_registry(&waits, &gateway, &provider, OBSERVER_WALLET, config).await;
+        let reading = waits.for_disk(journal.path(), ReadingPosition::read(&opened)).await?;
 
-        let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
+        let (height_sender, final_height) =
+            watch::channel(configured_finality(config).final_height(0, None));
         let (observed, count) = watch::channel(0);
         let metrics = self.supervision.reporter.metrics.clone();
-        let suspects = Suspects::default();
+        let suspects = SuspectBlocks::default();
         let ciphertexts = open_ciphertexts(config, buckets, fallback, registry, metrics.clone());
         let flow = Flow {
             whose: whose(&self.supervision.name, config),
@@ -55,20 +60,24 @@ impl Instance {
             mode: flow::Mode::Observe { observed },
             confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
             support: support.subscribe(),
-            line: ripe_up_to,
+            final_height,
             ledger: journal.clone(),
             metrics,
             options: flow_options(config),
             dice: self.machine.dice.clone(),
-            repeats: Mutex::default(),
+            log_throttle: Mutex::default(),
         };
-        let (intakes, walk, walk_again) = intakes(config);
+        let (intakes, walk, walk_again) = open_walk_queues(config);
         let (heart, stop) =
-            (self.supervision.hearts.heart(heart::WALK), self.supervision.stop.clone());
-        self.tasks.spawn(heart::WALK, Arc::new(flow).run(intakes, heart, stop));
-        let mode = Mode::Observe { observed: count };
-        let around = Around { provider, journal, decryption, support, reading, mode };
-        self.open_around(config, around, Ways { walk, walk_again, ripe, suspects });
+            (self.supervision.heartbeats.heartbeat(heartbeat::WALK), self.supervision.stop.clone());
+        self.tasks.spawn(heartbeat::WALK, Arc::new(flow).run(intakes, heart, stop));
+        let mode = ReportMode::Observe { observed: count };
+        let parts = SupportParts { provider, journal, decryption, support, reading, mode };
+        self.open_support(
+            config,
+            parts,
+            WalkInputs { walk, walk_again, final_height: height_sender, suspects },
+        );
         info!("instance running");
         Ok(())
     }

@@ -5,33 +5,32 @@ use std::sync::Arc;
 use tracing::debug;
 
 use crate::{
+    chain::provider::ChainReader,
     config::{self, Config},
-    domain::{Address, BlockRef},
-    flow::{
-        Entrance, FlowOptions, Intakes,
-        arrivals::Start,
-        ciphertexts::{
-            BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions,
-            FallbackStore,
-        },
-        depth::{Depth, Finality},
-        entrances,
-    },
-    gateway::{
+    contracts::{
         decryption::Addresses,
         gateway_config::{GatewayConfigAdapter, RegistryError},
-        provider::ChainReader,
     },
-    metrics::Metrics,
-    traces::Whose,
+    domain::{Address, BlockRef},
+    flow::{
+        FlowOptions, WalkReceivers, WalkSender,
+        arrivals::Start,
+        ciphertexts::{
+            BucketClient, BucketLookupError, BucketRegistry, Ciphertexts, CiphertextsOptions,
+            FallbackStore,
+        },
+        finality::rule::{FinalityRule, FinalityTag},
+        walk_channels,
+    },
+    telemetry::{metrics::Metrics, trace_context::Whose},
 };
 
 /// Unfinished requests read from the journal ahead of their walk.
-pub(super) const RECOVERED_AHEAD: usize = 64;
+pub(super) const RECOVERY_QUEUE: usize = 64;
 
 /// The channels of a walk.
-pub(super) fn intakes(config: &Config) -> (Intakes, Entrance, Entrance) {
-    entrances(config.channel_size, RECOVERED_AHEAD)
+pub(super) fn open_walk_queues(config: &Config) -> (WalkReceivers, WalkSender, WalkSender) {
+    walk_channels(config.channel_size, RECOVERY_QUEUE)
 }
 
 pub(super) fn addresses(config: &Config) -> Addresses {
@@ -53,7 +52,11 @@ pub(super) fn flow_options(config: &Config) -> FlowOptions {
 
 /// Where reading begins if the journal does not say. `begun_before`: by a journal of the same chain that was
 /// given up.
-pub(super) fn start(config: &Config, cursor: Option<BlockRef>, begun_before: Option<u64>) -> Start {
+pub(super) fn reading_start(
+    config: &Config,
+    cursor: Option<BlockRef>,
+    begun_before: Option<u64>,
+) -> Start {
     if let (Some(cursor), config::StartingBlock::Number(number)) = (cursor, config.starting_block) {
         debug!(
             starting_block = number,
@@ -69,12 +72,12 @@ pub(super) fn start(config: &Config, cursor: Option<BlockRef>, begun_before: Opt
     }
 }
 
-pub(super) fn depth(config: &Config) -> Depth {
-    Depth {
+pub(super) fn configured_finality(config: &Config) -> FinalityRule {
+    FinalityRule {
         finality: match config.finality {
-            config::Finality::Latest => Finality::Latest,
-            config::Finality::Safe => Finality::Safe,
-            config::Finality::Finalized => Finality::Finalized,
+            config::Finality::Latest => FinalityTag::Latest,
+            config::Finality::Safe => FinalityTag::Safe,
+            config::Finality::Finalized => FinalityTag::Finalized,
         },
         confirmations: config.confirmations,
     }
@@ -97,17 +100,20 @@ pub(super) fn open_ciphertexts<P: ChainReader>(
     })
 }
 
-fn lookup(error: RegistryError) -> BucketLookupError {
+fn lookup_error(error: RegistryError) -> BucketLookupError {
     BucketLookupError { code: error.code(), source: Arc::new(error) }
 }
 
-impl<P: ChainReader> Buckets for GatewayConfigAdapter<P> {
-    async fn bucket(&self, coprocessor: Address) -> Result<Option<String>, BucketLookupError> {
-        self.bucket_url(coprocessor).await.map_err(lookup)
+impl<P: ChainReader> BucketRegistry for GatewayConfigAdapter<P> {
+    async fn bucket_url_of(
+        &self,
+        coprocessor: Address,
+    ) -> Result<Option<String>, BucketLookupError> {
+        self.bucket_url(coprocessor).await.map_err(lookup_error)
     }
 
-    async fn registered(&self, coprocessor: Address) -> Result<bool, BucketLookupError> {
-        self.is_registered(coprocessor).await.map_err(lookup)
+    async fn is_known_coprocessor(&self, coprocessor: Address) -> Result<bool, BucketLookupError> {
+        self.is_registered(coprocessor).await.map_err(lookup_error)
     }
 }
 

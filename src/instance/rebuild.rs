@@ -12,21 +12,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{BuildError, OBSERVER, RebuildError, Unready, edges::Edges, world};
+use super::{BuildError, OBSERVER_WALLET, RebuildError, Unready, dependencies, edges::Edges};
 use crate::{
+    chain::provider::{ArbitrumProvider, BlockId, ChainReader as _},
     config::Config,
     domain::BlockRef,
-    gateway::provider::{ArbitrumProvider, At, ChainReader as _},
-    heart::Hearts,
     journal::{self, Identity, Rebuilt},
     machine::Machine,
-    metrics::Metrics,
+    telemetry::{heartbeat::Heartbeats, metrics::Metrics},
 };
 
 /// How long node and wallet are asked.
-const PATIENCE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 /// Between two looks at what the nodes say of the chain.
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// Makes the journal of this configuration anew, so that the chain is read from block `from` on.
 pub async fn rebuild(
@@ -35,18 +34,18 @@ pub async fn rebuild(
     from: u64,
 ) -> Result<Rebuilt, RebuildError> {
     let Edges { gateway: provider, connecting, machine, .. } =
-        Edges::real(config, Metrics::default())?;
+        Edges::for_config(config, Metrics::default())?;
     let mut tasks = JoinSet::new();
-    tasks.spawn(connecting(Hearts::default(), CancellationToken::new()));
-    let name = world::gateway_name(&provider);
-    let asked = timeout(PATIENCE, ask(&provider, &machine, config, &state_dir, from)).await;
+    tasks.spawn(connecting(Heartbeats::default(), CancellationToken::new()));
+    let name = dependencies::gateway_name(&provider);
+    let asked = timeout(DEADLINE, ask(&provider, &machine, config, &state_dir, from)).await;
     tasks.shutdown().await;
-    let late = |_| RebuildError::Late { on: name.clone(), limit: PATIENCE };
+    let late = |_| RebuildError::TimedOut { on: name.clone(), limit: DEADLINE };
     let (identity, cursor) = asked.map_err(late)?.map_err(|refused| match refused {
-        Refused::Unready(on, cause) => {
+        RebuildRefusal::Unready(on, cause) => {
             RebuildError::Outside { on: on.unwrap_or(&name).to_owned(), cause }
         }
-        Refused::NoSuchBlock { head } => RebuildError::NoSuchBlock { from, head },
+        RebuildRefusal::NoSuchBlock { head } => RebuildError::NoSuchBlock { from, head },
     })?;
     let contract = config.decryption_address;
     let rebuilding = machine.run(move || journal::rebuild(&state_dir, identity, contract, cursor));
@@ -54,7 +53,7 @@ pub async fn rebuild(
 }
 
 /// Why it is not known what to rebuild.
-enum Refused {
+enum RebuildRefusal {
     /// By another than the gateway node, if named.
     Unready(Option<&'static str>, Unready),
     NoSuchBlock {
@@ -62,7 +61,7 @@ enum Refused {
     },
 }
 
-impl<E: Into<Unready>> From<E> for Refused {
+impl<E: Into<Unready>> From<E> for RebuildRefusal {
     fn from(error: E) -> Self {
         Self::Unready(None, error.into())
     }
@@ -75,33 +74,34 @@ async fn ask(
     config: &Config,
     state_dir: &Path,
     from: u64,
-) -> Result<(Identity, BlockRef), Refused> {
+) -> Result<(Identity, BlockRef), RebuildRefusal> {
     let wallet = match &config.wallet {
-        None => OBSERVER,
+        None => OBSERVER_WALLET,
         Some(configured) => {
-            let opened = world::ask_wallet(configured, config).await;
-            let refused = |unready| Refused::Unready(Some("the wallet"), unready);
+            let opened = dependencies::ask_wallet(configured, config).await;
+            let refused = |unready| RebuildRefusal::Unready(Some("the wallet"), unready);
             opened.map_err(refused)?.address()
         }
     };
     let begun = Instant::now();
     provider.first_attempt().await?;
-    let known = world::ask_beginnings(machine, config.chain_id, state_dir, wallet, "").await;
-    let known = known.map_err(|unready| Refused::Unready(Some("the state directory"), unready))?;
+    let known = dependencies::ask_beginnings(machine, config.chain_id, state_dir, wallet, "").await;
+    let known =
+        known.map_err(|unready| RebuildRefusal::Unready(Some("the state directory"), unready))?;
     let genesis = loop {
-        match world::settle_genesis(provider, &known).await {
+        match dependencies::settle_genesis(provider, &known).await {
             Ok(genesis) => break genesis,
-            Err(why) if !why.is_final() && begun.elapsed() < PATIENCE / 2 => {
-                sleep(AGAIN_AFTER).await;
+            Err(why) if !why.is_final() && begun.elapsed() < DEADLINE / 2 => {
+                sleep(RETRY_DELAY).await;
             }
             Err(why) => return Err(why.into()),
         }
     };
     let identity = Identity { chain_id: config.chain_id, genesis, wallet };
     let before = from.saturating_sub(1);
-    let Some(cursor) = provider.header(At::Number(before)).await? else {
-        let head = provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
-        return Err(Refused::NoSuchBlock { head });
+    let Some(cursor) = provider.header(BlockId::Number(before)).await? else {
+        let head = provider.header(BlockId::Latest).await?.map_or(0, |head| head.block.number);
+        return Err(RebuildRefusal::NoSuchBlock { head });
     };
     Ok((identity, cursor.block))
 }

@@ -13,38 +13,38 @@ use tokio::{
 use tracing::{debug, error, info};
 
 use crate::{
-    flow::{Entrance, Intake},
-    gateway::{abi, decryption::Support},
-    heart::Heart,
-    journal::{Journal, JournalError, Listing, Position, Query, StageName, Which},
+    contracts::{abi, decryption::DeploymentSupport},
+    flow::{QueuedRequest, WalkSender},
+    journal::{Journal, JournalError, Position, Query, RequestFilter, RequestPage, StageName},
+    telemetry::heartbeat::Heartbeat,
 };
 
 /// Requests read from the journal at a time.
-const PAGE: u32 = 256;
+const PAGE_SIZE: u32 = 256;
 
 /// What was about to be held when the contract was served again is by then.
-const HELD_BY_THEN: Duration = Duration::from_secs(10);
+const HOLD_SETTLE_TIME: Duration = Duration::from_secs(10);
 
 /// Feeds the walk from the journal until the walk takes no more.
 #[derive(Debug)]
 pub(super) struct Recovery {
     pub journal: Journal,
-    pub walk: Entrance,
+    pub walk: WalkSender,
     pub held_retry: Duration,
     /// The newest request of an earlier run; younger ones come from the chain.
     pub newest: Option<Position>,
     /// Up to where those of the earlier run are in hand.
-    pub taken: watch::Sender<Option<Position>>,
+    pub recovered_up_to: watch::Sender<Option<Position>>,
     /// Whether the contract can be served.
-    pub support: watch::Receiver<Support>,
-    pub heart: Heart,
+    pub support: watch::Receiver<DeploymentSupport>,
+    pub heart: Heartbeat,
 }
 
 impl Recovery {
     pub(super) async fn run(self) -> Result<(), JournalError> {
         if let Some(newest) = self.newest {
-            let taken = self.feed(Which::Unfinished, Some(newest)).await?;
-            self.taken.send_replace(Some(newest));
+            let taken = self.feed(RequestFilter::Unfinished, Some(newest)).await?;
+            self.recovered_up_to.send_replace(Some(newest));
             if taken > 0 {
                 info!(requests = taken, "unfinished requests of an earlier run are walked again");
             }
@@ -66,7 +66,7 @@ impl Recovery {
                     if before || !is_served {
                         continue;
                     }
-                    retry.reset_after(HELD_BY_THEN);
+                    retry.reset_after(HOLD_SETTLE_TIME);
                 }
                 // The chain dropped answers: their requests are held, and not for long.
                 () = self.journal.reopened() => {}
@@ -76,23 +76,27 @@ impl Recovery {
             if none_at == Some(commits) {
                 continue;
             }
-            let taken = self.feed(Which::Held, None).await?;
+            let taken = self.feed(RequestFilter::Held, None).await?;
             none_at = (taken == 0).then_some(commits);
             debug!(requests = taken, "held requests are tried again");
         }
     }
 
-    async fn feed(&self, which: Which, until: Option<Position>) -> Result<usize, JournalError> {
+    async fn feed(
+        &self,
+        which: RequestFilter,
+        until: Option<Position>,
+    ) -> Result<usize, JournalError> {
         let mut after = None;
         let mut taken = 0;
         'pages: loop {
             self.heart.beat().await;
-            let listing = Listing { which, after, limit: PAGE };
+            let listing = RequestPage { filter: which, after, limit: PAGE_SIZE };
             let page = self.journal.ask(|slot| Query::Records(listing, slot)).await?;
             let Some(last) = page.last() else { break };
             if until.is_some() {
                 // The page before.
-                self.taken.send_replace(after);
+                self.recovered_up_to.send_replace(after);
             }
             after = Some(last.position);
             for row in page {
@@ -101,11 +105,12 @@ impl Recovery {
                 }
                 match abi::decode(row.key.source, &row.event) {
                     // Somebody has it in hand already.
-                    Ok(request) if self.walk.attends(request.key) => {}
+                    Ok(request) if self.walk.is_attended(request.key) => {}
                     Ok(request) => {
                         taken += 1;
                         let is_ripe = row.progress.stage != StageName::Arrived;
-                        let intake = Intake { is_ripe, ..self.walk.take(request, true) };
+                        let intake =
+                            QueuedRequest { is_final: is_ripe, ..self.walk.attend(request, true) };
                         if self.heart.rest_while(self.walk.send(intake)).await.is_err() {
                             // The walk takes no more: the instance is stopping.
                             self.heart.rest();
@@ -125,11 +130,11 @@ impl Recovery {
 }
 
 /// Whether requests of the contract can be answered; `before` where that is being looked at.
-fn served(before: bool, support: &Support) -> bool {
+fn served(before: bool, support: &DeploymentSupport) -> bool {
     match support {
-        Support::Served => true,
-        Support::FromG12 { .. } => false,
-        Support::Upgraded { .. } => before,
+        DeploymentSupport::Served => true,
+        DeploymentSupport::FromG12 { .. } => false,
+        DeploymentSupport::Upgraded { .. } => before,
     }
 }
 
@@ -140,11 +145,11 @@ mod tests {
 
     use super::*;
     use crate::{
+        chain::fake_chain::{SOURCE, request_event},
         domain::{Address, B256, Hold, HoldReason},
-        flow::{Arrival, Batch, RequestLedger as _, Step, entrances},
-        gateway::fake_chain::{SOURCE, request_event},
+        flow::{Arrival, Batch, RequestLedger as _, Step, walk_channels},
         journal::Identity,
-        metrics::Metrics,
+        telemetry::metrics::Metrics,
     };
 
     /// For some seconds a node says that the contract cannot be served.
@@ -155,38 +160,38 @@ mod tests {
         let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
         let (journal, writer) = Journal::open(dir.path(), identity, SOURCE.contract).unwrap();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        let writing = writer.run(Heart::default(), Metrics::default(), stop.clone());
+        let writing = writer.run(Heartbeat::default(), Metrics::default(), stop.clone());
         tasks.spawn(async move { drop(writing.await) });
         let request = abi::decode(SOURCE, &request_event(1)).unwrap();
         let (key, kind) = (request.key, request.kind());
         let arrival = Arrival { key, kind, event: request_event(1) };
-        journal.arrive(Batch { arrivals: vec![arrival], ..Batch::default() }).await.unwrap();
+        journal.store_batch(Batch { arrivals: vec![arrival], ..Batch::default() }).await.unwrap();
         let hold = Step::Held(Hold::new(HoldReason::UnsupportedGeneration, "G12"));
         journal.note(key, hold).await.unwrap();
         journal.flush().await.unwrap();
-        let (mut intakes, _, walk) = entrances(8, 8);
-        let (support, of_contract) = watch::channel(Support::Served);
+        let (mut intakes, _, walk) = walk_channels(8, 8);
+        let (support, of_contract) = watch::channel(DeploymentSupport::Served);
         let recovery = Recovery {
             journal,
             walk,
             held_retry: Duration::from_hours(1),
             newest: None,
-            taken: watch::channel(None).0,
+            recovered_up_to: watch::channel(None).0,
             support: of_contract,
-            heart: Heart::default(),
+            heart: Heartbeat::default(),
         };
         tasks.spawn(async move { recovery.run().await.unwrap() });
-        let from_g12 = Support::FromG12 { version: "Decryption v0.14.0".into() };
+        let from_g12 = DeploymentSupport::FromG12 { version: "Decryption v0.14.0".into() };
         for (told, walked) in [
-            (Support::Upgraded { block: 7 }, false),
-            (Support::Served, false),
+            (DeploymentSupport::Upgraded { block: 7 }, false),
+            (DeploymentSupport::Served, false),
             (from_g12, false),
-            (Support::Upgraded { block: 8 }, false),
-            (Support::Served, true),
+            (DeploymentSupport::Upgraded { block: 8 }, false),
+            (DeploymentSupport::Served, true),
         ] {
             support.send_replace(told.clone());
             let within = if walked { Duration::from_secs(5) } else { Duration::from_millis(100) };
-            let next = timeout(within, intakes.again.recv()).await;
+            let next = timeout(within, intakes.from_journal.recv()).await;
             assert_eq!(next.is_ok(), walked, "{told:?}");
         }
         stop.cancel();

@@ -5,46 +5,48 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use super::{
-    Instance, LeftOver, Reading,
-    attendance::Attendance,
-    housekeeping,
-    inquiries::Inquiries,
-    parts::{depth, flow_options, intakes, open_ciphertexts, start, whose},
+    Instance, ReadingPosition, StoredState, housekeeping,
+    operator_requests::OperatorRequests,
+    parts::{
+        configured_finality, flow_options, open_ciphertexts, open_walk_queues, reading_start, whose,
+    },
     recovery::Recovery,
-    report::{Mode, Report},
-    why::Why,
+    report::{Report, ReportMode},
+    unattended::UnattendedCheck,
+    wait_reasons::WaitReasons,
 };
 use crate::{
-    config::Config,
-    domain::{BlockRef, Source},
-    flow::{
-        self, Confirmation, Entrance, Flow, Rooms,
-        arrivals::{
-            Arrivals,
-            backfill::Backfill,
-            ids::SharedIds,
-            lookout::{Lookout, Sight},
-            suspects::Suspects,
-        },
-        ciphertexts::{BucketClient, FallbackStore},
-        depth::Line,
-        finality::Finality,
-        kms_core::KmsCore,
-        submission::Submission,
-    },
-    gateway::{
-        decryption::{DecryptionAdapter, Support},
-        gateway_config::GatewayConfigAdapter,
+    chain::{
         lane::{LaneOptions, lane},
         provider::ArbitrumProvider,
         wallet::Wallet,
     },
-    heart,
+    config::Config,
+    contracts::{
+        decryption::{DecryptionAdapter, DeploymentSupport},
+        gateway_config::GatewayConfigAdapter,
+    },
+    domain::{BlockRef, RequestSource},
+    flow::{
+        self, AnswerStages, Confirmation, Flow, WalkSender,
+        arrivals::{
+            Arrivals,
+            backfill::Backfill,
+            completeness::{CompletenessAudit, CompletenessReport},
+            ids::SharedIds,
+            suspects::SuspectBlocks,
+        },
+        ciphertexts::{BucketClient, FallbackStore},
+        finality::{FinalityTracker, rule::FinalHeight},
+        kms_core::KmsCore,
+        submission::Submission,
+    },
     journal::{Journal, Position},
+    telemetry::heartbeat,
 };
 
 /// What the rooms are made of.
-pub(super) struct Ground {
+pub(super) struct RoomParts {
     pub provider: ArbitrumProvider,
     pub buckets: BucketClient,
     pub fallback: Option<FallbackStore>,
@@ -52,37 +54,37 @@ pub(super) struct Ground {
     pub journal: Journal,
     pub decryption: DecryptionAdapter<ArbitrumProvider>,
     pub registry: GatewayConfigAdapter<ArbitrumProvider>,
-    pub support: watch::Sender<Support>,
+    pub support: watch::Sender<DeploymentSupport>,
     pub core: KmsCore,
-    pub left: LeftOver,
+    pub stored: StoredState,
     /// Requests of earlier blocks may have been answered without this journal.
     pub maybe_answered_up_to: u64,
 }
 
 /// What stands around a walk is made of these.
-pub(super) struct Around {
+pub(super) struct SupportParts {
     pub provider: ArbitrumProvider,
     pub journal: Journal,
     pub decryption: DecryptionAdapter<ArbitrumProvider>,
-    pub support: watch::Sender<Support>,
-    pub reading: Reading,
-    pub mode: Mode,
+    pub support: watch::Sender<DeploymentSupport>,
+    pub reading: ReadingPosition,
+    pub mode: ReportMode,
 }
 
 /// The ways into a walk.
-pub(super) struct Ways {
-    pub walk: Entrance,
-    pub walk_again: Entrance,
+pub(super) struct WalkInputs {
+    pub walk: WalkSender,
+    pub walk_again: WalkSender,
     /// Up to which block.
-    pub ripe: watch::Sender<Line>,
+    pub final_height: watch::Sender<FinalHeight>,
     /// Blocks the walk wants to be read again.
-    pub suspects: Suspects,
+    pub suspects: SuspectBlocks,
 }
 
 impl Instance {
     /// Each room in a task of its own.
-    pub(super) fn open_rooms(&mut self, config: &Config, ground: Ground) {
-        let Ground {
+    pub(super) fn open_rooms(&mut self, config: &Config, parts: RoomParts) {
+        let RoomParts {
             provider,
             buckets,
             fallback,
@@ -92,15 +94,15 @@ impl Instance {
             registry,
             support,
             core,
-            left,
+            stored: left,
             maybe_answered_up_to,
-        } = ground;
-        let hearts = self.supervision.hearts.clone();
+        } = parts;
+        let hearts = self.supervision.heartbeats.clone();
         let metrics = self.supervision.reporter.metrics.clone();
         let address = wallet.address();
         let ciphertexts =
             open_ciphertexts(config, buckets, fallback, registry.clone(), metrics.clone());
-        let memory = ciphertexts.memory();
+        let memory = ciphertexts.memory_use();
         let lane_options = LaneOptions {
             chain_id: config.chain_id,
             max_in_flight: config.max_transactions_in_flight,
@@ -114,18 +116,19 @@ impl Instance {
             left.transactions,
             metrics.clone(),
         );
-        let heart = hearts.heart(heart::LANE);
+        let heart = hearts.heartbeat(heartbeat::LANE);
         self.tasks.spawn(
-            heart::LANE,
-            lane_task.rolling(self.machine.dice.clone()).run(heart, self.below.clone()),
+            heartbeat::LANE,
+            lane_task.rolling(self.machine.dice.clone()).run(heart, self.support_stop.clone()),
         );
 
-        let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
-        let suspects = Suspects::default();
+        let (height_sender, final_height) =
+            watch::channel(configured_finality(config).final_height(0, None));
+        let suspects = SuspectBlocks::default();
         let flow = Flow {
             whose: whose(&self.supervision.name, config),
             ciphertexts,
-            mode: flow::Mode::Answer(Box::new(Rooms {
+            mode: flow::Mode::Answer(Box::new(AnswerStages {
                 core: core.clone(),
                 submission: Submission::new(
                     lane,
@@ -138,108 +141,112 @@ impl Instance {
             })),
             confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
             support: support.subscribe(),
-            line: ripe_up_to,
+            final_height,
             ledger: journal.clone(),
             metrics: metrics.clone(),
             dice: self.machine.dice.clone(),
-            repeats: Mutex::default(),
+            log_throttle: Mutex::default(),
             options: flow_options(config),
         };
-        let (intakes, walk, walk_again) = intakes(config);
-        let (heart, stop) = (hearts.heart(heart::WALK), self.supervision.stop.clone());
-        self.tasks.spawn(heart::WALK, Arc::new(flow).run(intakes, heart, stop));
-        let mode = Mode::Answer { wallet: address, core: Box::new(core), memory };
-        let ways = Ways { walk, walk_again, ripe, suspects };
+        let (intakes, walk, walk_again) = open_walk_queues(config);
+        let (heart, stop) = (hearts.heartbeat(heartbeat::WALK), self.supervision.stop.clone());
+        self.tasks.spawn(heartbeat::WALK, Arc::new(flow).run(intakes, heart, stop));
+        let mode = ReportMode::Answer { wallet: address, core: Box::new(core), memory };
+        let inputs = WalkInputs { walk, walk_again, final_height: height_sender, suspects };
         let reading = left.reading;
-        let around = Around { provider, journal, decryption, support, reading, mode };
-        self.open_around(config, around, ways);
+        let parts = SupportParts { provider, journal, decryption, support, reading, mode };
+        self.open_support(config, parts, inputs);
     }
 
     /// What stands around every walk: who brings it requests, who looks after its journal, who tells.
-    pub(super) fn open_around(&mut self, config: &Config, around: Around, ways: Ways) {
-        let Around { provider, journal, decryption, support, reading, mode } = around;
-        let Ways { walk, walk_again, ripe, suspects } = ways;
-        let (hearts, ripe_up_to) = (self.supervision.hearts.clone(), ripe.subscribe());
+    pub(super) fn open_support(
+        &mut self,
+        config: &Config,
+        parts: SupportParts,
+        inputs: WalkInputs,
+    ) {
+        let SupportParts { provider, journal, decryption, support, reading, mode } = parts;
+        let WalkInputs { walk, walk_again, final_height, suspects } = inputs;
+        let (hearts, line) = (self.supervision.heartbeats.clone(), final_height.subscribe());
         let clock = self.machine.clock;
         if let Some(cursor) = reading.cursor {
-            provider.begin_after(cursor);
+            provider.resume_after(cursor);
         }
         let served = support.subscribe();
-        let Reading { cursor, begun_after, begun_before, read_twice, unproven, newest, ids } =
-            reading;
+        let ReadingPosition { cursor, began_after, begun_before, newest, .. } = reading;
         let (ledger, metrics) = (journal.clone(), self.supervision.reporter.metrics.clone());
-        let ids = SharedIds::new(ids);
-        let backfill = Backfill::new(decryption.clone(), journal.clone()).knowing(ids.clone());
+        let ids = SharedIds::new(reading.ids);
+        let backfill = Backfill::new(decryption.clone(), journal.clone()).with_ids(ids.clone());
         let arrivals = Arrivals::new(
             decryption.clone(),
             ledger.clone(),
             walk,
             support,
             cursor,
-            begun_after,
+            began_after,
             metrics.clone(),
         )
-        .suspecting(suspects)
-        .resuming(unproven, read_twice)
-        .knowing(ids.clone())
-        .by(clock, self.machine.dice.clone());
+        .with_suspects(suspects)
+        .resuming(reading.unproven, reading.read_twice)
+        .with_ids(ids.clone())
+        .with_clock(clock, self.machine.dice.clone());
         let progress = arrivals.progress();
-        let finality = Finality::new(provider.clone(), depth(config), ripe, clock);
+        let finality = FinalityTracker::new(
+            provider.clone(),
+            configured_finality(config),
+            final_height,
+            clock,
+        );
         let tag = finality.tag();
         self.tasks.spawn_endless(&self.supervision.stop, "finality", finality.run());
         // It is built again then, with the journal of the chain that there is.
         let asked = provider.clone();
-        self.tasks.spawn_until(&self.below, "chain", async move { Err(asked.made_anew().await) });
+        self.tasks.spawn_until(&self.support_stop, "chain", async move {
+            Err(asked.chain_recreated().await)
+        });
         self.follow_reading(provider.clone(), progress.clone());
-        let notes = arrivals.notes();
-        let (sight, sighted) = watch::channel(Sight::default());
-        let lookout = Lookout {
+        let notes = arrivals.state();
+        let (sight, sighted) = watch::channel(CompletenessReport::default());
+        let lookout = CompletenessAudit {
             adapter: decryption,
             ledger,
             ids,
             suspects: arrivals.suspects(),
             progress: progress.clone(),
             wallet: mode.wallet(),
-            sight,
+            report: sight,
             metrics,
         };
         let looking = async { lookout.run().await.map(|never| match never {}) };
         self.tasks.spawn_until(&self.supervision.stop, "lookout", looking);
         let (chain_id, contract) = (config.chain_id, config.decryption_address);
-        let source = Source { chain_id, contract };
-        let why = Why::new(source, depth(config), &ripe_up_to, &tag, &walk_again);
-        let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.supervision.stop.clone());
-        let start = start(config, cursor, begun_before);
-        self.tasks.spawn(heart::ARRIVALS, arrivals.run(start, heart, stop));
+        let source = RequestSource { chain_id, contract };
+        let why = WaitReasons::new(source, configured_finality(config), &line, &tag, &walk_again);
+        let (heart, stop) = (hearts.heartbeat(heartbeat::ARRIVALS), self.supervision.stop.clone());
+        let start = reading_start(config, cursor, begun_before);
+        self.tasks.spawn(heartbeat::ARRIVALS, arrivals.run(start, heart, stop));
 
-        let inquiries = Inquiries {
+        self.start_operator_requests(OperatorRequests {
             journal: journal.clone(),
             backfill,
             walk: walk_again.clone(),
             progress: progress.clone(),
-            why: why.clone(),
+            wait_reasons: why.clone(),
             clock,
-        };
-        // Who asks for requests is answered until the journal closes.
-        let answering = inquiries.run(self.supervision.reporter.desk.clone());
-        self.tasks.spawn_endless(&self.below, "inquiries", answering);
-
-        let taken = self.attend(&journal, &walk_again, newest, &ripe_up_to);
+        });
+        let taken = self.start_unattended_check(&journal, &walk_again, newest, &line);
         let recovery = Recovery {
             journal: journal.clone(),
             walk: walk_again,
             held_retry: config.held_retry,
             newest,
-            taken,
+            recovered_up_to: taken,
             support: served,
-            heart: hearts.heart(heart::RECOVERY),
+            heart: hearts.heartbeat(heartbeat::RECOVERY),
         };
-        self.tasks.spawn_until(&self.supervision.stop, heart::RECOVERY, recovery.run());
+        self.tasks.spawn_until(&self.supervision.stop, heartbeat::RECOVERY, recovery.run());
 
-        let (heart, retention) = (hearts.heart(heart::HOUSEKEEPING), config.journal_retention);
-        let keeping =
-            housekeeping::housekeeping(journal.clone(), provider.clone(), retention, clock, heart);
-        self.tasks.spawn_until(&self.below, heart::HOUSEKEEPING, keeping);
+        self.start_housekeeping(config, journal.clone(), provider.clone());
 
         let (reporter, dice) = (self.supervision.reporter.clone(), self.machine.dice.clone());
         let report = Report {
@@ -250,30 +257,49 @@ impl Instance {
             mode,
             journal,
             progress,
-            why,
+            wait_reasons: why,
             notes,
             tag,
-            sighted,
+            completeness: sighted,
         };
-        let reporting = report.run(hearts.heart(heart::REPORT));
-        self.tasks.spawn_until(&self.below, heart::REPORT, reporting);
+        let reporting = report.run(hearts.heartbeat(heartbeat::REPORT));
+        self.tasks.spawn_until(&self.support_stop, heartbeat::REPORT, reporting);
+    }
+
+    /// Answers whoever asks for requests, until the journal closes.
+    fn start_operator_requests(&mut self, requests: OperatorRequests<ArbitrumProvider>) {
+        let answering = requests.run(self.supervision.reporter.inbox.clone());
+        self.tasks.spawn_endless(&self.support_stop, "inquiries", answering);
+    }
+
+    /// Prunes the journal, and other slow chores.
+    fn start_housekeeping(
+        &mut self,
+        config: &Config,
+        journal: Journal,
+        provider: ArbitrumProvider,
+    ) {
+        let heart = self.supervision.heartbeats.heartbeat(heartbeat::HOUSEKEEPING);
+        let (retention, clock) = (config.journal_retention, self.machine.clock);
+        let chores = housekeeping::housekeeping(journal, provider, retention, clock, heart);
+        self.tasks.spawn_until(&self.support_stop, heartbeat::HOUSEKEEPING, chores);
     }
 
     /// Looks after requests that nobody has in hand. Recovery tells there how far it is.
-    fn attend(
+    fn start_unattended_check(
         &mut self,
         journal: &Journal,
-        walk: &Entrance,
+        walk: &WalkSender,
         newest: Option<Position>,
-        line: &watch::Receiver<Line>,
+        line: &watch::Receiver<FinalHeight>,
     ) -> watch::Sender<Option<Position>> {
         let (taken, taken_up_to) = watch::channel(None);
-        let attendance = Attendance {
+        let attendance = UnattendedCheck {
             journal: journal.clone(),
             walk: walk.clone(),
             newest,
-            taken: taken_up_to,
-            line: line.clone(),
+            recovered_up_to: taken_up_to,
+            final_height: line.clone(),
             metrics: self.supervision.reporter.metrics.clone(),
         };
         self.tasks.spawn_until(&self.supervision.stop, "attendance", attendance.run());
@@ -290,12 +316,12 @@ impl Instance {
             while progress.changed().await.is_ok() {
                 let read = *progress.borrow_and_update();
                 if let Some(block) = read {
-                    provider.read_up_to(block).await;
+                    provider.note_read_up_to(block).await;
                 }
             }
             // Nothing is read any more: the instance is about to end.
             std::future::pending::<()>().await;
         };
-        self.tasks.spawn_endless(&self.below, "known blocks", following);
+        self.tasks.spawn_endless(&self.support_stop, "known blocks", following);
     }
 }

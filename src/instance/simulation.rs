@@ -33,12 +33,12 @@
 //! Not played: an upgrade of the contract, an earlier wallet, an instance that only observes; subscriptions,
 //! nodes of other chains, HTTP/2 and sockets. They have tests of their own.
 //!
-//! [`Endpoint::over`]: crate::gateway::provider::endpoint::Endpoint::over
+//! [`Endpoint::over`]: crate::chain::provider::endpoint::Endpoint::over
 
 mod chain;
 mod core;
 mod lies;
-mod nature;
+mod disturbances;
 mod oracle;
 mod plan;
 mod requests;
@@ -60,23 +60,22 @@ use tokio_util::sync::CancellationToken;
 use self::{
     chain::{CHAIN_ID, DECRYPTION, GATEWAY_CONFIG},
     plan::Plan,
-    world::{Life, State, World},
+    world::{Life, World, WorldState},
 };
-use super::{Edges, Ended, Estate, Exit, Failure, Supervision, run};
+use super::{Edges, EndedInstance, Exit, Failure, JournalTenure, Supervision, run};
 use crate::{
+    admin::status::Reporter,
+    chain::{lane::HIGHEST_FEE, provider::ArbitrumProvider, wallet::Wallet},
     config::{self, Config, Environment, Source},
     dice::Dice,
     domain::{Address, HoldReason, PerKind},
     flow::{
         ciphertexts::{BucketClient, SMALLEST_MEMORY_MIB},
-        depth::{Depth, Finality},
+        finality::rule::{FinalityRule, FinalityTag},
         kms_core::Transport,
     },
-    gateway::{lane::HIGHEST_FEE, provider::ArbitrumProvider, wallet::Wallet},
-    heart::Hearts,
-    machine::{Fate, Machine, Player},
-    metrics::Metrics,
-    observe::status::Reporter,
+    machine::{CommitFate, Machine, MachineSimulator},
+    telemetry::{heartbeat::Heartbeats, metrics::Metrics},
 };
 
 /// The instance's name.
@@ -96,7 +95,7 @@ const BLAMES_THE_OPERATOR: [HoldReason; 3] = [
 ];
 
 /// What outlives a process.
-struct Home<'a> {
+struct Setup<'a> {
     state_dir: &'a Path,
     config: Arc<Config>,
     wallet: Address,
@@ -105,24 +104,24 @@ struct Home<'a> {
 
 /// One life of the process, in the hands of who started it.
 struct Running<'a> {
-    home: &'a Home<'a>,
-    instance: JoinSet<Ended>,
+    home: &'a Setup<'a>,
+    instance: JoinSet<EndedInstance>,
     reporter: Reporter,
     stop: CancellationToken,
     abort: CancellationToken,
 }
 
 /// How a life went on.
-enum Went<'a> {
+enum LifeEnd<'a> {
     /// It died, failed or stopped: the next one begins, with what this one left.
-    Over(Option<Estate>),
+    Over(Option<JournalTenure>),
     /// The storm is over and it lives.
     Calm(Running<'a>),
 }
 
 /// What a seed showed.
 #[derive(Debug)]
-struct Told {
+struct SeedResult {
     violations: Vec<String>,
     trace: String,
     /// How often the connector was told what is not so, by what it was.
@@ -130,7 +129,7 @@ struct Told {
 }
 
 /// Plays one seed from its beginning to its end.
-fn play(seed: u64, plan: &Plan) -> Told {
+fn play(seed: u64, plan: &Plan) -> SeedResult {
     let threads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let begun_threads = threads.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -142,7 +141,7 @@ fn play(seed: u64, plan: &Plan) -> Told {
         .build()
         .unwrap();
     let state_dir = tempfile::TempDir::new().unwrap();
-    let mut told = runtime.block_on(story(seed, plan, state_dir.path()));
+    let mut told = runtime.block_on(run_story(seed, plan, state_dir.path()));
     let left = runtime.metrics().num_alive_tasks();
     if left > 0 {
         told.violations.push(format!("{left} tasks are left"));
@@ -154,42 +153,42 @@ fn play(seed: u64, plan: &Plan) -> Told {
     told
 }
 
-async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
-    let world = World::new(State::new(plan, seed));
+async fn run_story(seed: u64, plan: &Plan, state_dir: &Path) -> SeedResult {
+    let world = World::new(WorldState::new(plan, seed));
     world.say(format_args!("{plan:?}"));
     world.state().history();
     let config = Arc::new(config(plan.depth));
     let wallet = Wallet::from_private_key(&KEY).unwrap().address();
-    let home = Home { state_dir, config, wallet, world: world.clone() };
+    let home = Setup { state_dir, config, wallet, world: world.clone() };
     let mut nature = JoinSet::new();
-    nature.spawn(nature::turns(world.clone()));
+    nature.spawn(disturbances::mine_blocks(world.clone()));
     let mut estate = None;
     let running = loop {
         match home.one_life(estate.take()).await {
-            Went::Over(left) => estate = home.pause(left).await,
-            Went::Calm(running) => break running,
+            LifeEnd::Over(left) => estate = home.pause(left).await,
+            LifeEnd::Calm(running) => break running,
         }
     };
     world.say(format_args!("calm"));
     world.state().heal();
-    oracle::look(&world, &running).await;
+    oracle::verify(&world, &running).await;
     drop(running.stop(&CancellationToken::new()).await);
     nature.shutdown().await;
     let (violations, fired) = {
         let state = world.state();
         (state.violations.clone(), state.fired.clone())
     };
-    Told { violations, trace: world.trace(), fired }
+    SeedResult { violations, trace: world.trace(), fired }
 }
 
 /// What stands in the instance's file, and what no file may say: bounds so narrow that they are met.
-fn config(depth: Depth) -> Config {
+fn config(depth: FinalityRule) -> Config {
     let key = alloy::hex::encode(KEY);
     let source = Source {
         file: None,
         environment: [("KMS_CONNECTOR_PRIVATE_KEY", key)].into_iter().collect::<Environment>(),
         credentials_directory: None,
-        mode: config::Mode::Start,
+        mode: config::LoadMode::Start,
     };
     Config {
         chain_id: CHAIN_ID,
@@ -197,9 +196,9 @@ fn config(depth: Depth) -> Config {
         gateway_config_address: GATEWAY_CONFIG,
         starting_block: config::StartingBlock::Number(1),
         finality: match depth.finality {
-            Finality::Latest => config::Finality::Latest,
-            Finality::Safe => config::Finality::Safe,
-            Finality::Finalized => config::Finality::Finalized,
+            FinalityTag::Latest => config::Finality::Latest,
+            FinalityTag::Safe => config::Finality::Safe,
+            FinalityTag::Finalized => config::Finality::Finalized,
         },
         confirmations: depth.confirmations,
         channel_size: 4,
@@ -216,38 +215,42 @@ fn config(depth: Depth) -> Config {
 }
 
 /// The machine of one life.
-struct Played(Life);
+struct SimulatedMachine(Life);
 
-impl Player for Played {
-    fn turn(&self) -> BoxFuture<'static, ()> {
+impl MachineSimulator for SimulatedMachine {
+    fn before_work(&self) -> BoxFuture<'static, ()> {
         let life = self.0.clone();
         Box::pin(async move { life.takes(4).await })
     }
 
-    fn done(&self) -> BoxFuture<'static, ()> {
+    fn after_work(&self) -> BoxFuture<'static, ()> {
         let life = self.0.clone();
-        Box::pin(async move { life.point().await })
+        Box::pin(async move { life.death_point().await })
     }
 
-    fn commit(&self) -> Fate {
+    fn commit_fate(&self) -> CommitFate {
         let world = &self.0.world;
         let fate = {
             let mut state = world.state();
             let rate = state.plan.faults.disk;
             if !state.fault(rate) {
-                return Fate::Stored;
+                return CommitFate::Stored;
             }
-            if state.dice.bool() { Fate::NotStored } else { Fate::StoredUnsaid }
+            if state.dice.bool() {
+                CommitFate::NotStored
+            } else {
+                CommitFate::StoredButReportedFailed
+            }
         };
         world.say(format_args!("disk: {fate:?}"));
         fate
     }
 }
 
-impl Home<'_> {
+impl Setup<'_> {
     /// Between two lives. What the one before left is used by the next one in the same process; another
     /// process opens the journal anew.
-    async fn pause(&self, left: Option<Estate>) -> Option<Estate> {
+    async fn pause(&self, left: Option<JournalTenure>) -> Option<JournalTenure> {
         sleep(Duration::from_millis(500)).await;
         let (loses, rekeys, stays, seen) = {
             let mut state = self.world.state();
@@ -255,7 +258,7 @@ impl Home<'_> {
             let loses = !state.lost && state.fault(faults.journal_lost);
             let rekeys = loses && state.dice.u64(..1000) < faults.signer_changed;
             let stays = state.dice.bool();
-            (loses, rekeys, stays, state.chain.height() + nature::LATEST + 2)
+            (loses, rekeys, stays, state.chain.height() + disturbances::MAX_LAG_BLOCKS + 2)
         };
         if !loses {
             return left.filter(|_| stays);
@@ -268,12 +271,12 @@ impl Home<'_> {
         {
             let mut state = self.world.state();
             state.lost = true;
-            state.fired("journal");
+            state.record_fault("journal");
             if rekeys {
                 state.core.change_key();
                 let signer = state.core.address();
                 state.chain.register(signer);
-                state.fired("signing key");
+                state.record_fault("signing key");
             }
         }
         // Whoever does such things takes his time: no node is so far behind.
@@ -284,7 +287,7 @@ impl Home<'_> {
     }
 
     /// A process from its start to its end, or to the end of the storm.
-    async fn one_life(&self, estate: Option<Estate>) -> Went<'_> {
+    async fn one_life(&self, estate: Option<JournalTenure>) -> LifeEnd<'_> {
         let life = Life::new(self.world.clone());
         self.world.say(format_args!("the process starts"));
         let mut running = self.start(&life, estate);
@@ -294,10 +297,10 @@ impl Home<'_> {
                 biased;
                 () = life.died.cancelled() => {
                     running.die().await;
-                    return Went::Over(None);
+                    return LifeEnd::Over(None);
                 }
                 Some(ended) = running.instance.join_next() => {
-                    return Went::Over(running.ended(ended, false));
+                    return LifeEnd::Over(running.ended(ended, false));
                 }
                 () = sleep(Duration::from_secs(1)) => {
                     let stops = {
@@ -309,10 +312,10 @@ impl Home<'_> {
                         state.fault(rate)
                     };
                     if calm_since.is_some_and(|since| since.elapsed() >= CALM_AFTER) {
-                        return Went::Calm(running);
+                        return LifeEnd::Calm(running);
                     }
                     if stops {
-                        return Went::Over(running.stop(&life.died).await);
+                        return LifeEnd::Over(running.stop(&life.died).await);
                     }
                 }
             }
@@ -320,14 +323,14 @@ impl Home<'_> {
     }
 
     /// As a supervisor does it.
-    fn start(&self, life: &Life, estate: Option<Estate>) -> Running<'_> {
+    fn start(&self, life: &Life, estate: Option<JournalTenure>) -> Running<'_> {
         let (reporter, abort) = (Reporter::new(Metrics::new()), CancellationToken::new());
         let stop = abort.child_token();
         let supervision = Supervision {
             name: NAME.to_owned(),
             state_dir: self.state_dir.to_owned(),
             reporter: reporter.clone(),
-            hearts: Hearts::default(),
+            heartbeats: Heartbeats::default(),
             stop: stop.clone(),
             abort: abort.clone(),
         };
@@ -340,9 +343,13 @@ impl Home<'_> {
             gateway,
             connecting: Box::new(|hearts, stop| Box::pin(connections.run(hearts, stop))),
             core: Transport::over("core", core::served::carrier(life)),
-            buckets: BucketClient::over(store::network(life)),
+            buckets: BucketClient::with_transport(store::network(life)),
             fallback: None,
-            machine: Machine::played_by(Arc::new(Played(life.clone())), self.world.clock(), dice),
+            machine: Machine::simulated_by(
+                Arc::new(SimulatedMachine(life.clone())),
+                self.world.clock(),
+                dice,
+            ),
         };
         let mut instance = JoinSet::new();
         instance.spawn(Box::pin(run(self.config.clone(), supervision, edges, estate)));
@@ -354,11 +361,11 @@ impl Running<'_> {
     /// The process is killed.
     async fn die(mut self) {
         self.instance.shutdown().await;
-        self.judge();
+        self.check_invariants();
     }
 
     /// It is told to stop, and drains; what takes too long is dropped. It may die meanwhile.
-    async fn stop(mut self, died: &CancellationToken) -> Option<Estate> {
+    async fn stop(mut self, died: &CancellationToken) -> Option<JournalTenure> {
         self.home.world.say(format_args!("the process is told to stop"));
         self.stop.cancel();
         let ending = async {
@@ -378,10 +385,10 @@ impl Running<'_> {
     }
 
     /// It has ended, on its own or told to.
-    fn ended(&self, ended: Result<Ended, JoinError>, told: bool) -> Option<Estate> {
-        self.judge();
+    fn ended(&self, ended: Result<EndedInstance, JoinError>, told: bool) -> Option<JournalTenure> {
+        self.check_invariants();
         let world = &self.home.world;
-        let Ended { exit, estate } = match ended {
+        let EndedInstance { exit, tenure: estate } = match ended {
             Ok(ended) => ended,
             Err(error) => {
                 world.violation(format!("the instance panicked: {error}"));
@@ -406,7 +413,7 @@ impl Running<'_> {
     }
 
     /// Nobody was ever forgotten, and nobody told to mend what is in order.
-    fn judge(&self) {
+    fn check_invariants(&self) {
         let world = &self.home.world;
         let forgotten = self.reporter.metrics.unattended_so_far();
         if forgotten > 0 {
@@ -430,7 +437,7 @@ impl World {
     }
 
     /// Waits until `is` holds; `false` if it does not in time.
-    async fn until(&self, limit: Duration, mut is: impl FnMut() -> bool) -> bool {
+    async fn wait_until(&self, limit: Duration, mut is: impl FnMut() -> bool) -> bool {
         let end = Instant::now() + limit;
         loop {
             if is() {

@@ -18,16 +18,16 @@ use super::{Exit, Failure};
 
 /// The tasks of one instance, by name. Who begins them and who waits for their ends may be two.
 #[derive(Clone, Default)]
-pub(super) struct Tasks(Arc<Mutex<Named>>);
+pub(super) struct Tasks(Arc<Mutex<NamedTasks>>);
 
 #[derive(Default)]
-struct Named {
+struct NamedTasks {
     set: JoinSet<Result<(), Failure>>,
     names: Vec<(Id, &'static str)>,
 }
 
 impl Tasks {
-    fn named(&self) -> MutexGuard<'_, Named> {
+    fn lock(&self) -> MutexGuard<'_, NamedTasks> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -37,7 +37,7 @@ impl Tasks {
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
         let task = async move { task.await.map_err(Into::into) };
-        let mut named = self.named();
+        let mut named = self.lock();
         let handle = named.set.spawn(task.in_current_span());
         named.names.push((handle.id(), name));
     }
@@ -68,35 +68,35 @@ impl Tasks {
 
     /// Drops them. Answers whether all were, in this time: one that blocks its thread is left behind.
     pub(super) async fn drop_within(&self, limit: Duration) -> bool {
-        self.named().set.abort_all();
-        let dropping = async { while self.ended().await.is_some() {} };
+        self.lock().set.abort_all();
+        let dropping = async { while self.next_ended().await.is_some() {} };
         timeout(limit, dropping).await.is_ok()
     }
 
     /// The next task to end: its name and how.
-    pub(super) async fn ended(&self) -> Option<(&'static str, Exit)> {
-        let ended = poll_fn(|context| self.named().set.poll_join_next_with_id(context)).await?;
+    pub(super) async fn next_ended(&self) -> Option<(&'static str, Exit)> {
+        let ended = poll_fn(|context| self.lock().set.poll_join_next_with_id(context)).await?;
         let id = match &ended {
             Ok((id, _)) => *id,
             Err(error) => error.id(),
         };
-        let mut named = self.named();
+        let mut named = self.lock();
         let position = named.names.iter().position(|(known, _)| *known == id);
         let task = position.map_or("a task", |position| named.names.swap_remove(position).1);
         Some((task, exit_of(task, ended.map(|(_, result)| result))))
     }
 
     /// The first of them to end before anybody may.
-    pub(super) async fn failed(&self) -> Exit {
-        match self.ended().await {
-            Some((task, exit)) => failure(task, exit),
+    pub(super) async fn first_failure(&self) -> Exit {
+        match self.next_ended().await {
+            Some((task, exit)) => unexpected_end(task, exit),
             None => std::future::pending().await,
         }
     }
 }
 
 /// What it means that a task ended that was not told to.
-pub(super) fn failure(task: &'static str, exit: Exit) -> Exit {
+pub(super) fn unexpected_end(task: &'static str, exit: Exit) -> Exit {
     if exit.is_stopped() { Exit::failed(task, Failure::Untold) } else { exit }
 }
 
@@ -118,36 +118,38 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use crate::{
-        config::{Environment, Mode, Source, load},
-        heart::{self, Hearts},
+        admin::status::Reporter,
+        config::{Environment, LoadMode, Source, load},
         instance::{Edges, Exit, Supervision, run},
-        metrics::Metrics,
-        observe::status::Reporter,
+        telemetry::{
+            heartbeat::{self, Heartbeats},
+            metrics::Metrics,
+        },
     };
 
     /// What connects the nodes is gone before there is one: nobody would ever hear of it.
     #[tokio::test(start_paused = true)]
     async fn a_task_that_panics_while_the_instance_is_built_ends_it() {
-        crate::tls::install_provider();
+        crate::net::tls::install_provider();
         let key = "11".repeat(32);
         let environment = Environment::from_iter([("KMS_CONNECTOR_PRIVATE_KEY".to_owned(), key)]);
         let source =
-            Source { file: None, environment, credentials_directory: None, mode: Mode::Start };
+            Source { file: None, environment, credentials_directory: None, mode: LoadMode::Start };
         let config = load(&source).unwrap().config;
         let dir = tempfile::tempdir().unwrap();
         let supervision = Supervision {
             name: "a".to_owned(),
             state_dir: dir.path().to_owned(),
             reporter: Reporter::new(Metrics::default()),
-            hearts: Hearts::default(),
+            heartbeats: Heartbeats::default(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
         };
-        let mut edges = Edges::real(&config, Metrics::default()).unwrap_or_else(|_| panic!());
+        let mut edges = Edges::for_config(&config, Metrics::default()).unwrap_or_else(|_| panic!());
         edges.connecting = Box::new(|_, _| Box::pin(async { panic!("a bug") }));
         let running = Box::pin(run(config.into(), supervision, edges, None));
         let ended = tokio::time::timeout(std::time::Duration::from_mins(1), running).await;
         let exit = ended.unwrap().exit;
-        assert!(matches!(exit, Exit::Panicked { task: heart::GATEWAY_CONNECTION }), "{exit}");
+        assert!(matches!(exit, Exit::Panicked { task: heartbeat::GATEWAY_CONNECTION }), "{exit}");
     }
 }

@@ -6,9 +6,9 @@ use tokio::sync::oneshot;
 
 use super::Pruned;
 use crate::{
-    domain::{BlockRef, Event, Kind, LedgerError, Outcome, RequestKey, Source},
-    flow::ledger::{Batch, Step, Taken},
-    gateway::lane::{GivenUp, SignedTransaction, TransactionId},
+    chain::lane::{GiveUpReason, SignedTransaction, TransactionId},
+    domain::{BlockRef, Event, Kind, LedgerError, Outcome, RequestKey, RequestSource},
+    flow::ledger::{Batch, Step, StoredBatch},
 };
 
 /// A commit takes further commands until they weigh this much (bytes, roughly as stored).
@@ -17,11 +17,11 @@ pub(super) const FULL_BATCH: usize = 8 * 1024 * 1024;
 /// What the writer is asked to do.
 #[derive(Debug)]
 pub enum Work {
-    Arrive(Batch),
+    StoreBatch(Batch),
     Signed(Vec<SignedTransaction>),
     Note(RequestKey, Step),
     Mined(TransactionId, BlockRef),
-    GiveUp(Vec<TransactionId>, GivenUp),
+    GiveUp(Vec<TransactionId>, GiveUpReason),
     Reopen(Vec<TransactionId>),
     /// One that ended without an answer.
     OpenAgain(RequestKey),
@@ -40,7 +40,7 @@ impl Work {
     /// Whether it may change how many requests stand where.
     pub(super) fn moves_requests(&self) -> bool {
         match self {
-            Self::Arrive(batch) => !batch.arrivals.is_empty(),
+            Self::StoreBatch(batch) => !batch.arrivals.is_empty(),
             Self::Note(..) | Self::Reopen(_) | Self::OpenAgain(_) => true,
             Self::Signed(_)
             | Self::Mined(..)
@@ -54,10 +54,10 @@ impl Work {
 
 /// What a durable command answers, and what a step did.
 #[derive(Debug)]
-pub enum Done {
+pub enum CommandResult {
     Nothing,
     Settled(Settlement),
-    Taken(Taken),
+    StoredBatch(StoredBatch),
     Pruned {
         chunk: Pruned,
         /// There may be more.
@@ -77,22 +77,22 @@ pub struct Settlement {
     pub after: Duration,
 }
 
-pub type Reply = oneshot::Sender<Result<Done, LedgerError>>;
+pub type CommandReply = oneshot::Sender<Result<CommandResult, LedgerError>>;
 
 /// Work, of which source it is, when it was asked for, and who waits for its fsync.
 #[derive(Debug)]
 pub struct Command {
-    pub of: Source,
+    pub of: RequestSource,
     pub work: Work,
     pub at_ms: u64,
-    pub reply: Option<Reply>,
+    pub reply: Option<CommandReply>,
 }
 
 impl Command {
     pub(super) fn weight(&self) -> usize {
         let event = |event: &Event| 256 + event.data.len();
         let bytes = match &self.work {
-            Work::Arrive(batch) => {
+            Work::StoreBatch(batch) => {
                 batch.arrivals.iter().map(|arrival| 512 + event(&arrival.event)).sum::<usize>()
                     + batch.skipped.iter().map(|(skipped, _)| event(skipped)).sum::<usize>()
                     + batch.unproven.as_ref().map_or(0, |unproven| 128 * unproven.len())

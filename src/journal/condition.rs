@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{JournalError, StoreError, store::Mark};
+use super::{JournalError, StoreError, store::StoreId};
 
 /// A journal that was found to be damaged while it was open.
 #[derive(Clone, Debug)]
 pub struct Damage {
     /// The store it was found in: another one may stand there by now.
-    pub(super) mark: Mark,
+    pub(super) store_id: StoreId,
     /// What the store says.
     pub cause: Arc<StoreError>,
 }
@@ -19,15 +19,15 @@ pub struct Damage {
 /// The condition of one open journal. Clones share it; it outlives the journal.
 #[derive(Clone, Debug, Default)]
 pub struct Condition {
-    waits: watch::Sender<Option<JournalError>>,
+    waiting_reason: watch::Sender<Option<JournalError>>,
     damage: watch::Sender<Option<Damage>>,
 }
 
 impl Condition {
     /// Why nothing can be stored just now, if so: the writer tries on, and everybody waits for it.
     #[must_use]
-    pub fn waits(&self) -> Option<JournalError> {
-        self.waits.borrow().clone()
+    pub fn waiting_reason(&self) -> Option<JournalError> {
+        self.waiting_reason.borrow().clone()
     }
 
     /// What damage was found, if any.
@@ -37,7 +37,7 @@ impl Condition {
     }
 
     /// Waits until damage is found.
-    pub async fn damaged(&self) -> Damage {
+    pub async fn wait_damaged(&self) -> Damage {
         let mut damage = self.damage.subscribe();
         match damage.wait_for(Option::is_some).await.ok().and_then(|found| found.clone()) {
             Some(found) => found,
@@ -47,8 +47,8 @@ impl Condition {
     }
 
     /// Answers whether that is news.
-    pub(super) fn wait(&self, why: Option<JournalError>) -> bool {
-        self.waits.send_if_modified(|waits| {
+    pub(super) fn set_waiting_reason(&self, why: Option<JournalError>) -> bool {
+        self.waiting_reason.send_if_modified(|waits| {
             let news =
                 waits.as_ref().map(JournalError::code) != why.as_ref().map(JournalError::code);
             *waits = why;
@@ -57,11 +57,11 @@ impl Condition {
     }
 
     /// The first word counts.
-    pub(super) fn found_damage(&self, mark: Mark, cause: Arc<StoreError>) {
+    pub(super) fn set_damage(&self, mark: StoreId, cause: Arc<StoreError>) {
         self.damage.send_if_modified(|damage| {
             let first = damage.is_none();
             if first {
-                *damage = Some(Damage { mark, cause });
+                *damage = Some(Damage { store_id: mark, cause });
             }
             first
         });

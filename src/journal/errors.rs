@@ -7,7 +7,7 @@ use crate::domain::LedgerError;
 
 /// What kind of trouble a store has. What follows from it follows from this alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum StoreFault {
     /// No space is left. Nothing was stored.
     Full,
     /// Somebody else has it locked. Nothing was stored.
@@ -16,7 +16,7 @@ pub enum Fault {
     Denied,
     /// Its file system is not there any more, or another one is in its place. Nothing was stored; what was
     /// stored before is in it, whole.
-    Away,
+    Unmounted,
     /// The disk fails: what was not synced may be lost, whatever comes next.
     Failing,
     /// It is not readable as a journal, or damaged inside.
@@ -25,7 +25,7 @@ pub enum Fault {
     Other,
 }
 
-impl Fault {
+impl StoreFault {
     /// The stable name.
     #[must_use]
     pub fn code(self) -> &'static str {
@@ -33,7 +33,7 @@ impl Fault {
             Self::Full => "store_full",
             Self::Locked => "store_locked",
             Self::Denied => "store_denied",
-            Self::Away => "store_away",
+            Self::Unmounted => "store_away",
             Self::Failing => "store_failing",
             Self::Damaged => "store_damaged",
             Self::Other => "store_failed",
@@ -45,7 +45,7 @@ impl Fault {
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}")]
 pub struct StoreError {
-    pub fault: Fault,
+    pub fault: StoreFault,
     #[source]
     cause: Box<dyn Error + Send + Sync>,
     /// What an operator does about it.
@@ -54,7 +54,7 @@ pub struct StoreError {
 
 impl StoreError {
     pub(super) fn new(
-        fault: Fault,
+        fault: StoreFault,
         cause: impl Into<Box<dyn Error + Send + Sync>>,
         advice: impl Into<Cow<'static, str>>,
     ) -> Self {
@@ -63,12 +63,12 @@ impl StoreError {
 
     /// It was looked into and found to be damaged.
     pub(super) fn damaged(said: impl Into<String>) -> Self {
-        Self::new(Fault::Damaged, said.into(), "the file is damaged")
+        Self::new(StoreFault::Damaged, said.into(), "the file is damaged")
     }
 
     /// It answered nothing at all.
-    pub(super) fn silent() -> Self {
-        Self::new(Fault::Other, "no answer", "report it")
+    pub(super) fn no_answer() -> Self {
+        Self::new(StoreFault::Other, "no answer", "report it")
     }
 
     #[must_use]
@@ -197,13 +197,17 @@ impl OpenError {
     /// Whether it may end without any change here: a disk that is full, read-only or failing, a file
     /// that somebody else keeps locked for a moment.
     #[must_use]
-    pub fn may_pass(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::Store { cause, .. } => match cause.fault {
-                Fault::Full | Fault::Locked | Fault::Denied | Fault::Away | Fault::Failing => true,
-                Fault::Damaged | Fault::Other => false,
+                StoreFault::Full
+                | StoreFault::Locked
+                | StoreFault::Denied
+                | StoreFault::Unmounted
+                | StoreFault::Failing => true,
+                StoreFault::Damaged | StoreFault::Other => false,
             },
-            Self::Predecessor { cause } => cause.may_pass(),
+            Self::Predecessor { cause } => cause.is_transient(),
             Self::Locked { .. }
             | Self::Newer { .. }
             | Self::Corrupt { .. }
@@ -333,9 +337,9 @@ impl JournalError {
 
     /// Whether the same commit may be tried again: nothing of it was stored, and the file is whole.
     /// Not after an error of the disk: what a failed fsync has lost is not written by the next one.
-    pub(super) fn may_pass(&self) -> bool {
+    pub(super) fn is_transient(&self) -> bool {
         let Self::Store { cause, .. } = self else { return false };
-        matches!(cause.fault, Fault::Full | Fault::Locked | Fault::Away)
+        matches!(cause.fault, StoreFault::Full | StoreFault::Locked | StoreFault::Unmounted)
     }
 }
 

@@ -15,11 +15,11 @@ impl Identity {
     /// `<chain id>-<first 16 hex digits of the genesis hash>-<wallet>`, without an ending.
     #[must_use]
     pub fn file_stem(&self) -> String {
-        format!("{}-{}-{:x}", self.chain_id, Self::beginning_of(self.genesis), self.wallet)
+        format!("{}-{}-{:x}", self.chain_id, Self::genesis_prefix(self.genesis), self.wallet)
     }
 
     /// The first eight bytes of a block 0, in hex.
-    pub(super) fn beginning_of(genesis: B256) -> String {
+    pub(super) fn genesis_prefix(genesis: B256) -> String {
         alloy::hex::encode(&genesis[..8])
     }
 

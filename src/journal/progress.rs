@@ -11,7 +11,7 @@
 //!
 //! A request is [`Open`] or [`Ended`], and a step is a method of the one in which it is legal. So
 //! nothing ends twice, and nothing leads back from an end but [`Ended::open_again`], for the reasons
-//! that its table names. Every step of a stored request passes here, and what is [`Illegal`] is not
+//! that its table names. Every step of a stored request passes here, and what is [`IllegalStep`] is not
 //! written.
 //!
 //! An answer in hand is never given up: only a newer one replaces it. *Held* is a flag beside the
@@ -76,7 +76,7 @@ impl StageName {
 
 /// A hold and since when (Unix ms) it lasts for this reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct StoredHold {
     pub hold: Hold,
     pub since_ms: u64,
 }
@@ -86,7 +86,7 @@ pub struct Held {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub stage: StageName,
-    pub held: Option<Held>,
+    pub held: Option<StoredHold>,
     /// Failed attempts so far.
     pub attempts: u32,
     pub last_error: Option<String>,
@@ -104,7 +104,7 @@ pub struct Progress {
 
 /// Why a step is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Illegal {
+pub(super) enum IllegalStep {
     #[error("the request has ended")]
     HasEnded,
     /// Believing it would leave a restart without bytes to send.
@@ -113,17 +113,17 @@ pub(super) enum Illegal {
     #[error("the request has not ended")]
     IsOpen,
     #[error("what ended the request is not undone by this")]
-    EndStays,
+    CannotReopen,
 }
 
-impl Illegal {
+impl IllegalStep {
     /// The stable name in logs.
     pub fn code(self) -> &'static str {
         match self {
             Self::HasEnded => "request_has_ended",
             Self::NoAnswer => "request_has_no_answer",
             Self::IsOpen => "request_is_open",
-            Self::EndStays => "end_stays",
+            Self::CannotReopen => "end_stays",
         }
     }
 }
@@ -141,40 +141,40 @@ pub(super) enum Reopening {
 
 /// A stored request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Stored {
-    Open(Open),
-    Ended(Ended),
+pub(super) enum StoredRequest {
+    Open(OpenProgress),
+    Ended(EndedProgress),
 }
 
 /// Without an outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Open(Progress);
+pub(super) struct OpenProgress(Progress);
 
 /// With an answer in hand.
-struct Answering(Progress);
+struct AnsweredProgress(Progress);
 
 /// With an outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ended {
-    was: Progress,
+pub(super) struct EndedProgress {
+    progress: Progress,
     pub outcome: Outcome,
     pub at_ms: u64,
 }
 
-impl From<Progress> for Stored {
+impl From<Progress> for StoredRequest {
     fn from(mut stored: Progress) -> Self {
         let at_ms = stored.settled_at_ms.take().unwrap_or_default();
         match stored.outcome.take() {
-            None => Self::Open(Open(stored)),
-            Some(outcome) => Self::Ended(Ended { was: stored, outcome, at_ms }),
+            None => Self::Open(OpenProgress(stored)),
+            Some(outcome) => Self::Ended(EndedProgress { progress: stored, outcome, at_ms }),
         }
     }
 }
 
-impl Stored {
+impl StoredRequest {
     /// What the walk noted, at `now_ms`. The answer of [`Step::Answered`] is stored beside.
-    pub fn step(self, step: &Step, now_ms: u64) -> Result<Self, Illegal> {
-        let Self::Open(open) = self else { return Err(Illegal::HasEnded) };
+    pub fn step(self, step: &Step, now_ms: u64) -> Result<Self, IllegalStep> {
+        let Self::Open(open) = self else { return Err(IllegalStep::HasEnded) };
         Ok(Self::Open(match step {
             Step::Asked => open.asked(now_ms),
             Step::Forgotten => open.forgotten(),
@@ -183,30 +183,34 @@ impl Stored {
             Step::Returned { why } => open.answering()?.returned(why),
             Step::Failed { why } => open.failed(why),
             Step::Held(hold) => open.held(hold, now_ms),
-            Step::Worked(time) => open.worked(*time),
+            Step::WorkTime(time) => open.worked(*time),
             Step::Settled(outcome) => return Ok(Self::Ended(open.end(outcome.clone(), now_ms))),
         }))
     }
 
-    pub fn open_again(self, by: Reopening, now_ms: u64) -> Result<Open, Illegal> {
+    pub fn open_again(self, by: Reopening, now_ms: u64) -> Result<OpenProgress, IllegalStep> {
         match self {
-            Self::Open(_) => Err(Illegal::IsOpen),
+            Self::Open(_) => Err(IllegalStep::IsOpen),
             Self::Ended(ended) => ended.open_again(by, now_ms),
         }
     }
 
     pub fn is_orphaned(&self) -> bool {
-        matches!(self, Self::Ended(Ended { outcome: Outcome::Orphaned, .. }))
+        matches!(self, Self::Ended(EndedProgress { outcome: Outcome::Orphaned, .. }))
     }
 }
 
-impl Open {
+impl OpenProgress {
     pub fn progress(&self) -> &Progress {
         &self.0
     }
 
-    fn answering(self) -> Result<Answering, Illegal> {
-        if self.0.stage.has_answer() { Ok(Answering(self.0)) } else { Err(Illegal::NoAnswer) }
+    fn answering(self) -> Result<AnsweredProgress, IllegalStep> {
+        if self.0.stage.has_answer() {
+            Ok(AnsweredProgress(self.0))
+        } else {
+            Err(IllegalStep::NoAnswer)
+        }
     }
 
     fn asked(self, now_ms: u64) -> Self {
@@ -239,7 +243,7 @@ impl Open {
         let same = self.0.held.as_ref().filter(|held| held.hold.reason == hold.reason);
         let since_ms = same.map_or(now_ms, |held| held.since_ms);
         let hold = Hold::new(hold.reason, excerpt(LONGEST_ERROR, &hold.detail));
-        Self(Progress { held: Some(Held { hold, since_ms }), ..self.0 })
+        Self(Progress { held: Some(StoredHold { hold, since_ms }), ..self.0 })
     }
 
     fn worked(self, time: Duration) -> Self {
@@ -247,38 +251,38 @@ impl Open {
         Self(Progress { worked_ms: self.0.worked_ms.saturating_add(time_ms), ..self.0 })
     }
 
-    fn end(self, outcome: Outcome, now_ms: u64) -> Ended {
-        Ended { was: Progress { held: None, ..self.0 }, outcome, at_ms: now_ms }
+    fn end(self, outcome: Outcome, now_ms: u64) -> EndedProgress {
+        EndedProgress { progress: Progress { held: None, ..self.0 }, outcome, at_ms: now_ms }
     }
 }
 
-impl Answering {
-    fn submitted(self, transaction: B256, now_ms: u64) -> Open {
+impl AnsweredProgress {
+    fn submitted(self, transaction: B256, now_ms: u64) -> OpenProgress {
         let (stage, submitted_at_ms) = (StageName::Submitted, Some(now_ms));
         let transaction = Some(transaction);
-        Open(Progress { held: None, stage, submitted_at_ms, transaction, ..self.0 })
+        OpenProgress(Progress { held: None, stage, submitted_at_ms, transaction, ..self.0 })
     }
 
-    fn returned(self, why: &str) -> Open {
+    fn returned(self, why: &str) -> OpenProgress {
         let last_error = Some(excerpt(LONGEST_ERROR, why));
-        Open(Progress { stage: StageName::Answered, last_error, ..self.0 })
+        OpenProgress(Progress { stage: StageName::Answered, last_error, ..self.0 })
     }
 }
 
-impl Ended {
+impl EndedProgress {
     /// Since its event was first stored.
-    pub fn after(&self) -> Duration {
-        Duration::from_millis(self.at_ms.saturating_sub(self.was.arrived_at_ms))
+    pub fn duration(&self) -> Duration {
+        Duration::from_millis(self.at_ms.saturating_sub(self.progress.arrived_at_ms))
     }
 
-    fn open_again(self, by: Reopening, now_ms: u64) -> Result<Open, Illegal> {
-        if !self.is_undone(by) {
-            return Err(Illegal::EndStays);
+    fn open_again(self, by: Reopening, now_ms: u64) -> Result<OpenProgress, IllegalStep> {
+        if !self.is_undone_by(by) {
+            return Err(IllegalStep::CannotReopen);
         }
-        let Self { was, outcome, .. } = self;
+        let Self { progress: was, outcome, .. } = self;
         let held =
-            |reason, detail| Some(Held { hold: Hold::new(reason, detail), since_ms: now_ms });
-        Ok(Open(match by {
+            |reason, detail| Some(StoredHold { hold: Hold::new(reason, detail), since_ms: now_ms });
+        Ok(OpenProgress(match by {
             Reopening::SeenAgain => was,
             Reopening::AnswerDropped => {
                 let detail = "its answer's block has left the chain; it is sent again";
@@ -289,7 +293,7 @@ impl Ended {
             Reopening::RetryAsked => Progress {
                 stage: StageName::Arrived,
                 held: held(HoldReason::RetryAsked, "an operator asked for another try"),
-                last_error: Some(excerpt(LONGEST_ERROR, had_ended(&outcome))),
+                last_error: Some(excerpt(LONGEST_ERROR, outcome_text(&outcome))),
                 worked_ms: 0,
                 ..was
             },
@@ -298,7 +302,7 @@ impl Ended {
 
     /// A reorganisation undoes what is a fact of the chain, an operator whatever may still be
     /// answered.
-    fn is_undone(&self, by: Reopening) -> bool {
+    fn is_undone_by(&self, by: Reopening) -> bool {
         use Reopening::{AnswerDropped, RetryAsked, SeenAgain};
         match (&self.outcome, by) {
             (Outcome::Accepted { .. }, SeenAgain | AnswerDropped)
@@ -319,7 +323,7 @@ impl Ended {
     }
 }
 
-fn had_ended(outcome: &Outcome) -> String {
+fn outcome_text(outcome: &Outcome) -> String {
     let name = outcome.as_str();
     match outcome {
         Outcome::Refused(Refusal::Malformed(what)) => format!("it had ended as {name} ({what})"),

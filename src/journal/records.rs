@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::progress::{Progress, StageName};
 use crate::{
+    chain::lane::SignedTransaction,
     domain::{Answer, BlockRef, Event, Kind, RequestKey, stage::Stage},
-    gateway::lane::SignedTransaction,
 };
 
 /// A place in the order of arrival, to continue a scan from.
@@ -69,12 +69,12 @@ pub struct Counts {
     /// When the oldest unfinished request arrived (Unix ms).
     pub oldest_unfinished_ms: Option<u64>,
     /// The oldest one that is tried again and not held.
-    pub oldest_failing: Option<Failing>,
+    pub oldest_failing: Option<FailingRequest>,
 }
 
 /// An unfinished request that has failed before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failing {
+pub struct FailingRequest {
     /// Unix ms.
     pub arrived_at_ms: u64,
     pub last_error: String,
@@ -111,7 +111,7 @@ pub struct Statistics {
 
 /// Which requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum RequestFilter {
     /// Without an outcome, held ones included.
     Unfinished,
     Held,
@@ -124,15 +124,15 @@ pub enum Which {
 
 /// A page of them, in the order of their arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listing {
-    pub which: Which,
+pub struct RequestPage {
+    pub filter: RequestFilter,
     pub after: Option<Position>,
     pub limit: u32,
 }
 
 /// A request without what is large of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct RequestSummary {
     pub position: Position,
     pub key: RequestKey,
     pub kind: Kind,

@@ -2,19 +2,19 @@
 //! [`super::store`].
 
 mod aside;
-mod begin;
-pub(super) mod beginnings;
+mod create;
+pub(super) mod journal_chains;
 mod errors;
-pub(super) mod footing;
-pub(super) mod glance;
+pub(super) mod file_system;
+pub(super) mod inspect;
 pub(super) mod keepers;
 mod lock;
-mod names;
+mod files;
 pub(super) mod open;
 pub(super) mod read_only;
 mod reader;
 pub(super) mod rebuild;
-mod record;
+mod columns;
 mod salvage;
 mod schema;
 mod statements;

@@ -26,23 +26,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
+    chain::lane::{GiveUpReason, SignedTransaction, TransactionId, TransactionLedger as _},
+    contracts::abi::Counter,
     domain::{
         Address, Answer, B256, BlockRef, Bytes, Event, Hold, HoldReason, Kind, Outcome, Refusal,
-        SignedResult, Source, stage::Stage,
+        RequestSource, SignedResult, stage::Stage,
     },
     flow::ledger::{
-        Answered, Arrival, Batch, IdRun, RequestLedger as _, Standing, Step, Taken, Unproven,
+        AnsweredHere, Arrival, Batch, IdRange, RequestLedger as _, RequestState, Step, StoredBatch,
+        UnprovenRange,
     },
-    gateway::{
-        abi::Counter,
-        lane::{GivenUp, SignedTransaction, TransactionId, TransactionLedger as _},
-    },
-    heart::Heart,
-    metrics::Metrics,
+    telemetry::{heartbeat::Heartbeat, metrics::Metrics},
 };
 
 pub(super) const CONTRACT: Address = Address::repeat_byte(0xdc);
-pub(super) const SOURCE: Source = Source { chain_id: 31337, contract: CONTRACT };
+pub(super) const SOURCE: RequestSource = RequestSource { chain_id: 31337, contract: CONTRACT };
 
 pub(super) fn identity() -> Identity {
     Identity {
@@ -90,7 +88,7 @@ pub(super) fn batch(ids: impl IntoIterator<Item = u64>, cursor: Option<u64>) -> 
     }
 }
 
-fn of(source: Source, mut batch: Batch) -> Batch {
+fn of(source: RequestSource, mut batch: Batch) -> Batch {
     batch.arrivals.iter_mut().for_each(|arrival| arrival.key.source = source);
     batch
 }
@@ -117,7 +115,7 @@ pub(super) fn hold(reason: HoldReason) -> Step {
 pub(super) struct Running {
     pub(super) journal: Journal,
     stop: CancellationToken,
-    writer: JoinSet<Result<Kept, JournalError>>,
+    writer: JoinSet<Result<IdleStore, JournalError>>,
 }
 
 impl Running {
@@ -131,7 +129,7 @@ impl Running {
 
     pub(super) fn counting((journal, writer): (Journal, Writer), metrics: Metrics) -> Self {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        tasks.spawn(writer.run(Heart::default(), metrics, stop.clone()));
+        tasks.spawn(writer.run(Heartbeat::default(), metrics, stop.clone()));
         Self { journal, stop, writer: tasks }
     }
 
@@ -139,7 +137,7 @@ impl Running {
         self.keep().await.map(drop)
     }
 
-    pub(super) async fn keep(mut self) -> Result<Kept, JournalError> {
+    pub(super) async fn keep(mut self) -> Result<IdleStore, JournalError> {
         self.stop.cancel();
         self.writer.join_next().await.unwrap().unwrap()
     }
@@ -152,15 +150,15 @@ impl std::ops::Deref for Running {
     }
 }
 
-pub(super) async fn records(journal: &Journal, which: Which) -> Vec<RequestRecord> {
-    let listing = Listing { which, after: None, limit: 100 };
+pub(super) async fn records(journal: &Journal, which: RequestFilter) -> Vec<RequestRecord> {
+    let listing = RequestPage { filter: which, after: None, limit: 100 };
     journal.ask(|slot| Query::Records(listing, slot)).await.unwrap()
 }
 
-pub(super) async fn keys(journal: &Journal, which: Which) -> Vec<u64> {
+pub(super) async fn keys(journal: &Journal, which: RequestFilter) -> Vec<u64> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
-        let listing = Listing { which, after, limit: 3 };
+        let listing = RequestPage { filter: which, after, limit: 3 };
         let page = journal.ask(|slot| Query::Records(listing, slot)).await.unwrap();
         assert!(page.len() <= 3);
         let Some(last) = page.last() else { return found };
@@ -170,7 +168,7 @@ pub(super) async fn keys(journal: &Journal, which: Which) -> Vec<u64> {
 }
 
 /// A handle on what a writer left, and the next writer.
-fn reopen(dir: &Path, kept: Kept, contract: Address) -> (Journal, Writer) {
+fn reopen(dir: &Path, kept: IdleStore, contract: Address) -> (Journal, Writer) {
     let machine = Machine::default();
     let opened = open_as(&machine, dir, identity(), contract, "an instance", Some(kept)).unwrap();
     (opened.journal, opened.writer)

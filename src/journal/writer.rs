@@ -9,7 +9,7 @@
 //! ([`Machine::run`]) with the store moved in and out. Dropping the task in between is safe: a commit under
 //! way ends on its own, with its answers given, and then closes the store.
 //!
-//! Told to end, the writer gives the open store back ([`Kept`]): whoever goes on with it needs
+//! Told to end, the writer gives the open store back ([`IdleStore`]): whoever goes on with it needs
 //! no second opening, and nobody can come in between. Handles made before see a closed journal.
 //!
 //! One commit is all of its commands or none, and none fails alone ([`Store::commit`]). What is left are
@@ -35,47 +35,47 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{
-    Condition, Counters, Fault, Identity, Journal, JournalError, OpenWarning, Shared, StoreError,
-    commands::{Command, Done, FULL_BATCH, Settlement},
+    Condition, Counters, Identity, Journal, JournalError, JournalShared, OpenWarning, StoreError,
+    StoreFault,
+    commands::{Command, CommandResult, FULL_BATCH, Settlement},
     sqlite::store::SqliteStore,
-    store::{Reads, Store},
+    store::{Store, StoreReader},
 };
 use crate::{
-    backoff::Backoff,
-    domain::Source,
-    heart::Heart,
-    machine::{Fate, Machine},
-    metrics::Metrics,
+    domain::RequestSource,
+    machine::{CommitFate, Machine},
+    telemetry::{heartbeat::Heartbeat, metrics::Metrics},
+    time::backoff::Backoff,
 };
 
 /// Commands waiting in the queue; a full queue makes callers wait.
-pub(super) const QUEUE: usize = 1024;
+pub(super) const QUEUE_SIZE: usize = 1024;
 
 /// How long a step waits for company when no durable command is waiting.
 const STEP_DELAY: Duration = Duration::from_millis(20);
 
 /// How long a commit may take before everybody hears that the disk does not answer: a busy one is faster.
-const DISK_ANSWERS: Duration = Duration::from_secs(5);
+const SLOW_COMMIT_AFTER: Duration = Duration::from_secs(5);
 
 /// Between attempts to store what there was no room for.
-const ROOM_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// The commands of one commit.
 #[derive(Debug, Default)]
-struct Group {
+struct CommitGroup {
     commands: Vec<Command>,
     weight: usize,
     durable: bool,
 }
 
-impl Group {
+impl CommitGroup {
     fn push(&mut self, command: Command) {
         self.weight += command.weight();
         self.durable |= command.reply.is_some();
         self.commands.push(command);
     }
 
-    fn is_full(&self) -> bool {
+    fn is_contended(&self) -> bool {
         self.weight >= FULL_BATCH
     }
 }
@@ -84,7 +84,7 @@ impl Group {
 /// dropping it closes the journal.
 pub struct Writer<S = SqliteStore> {
     queue: mpsc::Receiver<Command>,
-    open: Open<S>,
+    open: OpenStore<S>,
 }
 
 impl<S> fmt::Debug for Writer<S> {
@@ -101,11 +101,11 @@ impl<S: Store> Writer<S> {
 
     /// The open store of a writer that never ran. Blocking.
     #[must_use]
-    pub fn keep(self) -> Kept<S> {
+    pub fn into_idle_store(self) -> IdleStore<S> {
         let Self { mut queue, open } = self;
         queue.close();
         let reads = open.shared.reads.try_lock().ok().and_then(|mut reads| reads.take());
-        open.keep(reads)
+        open.into_idle_store(reads)
     }
 
     /// Commits until `until` is cancelled or every [`super::Journal`] is gone; then takes what is
@@ -116,16 +116,16 @@ impl<S: Store> Writer<S> {
     /// everything later is not. Dropping the future keeps that promise too, and closes the file.
     pub async fn run(
         self,
-        heart: Heart,
+        heart: Heartbeat,
         metrics: Metrics,
         until: CancellationToken,
-    ) -> Result<Kept<S>, JournalError> {
+    ) -> Result<IdleStore<S>, JournalError> {
         let Self { mut queue, mut open } = self;
         let shared = Arc::clone(&open.shared);
         let ended = loop {
             heart.rest();
-            let Some(group) = collect(&mut queue, &until).await else { break Ok(()) };
-            match store_all(open, group.commands, (&heart, &metrics), &until).await {
+            let Some(group) = collect_group(&mut queue, &until).await else { break Ok(()) };
+            match commit_until_stored(open, group.commands, (&heart, &metrics), &until).await {
                 Some((returned, result)) => {
                     open = returned;
                     if let Err(error) = result {
@@ -142,15 +142,15 @@ impl<S: Store> Writer<S> {
         queue.close();
         while let Some(command) = queue.recv().await {
             if let Some(reply) = command.reply {
-                let _ = reply.send(Err(shared.closed().into()));
+                let _ = reply.send(Err(shared.closed_error().into()));
             }
         }
         // Whoever reads just now is waited for.
         let reads = shared.reads.lock().await.take();
         let closing = shared.machine.run(move || {
             // What was deleted since the last commit is written again now, or gone with the open file.
-            let lost = if ended.is_ok() { open.store.lost() } else { None };
-            let kept = open.keep(reads);
+            let lost = if ended.is_ok() { open.store.tenure_loss() } else { None };
+            let kept = open.into_idle_store(reads);
             ended.and(lost.map_or(Ok(kept), Err))
         });
         closing.await.unwrap_or_else(|| Err(JournalError::Closed { path: shared.path.clone() }))
@@ -159,13 +159,13 @@ impl<S: Store> Writer<S> {
 
 /// Commits the commands, trying again while there is no room for them. `None`: the runtime is shutting
 /// down.
-async fn store_all<S: Store>(
-    mut open: Open<S>,
+async fn commit_until_stored<S: Store>(
+    mut open: OpenStore<S>,
     mut commands: Vec<Command>,
-    (heart, metrics): (&Heart, &Metrics),
+    (heart, metrics): (&Heartbeat, &Metrics),
     until: &CancellationToken,
-) -> Option<(Open<S>, Result<(), JournalError>)> {
-    let mut pause = Backoff::new(ROOM_PAUSE.0, ROOM_PAUSE.1);
+) -> Option<(OpenStore<S>, Result<(), JournalError>)> {
+    let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
     let since = Instant::now();
     let shared = Arc::clone(&open.shared);
     let condition = &shared.condition;
@@ -176,11 +176,11 @@ async fn store_all<S: Store>(
             let committed = open.commit(commands, &metrics);
             (open, committed)
         }));
-        let done = match timeout(DISK_ANSWERS, &mut committing).await {
+        let done = match timeout(SLOW_COMMIT_AFTER, &mut committing).await {
             Ok(done) => done,
             Err(_late) => {
                 let path = shared.path.clone();
-                waits(condition, &JournalError::Silent { path, since: DISK_ANSWERS });
+                waits(condition, &JournalError::Silent { path, since: SLOW_COMMIT_AFTER });
                 // Ending the instance would not help, and nobody else may have the file.
                 heart.rest();
                 committing.await
@@ -189,13 +189,13 @@ async fn store_all<S: Store>(
         let (returned, committed) = done?;
         open = returned;
         match committed {
-            Committed::Stored => {
-                if condition.wait(None) {
+            CommitResult::Stored => {
+                if condition.set_waiting_reason(None) {
                     info!(waited = ?since.elapsed(), "the journal is written again");
                 }
                 return Some((open, Ok(())));
             }
-            Committed::NoRoom(refused, error) => {
+            CommitResult::NoRoom(refused, error) => {
                 waits(condition, &error);
                 heart.rest();
                 let pause = sleep(pause.next_delay(shared.machine.dice.roll()));
@@ -205,19 +205,19 @@ async fn store_all<S: Store>(
                 }
                 commands = refused;
             }
-            Committed::Failed(error) => return Some((open, Err(error))),
+            CommitResult::Failed(error) => return Some((open, Err(error))),
         }
     }
 }
 
 fn waits(condition: &Condition, why: &JournalError) {
-    if condition.wait(Some(why.clone())) {
+    if condition.set_waiting_reason(Some(why.clone())) {
         error!(error = %why, code = why.code(), "the journal cannot be written: everything waits for it");
     }
 }
 
 /// What became of a commit.
-enum Committed {
+enum CommitResult {
     Stored,
     /// Nothing of it is stored; it may be tried again.
     NoRoom(Vec<Command>, JournalError),
@@ -231,8 +231,11 @@ fn answer_all(commands: Vec<Command>, error: &JournalError) {
 }
 
 /// The commands of the next commit, in order; `None` when there will be no more.
-async fn collect(queue: &mut mpsc::Receiver<Command>, until: &CancellationToken) -> Option<Group> {
-    let mut group = Group::default();
+async fn collect_group(
+    queue: &mut mpsc::Receiver<Command>,
+    until: &CancellationToken,
+) -> Option<CommitGroup> {
+    let mut group = CommitGroup::default();
     let first = tokio::select! {
         biased;
         () = until.cancelled(), if !queue.is_closed() => {
@@ -244,13 +247,13 @@ async fn collect(queue: &mut mpsc::Receiver<Command>, until: &CancellationToken)
     group.push(first?);
     let patience = Instant::now() + STEP_DELAY;
     loop {
-        while !group.is_full() {
+        while !group.is_contended() {
             match queue.try_recv() {
                 Ok(command) => group.push(command),
                 Err(_) => break,
             }
         }
-        if group.is_full() || group.durable || queue.is_closed() {
+        if group.is_contended() || group.durable || queue.is_closed() {
             return Some(group);
         }
         tokio::select! {
@@ -267,9 +270,9 @@ async fn collect(queue: &mut mpsc::Receiver<Command>, until: &CancellationToken)
 
 /// The reading side's end. Where the writer was dropped, it goes with it, unless it is reading just now:
 /// then it goes with the last handle.
-struct ReadsEnd(Arc<Shared>);
+struct ReaderGuard(Arc<JournalShared>);
 
-impl Drop for ReadsEnd {
+impl Drop for ReaderGuard {
     fn drop(&mut self) {
         if let Ok(mut reads) = self.0.reads.try_lock() {
             reads.take();
@@ -278,27 +281,27 @@ impl Drop for ReadsEnd {
 }
 
 /// An open store. Fields drop in this order: the store last, and with it the tenure.
-struct Open<S> {
-    reads: ReadsEnd,
+struct OpenStore<S> {
+    reads: ReaderGuard,
     store: S,
-    shared: Arc<Shared>,
+    shared: Arc<JournalShared>,
 }
 
 /// An open store that nobody writes. Dropping it closes it (blocking), and then gives the tenure back.
-pub struct Kept<S = SqliteStore> {
+pub struct IdleStore<S = SqliteStore> {
     // Dropped in this order.
-    reads: Option<Box<dyn Reads>>,
+    reads: Option<Box<dyn StoreReader>>,
     store: S,
-    shared: Arc<Shared>,
+    shared: Arc<JournalShared>,
 }
 
-impl<S> fmt::Debug for Kept<S> {
+impl<S> fmt::Debug for IdleStore<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept").field("path", &self.shared.path).finish_non_exhaustive()
+        f.debug_struct("IdleStore").field("path", &self.shared.path).finish_non_exhaustive()
     }
 }
 
-impl<S: Store> Kept<S> {
+impl<S: Store> IdleStore<S> {
     /// Whose it is.
     #[must_use]
     pub fn identity(&self) -> Identity {
@@ -321,11 +324,11 @@ impl<S: Store> Kept<S> {
 }
 
 /// What else is known of a store when it opens.
-pub(super) struct Opening {
+pub(super) struct JournalParts {
     pub path: PathBuf,
     pub identity: Identity,
     /// Of the handle.
-    pub source: Source,
+    pub source: RequestSource,
     pub machine: Machine,
     pub warnings: Vec<OpenWarning>,
 }
@@ -333,49 +336,49 @@ pub(super) struct Opening {
 /// The handle on an open store and its writer.
 pub(super) fn assemble<S: Store>(
     store: S,
-    reads: Box<dyn Reads>,
-    Opening { path, identity, source, machine, warnings }: Opening,
+    reads: Box<dyn StoreReader>,
+    JournalParts { path, identity, source, machine, warnings }: JournalParts,
 ) -> (Journal, Writer<S>) {
-    let (commands, queue) = mpsc::channel(QUEUE);
-    let shared = Arc::new(Shared {
+    let (commands, queue) = mpsc::channel(QUEUE_SIZE);
+    let shared = Arc::new(JournalShared {
         condition: Condition::default(),
         path,
         identity,
-        mark: store.mark(),
+        store_id: store.id(),
         machine,
         reads: Arc::new(Mutex::new(Some(reads))),
         counters: Counters::default(),
         reopened: Notify::new(),
         ended: OnceLock::new(),
     });
-    let reads = ReadsEnd(Arc::clone(&shared));
-    let open = Open { reads, store, shared: Arc::clone(&shared) };
+    let reads = ReaderGuard(Arc::clone(&shared));
+    let open = OpenStore { reads, store, shared: Arc::clone(&shared) };
     let journal = Journal { commands, source, warnings: warnings.into(), shared };
     (journal, Writer { queue, open })
 }
 
-impl<S: Store> Open<S> {
+impl<S: Store> OpenStore<S> {
     /// Commits all commands or none, then answers whoever waits.
-    fn commit(&mut self, commands: Vec<Command>, metrics: &Metrics) -> Committed {
+    fn commit(&mut self, commands: Vec<Command>, metrics: &Metrics) -> CommitResult {
         let begun = Instant::now();
-        let done = match self.store_as_fated(&commands) {
+        let done = match self.commit_to_store(&commands) {
             Ok(done) => {
                 metrics.committed(begun.elapsed());
                 done
             }
             Err(cause) => {
-                let error = self.shared.failed("a commit", cause);
-                if error.may_pass() {
-                    return Committed::NoRoom(commands, error);
+                let error = self.shared.store_error("a commit", cause);
+                if error.is_transient() {
+                    return CommitResult::NoRoom(commands, error);
                 }
                 answer_all(commands, &error);
-                return Committed::Failed(error);
+                return CommitResult::Failed(error);
             }
         };
-        let lost = self.store.lost();
+        let lost = self.store.tenure_loss();
         if let Some(error @ (JournalError::Lost { .. } | JournalError::Replaced { .. })) = lost {
             answer_all(commands, &error);
-            return Committed::Failed(error);
+            return CommitResult::Failed(error);
         }
         let counters = &self.shared.counters;
         let durable = commands.iter().filter(|command| command.reply.is_some()).count();
@@ -386,35 +389,39 @@ impl<S: Store> Open<S> {
         counters.moves.fetch_add(u64::from(moves), Ordering::Relaxed);
         for (command, done) in commands.into_iter().zip(done) {
             // Only what is committed: a step that is tried again is counted once.
-            if let Done::Settled(Settlement { kind, outcome, after }) = &done {
+            if let CommandResult::Settled(Settlement { kind, outcome, after }) = &done {
                 metrics.settled(*kind, outcome, *after);
             }
             if let Some(reply) = command.reply {
                 let _ = reply.send(Ok(done)); // a caller that gave up is not missed
             }
         }
-        lost.map_or(Committed::Stored, Committed::Failed)
+        lost.map_or(CommitResult::Stored, CommitResult::Failed)
     }
 
-    fn store_as_fated(&mut self, commands: &[Command]) -> Result<Vec<Done>, StoreError> {
-        match self.shared.machine.commit() {
-            Fate::Stored => self.store.commit(commands),
-            Fate::NotStored => Err(StoreError::new(
-                Fault::Full,
+    fn commit_to_store(&mut self, commands: &[Command]) -> Result<Vec<CommandResult>, StoreError> {
+        match self.shared.machine.commit_fate() {
+            CommitFate::Stored => self.store.commit(commands),
+            CommitFate::NotStored => Err(StoreError::new(
+                StoreFault::Full,
                 "database or disk is full",
                 "free space on its filesystem",
             )),
-            Fate::StoredUnsaid => {
+            CommitFate::StoredButReportedFailed => {
                 self.store.commit(commands)?;
-                Err(StoreError::new(Fault::Failing, "disk I/O error", "look at the kernel log"))
+                Err(StoreError::new(
+                    StoreFault::Failing,
+                    "disk I/O error",
+                    "look at the kernel log",
+                ))
             }
         }
     }
 
     /// With its reading side, if nobody reads just now.
-    fn keep(self, reads: Option<Box<dyn Reads>>) -> Kept<S> {
+    fn into_idle_store(self, reads: Option<Box<dyn StoreReader>>) -> IdleStore<S> {
         let Self { reads: end, store, shared } = self;
         drop(end);
-        Kept { reads, store, shared }
+        IdleStore { reads, store, shared }
     }
 }

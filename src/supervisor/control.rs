@@ -2,7 +2,7 @@
 //!
 //! Everybody who may connect may operate the supervisor: the socket's mode is 0660, and no secret
 //! goes through it. [`listener`] is the supervisor's end, [`client`] the commands' end. Both look
-//! for the socket in the same [`Candidates`].
+//! for the socket in the same [`SocketCandidates`].
 
 mod listener;
 mod socket_file;
@@ -18,16 +18,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use self::{
-    client::{AskError, Connection, NotFound, ask, find},
+    client::{AskError, Connection, NoSupervisor, ask, find},
     listener::Listener,
     socket_file::ListenError,
 };
 use crate::{
-    config::Environment,
-    observe::{
-        requests::{Inquiry, Told},
+    admin::{
+        requests::{Inquiry, InquiryAnswer},
         status::Status,
     },
+    config::Environment,
 };
 
 const FILE_NAME: &str = "control.sock";
@@ -86,7 +86,7 @@ impl fmt::Display for Request {
 /// The supervisor's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
-pub enum Answer {
+pub enum Response {
     Status {
         status: Box<Status>,
     },
@@ -98,7 +98,7 @@ pub enum Answer {
     },
     /// The answer of an instance about its requests.
     Told {
-        told: Box<Told>,
+        told: Box<InquiryAnswer>,
     },
     /// There is no such instance, or it does not run. Its journal may still answer.
     Absent {
@@ -117,37 +117,37 @@ pub enum Answer {
 
 /// A request on its way to the supervisor's loop.
 #[derive(Debug)]
-pub struct Asked {
+pub struct PendingRequest {
     pub request: Request,
-    pub reply: oneshot::Sender<Reply>,
+    pub reply: oneshot::Sender<LoopReply>,
 }
 
 /// The loop's reply to a request.
 #[derive(Debug)]
-pub enum Reply {
-    Now(Answer),
+pub enum LoopReply {
+    Now(Response),
     /// The instance will answer. The channel closes if the instance ends first.
-    Later(oneshot::Receiver<Result<Told, String>>),
+    Later(oneshot::Receiver<Result<InquiryAnswer, String>>),
 }
 
-impl Reply {
-    pub(super) async fn answer(self) -> Answer {
+impl LoopReply {
+    pub(super) async fn into_response(self) -> Response {
         let told = match self {
             Self::Now(answer) => return answer,
             Self::Later(told) => told.await,
         };
         match told {
-            Ok(Ok(told)) => Answer::Told { told: Box::new(told) },
-            Ok(Err(why)) => Answer::Refused { why },
-            Err(_) => Answer::Refused {
+            Ok(Ok(told)) => Response::Told { told: Box::new(told) },
+            Ok(Err(why)) => Response::Refused { why },
+            Err(_) => Response::Refused {
                 why: "the instance ended before it answered: ask again".to_owned(),
             },
         }
     }
 }
 
-impl From<Answer> for Reply {
-    fn from(answer: Answer) -> Self {
+impl From<Response> for LoopReply {
+    fn from(answer: Response) -> Self {
         Self::Now(answer)
     }
 }
@@ -155,20 +155,24 @@ impl From<Answer> for Reply {
 /// The paths of the control socket: `given` alone, else those in the first of `$RUNTIME_DIRECTORY`,
 /// `/run/kms-connector` and the state directory.
 #[must_use]
-pub fn candidates(given: Option<&Path>, environment: &Environment, state_dir: &Path) -> Candidates {
-    Candidates::among(given, environment, Path::new(SYSTEM_DIRECTORY), state_dir)
+pub fn candidates(
+    given: Option<&Path>,
+    environment: &Environment,
+    state_dir: &Path,
+) -> SocketCandidates {
+    SocketCandidates::among(given, environment, Path::new(SYSTEM_DIRECTORY), state_dir)
 }
 
 /// The paths where the control socket may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidates {
+pub struct SocketCandidates {
     /// In the order in which they are tried; never empty.
     paths: Vec<PathBuf>,
     /// The first path was named explicitly: a supervisor listens there or nowhere.
-    named: bool,
+    is_named: bool,
 }
 
-impl Candidates {
+impl SocketCandidates {
     fn among(
         given: Option<&Path>,
         environment: &Environment,
@@ -176,7 +180,7 @@ impl Candidates {
         state_dir: &Path,
     ) -> Self {
         if let Some(given) = given {
-            return Self { paths: vec![given.to_owned()], named: true };
+            return Self { paths: vec![given.to_owned()], is_named: true };
         }
         let runtime = environment.get("RUNTIME_DIRECTORY").map(|list| list.to_string_lossy());
         // systemd separates several directories by colons; the first one is ours.
@@ -184,7 +188,10 @@ impl Candidates {
         let runtime = runtime.filter(|first| !first.is_empty()).map(PathBuf::from);
         let named = runtime.is_some();
         let directories = runtime.into_iter().chain([system.to_owned(), state_dir.to_owned()]);
-        Self { paths: directories.map(|directory| directory.join(FILE_NAME)).collect(), named }
+        Self {
+            paths: directories.map(|directory| directory.join(FILE_NAME)).collect(),
+            is_named: named,
+        }
     }
 
     /// The path to listen on: the named one, else the first whose directory is writable, else the
@@ -193,7 +200,7 @@ impl Candidates {
         let (last, before) = self.paths.split_last().expect("there is always one");
         let usable = |path: &&PathBuf| {
             let parent = path.parent().unwrap_or(Path::new("."));
-            self.named || access(parent, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+            self.is_named || access(parent, Access::WRITE_OK | Access::EXEC_OK).is_ok()
         };
         before.iter().find(usable).unwrap_or(last)
     }

@@ -10,34 +10,33 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    Checked, Instances, Ran, Readiness, Supervisor, UnderWay,
-    control::Asked,
-    directory::Look,
-    lifecycle::{DRAIN_LIMIT, Signal, Signals},
+    ActiveRun, InstanceRunner, NotifyState, PreflightResult, RunResult, Supervisor,
+    control::PendingRequest,
+    managed::{self, AfterExit, ApplyFailure},
     restart,
-    slot::{self, Aftermath, Unapplied},
-    watcher::Nudges,
+    signals::{DRAIN_LIMIT, Signal, Signals},
 };
+use crate::supervisor::config_dir::{snapshot::ConfigSnapshot, watch::ReloadRequests};
 use crate::{
-    clock,
-    instance::{self, CheckError, Exit},
-    observe::status::Phase,
+    admin::status::Phase,
+    instance::{self, Exit, PreflightError},
+    time::clock,
 };
 
 /// How long shutdown waits for journals to close: their disk may hang.
-const CLOSE_LIMIT: Duration = Duration::from_secs(15);
+const CLOSE_DEADLINE: Duration = Duration::from_secs(15);
 /// The longest time between two turns of the loop.
-const TURN: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_secs(10);
 /// The same while the HTTP listener shows the loop's state.
-const SHOW_EVERY: Duration = Duration::from_secs(1);
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The sources of the loop's events.
 pub(crate) struct Inputs<S> {
     pub signals: S,
-    pub looks: mpsc::Receiver<Look>,
-    pub asked: mpsc::Receiver<Asked>,
+    pub snapshots: mpsc::Receiver<ConfigSnapshot>,
+    pub control_requests: mpsc::Receiver<PendingRequest>,
     /// Asks the watcher to read the files now.
-    pub nudges: watch::Sender<Nudges>,
+    pub reload_requests: watch::Sender<ReloadRequests>,
 }
 
 /// Where signals come from: the process, or a test.
@@ -52,60 +51,60 @@ impl SignalSource for Signals {
     }
 }
 
-impl<I: Instances> Supervisor<I> {
+impl<I: InstanceRunner> Supervisor<I> {
     /// Runs until told to end and everything has ended.
     pub(super) async fn run(&mut self, mut inputs: Inputs<impl SignalSource>) -> Exit {
-        let turn = if self.board.is_some() { SHOW_EVERY } else { TURN };
+        let turn = if self.publisher.is_some() { PUBLISH_INTERVAL } else { TICK };
         let feed_every = self.manager.watchdog_interval().unwrap_or(turn).min(turn);
         let mut feeding = interval(feed_every);
         feeding.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut close_by: Option<Instant> = None;
         loop {
             let mut wake = self.drive();
-            self.show();
-            if self.stopping && self.runs.is_empty() {
-                let close_by = *close_by.get_or_insert_with(|| Instant::now() + CLOSE_LIMIT);
-                if self.closing.is_empty() || Instant::now() >= close_by {
-                    if !self.closing.is_empty() {
+            self.publish();
+            if self.is_stopping && self.runs.is_empty() {
+                let close_by = *close_by.get_or_insert_with(|| Instant::now() + CLOSE_DEADLINE);
+                if self.closing_tasks.is_empty() || Instant::now() >= close_by {
+                    if !self.closing_tasks.is_empty() {
                         warn!(
                             "the disk of a journal does not answer: nobody waits for it any more"
                         );
                     }
                     info!("stopped");
-                    return self.outcome.take().unwrap_or(Exit::Stopped);
+                    return self.final_exit.take().unwrap_or(Exit::Stopped);
                 }
                 wake = wake.into_iter().chain([close_by]).min();
             }
             tokio::select! {
-                signal = inputs.signals.next() => self.signalled(signal, &inputs.nudges),
-                Some(look) = inputs.looks.recv(), if !self.stopping => self.apply(look),
-                Some(asked) = inputs.asked.recv() => self.asked(asked, &inputs.nudges),
-                Some(ended) = self.runs.join_next_with_id() => self.ended(ended),
-                Some(checked) = self.checks.join_next() => self.checked(checked),
-                Some(changed) = self.phases.join_next() => self.phase_changed(changed),
-                Some(closed) = self.closing.join_next_with_id() => self.closed(&closed),
-                () = sleep_until(wake.unwrap_or_else(|| Instant::now() + TURN)) => {}
+                signal = inputs.signals.next() => self.on_signal(signal, &inputs.reload_requests),
+                Some(look) = inputs.snapshots.recv(), if !self.is_stopping => self.apply(look),
+                Some(asked) = inputs.control_requests.recv() => self.on_request(asked, &inputs.reload_requests),
+                Some(ended) = self.runs.join_next_with_id() => self.on_ended(ended),
+                Some(checked) = self.preflights.join_next() => self.on_preflight(checked),
+                Some(changed) = self.phases.join_next() => self.on_phase_changed(changed),
+                Some(closed) = self.closing_tasks.join_next_with_id() => self.on_closed(&closed),
+                () = sleep_until(wake.unwrap_or_else(|| Instant::now() + TICK)) => {}
                 // Fed inside the loop on purpose: a blocked loop must starve the watchdog.
-                _ = feeding.tick() => self.manager.feed(),
+                _ = feeding.tick() => self.manager.feed_watchdog(),
             }
         }
     }
 
-    fn signalled(&mut self, signal: Signal, nudges: &watch::Sender<Nudges>) {
-        match (signal, self.stopping) {
+    fn on_signal(&mut self, signal: Signal, nudges: &watch::Sender<ReloadRequests>) {
+        match (signal, self.is_stopping) {
             (Signal::Reload, false) => {
                 info!("SIGHUP: reading the configuration again");
-                let _number = self.nudge(nudges, false);
+                let _number = self.request_reload(nudges, false);
             }
             (Signal::Reload, true) => {}
             (Signal::Terminate(signal), false) => {
                 info!(signal, limit = ?DRAIN_LIMIT, "stopping: finishing what is in hand");
-                self.stopping = true;
+                self.is_stopping = true;
                 self.manager.stopping("finishing what is in hand");
             }
             (Signal::Terminate(signal), true) => {
                 warn!(signal, "aborting: what is in hand stays in the journal");
-                for run in self.under_way.values() {
+                for run in self.active_runs.values() {
                     run.abort.cancel();
                 }
             }
@@ -115,25 +114,29 @@ impl<I: Instances> Supervisor<I> {
     /// Asks for a reading of all files now and returns its number. `whole`: a reload without a
     /// name. If the operator knew that the directory had vanished, such a reload confirms that this
     /// is intended.
-    pub(super) fn nudge(&mut self, nudges: &watch::Sender<Nudges>, whole: bool) -> u64 {
+    pub(super) fn request_reload(
+        &mut self,
+        nudges: &watch::Sender<ReloadRequests>,
+        whole: bool,
+    ) -> u64 {
         let meant = whole && self.directory_problem.is_some();
         nudges.send_modify(|nudges| {
             nudges.count += 1;
             if meant {
-                nudges.meant = Some(nudges.count);
+                nudges.vanish_confirmed = Some(nudges.count);
             }
         });
         let number = nudges.borrow().count;
-        if self.readiness != Readiness::Due {
-            if !matches!(self.readiness, Readiness::Rereading(_)) {
+        if self.notify_state != NotifyState::StartupPending {
+            if !matches!(self.notify_state, NotifyState::ReloadPending(_)) {
                 self.manager.reloading();
             }
-            self.readiness = Readiness::Rereading(number);
+            self.notify_state = NotifyState::ReloadPending(number);
         }
         number
     }
 
-    pub(super) fn ended(&mut self, ended: Result<(Id, Ran<I::Estate>), JoinError>) {
+    pub(super) fn on_ended(&mut self, ended: Result<(Id, RunResult<I::Tenure>), JoinError>) {
         let (task, exit, estate) = match ended {
             Ok((task, (exit, estate))) => (task, exit, estate),
             Err(error) => {
@@ -145,10 +148,10 @@ impl<I: Instances> Supervisor<I> {
                 (error.id(), exit, None)
             }
         };
-        let Some(UnderWay { run: id, .. }) = self.under_way.remove(&task) else { return };
+        let Some(ActiveRun { run: id, .. }) = self.active_runs.remove(&task) else { return };
         let is_only = self.directory.is_none();
         let Some(slot) =
-            self.slots.values_mut().find(|slot| slot.run().is_some_and(|run| run.id == id))
+            self.managed.values_mut().find(|slot| slot.run().is_some_and(|run| run.id == id))
         else {
             return;
         };
@@ -156,31 +159,34 @@ impl<I: Instances> Supervisor<I> {
         let aftermath = slot.ended(&exit, estate, Instant::now(), self.dice.roll());
         let code = exit.code();
         match aftermath {
-            Aftermath::AsTold if exit.is_stopped() => {
+            AfterExit::AsRequested if exit.is_stopped() => {
                 info!(instance = name, "instance stopped");
             }
-            Aftermath::AsTold => {
+            AfterExit::AsRequested => {
                 warn!(instance = name, %exit, code, "instance ended, and not in order");
             }
-            Aftermath::RolledBack => {
+            AfterExit::RolledBack => {
                 error!(instance = name, %exit, code, "reload failed: the configuration from before runs again");
             }
             // At the first start an operator is watching the command; later the instance has to be
             // kept alive.
-            Aftermath::Again(_) | Aftermath::Parked
+            AfterExit::RestartAfter(_) | AfterExit::Parked
                 if is_only
                     && (matches!(exit, Exit::Refused { .. })
                         || (slot.generation == 1
-                            && matches!(exit, Exit::Failed { task: instance::STARTING, .. }))) =>
+                            && matches!(
+                                exit,
+                                Exit::Failed { task: instance::START_TASK, .. }
+                            ))) =>
             {
                 error!(instance = name, %exit, code, "instance ended");
-                self.outcome = Some(exit);
-                self.stopping = true;
+                self.final_exit = Some(exit);
+                self.is_stopping = true;
             }
-            Aftermath::Again(pause) => {
+            AfterExit::RestartAfter(pause) => {
                 error!(instance = name, %exit, code, restart_in = ?pause, "instance ended, building it again");
             }
-            Aftermath::Parked => error!(
+            AfterExit::Parked => error!(
                 instance = name,
                 %exit,
                 code,
@@ -190,23 +196,23 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    pub(super) fn checked(&mut self, checked: Result<Checked, JoinError>) {
+    pub(super) fn on_preflight(&mut self, checked: Result<PreflightResult, JoinError>) {
         let Ok((name, config, result)) = checked else {
             // A panic loses the name of the instance that was checked. Treat every check under way
             // as unreachable: each is tried again.
-            for slot in self.slots.values_mut() {
-                if let Some(config) = slot.standing.checking() {
-                    slot.checked(&config, Err(CheckError::Panicked), Instant::now());
+            for slot in self.managed.values_mut() {
+                if let Some(config) = slot.lifecycle.config_under_check() {
+                    slot.checked(&config, Err(PreflightError::Panicked), Instant::now());
                 }
             }
             return;
         };
-        let Some(slot) = self.slots.get_mut(&name) else { return };
+        let Some(slot) = self.managed.get_mut(&name) else { return };
         let result_is_good = result.is_ok();
         match slot.checked(&config, result, Instant::now()) {
-            Some(Unapplied { code, why, waits }) => {
+            Some(ApplyFailure { code, why, is_waiting: waits }) => {
                 if waits {
-                    warn!(instance = name, code, why, again_in = ?slot::CHECK_AGAIN,
+                    warn!(instance = name, code, why, again_in = ?managed::PREFLIGHT_RETRY,
                         "a new configuration waits for what it needs");
                 } else {
                     error!(instance = name, code, why, "reload failed");
@@ -220,20 +226,20 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    pub(super) fn phase_changed(
+    pub(super) fn on_phase_changed(
         &mut self,
         changed: Result<Option<(u64, watch::Receiver<Phase>)>, JoinError>,
     ) {
         let Ok(Some((id, phase))) = changed else { return };
         if let Some(slot) =
-            self.slots.values_mut().find(|slot| slot.run().is_some_and(|run| run.id == id))
+            self.managed.values_mut().find(|slot| slot.run().is_some_and(|run| run.id == id))
         {
             slot.phase_changed(Instant::now());
-            self.follow(id, phase);
+            self.follow_phase(id, phase);
         }
     }
 
-    fn closed(&mut self, closed: &Result<(Id, ()), JoinError>) {
+    fn on_closed(&mut self, closed: &Result<(Id, ()), JoinError>) {
         let task = match closed {
             Ok((task, ())) => *task,
             Err(error) => error.id(),
@@ -241,7 +247,7 @@ impl<I: Instances> Supervisor<I> {
         self.closings.remove(&task);
     }
 
-    pub(super) fn follow(&mut self, id: u64, mut phase: watch::Receiver<Phase>) {
+    pub(super) fn follow_phase(&mut self, id: u64, mut phase: watch::Receiver<Phase>) {
         self.phases.spawn(async move { phase.changed().await.ok().map(|()| (id, phase)) });
     }
 }

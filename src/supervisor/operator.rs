@@ -10,43 +10,43 @@ use tokio::sync::{mpsc::error::TrySendError, oneshot, watch};
 use tracing::debug;
 
 use super::{
-    Instances, Readiness, Showing, Supervisor,
-    control::{Answer, Asked, Reply, Request},
-    slot::Slot,
-    watcher::Nudges,
+    InstanceRunner, NotifyState, Publisher, Supervisor,
+    control::{LoopReply, PendingRequest, Request, Response},
+    managed::ManagedInstance,
 };
+use crate::supervisor::config_dir::watch::ReloadRequests;
 use crate::{
-    clock,
-    observe::{
-        board::{Shown, View},
-        errors::LastErrors,
-        requests::{self, Desk, Inquiry},
-        status::{InstanceStatus, Reload, Status},
+    admin::{
+        requests::{self, Inbox, Inquiry},
+        snapshot::{ProcessSnapshot, SnapshotReceiver},
+        status::{InstanceStatus, ReloadStatus, Status},
     },
+    telemetry::errors::LastErrors,
+    time::clock,
 };
 
 /// Older warnings are not shown: their cause may be over.
-const WARNED_WITHIN_MS: u64 = 10 * 60 * 1_000;
+const RECENT_WARNINGS_MS: u64 = 10 * 60 * 1_000;
 
 /// What a reply waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Until {
+enum ReplyWhen {
     /// The reading with this number has been applied.
-    Reread(u64),
+    Reloaded(u64),
     /// No change is under way.
     Settled,
 }
 
 /// The state that was asked of one instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
+enum RequestedState {
     Restart,
     Stop,
 }
 
-impl Wish {
+impl RequestedState {
     /// Why the instance is in another state, if another operator was faster.
-    fn beaten(self, is_stopped: bool) -> Option<&'static str> {
+    fn overruled(self, is_stopped: bool) -> Option<&'static str> {
         match (self, is_stopped) {
             (Self::Restart, true) => Some("somebody's `stop` came after this `restart`"),
             (Self::Stop, false) => {
@@ -58,38 +58,42 @@ impl Wish {
 }
 
 #[derive(Debug)]
-pub(super) struct Pending {
-    reply: oneshot::Sender<Reply>,
+pub(super) struct PendingReply {
+    reply: oneshot::Sender<LoopReply>,
     /// One instance; `None`: all.
     name: Option<String>,
-    wish: Option<Wish>,
+    requested: Option<RequestedState>,
     /// The instances concerned that existed when the request came.
-    pub(super) were: BTreeSet<String>,
-    until: Until,
+    pub(super) known_names: BTreeSet<String>,
+    until: ReplyWhen,
 }
 
-impl<I: Instances> Supervisor<I> {
+impl<I: InstanceRunner> Supervisor<I> {
     /// The reading that began after this many requests has been applied.
-    pub(super) fn reread(&mut self, asked: u64) {
-        if matches!(self.readiness, Readiness::Rereading(number) if number <= asked) {
-            self.readiness = Readiness::DueAgain;
+    pub(super) fn reload_applied(&mut self, asked: u64) {
+        if matches!(self.notify_state, NotifyState::ReloadPending(number) if number <= asked) {
+            self.notify_state = NotifyState::ReadyPending;
         }
         for pending in &mut self.pending {
-            if matches!(pending.until, Until::Reread(number) if number <= asked) {
-                pending.until = Until::Settled;
+            if matches!(pending.until, ReplyWhen::Reloaded(number) if number <= asked) {
+                pending.until = ReplyWhen::Settled;
             }
         }
     }
 
-    pub(super) fn asked(&mut self, asked: Asked, nudges: &watch::Sender<Nudges>) {
-        let Asked { request, reply } = asked;
+    pub(super) fn on_request(
+        &mut self,
+        asked: PendingRequest,
+        nudges: &watch::Sender<ReloadRequests>,
+    ) {
+        let PendingRequest { request, reply } = asked;
         // The client may have gone.
-        let refuse = |reply: oneshot::Sender<Reply>, why: String| {
-            let _ = reply.send(Answer::Refused { why }.into());
+        let refuse = |reply: oneshot::Sender<LoopReply>, why: String| {
+            let _ = reply.send(Response::Refused { why }.into());
         };
         let name = match &request {
             Request::Status => {
-                let _ = reply.send(Answer::Status { status: Box::new(self.status()) }.into());
+                let _ = reply.send(Response::Status { status: Box::new(self.status()) }.into());
                 return;
             }
             Request::Requests { name, inquiry } => {
@@ -99,103 +103,110 @@ impl<I: Instances> Supervisor<I> {
             Request::Reload { name } => name.clone(),
             Request::Restart { name } | Request::Stop { name } => Some(name.clone()),
         };
-        if self.stopping {
+        if self.is_stopping {
             return refuse(reply, "the supervisor is stopping".to_owned());
         }
         if let Some(name) = &name {
-            let known: Vec<_> = self.slots.keys().cloned().collect();
-            let Some(slot) = self.slots.get_mut(name) else {
+            let known: Vec<_> = self.managed.keys().cloned().collect();
+            let Some(slot) = self.managed.get_mut(name) else {
                 let known = known.join(", ");
                 return refuse(reply, format!("there is no instance {name}; there are: {known}"));
             };
             let done = match &request {
-                Request::Restart { .. } => slot.standing.restart(),
-                Request::Stop { .. } => slot.standing.hold(),
+                Request::Restart { .. } => slot.lifecycle.restart(),
+                Request::Stop { .. } => slot.lifecycle.stop(),
                 Request::Reload { .. } | Request::Status | Request::Requests { .. } => {
-                    slot.standing.try_again();
+                    slot.lifecycle.retry_rejected();
                     true
                 }
             };
             if !done {
-                let why = slot.complaint().unwrap_or("it is not enabled").to_owned();
+                let why = slot.problem().unwrap_or("it is not enabled").to_owned();
                 return refuse(reply, format!("{name} has no configuration to run: {why}"));
             }
         }
         let wish = match &request {
-            Request::Restart { .. } => Some(Wish::Restart),
-            Request::Stop { .. } => Some(Wish::Stop),
+            Request::Restart { .. } => Some(RequestedState::Restart),
+            Request::Stop { .. } => Some(RequestedState::Stop),
             Request::Reload { .. } | Request::Status | Request::Requests { .. } => None,
         };
         let until = if let Request::Reload { .. } = request {
-            Until::Reread(self.nudge(nudges, name.is_none()))
+            ReplyWhen::Reloaded(self.request_reload(nudges, name.is_none()))
         } else {
-            Until::Settled
+            ReplyWhen::Settled
         };
         let concerned =
-            self.slots.keys().filter(|known| name.as_ref().is_none_or(|name| name == *known));
+            self.managed.keys().filter(|known| name.as_ref().is_none_or(|name| name == *known));
         let were = concerned.cloned().collect();
-        self.pending.push(Pending { reply, name, wish, were, until });
+        self.pending.push(PendingReply { reply, name, requested: wish, known_names: were, until });
     }
 
     /// Passes the question to the instance, which answers the client directly.
-    fn inquire(&self, name: &str, inquiry: Inquiry) -> Reply {
-        let why = match self.slots.get(name) {
+    fn inquire(&self, name: &str, inquiry: Inquiry) -> LoopReply {
+        let why = match self.managed.get(name) {
             None => {
-                let known: Vec<&str> = self.slots.keys().map(String::as_str).collect();
+                let known: Vec<&str> = self.managed.keys().map(String::as_str).collect();
                 format!("there is no instance {name}; there are: {}", known.join(", "))
             }
             Some(slot) => {
-                let desk = slot.run().and_then(|run| run.desk.borrow().clone());
+                let desk = slot.run().and_then(|run| run.inbox.borrow().clone());
                 match desk.filter(|desk| !desk.is_closed()) {
-                    Some(desk) => return hand_in(&desk, inquiry),
-                    None => format!("{name} is {}", slot.shown().word()),
+                    Some(desk) => return enqueue_inquiry(&desk, inquiry),
+                    None => format!("{name} is {}", slot.shown_state().word()),
                 }
             }
         };
-        Answer::Absent { why }.into()
+        Response::Absent { why }.into()
     }
 
     // ---- what is told
 
     /// Publishes the current state to operators, the HTTP listener and the service manager.
-    pub(super) fn show(&mut self) {
-        for slot in self.slots.values_mut() {
-            if slot.show() {
-                debug!(instance = slot.name, state = slot.shown().word(), "instance state");
+    pub(super) fn publish(&mut self) {
+        for slot in self.managed.values_mut() {
+            if slot.refresh_state() {
+                debug!(instance = slot.name, state = slot.shown_state().word(), "instance state");
             }
         }
-        let is_changing = self.slots.values().any(Slot::is_changing);
+        let is_changing = self.managed.values().any(ManagedInstance::is_changing);
         if !is_changing {
-            self.note_reload();
+            self.record_reload();
         }
-        let line = self.line();
-        if !self.stopping {
-            if matches!(self.readiness, Readiness::Due | Readiness::DueAgain) && !is_changing {
-                self.readiness = Readiness::Told;
+        let line = self.status_line();
+        if !self.is_stopping {
+            if matches!(self.notify_state, NotifyState::StartupPending | NotifyState::ReadyPending)
+                && !is_changing
+            {
+                self.notify_state = NotifyState::Ready;
                 self.manager.ready(&line);
             }
             self.manager.status(&line);
         }
-        self.reply();
-        if let Some(Showing { board, errors, .. }) = &self.board {
-            errors.retain(|name| self.slots.contains_key(name));
+        self.reply_to_finished();
+        if let Some(Publisher { sender: board, errors, .. }) = &self.publisher {
+            errors.retain(|name| self.managed.contains_key(name));
             let now_ms = clock::unix_millis();
-            self.slots.values_mut().for_each(|slot| slot.look(now_ms));
-            board.send_replace(Arc::new(self.shown(errors.clone())));
+            self.managed.values_mut().for_each(|slot| slot.record_history(now_ms));
+            board.send_replace(Arc::new(self.process_snapshot(errors.clone())));
         }
     }
 
     /// Publishes the state for an HTTP listener from now on.
-    pub(super) fn put_up_board(&mut self, address: SocketAddr, errors: LastErrors) -> View {
-        let (board, view) = watch::channel(Arc::new(self.shown(errors.clone())));
-        self.board = Some(Showing { address, board, errors });
+    pub(super) fn start_publishing(
+        &mut self,
+        address: SocketAddr,
+        errors: LastErrors,
+    ) -> SnapshotReceiver {
+        let (board, view) = watch::channel(Arc::new(self.process_snapshot(errors.clone())));
+        self.publisher = Some(Publisher { address, sender: board, errors });
         view
     }
 
-    fn shown(&self, errors: LastErrors) -> Shown {
-        let metrics = self.slots.values().map(|slot| (slot.name.clone(), slot.metrics.clone()));
-        let histories = self.slots.values().map(|slot| (slot.name.clone(), slot.last_hour.clone()));
-        Shown {
+    fn process_snapshot(&self, errors: LastErrors) -> ProcessSnapshot {
+        let metrics = self.managed.values().map(|slot| (slot.name.clone(), slot.metrics.clone()));
+        let histories =
+            self.managed.values().map(|slot| (slot.name.clone(), slot.last_hour.clone()));
+        ProcessSnapshot {
             at_ms: clock::unix_millis(),
             status: self.status(),
             metrics: metrics.collect(),
@@ -204,7 +215,7 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    fn note_reload(&mut self) {
+    fn record_reload(&mut self) {
         self.reload.problems = self.problems();
         if self.reload.problems.is_empty()
             && self.reload.succeeded_at_ms.is_none_or(|at| at < self.reload.at_ms)
@@ -214,51 +225,53 @@ impl<I: Instances> Supervisor<I> {
     }
 
     fn problems(&self) -> Vec<String> {
-        let complaints = self.slots.values().filter_map(|slot| {
-            slot.complaint().map(|complaint| format!("{}: {complaint}", slot.name))
+        let complaints = self.managed.values().filter_map(|slot| {
+            slot.problem().map(|complaint| format!("{}: {complaint}", slot.name))
         });
         self.directory_problem.iter().map(ToString::to_string).chain(complaints).collect()
     }
 
     /// Answers the requests whose wait is over.
-    fn reply(&mut self) {
+    fn reply_to_finished(&mut self) {
         let mut waiting = Vec::new();
         for pending in std::mem::take(&mut self.pending) {
             let mut concerned = self
-                .slots
+                .managed
                 .values()
                 .filter(|slot| pending.name.as_ref().is_none_or(|name| *name == slot.name));
             let settled = !concerned.clone().any(|slot| slot.is_changing() || slot.is_draining());
-            if pending.until != Until::Settled || !settled {
+            if pending.until != ReplyWhen::Settled || !settled {
                 if !pending.reply.is_closed() {
                     waiting.push(pending);
                 }
                 continue;
             }
-            let beaten = |slot: &Slot<_>| pending.wish?.beaten(slot.standing.stopped().is_some());
+            let beaten = |slot: &ManagedInstance<_>| {
+                pending.requested?.overruled(slot.lifecycle.stopped_config().is_some())
+            };
             let lines = concerned.clone().map(|slot| match beaten(slot) {
-                Some(why) => format!("{}; {why}", slot.line()),
-                None => slot.line(),
+                Some(why) => format!("{}; {why}", slot.summary_line()),
+                None => slot.summary_line(),
             });
             let mut lines: Vec<String> = lines.collect();
-            let gone = pending.were.iter().filter(|name| !self.slots.contains_key(*name));
+            let gone = pending.known_names.iter().filter(|name| !self.managed.contains_key(*name));
             lines.extend(gone.map(|name| format!("{name} has ended: it has no file any more")));
-            let mut failed = concerned.any(|slot| slot.is_amiss() || beaten(slot).is_some());
+            let mut failed = concerned.any(|slot| slot.needs_attention() || beaten(slot).is_some());
             if let Some(problem) = &self.directory_problem {
                 lines.push(problem.to_string());
                 failed = true;
             }
             // The client may have gone.
-            let _ = pending.reply.send(Answer::Done { lines, failed }.into());
+            let _ = pending.reply.send(Response::Done { lines, failed }.into());
         }
         self.pending = waiting;
     }
 
     /// `4 running, 1 parked: config-3 parked (why)`.
-    fn line(&self) -> String {
+    fn status_line(&self) -> String {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for slot in self.slots.values() {
-            *counts.entry(slot.shown().word()).or_default() += 1;
+        for slot in self.managed.values() {
+            *counts.entry(slot.shown_state().word()).or_default() += 1;
         }
         let order =
             ["running", "waiting", "starting", "draining", "backing-off", "parked", "stopped"];
@@ -269,7 +282,8 @@ impl<I: Instances> Supervisor<I> {
         if parts.is_empty() {
             parts.push("no instance".to_owned());
         }
-        let others: Vec<String> = self.slots.values().filter_map(Slot::in_short).collect();
+        let others: Vec<String> =
+            self.managed.values().filter_map(ManagedInstance::brief).collect();
         let counts = parts.join(", ");
         if others.is_empty() { counts } else { format!("{counts}: {}", others.join("; ")) }
     }
@@ -279,36 +293,36 @@ impl<I: Instances> Supervisor<I> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_at_ms: self.started_at_ms,
-            listen: self.board.as_ref().map(|showing| showing.address.to_string()),
+            listen: self.publisher.as_ref().map(|showing| showing.address.to_string()),
             config_dir: self.directory.clone(),
             // The client may have another working directory.
             state_dir: std::path::absolute(&self.state_dir).ok(),
-            reload: Reload { problems: self.problems(), ..self.reload.clone() },
-            instances: self.slots.values().map(|slot| self.status_of(slot)).collect(),
+            reload: ReloadStatus { problems: self.problems(), ..self.reload.clone() },
+            instances: self.managed.values().map(|slot| self.instance_status(slot)).collect(),
         }
     }
 
-    fn status_of(&self, slot: &Slot<I::Estate>) -> InstanceStatus {
+    fn instance_status(&self, slot: &ManagedInstance<I::Tenure>) -> InstanceStatus {
         let mut status = slot.status();
-        if let Some(showing) = &self.board {
-            let since_ms = clock::unix_millis().saturating_sub(WARNED_WITHIN_MS);
+        if let Some(showing) = &self.publisher {
+            let since_ms = clock::unix_millis().saturating_sub(RECENT_WARNINGS_MS);
             // Warnings about a fault that was fixed since are over, too.
-            let since_ms = since_ms.max(slot.mended_at_ms());
+            let since_ms = since_ms.max(slot.recovered_at_ms());
             status.last_warnings = showing.errors.last_of(&slot.name, since_ms);
         }
         status
     }
 }
 
-fn hand_in(desk: &Desk, inquiry: Inquiry) -> Reply {
+fn enqueue_inquiry(desk: &Inbox, inquiry: Inquiry) -> LoopReply {
     let (reply, told) = oneshot::channel();
-    match desk.try_send(requests::Asked { inquiry, reply }) {
+    match desk.try_send(requests::PendingInquiry { inquiry, reply }) {
         Err(TrySendError::Full(_)) => {
             let why = "it is answering others just now: ask again in a moment".to_owned();
-            Answer::Refused { why }.into()
+            Response::Refused { why }.into()
         }
         // If the instance has ended, the dropped reply channel tells the client so.
-        Ok(()) | Err(TrySendError::Closed(_)) => Reply::Later(told),
+        Ok(()) | Err(TrySendError::Closed(_)) => LoopReply::Later(told),
     }
 }
 
@@ -322,14 +336,14 @@ mod tests {
     #[tokio::test]
     async fn a_full_desk_refuses_and_one_that_goes_says_so() {
         let (desk, mut inbox) = mpsc::channel(1);
-        let ask = || hand_in(&desk, Inquiry::Show { id: "7".to_owned() });
-        let why = async |reply: Reply| match reply.answer().await {
-            Answer::Refused { why } => why,
-            other @ (Answer::Status { .. }
-            | Answer::Done { .. }
-            | Answer::Told { .. }
-            | Answer::Absent { .. }
-            | Answer::Silent { .. }) => panic!("{other:?}"),
+        let ask = || enqueue_inquiry(&desk, Inquiry::Show { id: "7".to_owned() });
+        let why = async |reply: LoopReply| match reply.into_response().await {
+            Response::Refused { why } => why,
+            other @ (Response::Status { .. }
+            | Response::Done { .. }
+            | Response::Told { .. }
+            | Response::Absent { .. }
+            | Response::Silent { .. }) => panic!("{other:?}"),
         };
         let (first, second) = (ask(), ask());
         assert!(why(second).await.contains("ask again"));
@@ -344,17 +358,17 @@ mod tests {
     /// For example a file that is invalid and then valid again: warnings from in between are over.
     #[test]
     fn d8_what_was_said_of_a_fault_is_over_when_it_is_mended() {
-        let mut slot: Slot<()> = Slot::new("a".to_owned(), 1);
-        slot.show();
-        assert_eq!(slot.mended_at_ms(), 0, "nothing was amiss");
-        slot.keep(None, "bad TOML".to_owned());
-        slot.show();
-        assert_eq!(slot.mended_at_ms(), 0, "it still is");
-        slot.unwant(None);
-        slot.show();
-        let mended = slot.mended_at_ms();
+        let mut slot: ManagedInstance<()> = ManagedInstance::new("a".to_owned(), 1);
+        slot.refresh_state();
+        assert_eq!(slot.recovered_at_ms(), 0, "nothing was amiss");
+        slot.reject_file(None, "bad TOML".to_owned());
+        slot.refresh_state();
+        assert_eq!(slot.recovered_at_ms(), 0, "it still is");
+        slot.clear_target(None);
+        slot.refresh_state();
+        let mended = slot.recovered_at_ms();
         assert!(mended > 0);
-        slot.show();
-        assert_eq!(slot.mended_at_ms(), mended);
+        slot.refresh_state();
+        assert_eq!(slot.recovered_at_ms(), mended);
     }
 }

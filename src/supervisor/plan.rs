@@ -59,7 +59,7 @@ impl WalletClaim {
 
     /// Returns whether this instance kept the wallet's journal, as far as that is known without the
     /// key.
-    fn was_of(&self, name: &str, keeper: &Keeper) -> bool {
+    fn was_kept_by(&self, name: &str, keeper: &Keeper) -> bool {
         keeper.name == name
             && keeper.chain_id == self.chain_id
             && match &self.signer {
@@ -150,7 +150,7 @@ pub fn plan(
             if desired.stopped.get(name).is_some_and(|had| WalletClaim::of(had) == claim) {
                 return 1;
             }
-            if keepers.iter().any(|keeper| claim.was_of(name, keeper)) { 3 } else { NEWCOMER }
+            if keepers.iter().any(|keeper| claim.was_kept_by(name, keeper)) { 3 } else { NEWCOMER }
         }
     };
     let mut order: Vec<_> = desired.files.iter().collect();
@@ -158,7 +158,7 @@ pub fn plan(
     let newcomers = order.partition_point(|(name, config)| rank(name, config) < NEWCOMER);
     // Running instances never collide with each other.
     for (name, config) in &desired.kept {
-        if claims.take(name, config).is_err() {
+        if claims.claim(name, config).is_err() {
             plan.displaced.push(name.clone());
         }
     }
@@ -166,11 +166,11 @@ pub fn plan(
         if index == newcomers {
             claims.reserve(&desired.broken, keepers);
         }
-        let Err(collision) = claims.take(name, config) else { continue };
+        let Err(collision) = claims.claim(name, config) else { continue };
         plan.refused.insert(name.clone(), collision);
         // The refused instance continues unchanged unless its claims were granted to another.
         if let Some(current) = current.get(name)
-            && claims.take(name, current).is_err()
+            && claims.claim(name, current).is_err()
         {
             plan.displaced.push(name.clone());
         }
@@ -195,7 +195,7 @@ pub fn plan(
 }
 
 /// A Core by host and port: gRPC sends no other part of its URL.
-fn core_of(config: &Config) -> String {
+fn core_address(config: &Config) -> String {
     let url = config.kms_core_endpoint.expose();
     let host = url.host_str().unwrap_or_default().trim_end_matches('.');
     format!("{host}:{}", url.port_or_known_default().unwrap_or_default())
@@ -220,12 +220,12 @@ impl<'a> Claims<'a> {
     }
 
     /// Grants both claims of an instance, or none.
-    fn take(&mut self, name: &'a str, config: &Config) -> Result<(), Collision> {
+    fn claim(&mut self, name: &'a str, config: &Config) -> Result<(), Collision> {
         if config.observes() {
             // It neither sends transactions nor asks a Core.
             return Ok(());
         }
-        let endpoint = core_of(config);
+        let endpoint = core_address(config);
         if let Some((chain_id, decryption, other)) = self.cores.get(&endpoint)
             && (*chain_id, *decryption) != (config.chain_id, config.decryption_address)
         {
@@ -258,7 +258,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Environment, Mode, Source, load};
+    use crate::config::{Environment, LoadMode, Source, load};
 
     /// [`super::plan`] where nothing drains and no journal is known.
     fn plan(current: &Configs, desired: &Desired) -> Plan {
@@ -279,7 +279,7 @@ mod tests {
         ];
         let environment: Environment = variables.into_iter().collect();
         let source =
-            Source { file: None, environment, credentials_directory: None, mode: Mode::Start };
+            Source { file: None, environment, credentials_directory: None, mode: LoadMode::Start };
         Arc::new(load(&source).unwrap().config)
     }
 
@@ -333,8 +333,12 @@ mod tests {
             let variables = [("KMS_CONNECTOR_MODE", "observe"), ("KMS_CONNECTOR_CHAIN_ID", "2")];
             let core = [("KMS_CONNECTOR_KMS_CORE_ENDPOINT", "http://core-1:50051")];
             let environment: Environment = variables.into_iter().chain(core).collect();
-            let source =
-                Source { file: None, environment, credentials_directory: None, mode: Mode::Start };
+            let source = Source {
+                file: None,
+                environment,
+                credentials_directory: None,
+                mode: LoadMode::Start,
+            };
             Arc::new(load(&source).unwrap().config)
         };
         // Two observers on the Core of another deployment.
@@ -365,8 +369,12 @@ mod tests {
                 ("KMS_CONNECTOR_KMS_CORE_ENDPOINT", url.to_owned()),
             ];
             let environment: Environment = variables.into_iter().collect();
-            let source =
-                Source { file: None, environment, credentials_directory: None, mode: Mode::Start };
+            let source = Source {
+                file: None,
+                environment,
+                credentials_directory: None,
+                mode: LoadMode::Start,
+            };
             Arc::new(load(&source).unwrap().config)
         };
         let refused = |one: &str, other: &str| {

@@ -10,20 +10,20 @@ use std::{
 use tracing::{error, info, warn};
 
 use super::{
-    Instances, Supervisor,
-    directory::{Look, Unlisted, Wanted},
+    InstanceRunner, Supervisor,
+    managed::{Lifecycle, ManagedInstance},
     plan::{self, Configs, Desired},
-    slot::{Slot, Standing},
 };
+use crate::supervisor::config_dir::snapshot::{ConfigSnapshot, DesiredInstance, Unlisted};
 use crate::{
-    clock,
     config::{self, Problem, Problems},
+    time::clock,
 };
 
-impl<I: Instances> Supervisor<I> {
+impl<I: InstanceRunner> Supervisor<I> {
     /// Applies one reading of the files.
-    pub(super) fn apply(&mut self, look: Look) {
-        let Look { files, problem, asked } = look;
+    pub(super) fn apply(&mut self, look: ConfigSnapshot) {
+        let ConfigSnapshot { files, problem, reload_number: asked } = look;
         if let Some(problem) = problem {
             let code = problem.code();
             if self.directory_problem.as_ref().map(Unlisted::code) != Some(code) {
@@ -33,82 +33,86 @@ impl<I: Instances> Supervisor<I> {
                 self.reload.at_ms = clock::unix_millis();
             }
             self.directory_problem = Some(problem);
-            self.reread(asked);
+            self.reload_applied(asked);
             return;
         }
         if self.directory_problem.take().is_some() {
             info!("the configuration directory is readable again");
             self.reload.at_ms = clock::unix_millis();
         }
-        let planned =
-            plan::plan(&self.current(), &self.desired(&files), &self.running(), &self.keepers);
+        let planned = plan::plan(
+            &self.current_configs(),
+            &self.desired_configs(&files),
+            &self.running_names(),
+            &self.keepers,
+        );
         for (old, new) in planned.renamed {
             self.rename(&old, new);
         }
         let mut collisions = planned.refused;
-        let mut names: BTreeSet<String> = self.slots.keys().cloned().collect();
+        let mut names: BTreeSet<String> = self.managed.keys().cloned().collect();
         for (name, file) in files {
             names.remove(&name);
             let collision = collisions.remove(&name).map(|collision| collision.to_string());
             self.apply_file(&name, file, collision);
         }
         for name in planned.displaced {
-            if let Some(slot) = self.slots.get_mut(&name) {
-                slot.standing.displace();
+            if let Some(slot) = self.managed.get_mut(&name) {
+                slot.lifecycle.displace();
             }
         }
         for name in names {
-            if let Some(slot) = self.slots.get_mut(&name) {
-                if slot.standing.current().is_some() || slot.complaint().is_some() {
+            if let Some(slot) = self.managed.get_mut(&name) {
+                if slot.lifecycle.current().is_some() || slot.problem().is_some() {
                     info!(instance = name, "its file is gone: the instance ends");
                     self.reload.at_ms = clock::unix_millis();
                 }
-                slot.unwant(None);
+                slot.clear_target(None);
             }
         }
-        self.reread(asked);
+        self.reload_applied(asked);
     }
 
     fn apply_file(
         &mut self,
         name: &str,
-        file: Result<Wanted, Problems>,
+        file: Result<DesiredInstance, Problems>,
         collision: Option<String>,
     ) {
         let path = match &file {
             Ok(wanted) => wanted.file.clone(),
             Err(_) => self.directory.as_ref().map(|dir| dir.join(format!("{name}.toml"))),
         };
-        let is_new = !self.slots.contains_key(name);
+        let is_new = !self.managed.contains_key(name);
         let is_disabled = self.is_disabled(&file);
-        let slot = self.slots.entry(name.to_owned()).or_insert_with(|| {
-            self.last_slot += 1;
-            Slot::new(name.to_owned(), self.last_slot)
+        let slot = self.managed.entry(name.to_owned()).or_insert_with(|| {
+            self.last_number += 1;
+            ManagedInstance::new(name.to_owned(), self.last_number)
         });
         let news = match (file, collision) {
             _ if is_disabled => {
-                let ends = slot.standing.current().is_some();
+                let ends = slot.lifecycle.current().is_some();
                 let news = ends
                     || is_new
-                    || slot.complaint().is_some()
-                    || slot.standing.stopped().is_some();
+                    || slot.problem().is_some()
+                    || slot.lifecycle.stopped_config().is_some();
                 if ends {
                     info!(instance = name, "enabled = false: the instance ends");
                 } else if news {
                     info!(instance = name, "enabled = false: the instance does not run");
                 }
-                slot.unwant(path);
+                slot.clear_target(path);
                 news
             }
             (Err(problems), _) => {
-                let news = slot.keep(path, problems.to_string());
+                let news = slot.reject_file(path, problems.to_string());
                 if news {
                     log_problems(name, &problems);
                 }
                 news
             }
             (Ok(_), Some(collision)) => {
-                let news = slot.keep(path, collision.clone());
+                let news = slot.reject_file(path, collision.clone());
                 if news {
                     error!(instance = name, why = collision, "configuration refused");
                 }
@@ -116,7 +120,7 @@ impl<I: Instances> Supervisor<I> {
             }
             (Ok(wanted), None) => {
                 let (warnings, enabled) = (wanted.warnings.clone(), wanted.config.enabled);
-                let news = slot.want(Arc::new(wanted));
+                let news = slot.set_target(Arc::new(wanted));
                 if news {
                     log_warnings(name, &warnings);
                     if !enabled {
@@ -135,33 +139,36 @@ impl<I: Instances> Supervisor<I> {
 
     /// Returns whether the file keeps its instance from running; other problems of the file do not
     /// matter then. Under `start` the named file runs anyway.
-    fn is_disabled(&self, file: &Result<Wanted, Problems>) -> bool {
+    fn is_disabled(&self, file: &Result<DesiredInstance, Problems>) -> bool {
         self.directory.is_some()
             && match file {
                 Ok(wanted) => !wanted.config.enabled,
-                Err(problems) => problems.are_of_disabled(),
+                Err(problems) => problems.is_disabled(),
             }
     }
 
-    fn current(&self) -> Configs {
-        let configs = self.slots.iter().filter_map(|(name, slot)| {
-            slot.standing.current().map(|target| (name.clone(), target.config.clone()))
+    fn current_configs(&self) -> Configs {
+        let configs = self.managed.iter().filter_map(|(name, slot)| {
+            slot.lifecycle.current().map(|target| (name.clone(), target.config.clone()))
         });
         configs.collect()
     }
 
     /// The names under which a run has not ended, desired or not.
-    fn running(&self) -> BTreeSet<String> {
-        let running = self.slots.iter().filter(|(_, slot)| slot.run().is_some());
+    fn running_names(&self) -> BTreeSet<String> {
+        let running = self.managed.iter().filter(|(_, slot)| slot.run().is_some());
         running.map(|(name, _)| name.clone()).collect()
     }
 
     /// What the files describe; for an invalid file, what runs in its place.
-    fn desired(&self, files: &BTreeMap<String, Result<Wanted, Problems>>) -> Desired {
+    fn desired_configs(
+        &self,
+        files: &BTreeMap<String, Result<DesiredInstance, Problems>>,
+    ) -> Desired {
         let mut desired = Desired::default();
         for (name, file) in files {
-            let standing = self.slots.get(name).map(|slot| &slot.standing);
-            let stopped = standing.and_then(Standing::stopped);
+            let standing = self.managed.get(name).map(|slot| &slot.lifecycle);
+            let stopped = standing.and_then(Lifecycle::stopped_config);
             match file {
                 _ if self.is_disabled(file) => {}
                 Ok(wanted) => {
@@ -171,7 +178,7 @@ impl<I: Instances> Supervisor<I> {
                 }
                 Err(_) => {
                     match standing
-                        .and_then(Standing::current)
+                        .and_then(Lifecycle::current)
                         .map(|target| &target.config)
                         .or(stopped)
                     {
@@ -189,7 +196,7 @@ impl<I: Instances> Supervisor<I> {
     }
 
     fn rename(&mut self, old: &str, new: String) {
-        if let Some(mut slot) = self.slots.remove(old) {
+        if let Some(mut slot) = self.managed.remove(old) {
             info!(
                 instance = old,
                 to = new,
@@ -197,11 +204,11 @@ impl<I: Instances> Supervisor<I> {
             );
             slot.rename(new.clone());
             for pending in &mut self.pending {
-                if pending.were.remove(old) {
-                    pending.were.insert(new.clone());
+                if pending.known_names.remove(old) {
+                    pending.known_names.insert(new.clone());
                 }
             }
-            self.slots.insert(new, slot);
+            self.managed.insert(new, slot);
         }
     }
 }

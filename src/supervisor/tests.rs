@@ -24,27 +24,29 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Instances, Supervisor,
-    control::{self, Answer, Asked, Reply, Request},
-    directory::{Files, Settled},
+    InstanceRunner, Supervisor,
+    control::{self, LoopReply, PendingRequest, Request, Response},
     event_loop::{Inputs, SignalSource},
-    lifecycle::Signal,
     plan::WalletClaim,
-    service_manager::ServiceManager,
-    watcher::{Nudges, Watcher},
+    signals::Signal,
+    systemd::ServiceManager,
+};
+use crate::supervisor::config_dir::{
+    snapshot::{ConfigFiles, SettledFiles},
+    watch::{ReloadRequests, Watcher},
 };
 use crate::{
+    admin::status::{InstanceState, InstanceStatus, Phase, Status, StoppedBy},
+    chain::provider::RpcError,
     config::{Config, Environment},
-    gateway::provider::RpcError,
-    instance::{CheckError, Exit, Failure, Supervision, Unready},
-    observe::status::{InstanceStatus, Phase, State, Status, StoppedBy},
+    instance::{Exit, Failure, PreflightError, Supervision, Unready},
 };
 
 // ---- instances that pretend
 
 /// One generation that a supervisor started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Playing {
+struct RunningInstance {
     name: String,
     /// Counts starts of all instances.
     number: u64,
@@ -53,38 +55,38 @@ struct Playing {
 
 /// Where instances register.
 #[derive(Clone, Debug, Default)]
-struct Stage(Arc<Mutex<Board>>);
+struct Stage(Arc<Mutex<StageState>>);
 
 #[derive(Debug, Default)]
-struct Board {
+struct StageState {
     starts: u64,
-    playing: Vec<(WalletClaim, Playing)>,
+    playing: Vec<(WalletClaim, RunningInstance)>,
     /// What instances left and nobody has taken over or closed.
     left: usize,
-    wrongs: Vec<String>,
+    violations: Vec<String>,
 }
 
 /// What an instance leaves: its open journal.
 #[derive(Debug)]
-struct Left {
+struct LeftTenure {
     claim: WalletClaim,
     version: u64,
     stage: Stage,
 }
 
-impl Drop for Left {
+impl Drop for LeftTenure {
     fn drop(&mut self) {
         self.stage.0.lock().unwrap().left -= 1;
     }
 }
 
 /// Unregisters the instance, also when its future is dropped.
-struct Part {
+struct StageEntry {
     stage: Stage,
     number: u64,
 }
 
-impl Drop for Part {
+impl Drop for StageEntry {
     fn drop(&mut self) {
         self.stage.0.lock().unwrap().playing.retain(|(_, playing)| playing.number != self.number);
     }
@@ -107,53 +109,53 @@ fn version(config: &Config) -> u64 {
 }
 
 impl Stage {
-    fn enter(&self, name: &str, config: &Config, left: Option<Left>) -> Part {
+    fn enter(&self, name: &str, config: &Config, left: Option<LeftTenure>) -> StageEntry {
         let claim = WalletClaim::of(config);
         let mut board = self.0.lock().unwrap();
         board.starts += 1;
         let number = board.starts;
         if let Some((_, other)) = board.playing.iter().find(|(held, _)| *held == claim) {
             let wrong = format!("{name} started while {} had its wallet", other.name);
-            board.wrongs.push(wrong);
+            board.violations.push(wrong);
         }
         if let Some(left) = left {
             if left.claim != claim {
-                board.wrongs.push(format!("{name} was given another wallet's journal"));
+                board.violations.push(format!("{name} was given another wallet's journal"));
             }
             drop(board);
             drop(left);
             board = self.0.lock().unwrap();
         }
-        let playing = Playing { name: name.to_owned(), number, version: version(config) };
+        let playing = RunningInstance { name: name.to_owned(), number, version: version(config) };
         board.playing.push((claim, playing));
-        Part { stage: self.clone(), number }
+        StageEntry { stage: self.clone(), number }
     }
 
-    fn playing(&self) -> BTreeMap<String, Playing> {
+    fn playing(&self) -> BTreeMap<String, RunningInstance> {
         let board = self.0.lock().unwrap();
         board.playing.iter().map(|(_, one)| (one.name.clone(), one.clone())).collect()
     }
 
     fn check(&self) {
         let board = self.0.lock().unwrap();
-        assert!(board.wrongs.is_empty(), "{:?}", board.wrongs);
+        assert!(board.violations.is_empty(), "{:?}", board.violations);
         assert_eq!(board.left, 0, "journals are open and nobody's");
     }
 }
 
-impl Instances for Stage {
-    type Estate = Left;
+impl InstanceRunner for Stage {
+    type Tenure = LeftTenure;
 
     #[expect(clippy::manual_async_fn, reason = "as in the trait")]
-    fn check(
+    fn preflight(
         &self,
         config: Arc<Config>,
-    ) -> impl Future<Output = Result<(), CheckError>> + Send + 'static {
+    ) -> impl Future<Output = Result<(), PreflightError>> + Send + 'static {
         async move {
             sleep(Duration::from_millis(300)).await;
             match version(&config) {
                 REFUSED => Err(refusal()),
-                UNREACHABLE => Err(CheckError::Late(Duration::ZERO)),
+                UNREACHABLE => Err(PreflightError::TimedOut(Duration::ZERO)),
                 BLACK_HOLE => std::future::pending().await,
                 _ => Ok(()),
             }
@@ -164,8 +166,8 @@ impl Instances for Stage {
         &self,
         config: Arc<Config>,
         supervision: Supervision,
-        left: Option<Left>,
-    ) -> impl Future<Output = (Exit, Option<Left>)> + Send + 'static {
+        left: Option<LeftTenure>,
+    ) -> impl Future<Output = (Exit, Option<LeftTenure>)> + Send + 'static {
         let stage = self.clone();
         async move {
             let claim = WalletClaim::of(&config);
@@ -194,13 +196,13 @@ impl Instances for Stage {
                 () = sleep(Duration::from_secs(fails_in)) => return (failed(), None),
             }
             drop(part);
-            let left = Left { claim, version: version(&config), stage: stage.clone() };
+            let left = LeftTenure { claim, version: version(&config), stage: stage.clone() };
             stage.0.lock().unwrap().left += 1;
             (Exit::Stopped, Some(left))
         }
     }
 
-    async fn close(left: Left) {
+    async fn close_tenure(left: LeftTenure) {
         if left.version == CLOSES_NEVER {
             std::future::pending::<()>().await;
         }
@@ -223,19 +225,19 @@ impl SignalSource for Script {
     }
 }
 
-struct Rig {
+struct Harness {
     _home: tempfile::TempDir,
     /// The configuration directory.
     dir: PathBuf,
     stage: Stage,
     wake: Arc<Notify>,
     signals: mpsc::Sender<Signal>,
-    commands: mpsc::Sender<Asked>,
+    commands: mpsc::Sender<PendingRequest>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
-impl Rig {
+impl Harness {
     fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("configs");
@@ -248,21 +250,26 @@ impl Rig {
             (Stage::default(), Arc::new(Notify::new()), CancellationToken::new());
         let (signals, script) = mpsc::channel(8);
         let (commands, asked) = mpsc::channel(8);
-        let (nudges, towards_watcher) = watch::channel(Nudges::default());
+        let (nudges, towards_watcher) = watch::channel(ReloadRequests::default());
         let (sender, looks) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         let environment = Environment::default();
-        let watcher = Watcher::woken_by(
-            Files::Directory(dir.clone()),
+        let watcher = Watcher::with_wake(
+            ConfigFiles::Directory(dir.clone()),
             environment.clone(),
-            Settled::default(),
+            SettledFiles::default(),
             wake.clone(),
         );
         tasks.spawn(watcher.run(towards_watcher, sender, stop.clone()));
-        let manager = ServiceManager::of(&environment);
+        let manager = ServiceManager::from_environment(&environment);
         let mut supervisor =
             Supervisor::new(stage.clone(), PathBuf::from("state"), Some(dir.clone()), manager);
-        let inputs = Inputs { signals: Script(script), looks, asked, nudges };
+        let inputs = Inputs {
+            signals: Script(script),
+            snapshots: looks,
+            control_requests: asked,
+            reload_requests: nudges,
+        };
         tasks.spawn(async move {
             supervisor.run(inputs).await;
         });
@@ -270,23 +277,23 @@ impl Rig {
         Self { _home: home, dir, stage, wake, signals, commands, stop, tasks }
     }
 
-    async fn ask(&self, request: Request) -> Answer {
+    async fn ask(&self, request: Request) -> Response {
         let (reply, answer) = tokio::sync::oneshot::channel();
-        self.commands.send(Asked { request, reply }).await.unwrap();
+        self.commands.send(PendingRequest { request, reply }).await.unwrap();
         match answer.await.unwrap() {
-            Reply::Now(answer) => answer,
-            Reply::Later(_) => panic!("no instance here answers"),
+            LoopReply::Now(answer) => answer,
+            LoopReply::Later(_) => panic!("no instance here answers"),
         }
     }
 
     async fn status(&self) -> Status {
         match self.ask(Request::Status).await {
-            Answer::Status { status } => *status,
-            other @ (Answer::Done { .. }
-            | Answer::Told { .. }
-            | Answer::Absent { .. }
-            | Answer::Refused { .. }
-            | Answer::Silent { .. }) => panic!("{other:?}"),
+            Response::Status { status } => *status,
+            other @ (Response::Done { .. }
+            | Response::Told { .. }
+            | Response::Absent { .. }
+            | Response::Refused { .. }
+            | Response::Silent { .. }) => panic!("{other:?}"),
         }
     }
 
@@ -319,10 +326,10 @@ impl Rig {
     }
 }
 
-pub(super) fn refusal() -> CheckError {
+pub(super) fn refusal() -> PreflightError {
     let (host, expected, found) = ("node".to_owned(), 1, 2);
     let cause = Unready::WrongChain(RpcError::WrongChain { host, expected, found });
-    CheckError::Outside { on: "node".to_owned(), cause }
+    PreflightError::Outside { on: "node".to_owned(), cause }
 }
 
 /// A file with this wallet; `version` makes the content differ.
@@ -346,17 +353,17 @@ async fn quiet() {
 
 #[tokio::test(start_paused = true)]
 async fn a_file_starts_changes_and_ends_its_instance() {
-    let rig = Rig::new();
+    let rig = Harness::new();
     rig.write("a.toml", &content(1, 1));
     rig.write("b.toml", &content(2, 1));
     quiet().await;
     let (a, b) = (rig.instance("a").await, rig.instance("b").await);
-    assert_eq!((a.state, a.generation), (State::Running, 1));
+    assert_eq!((a.state, a.generation), (InstanceState::Running, 1));
 
     rig.write("a.toml", &content(1, 2));
     quiet().await;
     let a = rig.instance("a").await;
-    assert_eq!((a.state, a.generation, a.restarts), (State::Running, 2, 0));
+    assert_eq!((a.state, a.generation, a.restarts), (InstanceState::Running, 2, 0));
     assert_eq!(rig.stage.playing()["a"].version, 2);
     assert_eq!(rig.instance("b").await, b);
 
@@ -370,19 +377,19 @@ async fn a_file_starts_changes_and_ends_its_instance() {
 /// Like the shipped example, which has no wallet either.
 #[tokio::test(start_paused = true)]
 async fn what_is_wrong_with_a_disabled_file_is_of_no_account() {
-    let rig = Rig::new();
+    let rig = Harness::new();
     rig.write("a.toml", &content(1, 1));
     rig.write("base.toml", "enabled = false\n");
     quiet().await;
     let status = rig.status().await;
     assert!(status.reload.problems.is_empty(), "{:?}", status.reload);
     let base = rig.instance("base").await;
-    assert_eq!(base.state, State::Stopped { by: StoppedBy::File });
+    assert_eq!(base.state, InstanceState::Stopped { by: StoppedBy::File });
     assert_eq!(base.reload_failed, None);
     // The running instance ends, whatever else its file says now.
     rig.write("a.toml", "enabled = false\n");
     quiet().await;
-    assert_eq!(rig.instance("a").await.state, State::Stopped { by: StoppedBy::File });
+    assert_eq!(rig.instance("a").await.state, InstanceState::Stopped { by: StoppedBy::File });
     assert!(rig.stage.playing().is_empty());
     // An unreadable file does not say that it is disabled.
     rig.write("a.toml", "nonsense");
@@ -394,13 +401,13 @@ async fn what_is_wrong_with_a_disabled_file_is_of_no_account() {
 #[tokio::test(start_paused = true)]
 async fn a_change_that_fails_leaves_or_brings_back_what_ran() {
     for (bad, generation) in [(REFUSED, 1), (UNREACHABLE, 1), (FAILS_AT_START, 3)] {
-        let rig = Rig::new();
+        let rig = Harness::new();
         rig.write("a.toml", &content(1, 1));
         quiet().await;
         rig.write("a.toml", &content(1, bad));
         quiet().await;
         let a = rig.instance("a").await;
-        assert_eq!((a.state, a.generation), (State::Running, generation), "{bad}");
+        assert_eq!((a.state, a.generation), (InstanceState::Running, generation), "{bad}");
         assert!(a.reload_failed.is_some(), "{bad}");
         assert_eq!(rig.stage.playing()["a"].version, 1, "{bad}");
         assert!(!rig.status().await.reload.problems.is_empty());
@@ -408,7 +415,7 @@ async fn a_change_that_fails_leaves_or_brings_back_what_ran() {
         rig.write("a.toml", &content(1, 3));
         quiet().await;
         let a = rig.instance("a").await;
-        assert_eq!((a.state, a.reload_failed), (State::Running, None), "{bad}");
+        assert_eq!((a.state, a.reload_failed), (InstanceState::Running, None), "{bad}");
         assert_eq!(rig.stage.playing()["a"].version, 3, "{bad}");
         rig.end().await;
     }
@@ -419,13 +426,13 @@ async fn what_fails_while_its_change_is_checked_is_changed_all_the_same() {
     // It fails ten seconds after its start. The check takes 300 ms and begins about 1.5 s after the
     // write.
     for write_after in (8000..9500).step_by(100) {
-        let rig = Rig::new();
+        let rig = Harness::new();
         rig.write("a.toml", &content(1, FAILS_LATER));
         sleep(Duration::from_millis(write_after)).await;
         rig.write("a.toml", &content(1, 2));
         quiet().await;
         let a = rig.instance("a").await;
-        assert_eq!((a.state, a.changing), (State::Running, false), "{write_after}");
+        assert_eq!((a.state, a.changing), (InstanceState::Running, false), "{write_after}");
         assert_eq!(rig.stage.playing()["a"].version, 2);
         rig.end().await;
     }
@@ -433,27 +440,27 @@ async fn what_fails_while_its_change_is_checked_is_changed_all_the_same() {
 
 #[tokio::test(start_paused = true)]
 async fn what_does_not_run_is_switched_at_once() {
-    let rig = Rig::new();
+    let rig = Harness::new();
     rig.write("a.toml", &content(1, FAILS_AT_START));
     rig.write("b.toml", &content(2, UNREACHABLE));
     quiet().await;
-    assert!(matches!(rig.instance("a").await.state, State::Parked { .. }));
-    assert!(matches!(rig.instance("b").await.state, State::Waiting { .. }));
+    assert!(matches!(rig.instance("a").await.state, InstanceState::Parked { .. }));
+    assert!(matches!(rig.instance("b").await.state, InstanceState::Waiting { .. }));
     rig.write("a.toml", &content(1, 1));
     rig.write("b.toml", &content(2, 1));
     sleep(Duration::from_secs(10)).await;
-    assert_eq!(rig.instance("a").await.state, State::Running);
-    assert_eq!(rig.instance("b").await.state, State::Running);
+    assert_eq!(rig.instance("a").await.state, InstanceState::Running);
+    assert_eq!(rig.instance("b").await.state, InstanceState::Running);
     rig.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn exits_back_off_park_and_are_tried_again_slowly() {
-    let rig = Rig::new();
+    let rig = Harness::new();
     rig.write("a.toml", &content(1, FAILS_AT_START));
     quiet().await;
     let a = rig.instance("a").await;
-    assert!(matches!(a.state, State::Parked { retry_at_ms: Some(_), .. }), "{a:?}");
+    assert!(matches!(a.state, InstanceState::Parked { retry_at_ms: Some(_), .. }), "{a:?}");
     assert_eq!((a.generation, a.restarts), (5, 5));
     assert!(a.last_error.is_some());
     sleep(Duration::from_mins(5)).await;
@@ -461,14 +468,14 @@ async fn exits_back_off_park_and_are_tried_again_slowly() {
 
     // A restart does not wait, and resets the count of exits.
     let answer = rig.ask(Request::Restart { name: "a".into() }).await;
-    assert!(matches!(answer, Answer::Done { failed: true, .. }), "{answer:?}");
-    assert!(matches!(rig.instance("a").await.state, State::BackingOff { .. }));
+    assert!(matches!(answer, Response::Done { failed: true, .. }), "{answer:?}");
+    assert!(matches!(rig.instance("a").await.state, InstanceState::BackingOff { .. }));
     rig.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_renamed_file_is_the_same_instance() {
-    let rig = Rig::new();
+    let rig = Harness::new();
     rig.write("a.toml", &content(1, 1));
     quiet().await;
     fs::rename(rig.dir.join("a.toml"), rig.dir.join("z.toml")).unwrap();
@@ -476,13 +483,13 @@ async fn a_renamed_file_is_the_same_instance() {
     quiet().await;
     let status = rig.status().await;
     let [z] = status.instances.as_slice() else { panic!("{status:?}") };
-    assert_eq!((z.name.as_str(), z.generation, &z.state), ("z", 2, &State::Running));
+    assert_eq!((z.name.as_str(), z.generation, &z.state), ("z", 2, &InstanceState::Running));
     rig.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn d1_the_end_waits_for_no_disk_that_hangs() {
-    let mut rig = Rig::new();
+    let mut rig = Harness::new();
     rig.write("a.toml", &content(1, CLOSES_NEVER));
     quiet().await;
     rig.signals.send(Signal::Terminate("SIGTERM")).await.unwrap();
@@ -493,7 +500,7 @@ async fn d1_the_end_waits_for_no_disk_that_hangs() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_signal_ends_at_once() {
-    let mut rig = Rig::new();
+    let mut rig = Harness::new();
     rig.write("a.toml", &content(1, 1));
     quiet().await;
     rig.signals.send(Signal::Terminate("SIGINT")).await.unwrap();

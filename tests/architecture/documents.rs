@@ -9,8 +9,8 @@ use super::{quoted, sources};
 const DOCUMENTS: &[&str] = &[
     "README.md",
     "config/README.md",
-    "docs/operation.md",
-    "docs/troubleshooting.md",
+    "config/operation.md",
+    "config/troubleshooting.md",
     "scripts/observability/README.md",
     "systemd/README.md",
     "benches/README.md",
@@ -53,7 +53,7 @@ fn code() -> String {
 #[test]
 fn the_documents_quote_real_log_messages_and_codes() {
     let text = code();
-    for row in rows("docs/troubleshooting.md", "| what the log says |") {
+    for row in rows("config/troubleshooting.md", "| what the log says |") {
         for message in quoted(&row[0]) {
             for part in message.split('…') {
                 // Values stand in the code by name.
@@ -62,7 +62,7 @@ fn the_documents_quote_real_log_messages_and_codes() {
             }
         }
     }
-    for row in rows("docs/troubleshooting.md", "| code |") {
+    for row in rows("config/troubleshooting.md", "| code |") {
         for code in quoted(&row[0]) {
             assert!(text.contains(&format!("\"{code}\"")), "no code is called {code:?}");
         }

@@ -7,21 +7,21 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use kms_connector::domain::{Ciphertext, CiphertextFormat, Material, Remedy};
 use kms_connector::flow::ciphertexts::{
-    BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, FallbackStore,
-    SMALLEST_MEMORY_MIB,
+    BucketClient, BucketLookupError, BucketRegistry, Ciphertexts, CiphertextsOptions,
+    FallbackStore, SMALLEST_MEMORY_MIB,
 };
-use kms_connector::metrics::Metrics;
+use kms_connector::telemetry::metrics::Metrics;
 
 use crate::world::ministack::Ministack;
 
 struct OneUrl(Option<String>);
 
-impl Buckets for OneUrl {
-    async fn bucket(&self, _: Address) -> Result<Option<String>, BucketLookupError> {
+impl BucketRegistry for OneUrl {
+    async fn bucket_url_of(&self, _: Address) -> Result<Option<String>, BucketLookupError> {
         Ok(self.0.clone())
     }
 
-    async fn registered(&self, _: Address) -> Result<bool, BucketLookupError> {
+    async fn is_known_coprocessor(&self, _: Address) -> Result<bool, BucketLookupError> {
         Ok(true)
     }
 }
@@ -38,7 +38,8 @@ fn room(url: Option<String>, fallback: Option<FallbackStore>) -> Ciphertexts<One
         fallback,
         memory_mib: SMALLEST_MEMORY_MIB,
         verify_coprocessors: false,
-        http: BucketClient::new(tls, &kms_connector::proxy::Proxies::default()).expect("a client"),
+        http: BucketClient::new(tls, &kms_connector::net::proxy::Proxies::default())
+            .expect("a client"),
         metrics: Metrics::default(),
     })
 }

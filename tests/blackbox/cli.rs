@@ -11,9 +11,9 @@ use std::{
 };
 
 use kms_connector::{
+    admin::status::{Gauges, InstanceState, InstanceStatus, ReloadStatus, Status},
     config::Environment,
-    observe::status::{Gauges, InstanceStatus, Reload, State, Status},
-    supervisor::control::{self, Answer, Listener, Request},
+    supervisor::control::{self, Listener, Request, Response},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -325,27 +325,27 @@ impl Supervisor {
         let candidates =
             control::candidates(Some(socket), &Environment::default(), Path::new("/nowhere"));
         let listener = runtime.block_on(Listener::bind(&candidates)).unwrap();
-        let (commands, mut received) = mpsc::channel::<control::Asked>(1);
+        let (commands, mut received) = mpsc::channel::<control::PendingRequest>(1);
         let asked = Arc::new(Mutex::new(Vec::new()));
         let seen = asked.clone();
         runtime.handle().spawn(listener.serve(commands, CancellationToken::new()));
         runtime.handle().spawn(async move {
-            while let Some(control::Asked { request, reply }) = received.recv().await {
+            while let Some(control::PendingRequest { request, reply }) = received.recv().await {
                 let answer = match &request {
-                    Request::Status => Answer::Status { status: Box::new(status.clone()) },
+                    Request::Status => Response::Status { status: Box::new(status.clone()) },
                     Request::Restart { name } if name == "unknown" => {
-                        Answer::Refused { why: "there is no instance unknown".to_owned() }
+                        Response::Refused { why: "there is no instance unknown".to_owned() }
                     }
                     Request::Stop { name } if name == "stuck" => {
-                        Answer::Silent { why: "it may still do it".to_owned() }
+                        Response::Silent { why: "it may still do it".to_owned() }
                     }
-                    Request::Reload { name: Some(name) } => Answer::Done {
+                    Request::Reload { name: Some(name) } => Response::Done {
                         lines: vec![format!("{name}: running; reload failed: bad file")],
                         failed: true,
                     },
                     Request::Reload { name: None }
                     | Request::Restart { .. }
-                    | Request::Stop { .. } => Answer::Done {
+                    | Request::Stop { .. } => Response::Done {
                         lines: vec!["a: running".to_owned(), "b: running".to_owned()],
                         failed: false,
                     },
@@ -361,7 +361,7 @@ impl Supervisor {
     }
 }
 
-fn instance(file: &Path, state: State) -> InstanceStatus {
+fn instance(file: &Path, state: InstanceState) -> InstanceStatus {
     InstanceStatus {
         name: file.file_stem().unwrap().to_str().unwrap().to_owned(),
         file: Some(file.to_owned()),
@@ -391,13 +391,13 @@ fn status_of(instances: Vec<InstanceStatus>) -> Status {
         started_at_ms: 1_789_401_912_000,
         config_dir: Some("/etc/kms-connector".into()),
         state_dir: None,
-        reload: Reload::default(),
+        reload: ReloadStatus::default(),
         instances,
     }
 }
 
-fn parked() -> State {
-    State::Parked { why: "it contradicts the world".to_owned(), retry_at_ms: None }
+fn parked() -> InstanceState {
+    InstanceState::Parked { why: "it contradicts the world".to_owned(), retry_at_ms: None }
 }
 
 #[test]
@@ -409,7 +409,7 @@ fn status_tells_and_its_exit_code_says_whether_all_is_well() {
         world.run(&[&["status"], arguments, &socket].concat())
     };
     let both = status_of(vec![
-        instance(Path::new("/x/a.toml"), State::Running),
+        instance(Path::new("/x/a.toml"), InstanceState::Running),
         instance(Path::new("/x/b.toml"), parked()),
     ]);
     let _supervisor = Supervisor::new(&socket, both.clone());
@@ -465,7 +465,7 @@ fn a_supervisor_is_found_in_the_state_directory() {
     let world = World::new(&[]);
     let state = world.directory.path().join("state");
     fs::create_dir(&state).unwrap();
-    let well = status_of(vec![instance(Path::new("/x/a.toml"), State::Running)]);
+    let well = status_of(vec![instance(Path::new("/x/a.toml"), InstanceState::Running)]);
     let _supervisor = Supervisor::new(&state.join("control.sock"), well);
     for arguments in [&["status"][..], &["status", "--state-dir", state.to_str().unwrap()]] {
         let ended = world.run(arguments);
@@ -478,7 +478,7 @@ fn watching_goes_on_through_a_restart_and_ends_with_its_reader() {
     let world = World::new(&[]);
     let socket = world.directory.path().join("s.sock");
     let status = |name: &str| {
-        status_of(vec![instance(Path::new(&format!("/x/{name}.toml")), State::Running)])
+        status_of(vec![instance(Path::new(&format!("/x/{name}.toml")), InstanceState::Running)])
     };
     let first = Supervisor::new(&socket, status("before"));
     let mut child = world
@@ -545,7 +545,7 @@ fn list_tells_the_states_of_its_own_files_only() {
     let _supervisor = Supervisor::new(
         &socket,
         status_of(vec![
-            instance(&world.configs().join("a.toml"), State::Running),
+            instance(&world.configs().join("a.toml"), InstanceState::Running),
             instance(&elsewhere, parked()),
         ]),
     );

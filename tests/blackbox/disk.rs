@@ -10,7 +10,7 @@ use std::{
 };
 
 use alloy::primitives::U256;
-use kms_connector::observe::status::{InstanceStatus, State};
+use kms_connector::admin::status::{InstanceState, InstanceStatus};
 
 use crate::world::{
     Error, Result,
@@ -92,14 +92,14 @@ async fn rebuild_scene(scene: &Scene, from: u64) -> Result<(Option<i32>, String)
 }
 
 fn parked_why(status: &InstanceStatus) -> &str {
-    let State::Parked { why, .. } = &status.state else { panic!("{status:?}") };
+    let InstanceState::Parked { why, .. } = &status.state else { panic!("{status:?}") };
     why
 }
 
 /// Waits until an instance waits for its journal. Answers why.
 async fn waits_for_its_disk(fleet: &Fleet, index: usize) -> Result<String> {
     let status = fleet.supervisor.until_state(&name(index), "waiting").await?;
-    if let State::Waiting { on, why } = &status.state
+    if let InstanceState::Waiting { on, why } = &status.state
         && on.contains("journal")
     {
         return Ok(why.clone());

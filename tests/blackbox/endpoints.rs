@@ -5,15 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use kms_connector::{
-    dice::Dice,
-    domain::BlockRef,
-    gateway::provider::{
-        ArbitrumProvider, At, ChainReader, Filter, LogRange, NodeId, RpcError, Sent,
+    chain::provider::{
+        Acceptance, ArbitrumProvider, BlockId, ChainReader, LogFilter, LogRange, NodeId, RpcError,
         TransactionSender, endpoint::Endpoint, quirks,
     },
-    heart::Hearts,
-    metrics::Metrics,
-    tls::TlsRoots,
+    dice::Dice,
+    domain::BlockRef,
+    net::tls::TlsRoots,
+    telemetry::{heartbeat::Heartbeats, metrics::Metrics},
 };
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -28,8 +27,8 @@ use crate::world::{
     until,
 };
 
-fn filter(first: &[B256]) -> Filter<'_> {
-    Filter { addresses: &[Address::ZERO], first, second: &[] }
+fn filter(first: &[B256]) -> LogFilter<'_> {
+    LogFilter { addresses: &[Address::ZERO], topic0: first, topic1: &[] }
 }
 
 const POLL: Duration = Duration::from_millis(20);
@@ -63,7 +62,7 @@ async fn ground(schemes: &[&str]) -> Result<Ground> {
     let (provider, connections) =
         ArbitrumProvider::new(anvil.chain_id(), endpoints, Metrics::default(), &Dice::default());
     let mut running = JoinSet::new();
-    running.spawn(connections.run(Hearts::default(), CancellationToken::new()));
+    running.spawn(connections.run(Heartbeats::default(), CancellationToken::new()));
     Ok(Ground { provider, nodes, anvil, _running: running, _dir: dir })
 }
 
@@ -117,13 +116,13 @@ fn taken(hash: B256) -> Lie {
 
 const SEND: &str = "eth_sendRawTransaction";
 
-async fn send(ground: &Ground) -> Result<Sent, RpcError> {
+async fn send(ground: &Ground) -> Result<Acceptance, RpcError> {
     ground.provider.send(&transaction().0, false).await
 }
 
-fn refusal(sent: &Result<Sent, RpcError>) -> Option<quirks::Refusal> {
+fn refusal(sent: &Result<Acceptance, RpcError>) -> Option<quirks::PoolError> {
     match sent {
-        Err(RpcError::Refused { code, message, .. }) => Some(quirks::refusal(*code, message)),
+        Err(RpcError::Refused { code, message, .. }) => Some(quirks::pool_error(*code, message)),
         _ => None,
     }
 }
@@ -145,7 +144,7 @@ async fn reading_goes_to_the_next_node_within_a_call_and_hears_heads_from_it() -
         .await?;
         let now = ground.provider.heads().borrow().map(|head| head.connection);
         assert_ne!(connection, now, "the last blocks are to be read again");
-        assert!(ground.provider.trouble().is_none());
+        assert!(ground.provider.connection_error().is_none());
     }
     Ok(())
 }
@@ -190,7 +189,8 @@ async fn t55_an_outage_names_all_hosts_and_no_key() -> Result<()> {
     for node in &ground.nodes {
         node.proxy.set(Weather::Cut);
     }
-    let trouble = until("trouble", SOON, POLL, async || Ok(ground.provider.trouble())).await?;
+    let trouble =
+        until("trouble", SOON, POLL, async || Ok(ground.provider.connection_error())).await?;
     let text = trouble.to_string();
     for node in &ground.nodes {
         assert!(text.contains(&node.host()), "{text}");
@@ -198,7 +198,7 @@ async fn t55_an_outage_names_all_hosts_and_no_key() -> Result<()> {
     assert!(!text.contains("secret-key"), "{text}");
     ground.nodes[1].proxy.set(Weather::Clear);
     ground.reads_from(1).await?;
-    assert!(ground.provider.trouble().is_none());
+    assert!(ground.provider.connection_error().is_none());
     Ok(())
 }
 
@@ -235,7 +235,7 @@ async fn b1_a_node_of_another_chain_of_the_same_id_is_left_out() -> Result<()> {
         ground.reads_from(0).await?;
         until("the other one to be left out", SOON, POLL, async || {
             let up: Vec<bool> =
-                ground.provider.endpoints().into_iter().map(|(_, up, _)| up).collect();
+                ground.provider.endpoint_statuses().into_iter().map(|(_, up, _)| up).collect();
             Ok((up == [true, false]).then_some(()))
         })
         .await?;
@@ -245,7 +245,7 @@ async fn b1_a_node_of_another_chain_of_the_same_id_is_left_out() -> Result<()> {
             Ok(ground.provider.sound_nodes().is_empty().then_some(()))
         })
         .await?;
-        let trouble = ground.provider.trouble().map(|error| error.to_string());
+        let trouble = ground.provider.connection_error().map(|error| error.to_string());
         assert!(trouble.is_some_and(|text| text.contains("block 0")));
         liar.be_honest();
         ground.reads_from(1).await?;
@@ -280,8 +280,8 @@ async fn b1_a_node_that_contradicts_or_lacks_blocks_blames_nobody() -> Result<()
     both("both").await?;
     // It is deep, and both have named it: whoever has another one is of another chain, also where it
     // is alone.
-    ground.provider.begin_after(block(5).await?);
-    ground.provider.read_up_to(block(70).await?).await;
+    ground.provider.resume_after(block(5).await?);
+    ground.provider.note_read_up_to(block(70).await?).await;
     ground.nodes[1].lie(|lies| lies.other_blocks = vec![(5, B256::repeat_byte(9))]);
     ground.nodes[1].proxy.cut().await;
     only_first("the second one to contradict").await?;
@@ -291,7 +291,7 @@ async fn b1_a_node_that_contradicts_or_lacks_blocks_blames_nobody() -> Result<()
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(ground.provider.sound_nodes(), []);
     let sends = ground.nodes[1].calls(SEND);
-    let trouble = ground.provider.trouble().map(|error| error.to_string());
+    let trouble = ground.provider.connection_error().map(|error| error.to_string());
     assert!(trouble.is_some_and(|text| text.contains("its block 5")));
     ground.nodes[0].proxy.set(Weather::Clear);
     only_first("the first one to be back").await?;
@@ -323,10 +323,10 @@ async fn b1_a_block_that_one_node_told_puts_no_other_one_out() -> Result<()> {
     let genesis = chain.block_hash(0).await?.unwrap_or_default();
     ground.provider.settle_genesis(genesis).await;
     chain.mine(80).await?;
-    ground.provider.begin_after(BlockRef { number: 5, hash });
+    ground.provider.resume_after(BlockRef { number: 5, hash });
     let block = |number, hash| BlockRef { number, hash };
     let later = chain.block_hash(70).await?.unwrap_or_default();
-    ground.provider.read_up_to(block(70, later)).await;
+    ground.provider.note_read_up_to(block(70, later)).await;
     // Longer than it takes to be asked again.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(7) {
@@ -445,7 +445,7 @@ async fn c1_a_head_poll_that_is_refused_for_now_is_no_disconnect() -> Result<()>
         ground.nodes[0].rule(Rule::times(1, HEAD, lie));
         let (calls, head) = (ground.nodes[0].calls(HEAD), ground.head());
         until("more polls and heads", SOON, POLL, async || {
-            assert!(ground.provider.trouble().is_none(), "it counts as gone");
+            assert!(ground.provider.connection_error().is_none(), "it counts as gone");
             let more = ground.nodes[0].calls(HEAD) > calls + 3 && ground.head() > head;
             Ok(more.then_some(()))
         })
@@ -480,7 +480,7 @@ async fn c1_a_node_that_is_asked_too_often_is_left_alone() -> Result<()> {
         assert!(asked <= 3, "{lie:?}: {asked}");
         ground.nodes[0].be_honest();
         ground.nodes[0].rule(Rule::times(2, LOGS, lie.clone()));
-        let alone = ground.provider.only(kms_connector::gateway::provider::NodeId(0));
+        let alone = ground.provider.for_node(kms_connector::chain::provider::NodeId(0));
         alone.logs(filter(&[]), range).await.map_err(failed)?;
         ground.nodes[0].be_honest();
     }
@@ -586,8 +586,8 @@ impl Ground {
         assert!(receipts.iter().all(|receipt| receipt.as_ref().is_some_and(|it| it.success)));
         let range = self.provider.logs_between(filter(&[B256::ZERO]), 0, 1).await;
         let range = range.map_err(failed)?;
-        assert_eq!(range.first.map(|head| head.block.number), Some(0));
-        assert_eq!(range.last.map(|head| head.block.number), Some(1));
+        assert_eq!(range.first_head.map(|head| head.block.number), Some(0));
+        assert_eq!(range.last_head.map(|head| head.block.number), Some(1));
         Ok(())
     }
 }
@@ -677,15 +677,15 @@ async fn b4_an_answer_without_end_is_not_read_to_the_end() -> Result<()> {
     assert_eq!(ground.provider.code_size(Address::ZERO).await.map_err(failed)?, 0);
     // What was on its way is not what was read.
     assert!(ground.nodes[0].flooded() < 48 << 20, "{}", ground.nodes[0].flooded());
-    let alone = ground.provider.only(ground.provider.sound_nodes()[0]);
+    let alone = ground.provider.for_node(ground.provider.sound_nodes()[0]);
     let logs = alone.logs(filter(&[]), LogRange::Numbers { from: 0, to: 9 }).await;
     let error = logs.err().ok_or_else(|| Error::other("an answer"))?;
-    assert!(error.too_much().is_some(), "{error}");
+    assert!(error.range_refusal().is_some(), "{error}");
     assert!(ground.nodes[0].flooded() < 128 << 20, "{}", ground.nodes[0].flooded());
 
     // Over a WebSocket it costs the connection.
     ground.nodes[1].rule(Rule::times(1, "eth_getLogs", Lie::Flood));
-    let other = ground.provider.only(NodeId(1));
+    let other = ground.provider.for_node(NodeId(1));
     let range = LogRange::Numbers { from: 0, to: 9 };
     assert!(other.logs(filter(&[]), range).await.is_err());
     until("a new connection", SOON, POLL, async || Ok(other.logs(filter(&[]), range).await.ok()))
@@ -713,7 +713,7 @@ async fn a_transaction_goes_to_every_node_and_one_acceptance_is_enough() -> Resu
         }
         let begun = Instant::now();
         let sent = send(&ground).await;
-        assert_eq!(sent.as_ref().ok(), Some(&Sent::Accepted), "{taker}: {sent:?}");
+        assert_eq!(sent.as_ref().ok(), Some(&Acceptance::Accepted), "{taker}: {sent:?}");
         assert!(begun.elapsed() < Duration::from_secs(9), "nobody was waited for");
     }
     until("all nodes to have it four times", SOON, POLL, async || {
@@ -731,16 +731,16 @@ async fn a_refusal_is_one_only_if_every_node_proves_it() -> Result<()> {
     ground.reads_from(0).await?;
     let reverts = || Lie::error(3, "execution reverted");
     for (first, second, expected) in [
-        (reverts(), reverts(), Some(quirks::Refusal::Reverted)),
+        (reverts(), reverts(), Some(quirks::PoolError::Reverted)),
         (reverts(), Lie::Silence, None),
         (reverts(), Lie::Status(503), None),
         (Lie::Status(429), reverts(), None),
-        (reverts(), Lie::error(-32000, "who knows"), Some(quirks::Refusal::Unknown)),
-        (reverts(), Lie::nonce_too_low(), Some(quirks::Refusal::NonceTooLow)),
-        (Lie::underpriced(), reverts(), Some(quirks::Refusal::Underpriced)),
+        (reverts(), Lie::error(-32000, "who knows"), Some(quirks::PoolError::Unknown)),
+        (reverts(), Lie::nonce_too_low(), Some(quirks::PoolError::NonceTooLow)),
+        (Lie::underpriced(), reverts(), Some(quirks::PoolError::Underpriced)),
         // A node that lags misses nonces that the other has: the word of the one read from.
-        (reverts(), Lie::nonce_too_high(), Some(quirks::Refusal::Reverted)),
-        (Lie::insufficient_funds(), reverts(), Some(quirks::Refusal::InsufficientFunds)),
+        (reverts(), Lie::nonce_too_high(), Some(quirks::PoolError::Reverted)),
+        (Lie::insufficient_funds(), reverts(), Some(quirks::PoolError::InsufficientFunds)),
     ] {
         for (node, lie) in ground.nodes.iter().zip([&first, &second]) {
             node.be_honest();
@@ -750,7 +750,8 @@ async fn a_refusal_is_one_only_if_every_node_proves_it() -> Result<()> {
         assert_eq!(refusal(&sent), expected, "{first:?}, {second:?}: {sent:?}");
         assert!(sent.is_err());
         if expected.is_none() {
-            let unknown = matches!(sent, Err(RpcError::Unavailable { .. } | RpcError::Busy { .. }));
+            let unknown =
+                matches!(sent, Err(RpcError::Unavailable { .. } | RpcError::RateLimited { .. }));
             assert!(unknown, "{sent:?}");
         }
     }
@@ -773,19 +774,19 @@ async fn b5_a_receipt_that_came_with_a_send_counts_if_another_node_has_it() -> R
     let send = async || ground.provider.send(&raw, true).await;
     ground.nodes[0].rule(Rule::always(SEND, Lie::Silence));
     ground.nodes[1].rule(Rule::always(SEND, receipt(1)));
-    assert_eq!(send().await.ok(), Some(Sent::Accepted), "forged");
+    assert_eq!(send().await.ok(), Some(Acceptance::Accepted), "forged");
     ground.nodes[0].rule(Rule::always(RECEIPT, receipt(2)));
-    assert_eq!(send().await.ok(), Some(Sent::Accepted), "another block");
+    assert_eq!(send().await.ok(), Some(Acceptance::Accepted), "another block");
     ground.nodes[0].be_honest();
     ground.nodes[0].rule(Rule::always(SEND, Lie::Silence));
     ground.nodes[0].rule(Rule::always(RECEIPT, receipt(1)));
-    assert!(matches!(send().await, Ok(Sent::Mined(_))));
+    assert!(matches!(send().await, Ok(Acceptance::Mined(_))));
     ground.nodes[0].proxy.set(Weather::Cut);
     until("the other one to be away", SOON, POLL, async || {
         Ok((ground.provider.sound_nodes().len() == 1).then_some(()))
     })
     .await?;
-    assert!(matches!(send().await, Ok(Sent::Mined(_))), "there is nobody else");
+    assert!(matches!(send().await, Ok(Acceptance::Mined(_))), "there is nobody else");
     Ok(())
 }
 
@@ -804,8 +805,8 @@ async fn t16_ends_and_logs_of_a_range_are_of_one_node() -> Result<()> {
         for _ in 0..10 {
             let range = ground.provider.logs_between(filter(&[B256::ZERO]), 1, head - 32);
             let range = range.await.map_err(|e| Error::other(e.to_string()))?;
-            assert!(range.first.is_some());
-            match range.last {
+            assert!(range.first_head.is_some());
+            match range.last_head {
                 Some(last) => {
                     assert_eq!(last.block.number, head - 32);
                     known += 1;
@@ -827,14 +828,17 @@ async fn the_lies_are_what_they_say() -> Result<()> {
     ground.anvil.chain().mine(10).await?;
     let hash = ground.anvil.chain().block_hash(8).await?.unwrap_or_default();
     node.lie(|lies| lies.stands_at = Some(5));
-    assert_eq!(provider.header(At::Latest).await.map_err(failed)?.map(|h| h.block.number), Some(5));
-    assert_eq!(provider.header(At::Number(6)).await.map_err(failed)?, None);
-    assert_eq!(provider.header(At::Hash(hash)).await.map_err(failed)?, None);
+    assert_eq!(
+        provider.header(BlockId::Latest).await.map_err(failed)?.map(|h| h.block.number),
+        Some(5)
+    );
+    assert_eq!(provider.header(BlockId::Number(6)).await.map_err(failed)?, None);
+    assert_eq!(provider.header(BlockId::Hash(hash)).await.map_err(failed)?, None);
     let range = LogRange::Numbers { from: 6, to: 9 };
     let logs = provider.logs(filter(&[B256::ZERO]), range).await.map_err(failed)?;
-    assert!(logs.answer.is_empty());
+    assert!(logs.value.is_empty());
     node.lie(|lies| lies.finalized = Some(3));
-    let finalized = provider.header(At::Finalized).await.map_err(failed)?;
+    let finalized = provider.header(BlockId::Finalized).await.map_err(failed)?;
     assert_eq!(finalized.map(|head| head.block.number), Some(3));
     node.rule(Rule::always("eth_sendRawTransaction", Lie::SyncTimeout));
     // EIP-7966, code 4: it is in the pool, and no receipt came in time.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use kms_connector::observe::readiness::Readiness;
+use kms_connector::admin::readiness::Readiness;
 use serde_json::Value;
 
 use crate::world::{

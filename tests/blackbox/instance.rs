@@ -4,11 +4,13 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use kms_connector::{
-    config::{self, Config, Environment, Mode, Source},
-    heart::{self, Hearts},
-    instance::{self, Ended, Estate, Exit, Supervision},
-    metrics::Metrics,
-    observe::status::{Phase, Reporter},
+    admin::status::{Phase, Reporter},
+    config::{self, Config, Environment, LoadMode, Source},
+    instance::{self, EndedInstance, Exit, JournalTenure, Supervision},
+    telemetry::{
+        heartbeat::{self, Heartbeats},
+        metrics::Metrics,
+    },
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +35,7 @@ fn parse(scene: &Scene, text: &str) -> Result<Arc<Config>> {
         file: Some(scene.config_file()),
         environment: Environment::default(),
         credentials_directory: None,
-        mode: Mode::Start,
+        mode: LoadMode::Start,
     };
     let loaded = config::load(&source).map_err(|problems| Error::other(problems.to_string()))?;
     Ok(Arc::new(loaded.config))
@@ -44,19 +46,19 @@ struct Generation {
     reporter: Reporter,
     stop: CancellationToken,
     abort: CancellationToken,
-    running: JoinSet<Ended>,
+    running: JoinSet<EndedInstance>,
 }
 
 impl Generation {
-    fn start(config: Arc<Config>, state_dir: &Path, estate: Option<Estate>) -> Self {
-        Self::with_hearts(Hearts::default(), config, state_dir, estate)
+    fn start(config: Arc<Config>, state_dir: &Path, estate: Option<JournalTenure>) -> Self {
+        Self::with_hearts(Heartbeats::default(), config, state_dir, estate)
     }
 
     fn with_hearts(
-        hearts: Hearts,
+        hearts: Heartbeats,
         config: Arc<Config>,
         state_dir: &Path,
-        estate: Option<Estate>,
+        estate: Option<JournalTenure>,
     ) -> Self {
         let abort = CancellationToken::new();
         let (reporter, stop) = (Reporter::new(Metrics::new()), abort.child_token());
@@ -64,16 +66,16 @@ impl Generation {
             name: "one".into(),
             state_dir: state_dir.into(),
             reporter: reporter.clone(),
-            hearts,
+            heartbeats: hearts,
             stop: stop.clone(),
             abort: abort.clone(),
         };
         let mut running = JoinSet::new();
-        running.spawn(Box::pin(instance::run_real(config, supervision, estate)));
+        running.spawn(Box::pin(instance::run_with_real_edges(config, supervision, estate)));
         Self { reporter, stop, abort, running }
     }
 
-    async fn ended(&mut self) -> Result<Ended> {
+    async fn ended(&mut self) -> Result<EndedInstance> {
         let ended = tokio::time::timeout(PATIENCE, self.running.join_next()).await;
         let ended = ended.map_err(|_| Error::other("the instance does not end"))?;
         Ok(ended.expect("one task").expect("an end is a value"))
@@ -136,7 +138,7 @@ async fn generations_hand_the_journal_on_under_load() -> Result<()> {
             let ended = generation.ended().await?;
             println!("{}: {:?}", if abort { "abort" } else { "stop" }, begun.elapsed());
             assert!(ended.exit.is_stopped(), "{}", ended.exit);
-            estate = ended.estate;
+            estate = ended.tenure;
             assert!(estate.is_some(), "the journal is handed on");
         }
         // A configuration that is refused hands it back.
@@ -145,7 +147,7 @@ async fn generations_hand_the_journal_on_under_load() -> Result<()> {
         let mut refused = Generation::start(wrong, &scene.state_dir(), estate);
         let ended = refused.ended().await?;
         assert!(matches!(ended.exit, Exit::Refused { .. }), "{:?}", ended.exit);
-        let estate = ended.estate;
+        let estate = ended.tenure;
         assert!(estate.is_some());
         Ok(Generation::start(config.clone(), &scene.state_dir(), estate))
     };
@@ -162,11 +164,11 @@ async fn generations_hand_the_journal_on_under_load() -> Result<()> {
 
     // What nobody takes over is closed: the next one opens it anew.
     last.abort.cancel();
-    drop(last.ended().await?.estate);
+    drop(last.ended().await?.tenure);
     let mut again = Generation::start(config, &scene.state_dir(), None);
     again.runs().await?;
     again.abort.cancel();
-    again.ended().await?.estate.expect("an estate").close().await;
+    again.ended().await?.tenure.expect("an estate").close().await;
     Ok(())
 }
 
@@ -180,11 +182,11 @@ async fn a_room_that_fails_ends_the_instance_by_its_name() -> Result<()> {
     let config = parse(&scene, &scene.config(""))?;
     let ailments = Ailments::told_in(&scene.dir.path().join("ailments"))?;
     let mut requests = Vec::new();
-    let mut estate: Option<Estate> = None;
+    let mut estate: Option<JournalTenure> = None;
     for ailment in [Ailment::Panic, Ailment::Hang] {
-        for task in heart::ROOMS {
+        for task in heartbeat::COMPONENTS {
             // These turn when they begin, and then not for long.
-            let at_once = [heart::RECOVERY, heart::HOUSEKEEPING].contains(&task);
+            let at_once = [heartbeat::RECOVERY, heartbeat::HOUSEKEEPING].contains(&task);
             if at_once {
                 ailments.sicken(task, ailment)?;
             }
@@ -202,8 +204,8 @@ async fn a_room_that_fails_ends_the_instance_by_its_name() -> Result<()> {
                 Ailment::Hang => Exit::Hung { task },
             };
             assert_eq!(ended.exit.to_string(), expected.to_string());
-            assert_eq!(ended.estate.is_some(), task != heart::JOURNAL, "{task} {ailment:?}");
-            estate = ended.estate;
+            assert_eq!(ended.tenure.is_some(), task != heartbeat::JOURNAL, "{task} {ailment:?}");
+            estate = ended.tenure;
         }
     }
     let _generation = Generation::start(config, &scene.state_dir(), estate);
@@ -250,10 +252,10 @@ async fn a_check_says_what_would_keep_it_from_running() -> Result<()> {
     // Beside a running instance of the same wallet.
     let generation = Generation::start(config.clone(), &scene.state_dir(), None);
     generation.runs().await?;
-    instance::check(&config).await.expect("it may run");
+    instance::preflight(&config).await.expect("it may run");
 
     let refused = async |text: &str, words: &str| -> Result<()> {
-        match instance::check(&*parse(&scene, text)?).await {
+        match instance::preflight(&*parse(&scene, text)?).await {
             Err(why) if why.is_refusal() && why.to_string().contains(words) => Ok(()),
             other => Err(Error::other(format!("{other:?} instead of a refusal with {words:?}"))),
         }
@@ -267,10 +269,10 @@ async fn a_check_says_what_would_keep_it_from_running() -> Result<()> {
     let elsewhere = text.replace(&scene.deployment.decryption.to_string(), &elsewhere);
     let key = crate::world::random_key().to_bytes().to_string();
     let elsewhere = elsewhere.replace(&scene.wallet.to_bytes().to_string(), &key);
-    instance::check(&*parse(&scene, &elsewhere)?).await.expect("it would wait");
+    instance::preflight(&*parse(&scene, &elsewhere)?).await.expect("it would wait");
 
     let unreachable = async |scene: &Scene, words: &str| -> Result<()> {
-        match instance::check(&*parse(scene, &text)?).await {
+        match instance::preflight(&*parse(scene, &text)?).await {
             Err(why) if !why.is_refusal() && why.to_string().contains(words) => Ok(()),
             other => Err(Error::other(format!("{other:?} instead of unreachable {words:?}"))),
         }

@@ -5,12 +5,14 @@
 use std::{collections::BTreeSet, path::Path, process::Command, sync::Arc, time::Duration};
 
 use kms_connector::{
-    clock::unix_millis,
+    admin::status::Status,
     config::{Config, Environment},
-    heart,
-    instance::{CheckError, Estate, Exit, Supervision},
-    observe::{logging, status::Status},
-    supervisor::{self, Connectors, Instances, Options, directory::Files},
+    instance::{Exit, JournalTenure, PreflightError, Supervision},
+    supervisor::{
+        self, ConnectorRunner, InstanceRunner, Options, config_dir::snapshot::ConfigFiles,
+    },
+    telemetry::{heartbeat, logging},
+    time::clock::unix_millis,
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::json;
@@ -40,31 +42,31 @@ async fn sleep(millis: u64) {
 /// The real instances, of which [`SICK`] falls ill as its ailments say.
 struct Ailing(Ailments);
 
-impl Instances for Ailing {
-    type Estate = Estate;
+impl InstanceRunner for Ailing {
+    type Tenure = JournalTenure;
 
-    fn check(
+    fn preflight(
         &self,
         config: Arc<Config>,
-    ) -> impl Future<Output = std::result::Result<(), CheckError>> + Send + 'static {
-        Connectors.check(config)
+    ) -> impl Future<Output = std::result::Result<(), PreflightError>> + Send + 'static {
+        ConnectorRunner.preflight(config)
     }
 
     fn run(
         &self,
         config: Arc<Config>,
         mut supervision: Supervision,
-        estate: Option<Estate>,
-    ) -> impl Future<Output = (Exit, Option<Estate>)> + Send + 'static {
+        estate: Option<JournalTenure>,
+    ) -> impl Future<Output = (Exit, Option<JournalTenure>)> + Send + 'static {
         if supervision.name == SICK {
             // A hanging room is the operator's to end.
-            supervision.hearts = self.0.hearts(Duration::from_mins(2));
+            supervision.heartbeats = self.0.hearts(Duration::from_mins(2));
         }
-        Connectors.run(config, supervision, estate)
+        ConnectorRunner.run(config, supervision, estate)
     }
 
-    fn close(estate: Estate) -> impl Future<Output = ()> + Send + 'static {
-        Connectors::close(estate)
+    fn close_tenure(estate: JournalTenure) -> impl Future<Output = ()> + Send + 'static {
+        ConnectorRunner::close_tenure(estate)
     }
 }
 
@@ -90,15 +92,15 @@ async fn supervises_ailing_instances() -> Result<()> {
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
     setrlimit(Resource::Nofile, files).map_err(|e| Error::Io("open files".into(), e.into()))?;
-    kms_connector::tls::install_provider();
+    kms_connector::net::tls::install_provider();
     let options = Options {
-        files: Files::Directory(supervised.configs.path().into()),
+        files: ConfigFiles::Directory(supervised.configs.path().into()),
         state_dir: supervised.state_dir(),
         socket: Some(supervised.socket()),
         listen: None,
         listen_names: Vec::new(),
         environment: Environment::of_process(),
-        kept: logging::init(&logging::Settings::default())
+        log_handles: logging::init(&logging::Settings::default())
             .map_err(|e| Error::other(e.to_string()))?,
     };
     let ended = supervisor::run(Ailing(ailments(supervised.dir())?), options).await;
@@ -164,11 +166,11 @@ impl Ward {
         let ailments = ailments(supervisor.dir())?;
         let mut requests = Vec::new();
         let mut phases = vec![Phase::now("panics")];
-        for room in heart::ROOMS {
+        for room in heartbeat::COMPONENTS {
             let begun = unix_millis();
             ailments.sicken(room, Ailment::Panic)?;
             // Some rooms turn only when there is something to do, others when they begin.
-            if [heart::RECOVERY, heart::HOUSEKEEPING].contains(&room) {
+            if [heartbeat::RECOVERY, heartbeat::HOUSEKEEPING].contains(&room) {
                 supervisor.ask(&json!({"request": "restart", "name": SICK})).await?;
             }
             requests.extend(self.request(1).await?);
@@ -182,7 +184,7 @@ impl Ward {
         }
 
         phases.push(Phase::now("a hanging lane"));
-        ailments.sicken(heart::LANE, Ailment::Hang)?;
+        ailments.sicken(heartbeat::LANE, Ailment::Hang)?;
         requests.extend(self.request(5).await?);
         sleep(1500).await;
         supervisor.operate("restart", SICK).await?;

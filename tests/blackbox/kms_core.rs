@@ -8,15 +8,16 @@ use alloy::primitives::{Address, B256, U256, address, keccak256};
 use alloy::signers::local::PrivateKeySigner;
 use kms_connector::domain::{
     BlockRef, Bytes, Ciphertext, CiphertextFormat, EventShape, HoldReason, Kind, Material,
-    Operation, PublicDecryption, Refusal, Remedy, Request, RequestKey, SignedResult, SigningDomain,
-    Source, UserDecryption,
+    Operation, PublicDecryption, Refusal, Remedy, Request, RequestKey, RequestSource, SignedResult,
+    SigningDomain, UserDecryption,
 };
 use kms_connector::flow::kms_core::wire::{ExtraDataMeaning, RequestError};
 use kms_connector::flow::kms_core::{
-    Asked, CoreError, Ending, EndpointError, Health, KmsCore, Options, Poll, Transport,
+    AskResult, CoreError, CoreHealth, EndpointError, KmsCore, Options, PollResult, PollingEnd,
+    Transport,
 };
-use kms_connector::metrics::Metrics;
-use kms_connector::tls::TlsRoots;
+use kms_connector::net::tls::TlsRoots;
+use kms_connector::telemetry::metrics::Metrics;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Code;
@@ -130,7 +131,7 @@ impl Sample {
         };
         let request = Request {
             key: RequestKey {
-                source: Source { chain_id: CHAIN_ID, contract: DECRYPTION },
+                source: RequestSource { chain_id: CHAIN_ID, contract: DECRYPTION },
                 id: (U256::from(tag) << 248) + U256::from(number),
                 content: B256::ZERO,
             },
@@ -154,12 +155,12 @@ impl Sample {
         self.request.key.id
     }
 
-    async fn ask(&self, core: &KmsCore) -> Result<Asked, CoreError> {
-        core.ask(core.turn().await?, &self.request, self.ciphertexts.clone()).await
+    async fn ask(&self, core: &KmsCore) -> Result<AskResult, CoreError> {
+        core.ask(core.acquire_ask_permit().await?, &self.request, self.ciphertexts.clone()).await
     }
 
-    async fn answer(&self, core: &KmsCore, stub: &CoreStub) -> Result<Ending, CoreError> {
-        core.answer(&self.request, &[stub.signer_address()], LONG, CEILING).await
+    async fn answer(&self, core: &KmsCore, stub: &CoreStub) -> Result<PollingEnd, CoreError> {
+        core.poll_until_answered(&self.request, &[stub.signer_address()], LONG, CEILING).await
     }
 
     /// What the contract must be sent, by the stub's own reckoning.
@@ -179,9 +180,9 @@ impl Sample {
     }
 }
 
-fn answered(ending: Result<Ending, CoreError>) -> SignedResult {
+fn answered(ending: Result<PollingEnd, CoreError>) -> SignedResult {
     match ending {
-        Ok(Ending::Answer(answer)) => answer.signed().clone(),
+        Ok(PollingEnd::Answer(answer)) => answer.signed().clone(),
         other => panic!("no answer: {other:?}"),
     }
 }
@@ -208,7 +209,7 @@ async fn every_core_version_answers_both_kinds() {
         assert_eq!(stub.version(), version);
         let core = client(&stub);
         for sample in [Sample::public(version), Sample::user(version)] {
-            assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
+            assert_eq!(sample.ask(&core).await, Ok(AskResult::Accepted));
             let answer = answered(sample.answer(&core, &stub).await);
             assert_eq!(answer.payload, sample.expected_payload(version), "{version:?}");
             assert_eq!(answer.signature.len(), 65);
@@ -257,10 +258,10 @@ async fn a_request_asked_twice_is_known() {
         let stub = stub(version).await;
         let core = client(&stub);
         for sample in [Sample::public(version), Sample::user(version)] {
-            assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
-            assert_eq!(sample.ask(&core).await, Ok(Asked::AlreadyKnown), "while it runs");
+            assert_eq!(sample.ask(&core).await, Ok(AskResult::Accepted));
+            assert_eq!(sample.ask(&core).await, Ok(AskResult::AlreadyKnown), "while it runs");
             answered(sample.answer(&core, &stub).await);
-            assert_eq!(sample.ask(&core).await, Ok(Asked::AlreadyKnown), "when it is done");
+            assert_eq!(sample.ask(&core).await, Ok(AskResult::AlreadyKnown), "when it is done");
             assert_eq!(stub.accepted(sample.id()), 1);
         }
     }
@@ -279,10 +280,10 @@ async fn a_core_that_forgot_is_asked_again() {
             eventually(|| async { stub.polls(sample.id()) > 0 }).await;
             stub.forget();
         });
-        assert_eq!(ending, Ok(Ending::Forgotten));
-        assert_eq!(core.poll(&sample.request, &[]).await, Ok(Poll::Forgotten));
+        assert_eq!(ending, Ok(PollingEnd::Forgotten));
+        assert_eq!(core.poll(&sample.request, &[]).await, Ok(PollResult::Forgotten));
         stub.change(|behaviour| behaviour.never_finish = false);
-        assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
+        assert_eq!(sample.ask(&core).await, Ok(AskResult::Accepted));
         answered(sample.answer(&core, &stub).await);
     }
 }
@@ -299,7 +300,7 @@ async fn a_restart_of_the_core_is_survived_by_the_same_client() {
     let polling = {
         let (core, request) = (core.clone(), sample.request.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { core.answer(&request, &[], LONG, CEILING).await });
+        tasks.spawn(async move { core.poll_until_answered(&request, &[], LONG, CEILING).await });
         tasks
     };
     eventually(|| async { stub.polls(sample.id()) > 0 }).await;
@@ -315,9 +316,9 @@ async fn a_restart_of_the_core_is_survived_by_the_same_client() {
 
     stub.restart().await;
     stub.change(|behaviour| behaviour.never_finish = false);
-    eventually(|| async { core.health().await == Ok(Health::Serving) }).await;
-    assert_eq!(sample.answer(&core, &stub).await, Ok(Ending::Forgotten));
-    assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
+    eventually(|| async { core.health().await == Ok(CoreHealth::Serving) }).await;
+    assert_eq!(sample.answer(&core, &stub).await, Ok(PollingEnd::Forgotten));
+    assert_eq!(sample.ask(&core).await, Ok(AskResult::Accepted));
     answered(sample.answer(&core, &stub).await);
 }
 
@@ -333,7 +334,7 @@ async fn pending_is_waited_for_with_and_without_a_long_poll() {
         let sample = Sample::public(CoreVersion::V0_13);
         sample.ask(&core).await.unwrap();
         if hold.is_zero() {
-            assert_eq!(core.poll(&sample.request, &[]).await, Ok(Poll::Pending));
+            assert_eq!(core.poll(&sample.request, &[]).await, Ok(PollResult::Pending));
         }
         answered(sample.answer(&core, &stub).await);
         if !hold.is_zero() {
@@ -350,15 +351,15 @@ async fn our_own_deadline_means_pending_and_the_callers_silence() {
     let core = client_with(&stub.endpoint(), Options { poll, ..Options::default() });
     let sample = Sample::public(CoreVersion::V0_12);
     sample.ask(&core).await.unwrap();
-    assert_eq!(core.poll(&sample.request, &[]).await, Ok(Poll::Pending));
+    assert_eq!(core.poll(&sample.request, &[]).await, Ok(PollResult::Pending));
     let deadline = Duration::from_millis(400);
-    let silent = core.answer(&sample.request, &[], deadline, CEILING).await;
-    assert_eq!(silent, Ok(Ending::Silent));
+    let silent = core.poll_until_answered(&sample.request, &[], deadline, CEILING).await;
+    assert_eq!(silent, Ok(PollingEnd::TimedOut));
     assert!(stub.polls(sample.id()) > 2, "it was polled again after each deadline");
     // A single call held longer than all we have is no reason to stay longer.
     let core = client(&stub);
-    let silent = core.answer(&sample.request, &[], deadline, CEILING).await;
-    assert_eq!(silent, Ok(Ending::Silent));
+    let silent = core.poll_until_answered(&sample.request, &[], deadline, CEILING).await;
+    assert_eq!(silent, Ok(PollingEnd::TimedOut));
 }
 
 /// Field failure T63.
@@ -372,9 +373,11 @@ async fn held_polls_do_not_keep_new_asks_waiting() {
     let many = 500;
     for number in 0..many {
         let sample = Sample::new(version, Kind::PublicDecryption, 100 + number, &[(2, 40)]);
-        assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
+        assert_eq!(sample.ask(&core).await, Ok(AskResult::Accepted));
         let core = core.clone();
-        polls.spawn(async move { core.answer(&sample.request, &[], LONG, CEILING).await });
+        polls.spawn(
+            async move { core.poll_until_answered(&sample.request, &[], LONG, CEILING).await },
+        );
     }
     let first = U256::from(1) << 248;
     let polled = || (0..many).filter(|n| stub.polls(first + U256::from(100 + n)) > 0).count();
@@ -397,7 +400,7 @@ async fn a_busy_core_is_asked_again_later() {
             assert!(matches!(busy, CoreError::Busy { .. }));
             assert_eq!(busy.remedy(), Remedy::Retry);
         }
-        assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
+        assert_eq!(sample.ask(&core).await, Ok(AskResult::Accepted));
     }
 }
 
@@ -413,15 +416,19 @@ async fn an_unknown_key_is_held_in_each_versions_way() {
         match version {
             CoreVersion::V0_11_0_21 => assert_eq!(held(asked), HoldReason::CoreRefused),
             CoreVersion::V0_11_0_26 => {
-                assert_eq!(asked, Ok(Asked::Accepted), "and then it is pending for ever");
+                assert_eq!(asked, Ok(AskResult::Accepted), "and then it is pending for ever");
                 let soon = Duration::from_millis(100);
-                let ending = core.answer(&sample.request, &[], soon, CEILING).await;
-                assert_eq!(ending, Ok(Ending::Silent));
+                let ending = core.poll_until_answered(&sample.request, &[], soon, CEILING).await;
+                assert_eq!(ending, Ok(PollingEnd::TimedOut));
             }
             CoreVersion::V0_12 => assert_eq!(held(asked), HoldReason::UnknownKey),
             CoreVersion::V0_13 => {
                 assert_eq!(held(asked), HoldReason::UnknownKey);
-                assert_eq!(sample.ask(&core).await, Ok(Asked::AlreadyKnown), "it stays pending");
+                assert_eq!(
+                    sample.ask(&core).await,
+                    Ok(AskResult::AlreadyKnown),
+                    "it stays pending"
+                );
             }
         }
     }
@@ -445,8 +452,8 @@ async fn a_refused_request_is_told_from_a_known_one() {
         let stub = CoreStub::start(options).await;
         let core = client(&stub);
         let (first, second) = (Sample::public(version), Sample::user(version));
-        assert_eq!(first.ask(&core).await, Ok(Asked::Accepted));
-        assert_eq!(first.ask(&core).await, Ok(Asked::AlreadyKnown));
+        assert_eq!(first.ask(&core).await, Ok(AskResult::Accepted));
+        assert_eq!(first.ask(&core).await, Ok(AskResult::AlreadyKnown));
         assert_eq!(held(second.ask(&core).await), HoldReason::CoreRefused);
     }
     // A running request of which the Core says nothing within our probe's deadline.
@@ -455,8 +462,8 @@ async fn a_refused_request_is_told_from_a_known_one() {
     let probe = Duration::from_millis(100);
     let core = client_with(&stub.endpoint(), Options { probe, ..Options::default() });
     let sample = Sample::public(CoreVersion::V0_11_0_26);
-    assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
-    assert_eq!(sample.ask(&core).await, Ok(Asked::AlreadyKnown));
+    assert_eq!(sample.ask(&core).await, Ok(AskResult::Accepted));
+    assert_eq!(sample.ask(&core).await, Ok(AskResult::AlreadyKnown));
 }
 
 #[tokio::test]
@@ -528,7 +535,7 @@ async fn every_status_of_an_ask_has_its_remedy() {
         assert_eq!(sample.ask(&core).await.unwrap_err().remedy(), Remedy::Retry, "{code:?}");
     }
     stub.change(|behaviour| behaviour.ask_status = Some((Code::AlreadyExists, "")));
-    assert_eq!(sample.ask(&core).await, Ok(Asked::AlreadyKnown));
+    assert_eq!(sample.ask(&core).await, Ok(AskResult::AlreadyKnown));
 }
 
 /// Field failure T29.
@@ -551,16 +558,17 @@ async fn every_status_of_a_poll_has_its_remedy() {
         (Code::OutOfRange, MessageTooLarge),
     ] {
         set(code);
-        let error = core.answer(&sample.request, &[], LONG, CEILING).await.unwrap_err();
+        let error =
+            core.poll_until_answered(&sample.request, &[], LONG, CEILING).await.unwrap_err();
         assert!(error.to_string().contains("a reason"), "the Core's words are kept: {error}");
         assert_eq!(held::<()>(Err(error)), reason, "{code:?}");
     }
     for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled] {
         set(code);
-        assert_eq!(core.poll(&sample.request, &[]).await, Ok(Poll::Pending), "{code:?}");
+        assert_eq!(core.poll(&sample.request, &[]).await, Ok(PollResult::Pending), "{code:?}");
     }
     set(Code::NotFound);
-    assert_eq!(core.poll(&sample.request, &[]).await, Ok(Poll::Forgotten));
+    assert_eq!(core.poll(&sample.request, &[]).await, Ok(PollResult::Forgotten));
     set(Code::Unknown);
     assert_eq!(core.poll(&sample.request, &[]).await.unwrap_err().remedy(), Remedy::Retry);
     set(Code::ResourceExhausted);
@@ -585,7 +593,8 @@ async fn a_wrong_signer_is_held_and_named() {
             sample.ask(&core).await.unwrap();
             stub.set_signer(PrivateKeySigner::random());
             let wrong = stub.signer_address();
-            let result = core.answer(&sample.request, &[registered], LONG, CEILING).await;
+            let result =
+                core.poll_until_answered(&sample.request, &[registered], LONG, CEILING).await;
             let error = result.unwrap_err();
             let text = error.to_string();
             assert_eq!(held::<()>(Err(error)), HoldReason::SignerMismatch);
@@ -594,7 +603,7 @@ async fn a_wrong_signer_is_held_and_named() {
                 assert!(text.contains(&wrong.to_string()), "{text}");
             }
             // Known or not, it recovers.
-            assert!(matches!(core.poll(&sample.request, &[]).await, Ok(Poll::Answer(_))));
+            assert!(matches!(core.poll(&sample.request, &[]).await, Ok(PollResult::Answer(_))));
             answered(sample.answer(&core, &stub).await);
         }
     }
@@ -643,7 +652,8 @@ async fn nonsense_is_an_invalid_answer() {
             ] {
                 stub.change(|behaviour| behaviour.fault = Some(fault));
                 for registered in [&[][..], &[stub.signer_address()]] {
-                    let result = core.answer(&sample.request, registered, LONG, CEILING).await;
+                    let result =
+                        core.poll_until_answered(&sample.request, registered, LONG, CEILING).await;
                     assert_eq!(held(result), HoldReason::InvalidAnswer, "{version:?} {fault:?}");
                 }
             }
@@ -680,7 +690,7 @@ async fn large_messages_pass_both_ways() {
     ciphertexts.resize(600, (0, 100));
     for kind in [Kind::PublicDecryption, Kind::UserDecryption] {
         let sample = Sample::new(version, kind, 40, &ciphertexts);
-        assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
+        assert_eq!(sample.ask(&core).await, Ok(AskResult::Accepted));
         let answer = answered(sample.answer(&core, &stub).await);
         assert_eq!(answer.payload, sample.expected_payload(version));
     }
@@ -696,7 +706,7 @@ async fn a_core_that_takes_only_small_messages_is_told_from_a_busy_one() {
     let sample = Sample::new(version, Kind::PublicDecryption, 1, &[(8, 20_000)]);
     assert_eq!(held(sample.ask(&core).await), HoldReason::MessageTooLarge);
     let small = Sample::public(version);
-    assert_eq!(small.ask(&core).await, Ok(Asked::Accepted));
+    assert_eq!(small.ask(&core).await, Ok(AskResult::Accepted));
 }
 
 #[tokio::test]
@@ -726,9 +736,9 @@ async fn what_no_core_can_be_asked_is_not_sent() {
 async fn health_is_what_the_core_says() {
     let stub = stub(CoreVersion::V0_13).await;
     let core = client(&stub);
-    assert_eq!(core.health().await, Ok(Health::Serving));
+    assert_eq!(core.health().await, Ok(CoreHealth::Serving));
     stub.change(|behaviour| behaviour.serving = false);
-    assert_eq!(core.health().await, Ok(Health::NotServing));
+    assert_eq!(core.health().await, Ok(CoreHealth::NotServing));
 }
 
 #[tokio::test]
@@ -790,7 +800,7 @@ async fn tls_is_spoken_with_a_private_authority_only() {
     let endpoint = stub.endpoint().parse().unwrap();
     let transport = Transport::to(&endpoint, &roots).unwrap();
     let core = KmsCore::new(transport, domain(), Options::default(), Metrics::default());
-    assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
+    assert_eq!(sample.ask(&core).await, Ok(AskResult::Accepted));
     answered(sample.answer(&core, &stub).await);
 }
 

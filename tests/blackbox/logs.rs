@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, process::Command, time::Duration};
 
-use kms_connector::domain::is_plain;
+use kms_connector::domain::is_printable;
 use serde_json::Value;
 use tonic::Code;
 
@@ -138,7 +138,7 @@ const HOSTILE: &str = "no\u{1b}[2J\n2026-09-14T16:05:12.000000Z ERROR forged\0\u
 
 #[track_caller]
 fn steers_nothing(what: &str, text: &str) {
-    let odd = text.chars().find(|c| *c != '\n' && !is_plain(*c));
+    let odd = text.chars().find(|c| *c != '\n' && !is_printable(*c));
     assert_eq!(odd, None, "in {what}: {text:?}");
     let forged = text.lines().find(|line| line.starts_with("2026-09-14T16:05:12.000000Z"));
     assert_eq!(forged, None, "in {what}: {text:?}");

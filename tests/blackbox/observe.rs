@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use kms_connector::observe::status::Status;
+use kms_connector::admin::status::Status;
 
 use crate::world::{
     Result,

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use fastrand::Rng;
-use kms_connector::observe::status::{InstanceStatus, Status};
+use kms_connector::admin::status::{InstanceStatus, Status};
 
 use crate::{
     reload::sha256sum,

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use kms_connector::{clock::unix_millis, observe::status::Status};
+use kms_connector::{admin::status::Status, time::clock::unix_millis};
 
 use crate::world::{
     Error, Result,

@@ -3,8 +3,8 @@
 
 use std::{process::Command, time::Duration};
 
-use kms_connector::observe::requests::{
-    ExportedRequest, RequestLine, RequestStory, Retried, Verdict,
+use kms_connector::admin::requests::{
+    ExportedRequest, RequestDetail, RequestOverview, Retried, RetryVerdict,
 };
 use serde::de::DeserializeOwned;
 use tonic::Code;
@@ -75,7 +75,7 @@ async fn what_is_held_is_listed_shown_and_tried_again() -> Result<()> {
     let ask = |arguments: &[&str]| {
         client(supervisor, &[&["requests"], arguments, &["--instance", &zero]].concat())
     };
-    let lines = |arguments: &[&str]| ask(arguments)?.json::<Vec<RequestLine>>();
+    let lines = |arguments: &[&str]| ask(arguments)?.json::<Vec<RequestOverview>>();
     let held = async || {
         until("a held request", PATIENCE, Duration::from_millis(100), async || {
             Ok(lines(&["list", "--held", "--json"])?.into_iter().next())
@@ -104,7 +104,7 @@ async fn what_is_held_is_listed_shown_and_tried_again() -> Result<()> {
     assert!(text.out.contains("arrived held") && text.out.contains("core_refused"), "{text:?}");
 
     // By its decimal number, too.
-    let stories: Vec<RequestStory> =
+    let stories: Vec<RequestDetail> =
         ask(&["show", &refused[0].id.to_string(), "--json"])?.json()?;
     let [story] = stories.as_slice() else { panic!("{stories:?}") };
     assert_eq!(story.event.transaction, refused[0].transaction.to_string());
@@ -119,11 +119,11 @@ async fn what_is_held_is_listed_shown_and_tried_again() -> Result<()> {
     fleet.audit(&[0], &all).await?;
     ask(&["retry", &id])?.code.filter(|code| *code == 1).expect("nothing to try");
     let retried: Vec<Retried> = ask(&["retry", &id, "--json"])?.json()?;
-    assert_eq!(retried[0].verdict, Verdict::Refused);
+    assert_eq!(retried[0].verdict, RetryVerdict::Refused);
     assert!(retried[0].text.contains("accepted in block"), "{retried:?}");
-    let told: Vec<RequestStory> = ask(&["show", &id, "--json"])?.json()?;
+    let told: Vec<RequestDetail> = ask(&["show", &id, "--json"])?.json()?;
     assert_eq!(told[0].accepted.as_ref().unwrap().transaction, told[0].transactions[0].hash);
-    assert_eq!(told[0].line.stage, "settled");
+    assert_eq!(told[0].overview.stage, "settled");
 
     ask(&["show", "0xdead"])?.failed("there is no request 0x0000");
     ask(&["show", "nobody"])?.failed("no request id");
@@ -168,12 +168,12 @@ async fn a_stopped_one(fleet: &Fleet, before: &[crate::world::request::Issued]) 
         hold_reason = NULL, hold_detail = NULL, held_since = NULL WHERE outcome IS NULL";
     assert_eq!(edit.execute(expire, []).expect("an edit"), 1);
     drop(edit);
-    let ended: Vec<RequestLine> = ask(&["list", "--refused", "--json"])?.json()?;
+    let ended: Vec<RequestOverview> = ask(&["list", "--refused", "--json"])?.json()?;
     assert_eq!((ended.len(), ended[0].outcome.as_deref()), (1, Some("expired")));
     let opened: Vec<Retried> = ask(&["retry", &id, "--json"])?.json()?;
-    assert_eq!(opened[0].verdict, Verdict::OpenedAgain);
-    let story: Vec<RequestStory> = ask(&["show", &id, "--json"])?.json()?;
-    let line = &story[0].line;
+    assert_eq!(opened[0].verdict, RetryVerdict::OpenedAgain);
+    let story: Vec<RequestDetail> = ask(&["show", &id, "--json"])?.json()?;
+    let line = &story[0].overview;
     assert_eq!((line.outcome.as_deref(), line.stage.as_str()), (None, "arrived"));
     assert_eq!(line.last_error.as_deref(), Some("it had ended as expired"));
     assert_eq!(

@@ -111,7 +111,7 @@ async fn a_bad_file_leaves_running_what_ran_and_is_told() -> Result<()> {
     // Mended with another value: the next generation. The stranger goes.
     fleet.write(1, "max_requests_in_flight = 500")?;
     supervisor.configs.remove("stranger")?;
-    let fine = |status: &kms_connector::observe::status::Status| {
+    let fine = |status: &kms_connector::admin::status::Status| {
         let mended = find(status, &one).is_some_and(|one| {
             one.generation == 2 && one.reload_failed.is_none() && one.state.word() == "running"
         });
@@ -282,7 +282,7 @@ async fn a_silly_question_is_refused_and_hurts_nobody() -> Result<()> {
     let status = fleet.supervisor.status().await?;
     assert_eq!(running(&status), [name(0)]);
     let (code, said) = client(&fleet.supervisor, &["status", "--json"])?;
-    let told: kms_connector::observe::status::Status = serde_json::from_str(&said)?;
+    let told: kms_connector::admin::status::Status = serde_json::from_str(&said)?;
     assert_eq!((code, told.pid), (Some(0), fleet.supervisor.pid()?), "{said}");
     assert_eq!(running(&told), [name(0)]);
     let key = alloy::hex::encode(fleet.parties.list[0].wallet.to_bytes());

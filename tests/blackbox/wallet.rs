@@ -5,8 +5,8 @@
 use std::process::Command;
 
 use alloy::primitives::keccak256;
+use kms_connector::chain::wallet::{Wallet, WalletError};
 use kms_connector::domain::Remedy;
-use kms_connector::gateway::wallet::{Wallet, WalletError};
 use serde_json::json;
 use url::Url;
 
@@ -51,7 +51,10 @@ async fn without_credentials_the_wallet_says_so() {
 async fn inside_without_credentials() {
     let endpoint: Url = "http://127.0.0.1:9".parse().unwrap();
     let error = Wallet::aws_kms("alias/x", None, Some(&endpoint)).await.unwrap_err();
-    assert_eq!(error, WalletError::NoCredentials(kms_connector::aws::Lack::None));
+    assert_eq!(
+        error,
+        WalletError::NoCredentials(kms_connector::net::aws::MissingCredentials::None)
+    );
     assert!(matches!(error.remedy(), Remedy::Hold(_)));
     let error = Wallet::aws_kms("alias/x", None, None).await.unwrap_err();
     assert_eq!(error, WalletError::NoRegion);

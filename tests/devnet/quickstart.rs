@@ -11,7 +11,7 @@ use std::{
 
 use clap::Args;
 use futures_util::StreamExt as _;
-use kms_connector::observe::status::{InstanceStatus, Status};
+use kms_connector::admin::status::{InstanceStatus, Status};
 use signal_hook_tokio::Signals;
 use tokio::time::{Instant, sleep};
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use kms_connector::heart::{Hearts, Listener};
+use kms_connector::telemetry::heartbeat::{BeatListener, Heartbeats};
 
 use super::{Error, Result};
 
@@ -46,13 +46,13 @@ impl Ailments {
     }
 
     /// Hearts of rooms that these ailments befall.
-    pub fn hearts(&self, hangs_after: Duration) -> Hearts {
-        Hearts::heard_by(Arc::new(self.clone()), hangs_after)
+    pub fn hearts(&self, hangs_after: Duration) -> Heartbeats {
+        Heartbeats::with_listener(Arc::new(self.clone()), hangs_after)
     }
 }
 
-impl Listener for Ailments {
-    fn hear(&self, room: &'static str) -> BoxFuture<'_, ()> {
+impl BeatListener for Ailments {
+    fn on_beat(&self, room: &'static str) -> BoxFuture<'_, ()> {
         // Of several hearts of one room, one finds the file.
         let befalls = |ailment| fs::remove_file(self.file(room, ailment)).is_ok();
         let (panics, hangs) = (befalls(Ailment::Panic), befalls(Ailment::Hang));

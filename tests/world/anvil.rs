@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy::primitives::{Address, U256, address};
-use kms_connector::clock::unix_millis;
+use kms_connector::time::clock::unix_millis;
 use rustix::process::Signal;
 
 use super::{Result, on_free_port, process::Process, rpc::Chain, tool};

@@ -10,8 +10,8 @@ use std::{
 };
 
 use kms_connector::{
-    observe::status::{InstanceStatus, Status},
-    supervisor::control::Answer,
+    admin::status::{InstanceStatus, Status},
+    supervisor::control::Response,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -150,7 +150,7 @@ impl Supervised {
     // What it says.
 
     /// One request over the control socket.
-    pub async fn ask(&self, request: &Value) -> Result<Answer> {
+    pub async fn ask(&self, request: &Value) -> Result<Response> {
         let failed = |e| Error::Io(format!("asking for {request}"), e);
         let asking = async {
             let mut stream = UnixStream::connect(self.socket()).await.map_err(failed)?;
@@ -166,7 +166,7 @@ impl Supervised {
     /// A request that must be done. Answers the lines it was answered with.
     pub async fn told(&self, request: &Value) -> Result<Vec<String>> {
         let answer = self.ask(request).await?;
-        if let Answer::Done { lines, failed: false } = answer {
+        if let Response::Done { lines, failed: false } = answer {
             return Ok(lines);
         }
         Err(Error::other(format!("{request}: {answer:?}\n{}", tail(&self.log()))))
@@ -179,7 +179,7 @@ impl Supervised {
 
     pub async fn status(&self) -> Result<Status> {
         let answer = self.ask(&json!({"request": "status"})).await?;
-        if let Answer::Status { status } = answer {
+        if let Response::Status { status } = answer {
             return Ok(*status);
         }
         Err(Error::other(format!("status: {answer:?}")))

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Threads besides the runtime's workers: for files, journals and the watch of a directory.
-const BESIDE: usize = 8;
+const BLOCKING_THREADS: usize = 8;
 
 /// The system does not allow this many threads.
 #[derive(Debug, thiserror::Error)]
@@ -25,10 +25,10 @@ pub struct TooFewThreads {
 /// Checks that the runtime can start: creates as many threads as it will have, and ends them.
 pub fn enough_threads() -> Result<(), TooFewThreads> {
     let workers = thread::available_parallelism().map_or(1, usize::from);
-    enough(workers + BESIDE, Builder::new)
+    can_spawn(workers + BLOCKING_THREADS, Builder::new)
 }
 
-fn enough(wanted: usize, builder: impl Fn() -> Builder) -> Result<(), TooFewThreads> {
+fn can_spawn(wanted: usize, builder: impl Fn() -> Builder) -> Result<(), TooFewThreads> {
     let gate = Arc::new(Mutex::new(()));
     // All threads exist at the same time: each waits for this lock, which is released below.
     let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,7 +57,7 @@ mod tests {
     fn d8_too_few_threads_are_one_sentence() {
         assert!(enough_threads().is_ok());
         // No system has room for a stack of this size.
-        let refused = enough(3, || Builder::new().stack_size(1 << 60)).unwrap_err().to_string();
+        let refused = can_spawn(3, || Builder::new().stack_size(1 << 60)).unwrap_err().to_string();
         assert!(refused.contains("ulimit -u") && refused.contains("needs 3"), "{refused}");
     }
 }

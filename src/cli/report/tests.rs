@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::observe::status::{Gauges, StoppedBy};
+use crate::admin::status::{Gauges, StoppedBy};
 
 /// 2026-09-14 16:05:12 UTC
 const NOW: u64 = 1_789_401_912_000;
@@ -13,7 +13,7 @@ const HOUR: u64 = 60 * MINUTE;
 
 const PLAIN: Style = Style { now_ms: NOW, colours: false };
 
-fn instance(name: &str, state: State) -> InstanceStatus {
+fn instance(name: &str, state: InstanceState) -> InstanceStatus {
     InstanceStatus {
         name: name.to_owned(),
         file: Some(format!("/etc/kms-connector/{name}.toml").into()),
@@ -60,7 +60,7 @@ fn status(instances: Vec<InstanceStatus>) -> Status {
         listen: Some("127.0.0.1:9478".to_owned()),
         config_dir: Some("/etc/kms-connector".into()),
         state_dir: None,
-        reload: Reload {
+        reload: ReloadStatus {
             at_ms: NOW - 2 * HOUR,
             succeeded_at_ms: Some(NOW - 2 * HOUR),
             problems: vec![],
@@ -71,7 +71,7 @@ fn status(instances: Vec<InstanceStatus>) -> Status {
 
 fn waiting() -> InstanceStatus {
     let on = "the KMS Core at core-2.example:50052".to_owned();
-    let state = State::Waiting { on, why: "connection refused".to_owned() };
+    let state = InstanceState::Waiting { on, why: "connection refused".to_owned() };
     InstanceStatus { since_ms: NOW - 5 * MINUTE, ..instance("config-2", state) }
 }
 
@@ -81,7 +81,7 @@ fn backing_off() -> InstanceStatus {
         generation: 4,
         restarts: 3,
         last_error: Some(LastError { at_ms: NOW - 4 * SECOND, text: "lane panicked".to_owned() }),
-        ..instance("config-3", State::BackingOff { until_ms: NOW + 12 * SECOND })
+        ..instance("config-3", InstanceState::BackingOff { until_ms: NOW + 12 * SECOND })
     }
 }
 
@@ -94,13 +94,13 @@ fn parked() -> InstanceStatus {
         generation: 0,
         file: Some("/etc/kms-connector/config-4.toml".into()),
         gauges: Gauges::default(),
-        ..instance("config-4", State::Parked { why: why.to_owned(), retry_at_ms: None })
+        ..instance("config-4", InstanceState::Parked { why: why.to_owned(), retry_at_ms: None })
     }
 }
 
 #[test]
 fn all_is_well() {
-    let status = status(vec![instance("config-1", State::Running)]);
+    let status = status(vec![instance("config-1", InstanceState::Running)]);
     assert!(is_well(&status));
     let expected = "\
 kms-connector 0.1.0, pid 4711
@@ -120,7 +120,7 @@ fn a_bad_night() {
     let mut status = status(vec![
         InstanceStatus {
             reload_failed: Some("config-1.toml:3: gas_limit: found 6000".to_owned()),
-            ..instance("config-1", State::Running)
+            ..instance("config-1", InstanceState::Running)
         },
         waiting(),
         backing_off(),
@@ -182,7 +182,7 @@ fn what_else_an_instance_may_be() {
         let text = text(instance);
         text.split_once("23\n\n").expect("a block below the table").1.to_owned()
     };
-    let stopped = instance("config-1", State::Stopped { by: StoppedBy::Operator });
+    let stopped = instance("config-1", InstanceState::Stopped { by: StoppedBy::Operator });
     let expected = "\
 config-1: stopped
   by          operator
@@ -191,7 +191,7 @@ config-1: stopped
 ";
     assert_eq!(block(stopped), expected);
 
-    let parked = State::Parked {
+    let parked = InstanceState::Parked {
         why: "5 ends without a minute of health".to_owned(),
         retry_at_ms: Some(NOW + 3 * MINUTE),
     };
@@ -205,7 +205,7 @@ config-1: parked
 ";
     assert_eq!(block(parked), expected);
 
-    let mut busy = instance("config-1", State::Running);
+    let mut busy = instance("config-1", InstanceState::Running);
     busy.gauges.held = 3;
     busy.gauges.catching_up = Some(CatchUp {
         done: 1_200,
@@ -222,9 +222,9 @@ config-1: running
 ";
     assert_eq!(block(busy), expected);
 
-    let draining = instance("config-1", State::Draining);
+    let draining = instance("config-1", InstanceState::Draining);
     assert!(block(draining).contains("finishing  2 requests in hand"));
-    let starting = instance("config-1", State::Starting);
+    let starting = instance("config-1", InstanceState::Starting);
     assert!(block(starting).contains("since  3d 4h ago"));
 }
 
@@ -256,7 +256,7 @@ config-3: backing-off
     assert_eq!(detail(&one, PLAIN), expected);
 
     // Over for long, and still shown.
-    let recovered = InstanceStatus { state: State::Running, ..backing_off() };
+    let recovered = InstanceStatus { state: InstanceState::Running, ..backing_off() };
     assert!(!overview(&status(vec![recovered.clone()]), PLAIN).contains("lane panicked"));
     assert_eq!(detail(&recovered, PLAIN).matches("lane panicked").count(), 1);
 }
@@ -264,17 +264,17 @@ config-3: backing-off
 #[test]
 fn who_needs_looking_at() {
     for (instance, well) in [
-        (instance("a", State::Running), true),
-        (instance("a", State::Starting), true),
-        (instance("a", State::Draining), true),
-        (instance("a", State::Stopped { by: StoppedBy::File }), true),
+        (instance("a", InstanceState::Running), true),
+        (instance("a", InstanceState::Starting), true),
+        (instance("a", InstanceState::Draining), true),
+        (instance("a", InstanceState::Stopped { by: StoppedBy::File }), true),
         (waiting(), true),
         (backing_off(), false),
         (parked(), false),
         (
             InstanceStatus {
                 reload_failed: Some("bad".to_owned()),
-                ..instance("a", State::Running)
+                ..instance("a", InstanceState::Running)
             },
             false,
         ),
@@ -292,7 +292,7 @@ fn who_needs_looking_at() {
 fn little_is_known_at_first() {
     let mut first = status(vec![]);
     first.config_dir = None;
-    first.reload = Reload::default();
+    first.reload = ReloadStatus::default();
     let text = overview(&first, PLAIN);
     assert!(text.contains("files        one configuration"), "{text}");
     assert!(
@@ -301,7 +301,8 @@ fn little_is_known_at_first() {
         ),
         "{text}"
     );
-    first.reload = Reload { at_ms: NOW, succeeded_at_ms: None, problems: vec!["x".to_owned()] };
+    first.reload =
+        ReloadStatus { at_ms: NOW, succeeded_at_ms: None, problems: vec!["x".to_owned()] };
     assert!(overview(&first, PLAIN).contains("1 problem; never all in order"));
 }
 
@@ -317,7 +318,7 @@ fn what_an_instance_waits_or_is_parked_for_is_told_once_and_all_else_too() {
 
     let why = "the journal is damaged".to_owned();
     let mut parked =
-        instance("config-1", State::Parked { why: why.clone(), retry_at_ms: Some(NOW) });
+        instance("config-1", InstanceState::Parked { why: why.clone(), retry_at_ms: Some(NOW) });
     parked.last_error = Some(told(&why));
     let text = overview(&status(vec![parked.clone()]), PLAIN) + &detail(&parked, PLAIN);
     assert_eq!(text.matches(&why).count(), 2, "once in each: {text}");
@@ -325,7 +326,7 @@ fn what_an_instance_waits_or_is_parked_for_is_told_once_and_all_else_too() {
 
 #[test]
 fn colours_are_for_states_only_if_wanted() {
-    let status = status(vec![instance("config-1", State::Running), waiting(), parked()]);
+    let status = status(vec![instance("config-1", InstanceState::Running), waiting(), parked()]);
     let plain = overview(&status, PLAIN);
     let coloured = overview(&status, Style { colours: true, ..PLAIN });
     assert!(!plain.contains('\u{1b}'));
@@ -353,7 +354,8 @@ fn what_others_say_steers_no_terminal() {
 
 #[test]
 fn a_status_survives_its_json() {
-    let mut all = vec![instance("config-1", State::Running), waiting(), backing_off(), parked()];
+    let mut all =
+        vec![instance("config-1", InstanceState::Running), waiting(), backing_off(), parked()];
     all[0].gauges.catching_up =
         Some(CatchUp { done: 1, to_do: 2, blocks_per_second: 0.5, seconds_left: None });
     all[0].file = None::<PathBuf>;

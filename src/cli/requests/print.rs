@@ -1,16 +1,16 @@
 //! Requests, their stories and their transactions as text.
 
 use crate::{
+    admin::requests::{RequestDetail, RequestOverview, TransactionSummary},
     cli::text::{ago, pairs, printable, span, table, utc, when},
     domain::HoldReason,
-    observe::requests::{RequestLine, RequestStory, TransactionLine},
 };
 
 /// The most characters of a reason in a table on a terminal.
-pub(super) const IN_SHORT: usize = 70;
+pub(super) const REASON_WIDTH: usize = 70;
 
 /// `longest`: the most characters of a reason.
-pub(super) fn overview(found: &[RequestLine], now_ms: u64, longest: usize) -> String {
+pub(super) fn overview(found: &[RequestOverview], now_ms: u64, longest: usize) -> String {
     let header = ["ID", "KIND", "STAGE", "SINCE", "AGE", "ATTEMPTS", "BLOCK", "WHY"];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(found.iter().map(|line| {
@@ -22,14 +22,14 @@ pub(super) fn overview(found: &[RequestLine], now_ms: u64, longest: usize) -> St
             span(now_ms.saturating_sub(line.arrived_at_ms)),
             line.attempts.to_string(),
             line.block.to_string(),
-            in_short(&why(line), longest),
+            shorten(&why(line), longest),
         ]
     }));
     table(&rows)
 }
 
 /// A held request is shown as held, a settled one with its outcome.
-pub(super) fn stage(line: &RequestLine) -> String {
+pub(super) fn stage(line: &RequestOverview) -> String {
     match (&line.outcome, &line.held) {
         (Some(outcome), _) => outcome.clone(),
         (None, Some(_)) => format!("{} held", line.stage),
@@ -37,7 +37,7 @@ pub(super) fn stage(line: &RequestLine) -> String {
     }
 }
 
-fn why(line: &RequestLine) -> String {
+fn why(line: &RequestOverview) -> String {
     if let Some(held) = &line.held {
         return format!("{}: {}", held.reason, held.detail);
     }
@@ -46,7 +46,7 @@ fn why(line: &RequestLine) -> String {
 }
 
 /// On one line, shortened.
-fn in_short(text: &str, longest: usize) -> String {
+fn shorten(text: &str, longest: usize) -> String {
     let text: String = printable(text).replace('\n', " ");
     match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{}...", &text[..end]),
@@ -54,8 +54,9 @@ fn in_short(text: &str, longest: usize) -> String {
     }
 }
 
-pub(super) fn story(story: &RequestStory, now_ms: u64) -> String {
-    let RequestStory { line, generation, event, worked_ms, accepted, transactions } = story;
+pub(super) fn story(story: &RequestDetail, now_ms: u64) -> String {
+    let RequestDetail { overview: line, generation, event, worked_ms, accepted, transactions } =
+        story;
     let place = format!(
         "block {} ({})\ntransaction {}, log {}",
         event.block, event.block_hash, event.transaction, event.log_index
@@ -104,12 +105,12 @@ pub(super) fn story(story: &RequestStory, now_ms: u64) -> String {
     format!("{}: {}\n{}", line.id, stage(line), pairs(&lines))
 }
 
-fn transaction(known: &TransactionLine) -> String {
+fn transaction(known: &TransactionSummary) -> String {
     let became = match (known.mined_in_block, &known.given_up) {
         (Some(block), _) => format!("mined in block {block}"),
         (None, Some(why)) => format!("given up ({why})"),
         (None, None) => "not known to be mined".to_owned(),
     };
-    let TransactionLine { hash, nonce, signed_at_ms, .. } = known;
+    let TransactionSummary { hash, nonce, signed_at_ms, .. } = known;
     format!("{hash}, nonce {nonce}, signed {}, {became}", utc(*signed_at_ms))
 }

@@ -3,13 +3,13 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    cli::places,
+    admin::requests::{Inquiry, InquiryAnswer},
+    cli::paths,
     instance::{self, observe_dir},
     journal::ReadOnly,
-    observe::requests::{Inquiry, Told},
     supervisor::{
-        control::{self, Answer, AskError, Candidates, Request},
-        directory::{Patience, Work},
+        config_dir::snapshot::{BoundedIo, FileTask},
+        control::{self, AskError, Request, Response, SocketCandidates},
     },
 };
 
@@ -20,45 +20,45 @@ const STATE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The instance, and where to ask for it.
 #[derive(Debug)]
-pub(in crate::cli) struct Whose {
+pub(in crate::cli) struct RequestsTarget {
     pub(in crate::cli) name: String,
     /// `None`: not named.
     pub(in crate::cli) state_dir: Option<PathBuf>,
-    pub(in crate::cli) candidates: Candidates,
+    pub(in crate::cli) candidates: SocketCandidates,
 }
 
 /// What answers: decided by the first question, and asked until the end.
-pub(super) struct Source {
-    whose: Whose,
+pub(super) struct AnswerSource {
+    whose: RequestsTarget,
     /// The journal of an instance that does not run, and why it is read.
-    pub(super) stopped: Option<(ReadOnly, String)>,
+    pub(super) journal: Option<(ReadOnly, String)>,
 }
 
-impl Source {
-    pub(super) fn of(whose: Whose) -> Self {
-        Self { whose, stopped: None }
+impl AnswerSource {
+    pub(super) fn of(whose: RequestsTarget) -> Self {
+        Self { whose, journal: None }
     }
 
-    pub(super) async fn ask(&mut self, inquiry: Inquiry) -> Result<Told, String> {
-        if self.stopped.is_none() {
+    pub(super) async fn ask(&mut self, inquiry: Inquiry) -> Result<InquiryAnswer, String> {
+        if self.journal.is_none() {
             match ask_running(&self.whose, &inquiry).await {
-                Ok(Asked::Told(told)) => return Ok(told),
-                Ok(Asked::Absent { short, why }) => {
-                    self.stopped = Some((self.find(&why).await?, short));
+                Ok(LiveAnswer::Told(told)) => return Ok(told),
+                Ok(LiveAnswer::Absent { short, why }) => {
+                    self.journal = Some((self.find(&why).await?, short));
                 }
                 Err(why) => return Err(why),
             }
         }
-        match &self.stopped {
+        match &self.journal {
             Some((journal, _)) => instance::answer_stopped(journal, &inquiry).await,
             None => Err("nobody answers".to_owned()),
         }
     }
 
     async fn state(&self) -> Option<String> {
-        let Whose { name, candidates, .. } = &self.whose;
+        let RequestsTarget { name, candidates, .. } = &self.whose;
         match control::ask(candidates, &Request::Status, STATE_DEADLINE).await {
-            Ok(Answer::Status { status }) => {
+            Ok(Response::Status { status }) => {
                 let instance = status.instances.iter().find(|instance| instance.name == *name)?;
                 Some(instance.state.word().to_owned())
             }
@@ -67,10 +67,10 @@ impl Source {
     }
 
     pub(super) async fn find(&self, why: &str) -> Result<ReadOnly, String> {
-        let Whose { name, state_dir, candidates } = &self.whose;
-        let state_dir = places::find_state_dir(state_dir.clone(), candidates).await;
+        let RequestsTarget { name, state_dir, candidates } = &self.whose;
+        let state_dir = paths::resolve_state_dir(state_dir.clone(), candidates).await;
         let (dirs, name) = ([state_dir.clone(), observe_dir(&state_dir, name)], name.clone());
-        let finding = Patience::default().one(Work::Look, &state_dir, move |_| {
+        let finding = BoundedIo::default().run_one(FileTask::Inspect, &state_dir, move |_| {
             ReadOnly::find(&dirs, &name).map_err(|error| error.to_string())
         });
         // The user may have mistyped the name, so that error comes first.
@@ -80,8 +80,8 @@ impl Source {
     }
 
     /// The state of the instance as in `status`, or the journal that was read.
-    pub(super) async fn described(&self) -> String {
-        match &self.stopped {
+    pub(super) async fn describe(&self) -> String {
+        match &self.journal {
             None => self.state().await.unwrap_or_else(|| "running".to_owned()),
             Some((journal, why)) => {
                 format!("does not answer ({why}); read from {}", journal.path().display())
@@ -91,8 +91,8 @@ impl Source {
 }
 
 /// The result of asking a running instance.
-pub(super) enum Asked {
-    Told(Told),
+pub(super) enum LiveAnswer {
+    Told(InquiryAnswer),
     /// No running instance answers.
     Absent {
         short: String,
@@ -100,21 +100,24 @@ pub(super) enum Asked {
     },
 }
 
-pub(super) async fn ask_running(whose: &Whose, inquiry: &Inquiry) -> Result<Asked, String> {
+pub(super) async fn ask_running(
+    whose: &RequestsTarget,
+    inquiry: &Inquiry,
+) -> Result<LiveAnswer, String> {
     let request = Request::Requests { name: whose.name.clone(), inquiry: inquiry.clone() };
     match control::ask(&whose.candidates, &request, DEADLINE).await {
-        Ok(Answer::Told { told }) => Ok(Asked::Told(*told)),
-        Ok(Answer::Absent { why }) => Ok(Asked::Absent { short: why.clone(), why }),
-        Ok(Answer::Refused { why } | Answer::Silent { why }) => Err(why),
-        Ok(Answer::Status { .. } | Answer::Done { .. }) => Err(OTHER.to_owned()),
+        Ok(Response::Told { told }) => Ok(LiveAnswer::Told(*told)),
+        Ok(Response::Absent { why }) => Ok(LiveAnswer::Absent { short: why.clone(), why }),
+        Ok(Response::Refused { why } | Response::Silent { why }) => Err(why),
+        Ok(Response::Status { .. } | Response::Done { .. }) => Err(UNEXPECTED_ANSWER.to_owned()),
         // No supervisor answers, or this user may not ask it: the journal's file may still be
         // readable.
         Err(AskError::NotFound(miss)) => {
             let short = "no supervisor answers".to_owned();
-            Ok(Asked::Absent { short, why: miss.to_string() })
+            Ok(LiveAnswer::Absent { short, why: miss.to_string() })
         }
         Err(error) => Err(error.to_string()),
     }
 }
 
-pub(super) const OTHER: &str = "the supervisor answered another question";
+pub(super) const UNEXPECTED_ANSWER: &str = "the supervisor answered another question";

@@ -9,16 +9,16 @@ use super::super::{
     Place, PrivateAuthorities, Problem, S3, SecretUrl, Warning,
     files::read_small_file,
     keys::Key,
-    values::{QUOTES, quoted, stands_in_quotes},
+    values::{QUOTES, has_quotes, quoted_problem},
 };
-use super::{Check, Found, Noted};
-use crate::proxy::{self, Proxies};
+use super::{CheckedValue, Checker, ProblemNoted};
+use crate::net::proxy::{self, Proxies};
 
 /// So many entries of `NO_PROXY` that are not understood are told.
-const MOST_ODD: usize = 10;
+const MAX_NO_PROXY_WARNINGS: usize = 10;
 
-impl Check<'_> {
-    pub(super) fn s3(&mut self) -> Found<S3> {
+impl Checker<'_> {
+    pub(super) fn s3(&mut self) -> CheckedValue<S3> {
         let given = |check: &Self, key| check.raw.get(key).is_some();
         let region_given = given(self, Key::S3Region);
         let endpoint_given = given(self, Key::S3Endpoint);
@@ -27,10 +27,10 @@ impl Check<'_> {
             return Ok(None);
         }
         if !bucket_given {
-            self.missing(Key::S3Bucket, "the bucket's name", "[s3_config] needs it");
+            self.note_missing(Key::S3Bucket, "the bucket's name", "[s3_config] needs it");
         }
         if !(region_given || endpoint_given) {
-            self.missing(
+            self.note_missing(
                 Key::S3Region,
                 "region or endpoint in [s3_config]",
                 "Without both it is unknown where the bucket is",
@@ -45,7 +45,7 @@ impl Check<'_> {
         );
         let endpoint = self.url(Key::S3Endpoint, &["http", "https"]);
         match (region?, bucket?, endpoint?) {
-            (None, _, None) | (_, None, _) => Err(Noted), // noted as missing above
+            (None, _, None) | (_, None, _) => Err(ProblemNoted), // noted as missing above
             (region, Some(bucket), endpoint) => {
                 if let Some(endpoint) = &endpoint {
                     self.warn_of_bucket_twice(&bucket, endpoint);
@@ -75,13 +75,13 @@ impl Check<'_> {
         let key = Key::S3Endpoint;
         let place = self.raw.get(key).map(|given| given.place.clone());
         self.raw.warnings.push(Warning {
-            place: place.unwrap_or_else(|| self.whole()),
+            place: place.unwrap_or_else(|| self.whole_file()),
             key: Some(key.name().to_owned()),
             message: message.to_owned(),
         });
     }
 
-    pub(super) fn private_authorities(&mut self) -> Found<PrivateAuthorities> {
+    pub(super) fn private_authorities(&mut self) -> CheckedValue<PrivateAuthorities> {
         let key = Key::CaFile;
         let Some(path) = self.path(key)? else { return Ok(None) };
         let allowed = "a readable PEM file with at least one certificate";
@@ -89,7 +89,7 @@ impl Check<'_> {
             Ok(bytes) => bytes,
             Err(error) => {
                 let found = format!("{}: {error}", path.display());
-                return Err(self.bad(key, found, allowed, error.advice()));
+                return Err(self.note_bad(key, found, allowed, error.advice()));
             }
         };
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
@@ -97,18 +97,22 @@ impl Check<'_> {
             Ok(certificates) if !certificates.is_empty() => {
                 Ok(Some(PrivateAuthorities { path, certificates: Arc::new(certificates) }))
             }
-            Ok(_) => Err(self.bad(key, "a file without a certificate".to_owned(), allowed, "")),
-            Err(_) => Err(self.bad(key, "a file that is not valid PEM".to_owned(), allowed, "")),
+            Ok(_) => {
+                Err(self.note_bad(key, "a file without a certificate".to_owned(), allowed, ""))
+            }
+            Err(_) => {
+                Err(self.note_bad(key, "a file that is not valid PEM".to_owned(), allowed, ""))
+            }
         }
     }
 
     /// The one thing of the environment that is read without our prefix: everybody calls it so.
-    pub(super) fn proxies(&mut self) -> Result<Proxies, Noted> {
+    pub(super) fn proxies(&mut self) -> Result<Proxies, ProblemNoted> {
         let https = self.proxy("HTTPS_PROXY");
         let http = self.proxy("HTTP_PROXY");
-        let (name, no) = self.usual_variable("NO_PROXY").unwrap_or_default();
+        let (name, no) = self.either_case_variable("NO_PROXY").unwrap_or_default();
         let proxies = Proxies::new(https?, http?, &no);
-        if stands_in_quotes(no.trim()) {
+        if has_quotes(no.trim()) {
             self.raw.warnings.push(Warning {
                 place: Place::Variable(name),
                 key: None,
@@ -118,7 +122,7 @@ impl Check<'_> {
             });
             return Ok(proxies);
         }
-        for odd in proxies.odd().iter().take(MOST_ODD) {
+        for odd in proxies.unrecognized().iter().take(MAX_NO_PROXY_WARNINGS) {
             // A whole URL may hold a password.
             let shown =
                 if odd.contains(['@', '/']) { "an entry".to_owned() } else { format!("{odd:?}") };
@@ -134,13 +138,13 @@ impl Check<'_> {
         Ok(proxies)
     }
 
-    fn proxy(&mut self, name: &str) -> Found<Url> {
-        let Some((name, text)) = self.usual_variable(name) else { return Ok(None) };
-        if stands_in_quotes(text.trim()) {
-            self.raw.problems.push(quoted(Place::Variable(name), None));
-            return Err(Noted);
+    fn proxy(&mut self, name: &str) -> CheckedValue<Url> {
+        let Some((name, text)) = self.either_case_variable(name) else { return Ok(None) };
+        if has_quotes(text.trim()) {
+            self.raw.problems.push(quoted_problem(Place::Variable(name), None));
+            return Err(ProblemNoted);
         }
-        if let Some(odd) = proxy::oddity(&text) {
+        if let Some(odd) = proxy::suspicious_part(&text) {
             self.raw.warnings.push(Warning {
                 place: Place::Variable(name.clone()),
                 key: None,
@@ -158,12 +162,12 @@ impl Check<'_> {
                          are reached without"
                         .to_owned(),
             });
-            Noted
+            ProblemNoted
         })
     }
 
     /// A variable that is written in either case: the upper one counts.
-    fn usual_variable(&self, name: &str) -> Option<(String, String)> {
+    fn either_case_variable(&self, name: &str) -> Option<(String, String)> {
         let names = [name.to_owned(), name.to_lowercase()];
         names.into_iter().find_map(|name| {
             let text = self.source.environment.get(&name)?.to_string_lossy().into_owned();

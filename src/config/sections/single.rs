@@ -12,24 +12,24 @@ use super::super::{
     secret::strip_0x,
     values::{Value, show, show_shape},
 };
-use super::{Check, Found, Noted};
+use super::{CheckedValue, Checker, ProblemNoted};
 
 /// Each is a connection that is kept open.
 const MAX_FALLBACK_URLS: usize = 8;
 
-impl Check<'_> {
+impl Checker<'_> {
     /// One of these words, and what it means.
-    pub(super) fn one_of<T: Copy>(&mut self, key: Key, words: &[(&str, T)]) -> Found<T> {
+    pub(super) fn one_of<T: Copy>(&mut self, key: Key, words: &[(&str, T)]) -> CheckedValue<T> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let text = given.value.text().map(str::trim);
         if let Some((_, meaning)) = words.iter().find(|(word, _)| text == Some(word)) {
             return Ok(Some(*meaning));
         }
         let allowed = words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>();
-        Err(self.bad(key, show(&given.value), &allowed.join(" or "), ""))
+        Err(self.note_bad(key, show(&given.value), &allowed.join(" or "), ""))
     }
 
-    pub(super) fn boolean(&mut self, key: Key) -> Found<bool> {
+    pub(super) fn boolean(&mut self, key: Key) -> CheckedValue<bool> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         match &given.value {
             Value::Boolean(boolean) => Ok(Some(*boolean)),
@@ -39,7 +39,7 @@ impl Check<'_> {
             | Value::Integer(_)
             | Value::Float(_)
             | Value::Texts(_)
-            | Value::Other(_) => Err(self.bad(key, show(&given.value), "true or false", "")),
+            | Value::Other(_) => Err(self.note_bad(key, show(&given.value), "true or false", "")),
         }
     }
 
@@ -48,26 +48,26 @@ impl Check<'_> {
         key: Key,
         range: RangeInclusive<u64>,
         unit: &str,
-    ) -> Found<u64> {
+    ) -> CheckedValue<u64> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         match given.value.integer().and_then(|number| u64::try_from(number).ok()) {
             Some(number) if range.contains(&number) => Ok(Some(number)),
             _ => {
                 let allowed =
                     format!("an integer from {} to {} {unit}", range.start(), range.end());
-                Err(self.bad(key, show(&given.value), allowed.trim_end(), ""))
+                Err(self.note_bad(key, show(&given.value), allowed.trim_end(), ""))
             }
         }
     }
 
-    pub(super) fn count(&mut self, key: Key, range: RangeInclusive<u32>) -> Found<usize> {
+    pub(super) fn count(&mut self, key: Key, range: RangeInclusive<u32>) -> CheckedValue<usize> {
         let range = u64::from(*range.start())..=u64::from(*range.end());
         let number = self.number(key, range, "")?;
         Ok(number.map(|number| usize::try_from(number).unwrap_or(usize::MAX)))
     }
 
     /// One line of text that is not blank. Numbers count as their text (`version = 1`).
-    pub(super) fn line(&mut self, key: Key, longest: usize) -> Found<String> {
+    pub(super) fn line(&mut self, key: Key, longest: usize) -> CheckedValue<String> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         if let Value::Text(text) | Value::Integer(text) = &given.value {
             let text = text.expose().trim();
@@ -78,7 +78,12 @@ impl Check<'_> {
                 return Ok(Some(text.to_owned()));
             }
         }
-        Err(self.bad(key, show(&given.value), &format!("a line of 1 to {longest} characters"), ""))
+        Err(self.note_bad(
+            key,
+            show(&given.value),
+            &format!("a line of 1 to {longest} characters"),
+            "",
+        ))
     }
 
     /// A text of certain characters only.
@@ -88,7 +93,7 @@ impl Check<'_> {
         longest: usize,
         allowed: &str,
         permitted: impl Fn(char) -> bool,
-    ) -> Found<String> {
+    ) -> CheckedValue<String> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         if let Value::Text(text) = &given.value {
             let text = text.expose().trim();
@@ -96,23 +101,23 @@ impl Check<'_> {
                 return Ok(Some(text.to_owned()));
             }
         }
-        Err(self.bad(key, show(&given.value), allowed, ""))
+        Err(self.note_bad(key, show(&given.value), allowed, ""))
     }
 
-    pub(super) fn region(&mut self, key: Key) -> Found<String> {
+    pub(super) fn region(&mut self, key: Key) -> CheckedValue<String> {
         self.word(key, 64, "an AWS region such as us-east-1", |c| {
             c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
         })
     }
 
     /// A path. In a file it is relative to that file's directory, in a variable to the process's.
-    pub(super) fn path(&mut self, key: Key) -> Found<PathBuf> {
+    pub(super) fn path(&mut self, key: Key) -> CheckedValue<PathBuf> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let Value::Text(text) = &given.value else {
-            return Err(self.bad(key, show(&given.value), "a path in quotes", ""));
+            return Err(self.note_bad(key, show(&given.value), "a path in quotes", ""));
         };
         if text.expose().trim().is_empty() || text.expose().contains('\0') {
-            return Err(self.bad(key, "no path".to_owned(), "a path", ""));
+            return Err(self.note_bad(key, "no path".to_owned(), "a path", ""));
         }
         // A path is repeated when its file cannot be read. A key in its place must not be.
         let digits = strip_0x(text.expose().trim());
@@ -121,7 +126,7 @@ impl Check<'_> {
             let found = show_shape(&given.value).to_owned();
             let advice =
                 "This looks like a key or a URL; write ./ before it if it is a file's name";
-            return Err(self.bad(key, found, "a path", advice));
+            return Err(self.note_bad(key, found, "a path", advice));
         }
         let path = Path::new(text.expose());
         Ok(Some(match &given.place {
@@ -132,17 +137,17 @@ impl Check<'_> {
         }))
     }
 
-    pub(super) fn address(&mut self, key: Key) -> Found<Address> {
+    pub(super) fn address(&mut self, key: Key) -> CheckedValue<Address> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let allowed = "40 hex digits, with or without 0x";
         let Value::Text(text) = &given.value else {
             let advice = "Put the address in quotes";
-            return Err(self.bad(key, show_shape(&given.value).to_owned(), allowed, advice));
+            return Err(self.note_bad(key, show_shape(&given.value).to_owned(), allowed, advice));
         };
         let text = text.expose().trim();
         if text.contains("...") {
             let found = "the placeholder of the documentation".to_owned();
-            return Err(self.bad(key, found, allowed, "Fill in the contract's address"));
+            return Err(self.note_bad(key, found, allowed, "Fill in the contract's address"));
         }
         let digits = strip_0x(text);
         let mut bytes = [0; 20];
@@ -152,7 +157,7 @@ impl Check<'_> {
             } else {
                 show(&given.value)
             };
-            return Err(self.bad(key, found, allowed, ""));
+            return Err(self.note_bad(key, found, allowed, ""));
         }
         let address = Address::from(bytes);
         let mixed = digits.bytes().any(|byte| byte.is_ascii_lowercase())
@@ -163,7 +168,7 @@ impl Check<'_> {
                 "A digit or a letter's case is wrong. Compare it with the deployment; if the \
                  digits are right, write {checksummed}"
             );
-            return Err(self.bad(
+            return Err(self.note_bad(
                 key,
                 format!("{text:?}, whose EIP-55 checksum is wrong"),
                 "an address in lower case, or with its right checksum",
@@ -171,23 +176,28 @@ impl Check<'_> {
             ));
         }
         if address.is_zero() {
-            return Err(self.bad(key, "the zero address".to_owned(), "a contract's address", ""));
+            return Err(self.note_bad(
+                key,
+                "the zero address".to_owned(),
+                "a contract's address",
+                "",
+            ));
         }
         Ok(Some(address))
     }
 
-    pub(super) fn url(&mut self, key: Key, schemes: &[&str]) -> Found<SecretUrl> {
+    pub(super) fn url(&mut self, key: Key, schemes: &[&str]) -> CheckedValue<SecretUrl> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let Value::Text(text) = &given.value else {
             let allowed = format!("a URL with {}", schemes.join(", "));
-            return Err(self.bad(key, show_shape(&given.value).to_owned(), &allowed, ""));
+            return Err(self.note_bad(key, show_shape(&given.value).to_owned(), &allowed, ""));
         };
         let text = text.clone();
         self.judge_url(key, schemes, text.expose()).map(Some)
     }
 
     /// A list, or in a variable a text with commas. A comma within a URL is written %2C.
-    pub(super) fn urls(&mut self, key: Key, schemes: &[&str]) -> Found<Vec<SecretUrl>> {
+    pub(super) fn urls(&mut self, key: Key, schemes: &[&str]) -> CheckedValue<Vec<SecretUrl>> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let texts: Vec<SecretString> = match &given.value {
             Value::Texts(texts) => texts.clone(),
@@ -198,13 +208,13 @@ impl Check<'_> {
             Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Other(_) => {
                 let found = show_shape(&given.value).to_owned();
                 let allowed = "a list of URLs, in a variable with commas between them";
-                return Err(self.bad(key, found, allowed, ""));
+                return Err(self.note_bad(key, found, allowed, ""));
             }
         };
         if texts.len() > MAX_FALLBACK_URLS {
             let found = format!("{} URLs", texts.len());
             let allowed = format!("at most {MAX_FALLBACK_URLS} URLs");
-            return Err(self.bad(key, found, &allowed, ""));
+            return Err(self.note_bad(key, found, &allowed, ""));
         }
         // All are judged before the first that is wrong ends it.
         let judged: Vec<_> =
@@ -217,13 +227,13 @@ impl Check<'_> {
         &mut self,
         first: &SecretUrl,
         more: &[SecretUrl],
-    ) -> Result<(), Noted> {
+    ) -> Result<(), ProblemNoted> {
         let repeated =
             more.iter().enumerate().any(|(index, url)| url == first || more[..index].contains(url));
         if !repeated {
             return Ok(());
         }
-        Err(self.bad(
+        Err(self.note_bad(
             Key::GatewayFallbackUrls,
             "the same URL twice".to_owned(),
             "URLs that differ from each other and from gateway_url",
@@ -236,12 +246,17 @@ impl Check<'_> {
         key: Key,
         schemes: &[&str],
         text: &str,
-    ) -> Result<SecretUrl, Noted> {
+    ) -> Result<SecretUrl, ProblemNoted> {
         let allowed = format!("a URL with {}", schemes.join(", "));
         let text = text.trim();
         let Some((scheme, _)) = text.split_once("://") else {
             let found = format!("a text of {} characters without ://", text.chars().count());
-            return Err(self.bad(key, found, &allowed, &format!("Begin with {}://", schemes[0])));
+            return Err(self.note_bad(
+                key,
+                found,
+                &allowed,
+                &format!("Begin with {}://", schemes[0]),
+            ));
         };
         let scheme = scheme.to_ascii_lowercase();
         if !schemes.contains(&scheme.as_str()) {
@@ -252,16 +267,24 @@ impl Check<'_> {
             } else {
                 "a URL with an unknown scheme".to_owned()
             };
-            return Err(self.bad(key, found, &allowed, &format!("Begin with {}://", schemes[0])));
+            return Err(self.note_bad(
+                key,
+                found,
+                &allowed,
+                &format!("Begin with {}://", schemes[0]),
+            ));
         }
         match Url::parse(text) {
-            Ok(url) if url.port() == Some(0) => {
-                Err(self.bad(key, "a URL with port 0".to_owned(), "a port from 1 to 65535", ""))
-            }
+            Ok(url) if url.port() == Some(0) => Err(self.note_bad(
+                key,
+                "a URL with port 0".to_owned(),
+                "a port from 1 to 65535",
+                "",
+            )),
             Ok(url) if url.has_host() => Ok(SecretUrl::new(url)),
-            Ok(_) => Err(self.bad(key, "a URL without a host".to_owned(), &allowed, "")),
+            Ok(_) => Err(self.note_bad(key, "a URL without a host".to_owned(), &allowed, "")),
             // The parser's errors are constant texts (`invalid port number`).
-            Err(error) => Err(self.bad(key, format!("a broken URL ({error})"), &allowed, "")),
+            Err(error) => Err(self.note_bad(key, format!("a broken URL ({error})"), &allowed, "")),
         }
     }
 }

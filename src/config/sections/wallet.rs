@@ -7,18 +7,18 @@ use std::{
 };
 
 use super::super::{
-    InvalidPrivateKey, Mode, Place, PrivateKey, Problem, Wallet, Warning,
-    files::{Guard, Verdict, read_key_file},
+    InvalidPrivateKey, LoadMode, Place, PrivateKey, Problem, Wallet, Warning,
+    files::{KeyFileAccess, KeyFileVerdict, read_key_file},
     keys::Key,
     sources::Layer,
-    values::{Value, show_shape, stands_in_quotes},
+    values::{Value, has_quotes, show_shape},
 };
-use super::{Check, Found, Noted};
+use super::{CheckedValue, Checker, ProblemNoted};
 
-impl Check<'_> {
+impl Checker<'_> {
     /// The seed's priority: a private key, else AWS KMS. Of private keys: `private_key` or
     /// `private_key_file`, whichever comes from the stronger layer, else the credential.
-    pub(super) fn wallet(&mut self) -> Result<Wallet, Noted> {
+    pub(super) fn wallet(&mut self) -> Result<Wallet, ProblemNoted> {
         let aws = self.aws_kms();
         let private_key = self.private_key();
         let aws_given = self.raw.get(Key::AwsKeyId).map(|given| given.place.clone());
@@ -36,7 +36,7 @@ impl Check<'_> {
             }
             (None, Some(wallet)) => Ok(wallet),
             (None, None) => {
-                let place = self.whole();
+                let place = self.whole_file();
                 self.raw.problems.push(Problem {
                     place,
                     key: None,
@@ -50,12 +50,12 @@ impl Check<'_> {
                         self.variable_for(Key::AwsKeyId)
                     ),
                 });
-                Err(Noted)
+                Err(ProblemNoted)
             }
         }
     }
 
-    fn aws_kms(&mut self) -> Found<Wallet> {
+    fn aws_kms(&mut self) -> CheckedValue<Wallet> {
         let key_id = self.word(Key::AwsKeyId, 2048, "a key's id, alias/name or ARN", |c| {
             c.is_ascii_alphanumeric() || matches!(c, '/' | ':' | '-' | '_' | '.' | '+' | '=' | '@')
         });
@@ -65,11 +65,11 @@ impl Check<'_> {
         Ok(key_id.map(|key_id| Wallet::AwsKms { key_id, region, endpoint }))
     }
 
-    fn private_key(&mut self) -> Found<PrivateKey> {
+    fn private_key(&mut self) -> CheckedValue<PrivateKey> {
         let inline = self.raw.get(Key::PrivateKeyText).map(|given| given.layer);
         let file = self.raw.get(Key::PrivateKeyFile).map(|given| given.layer);
         match (inline, file) {
-            (Some(inline), Some(file)) if inline == file => Err(self.bad(
+            (Some(inline), Some(file)) if inline == file => Err(self.note_bad(
                 Key::PrivateKeyFile,
                 "private_key beside private_key_file".to_owned(),
                 "one of the two",
@@ -81,11 +81,11 @@ impl Check<'_> {
         }
     }
 
-    fn inline_key(&mut self) -> Found<PrivateKey> {
+    fn inline_key(&mut self) -> CheckedValue<PrivateKey> {
         let Some(given) = self.raw.get(Key::PrivateKeyText).cloned() else { return Ok(None) };
         let Value::Text(text) = &given.value else {
             let found = show_shape(&given.value).to_owned();
-            return Err(self.bad(
+            return Err(self.note_bad(
                 Key::PrivateKeyText,
                 found,
                 "64 hex digits in quotes, with or without 0x",
@@ -109,7 +109,7 @@ impl Check<'_> {
         Ok(Some(key))
     }
 
-    fn key_file(&mut self) -> Found<PrivateKey> {
+    fn key_file(&mut self) -> CheckedValue<PrivateKey> {
         let key = Key::PrivateKeyFile;
         let Some(path) = self.path(key)? else { return Ok(None) };
         let (text, guard) = match read_key_file(&path) {
@@ -117,7 +117,7 @@ impl Check<'_> {
             Err(error) => {
                 let found = format!("{}: {error}", path.display());
                 let allowed = "a readable file with 64 hex digits, with or without 0x";
-                return Err(self.bad(key, found, allowed, error.advice()));
+                return Err(self.note_bad(key, found, allowed, error.advice()));
             }
         };
         let in_credentials =
@@ -131,10 +131,10 @@ impl Check<'_> {
     }
 
     /// A key file is for its owner, who is root or the service's user.
-    fn key_guard(&mut self, path: &Path, guard: Guard) -> Result<(), Noted> {
+    fn key_guard(&mut self, path: &Path, guard: KeyFileAccess) -> Result<(), ProblemNoted> {
         match guard.judge(rustix::process::geteuid().as_raw()) {
-            Verdict::Fine => Ok(()),
-            Verdict::Odd(message) => {
+            KeyFileVerdict::Fine => Ok(()),
+            KeyFileVerdict::Odd(message) => {
                 self.raw.warnings.push(Warning {
                     place: Place::file(path),
                     key: Some(Key::PrivateKeyFile.name().to_owned()),
@@ -142,17 +142,17 @@ impl Check<'_> {
                 });
                 Ok(())
             }
-            Verdict::Refused { found, allowed, advice } => {
-                Err(self.bad(Key::PrivateKeyFile, found, allowed, advice))
+            KeyFileVerdict::Refused { found, allowed, advice } => {
+                Err(self.note_bad(Key::PrivateKeyFile, found, allowed, advice))
             }
         }
     }
 
     /// `$CREDENTIALS_DIRECTORY/<stem>.private_key`; under `start` also the bare `private_key`.
-    fn credential(&mut self) -> Found<PrivateKey> {
+    fn credential(&mut self) -> CheckedValue<PrivateKey> {
         let Some(directory) = &self.source.credentials_directory else { return Ok(None) };
         let own = self.source.stem().map(|stem| directory.join(format!("{stem}.private_key")));
-        let bare = (self.source.mode == Mode::Start).then(|| directory.join("private_key"));
+        let bare = (self.source.mode == LoadMode::Start).then(|| directory.join("private_key"));
         // `exists` is false for what cannot be looked at; such a credential must not be skipped.
         let present = |path: &PathBuf| path.try_exists().unwrap_or(true);
         let Some(path) = own.into_iter().chain(bare).find(present) else { return Ok(None) };
@@ -167,13 +167,18 @@ impl Check<'_> {
                     allowed: "a readable credential with 64 hex digits".to_owned(),
                     advice: "Check LoadCredential= of the unit and the file it names".to_owned(),
                 });
-                Err(Noted)
+                Err(ProblemNoted)
             }
         }
     }
 
-    fn judge_key(&mut self, text: &str, place: &Place, name: &str) -> Result<PrivateKey, Noted> {
-        if stands_in_quotes(text.trim()) {
+    fn judge_key(
+        &mut self,
+        text: &str,
+        place: &Place,
+        name: &str,
+    ) -> Result<PrivateKey, ProblemNoted> {
+        if has_quotes(text.trim()) {
             self.raw.problems.push(Problem {
                 place: place.clone(),
                 key: Some(name.to_owned()),
@@ -181,7 +186,7 @@ impl Check<'_> {
                 allowed: "the key itself".to_owned(),
                 advice: "Remove the quotes".to_owned(),
             });
-            return Err(Noted);
+            return Err(ProblemNoted);
         }
         match PrivateKey::parse(text) {
             Ok(key) => {
@@ -217,7 +222,7 @@ impl Check<'_> {
                         .to_owned(),
                     advice: advice.to_owned(),
                 });
-                Err(Noted)
+                Err(ProblemNoted)
             }
         }
     }

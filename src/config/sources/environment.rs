@@ -4,11 +4,12 @@
 use std::ffi::{OsStr, OsString};
 
 use super::super::{
-    Environment, Mode, foreign,
+    Environment, LoadMode,
     keys::{Key, nearest},
+    other_connectors,
     problems::{Place, Problem, Warning},
     secret::SecretString,
-    values::{QUOTES, Value, quoted, stands_in_quotes},
+    values::{QUOTES, Value, has_quotes, quoted_problem},
     variable_form,
 };
 use super::{Layer, Sources};
@@ -18,15 +19,21 @@ const PREFIX: &str = "KMS_CONNECTOR_";
 const INSTANCE: &str = "INSTANCE_";
 
 /// Variables with our prefix that are no configuration keys.
-const OTHER_VARIABLES: [&str; 5] = ["CONFIG_DIR", "STATE_DIR", "LISTEN", "LISTEN_NAMES", "COMMIT"];
+const PROCESS_VARIABLES: [&str; 5] =
+    ["CONFIG_DIR", "STATE_DIR", "LISTEN", "LISTEN_NAMES", "COMMIT"];
 
 impl Sources {
     /// Reads the variables: the plain ones, and those of the instance whose file has this stem.
-    pub fn add_environment(&mut self, environment: &Environment, stem: Option<&str>, mode: Mode) {
+    pub fn add_environment(
+        &mut self,
+        environment: &Environment,
+        stem: Option<&str>,
+        mode: LoadMode,
+    ) {
         let own = stem.map(instance_prefix);
         for (name, value) in environment.iter() {
             let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-            if OTHER_VARIABLES.contains(&rest) {
+            if PROCESS_VARIABLES.contains(&rest) {
                 continue;
             }
             let (rest, layer) = if rest.starts_with(INSTANCE) {
@@ -39,13 +46,13 @@ impl Sources {
             };
             let Some(key) = Key::from_variable(rest) else {
                 // Without a file, a program that runs on its defaults would not be what they meant.
-                let alone = mode == Mode::Start && stem.is_none();
+                let alone = mode == LoadMode::Start && stem.is_none();
                 self.unknown_variable(name, rest, alone);
                 continue;
             };
             // An empty one counts as not set, here as elsewhere.
             let is_shared = layer == Layer::Variable && key.is_one_instance_only();
-            if mode == Mode::Supervise && is_shared && !is_blank(value) {
+            if mode == LoadMode::Supervise && is_shared && !is_blank(value) {
                 self.shared_variable(name, key, own.as_deref());
                 continue;
             }
@@ -74,8 +81,8 @@ impl Sources {
             });
             return;
         }
-        if stands_in_quotes(text) {
-            self.problems.push(quoted(place, Some(key.name().to_owned())));
+        if has_quotes(text) {
+            self.problems.push(quoted_problem(place, Some(key.name().to_owned())));
             return;
         }
         self.give(layer, key, Value::Text(SecretString::new(text.to_owned())), name);
@@ -102,7 +109,7 @@ impl Sources {
     /// `alone`: there is no file, so the variables are all there is.
     fn unknown_variable(&mut self, name: &str, rest: &str, alone: bool) {
         let place = Place::Variable(name.to_owned());
-        if let Some(told) = foreign::told(&rest.replace("__", ".")) {
+        if let Some(told) = other_connectors::hint_for(&rest.replace("__", ".")) {
             if alone {
                 self.problems.push(Problem {
                     place,
@@ -133,9 +140,9 @@ impl Sources {
 }
 
 /// A variable that would be taken for this key. `stem`: of the instance's file.
-pub(in crate::config) fn variable_for(key: Key, mode: Mode, stem: Option<&str>) -> String {
+pub(in crate::config) fn variable_for(key: Key, mode: LoadMode, stem: Option<&str>) -> String {
     match stem {
-        Some(stem) if mode == Mode::Supervise && key.is_one_instance_only() => {
+        Some(stem) if mode == LoadMode::Supervise && key.is_one_instance_only() => {
             format!("{PREFIX}{}{}", instance_prefix(stem), key.variable())
         }
         Some(_) | None => format!("{PREFIX}{}", key.variable()),
@@ -148,16 +155,16 @@ fn is_of_kubernetes(rest: &str) -> bool {
         || ["SERVICE_HOST", "SERVICE_PORT", "PORT_"].iter().any(|begin| rest.starts_with(begin))
 }
 
-/// Those of [`OTHER_VARIABLES`] that stand in quotes.
+/// Those of [`PROCESS_VARIABLES`] that stand in quotes.
 pub(in crate::config) fn quoted_places(environment: &Environment) -> Vec<Problem> {
-    let ours = OTHER_VARIABLES.iter().map(|name| format!("{PREFIX}{name}"));
+    let ours = PROCESS_VARIABLES.iter().map(|name| format!("{PREFIX}{name}"));
     let is_quoted = |name: &String| {
         environment
             .get(name)
             .and_then(|value| value.to_str())
-            .is_some_and(|text| stands_in_quotes(text.trim()))
+            .is_some_and(|text| has_quotes(text.trim()))
     };
-    ours.filter(is_quoted).map(|name| quoted(Place::Variable(name), None)).collect()
+    ours.filter(is_quoted).map(|name| quoted_problem(Place::Variable(name), None)).collect()
 }
 
 /// Variables of the whole process that do not do what was meant: of logs and traces those that stand
@@ -166,7 +173,7 @@ pub(in crate::config) fn odd_variables(environment: &Environment) -> Vec<Warning
     let odd = environment.iter().filter_map(|(name, value)| {
         let is_plain = name == "RUST_LOG" || name.starts_with("OTEL_");
         let message = if is_plain {
-            let is_quoted = value.to_str().is_some_and(|text| stands_in_quotes(text.trim()));
+            let is_quoted = value.to_str().is_some_and(|text| has_quotes(text.trim()));
             is_quoted.then(|| format!("stands in quotes. {QUOTES}"))?
         } else {
             let begins = name.get(..PREFIX.len())?;

@@ -9,17 +9,17 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::super::{
-    foreign,
     keys::{Key, TABLES, nearest},
+    other_connectors,
     problems::{Place, Problem, Warning},
     secret::SecretString,
-    values::{Value, quoted, stands_in_quotes},
+    values::{Value, has_quotes, quoted_problem},
 };
 use super::{Layer, Sources, line};
 
 /// Of syntax errors and of unknown keys so many are told one by one: a file that is no configuration
 /// at all has one on each line.
-const MOST_OF_A_KIND: usize = 20;
+const MAX_OF_A_KIND: usize = 20;
 
 /// What stands for those that are not told one by one. `place`: of the first of them.
 fn and_more(place: Place, more: usize, what: &str, allowed: &str) -> Problem {
@@ -33,7 +33,7 @@ fn and_more(place: Place, more: usize, what: &str, allowed: &str) -> Problem {
 }
 
 impl Sources {
-    /// Reads a file's text. Syntax errors are noted together, the first [`MOST_OF_A_KIND`] of them; a
+    /// Reads a file's text. Syntax errors are noted together, the first [`MAX_OF_A_KIND`] of them; a
     /// table with one is not read further, since what is missing from it says nothing. Answers whether
     /// the text was TOML. Takes time in proportion to the text's length, whatever it is.
     pub fn add_file(&mut self, path: &Path, text: &str) -> bool {
@@ -49,7 +49,7 @@ impl Sources {
             let (line, column) = lines.position(at(error));
             Place::File { path: path.to_owned(), line: Some(line), column: Some(column) }
         };
-        for error in errors.iter().take(MOST_OF_A_KIND) {
+        for error in errors.iter().take(MAX_OF_A_KIND) {
             self.problems.push(Problem {
                 place: place(error),
                 key: None,
@@ -60,8 +60,8 @@ impl Sources {
                     .to_owned(),
             });
         }
-        if let Some(next) = errors.get(MOST_OF_A_KIND) {
-            let more = errors.len() - MOST_OF_A_KIND;
+        if let Some(next) = errors.get(MAX_OF_A_KIND) {
+            let more = errors.len() - MAX_OF_A_KIND;
             self.problems.push(and_more(place(next), more, "syntax errors", "TOML"));
         }
         false
@@ -167,14 +167,14 @@ impl<'a> Reader<'a> {
             return;
         }
         let value = translate(value);
-        let in_quotes = |text: &SecretString| stands_in_quotes(text.expose().trim());
+        let in_quotes = |text: &SecretString| has_quotes(text.expose().trim());
         let is_quoted = match &value {
             Value::Text(text) => in_quotes(text),
             Value::Texts(texts) => texts.iter().any(in_quotes),
             Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Other(_) => false,
         };
         if is_quoted {
-            self.sources.problems.push(quoted(place, Some(key.name().to_owned())));
+            self.sources.problems.push(quoted_problem(place, Some(key.name().to_owned())));
             return;
         }
         self.sources.give(Layer::File, key, value, &place.to_string());
@@ -184,12 +184,12 @@ impl<'a> Reader<'a> {
     fn tell_unknown(&mut self) {
         let mut unknown = std::mem::take(&mut self.unknown);
         unknown.sort_by_key(|one| one.at);
-        for one in unknown.iter().take(MOST_OF_A_KIND) {
+        for one in unknown.iter().take(MAX_OF_A_KIND) {
             let problem = self.problem_of(one);
             self.sources.problems.push(problem);
         }
-        if let Some(next) = unknown.get(MOST_OF_A_KIND) {
-            let (place, more) = (self.place(&(next.at..next.at)), unknown.len() - MOST_OF_A_KIND);
+        if let Some(next) = unknown.get(MAX_OF_A_KIND) {
+            let (place, more) = (self.place(&(next.at..next.at)), unknown.len() - MAX_OF_A_KIND);
             let allowed = "the keys of config-base.toml";
             self.sources.problems.push(and_more(place, more, "unknown keys", allowed));
         }
@@ -202,11 +202,12 @@ impl<'a> Reader<'a> {
         };
         let names = Key::ALL.iter().map(|key| key.name().to_owned());
         let tables = TABLES.iter().map(|table| (*table).to_owned());
-        let advice =
-            foreign::told(&full).unwrap_or_else(|| match nearest(&full, names.chain(tables)) {
+        let advice = other_connectors::hint_for(&full).unwrap_or_else(|| {
+            match nearest(&full, names.chain(tables)) {
                 Some(name) => format!("Did you mean {name}?"),
                 None => "config-base.toml lists every key; remove this one".to_owned(),
-            });
+            }
+        });
         Problem {
             place: self.place(&(*at..*at)),
             key: Some(show_name(&full)),

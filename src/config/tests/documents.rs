@@ -87,7 +87,7 @@ const SEED_EXAMPLE: &str = include_str!("../../../tests/world/documented-example
 /// Field failure T32.
 #[test]
 fn the_seeds_example_loads_once_filled_in() {
-    let problems = load_text(SEED_EXAMPLE, env([]), Mode::Supervise).unwrap_err();
+    let problems = load_text(SEED_EXAMPLE, env([]), LoadMode::Supervise).unwrap_err();
     let found: Vec<_> = problems.as_slice().iter().map(|problem| line(&problem.place)).collect();
     assert_eq!(found, [Some(26), Some(29)], "{problems}");
 
@@ -96,7 +96,7 @@ fn the_seeds_example_loads_once_filled_in() {
         "0x0000000000000000000000000000000000000001",
         1,
     );
-    let loaded = load_text(&filled, env([]), Mode::Supervise).unwrap();
+    let loaded = load_text(&filled, env([]), LoadMode::Supervise).unwrap();
     let config = &loaded.config;
     assert_eq!(config.service_name, "my-connector");
     assert_eq!(config.kms_core_endpoint.to_string(), "http://localhost:50052");
@@ -161,7 +161,7 @@ fn the_seeds_environment_loads() {
 fn the_environment_wins_over_the_file_over_the_defaults() {
     let environment = env([WALLET, ("KMS_CONNECTOR_CHAIN_ID", "3")]);
     let text = "chain_id = 2\nchannel_size = 9";
-    let config = load_text(text, environment, Mode::Start).unwrap().config;
+    let config = load_text(text, environment, LoadMode::Start).unwrap().config;
     assert_eq!((config.chain_id, config.channel_size, config.max_requests_in_flight), (3, 9, 1000));
 }
 
@@ -170,7 +170,7 @@ fn the_example_configs_load() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/environments");
     let at = |name: &str, environment| {
         let file = Some(directory.join(name));
-        let source = Source { file, mode: Mode::Supervise, ..source(environment) };
+        let source = Source { file, mode: LoadMode::Supervise, ..source(environment) };
         load(&source).unwrap_or_else(|error| panic!("{error}"))
     };
 
@@ -274,6 +274,6 @@ fn what_the_readme_begins_with_is_enough_for_a_supervisor() {
     let (path, key) = ("private_key_file = \"/etc/kms-connector/keys/node-1.private_key\"", KEY);
     assert!(text.contains(path), "{text}");
     let text = text.replace(path, &format!("private_key = \"{key}\""));
-    let loaded = load_text(&text, env([]), Mode::Supervise).unwrap();
+    let loaded = load_text(&text, env([]), LoadMode::Supervise).unwrap();
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 }

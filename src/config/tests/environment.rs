@@ -33,7 +33,7 @@ fn unknown_variables_warn_and_empty_ones_do_not_count() {
 #[test]
 fn a_mistyped_variable_of_one_instance_is_told_as_one() {
     let wrong = "KMS_CONNECTOR_INSTANCE_ONE__HELD_RETRY_SEC";
-    let loaded = load_text("", env([WALLET, (wrong, "7")]), Mode::Start).unwrap();
+    let loaded = load_text("", env([WALLET, (wrong, "7")]), LoadMode::Start).unwrap();
     let place = Place::Variable(wrong.to_owned());
     let told = loaded.warnings.iter().find(|warning| warning.place == place).unwrap();
     assert!(told.message.contains("KMS_CONNECTOR_INSTANCE_ONE__HELD_RETRY_SECS?"), "{told}");
@@ -57,7 +57,7 @@ fn under_supervise_shared_variables_are_refused_and_required_keys_must_be_given(
         ("KMS_CONNECTOR_KMS_CORE_ENDPOINT", "http://x"),
         ("KMS_CONNECTOR_AWS_KMS_CONFIG__KEY_ID", "x"),
     ]);
-    let text = load_text("", environment, Mode::Supervise).unwrap_err().to_string();
+    let text = load_text("", environment, LoadMode::Supervise).unwrap_err().to_string();
     for words in [
         "KMS_CONNECTOR_INSTANCE_ONE__PRIVATE_KEY",
         "KMS_CONNECTOR_INSTANCE_ONE__SERVICE_NAME",
@@ -82,7 +82,7 @@ fn under_supervise_shared_variables_are_refused_and_required_keys_must_be_given(
         ("KMS_CONNECTOR_CHAIN_ID", "8"),
         ("KMS_CONNECTOR_GATEWAY_URL", "ws://shared"),
     ]);
-    let loaded = load_text(&text, environment, Mode::Supervise).unwrap();
+    let loaded = load_text(&text, environment, LoadMode::Supervise).unwrap();
     assert_eq!(loaded.config.chain_id, 9);
     assert_eq!(loaded.config.gateway_url.to_string(), "ws://shared");
 }
@@ -138,7 +138,7 @@ fn names_have_a_form_in_variables() {
         ("KMS_CONNECTOR_INSTANCE_B__CHAIN_ID", "1"),
         ("KMS_CONNECTOR_CHAIN_ID", "1"),
     ]);
-    let found = variables_of_no_instance(&odd, ["a-1", "c"].into_iter());
+    let found = unmatched_variables(&odd, ["a-1", "c"].into_iter());
     let names: Vec<String> = found.iter().map(|warning| warning.place.to_string()).collect();
     assert_eq!(
         names,
@@ -163,14 +163,14 @@ fn names_fit_a_line() {
 fn names_follow_the_mode() {
     let config = good("service_name = 'service'").config;
     let file = Some(Path::new("/a/one.toml"));
-    assert_eq!(instance_name(Mode::Start, Some("given"), file, &config), "given");
-    assert_eq!(instance_name(Mode::Start, None, file, &config), "service");
-    assert_eq!(instance_name(Mode::Start, None, None, &config), "service");
-    assert_eq!(instance_name(Mode::Supervise, Some("given"), file, &config), "one");
+    assert_eq!(instance_name(LoadMode::Start, Some("given"), file, &config), "given");
+    assert_eq!(instance_name(LoadMode::Start, None, file, &config), "service");
+    assert_eq!(instance_name(LoadMode::Start, None, None, &config), "service");
+    assert_eq!(instance_name(LoadMode::Supervise, Some("given"), file, &config), "one");
     // The default is nobody's choice, also where an example spells it out.
     let config = good("service_name = 'kms-connector'").config;
-    assert_eq!(instance_name(Mode::Start, None, file, &config), "one");
-    assert_eq!(instance_name(Mode::Start, None, None, &config), "kms-connector");
+    assert_eq!(instance_name(LoadMode::Start, None, file, &config), "one");
+    assert_eq!(instance_name(LoadMode::Start, None, None, &config), "kms-connector");
 }
 
 /// Docker's env files keep quotes as part of the value.
@@ -182,7 +182,7 @@ fn c6_a_value_in_quotes_is_one_clear_problem() {
         ("KMS_CONNECTOR_GATEWAY_FALLBACK_URLS", "\"ws://node.example\""),
         WALLET,
     ];
-    let problems = load_text("", env(variables), Mode::Start).unwrap_err();
+    let problems = load_text("", env(variables), LoadMode::Start).unwrap_err();
     assert_eq!(problems.as_slice().len(), 3, "{problems}");
     assert!(problems.to_string().matches("stands in quotes").count() == 3, "{problems}");
     assert!(!problems.to_string().contains("node.example"), "{problems}");
@@ -191,7 +191,7 @@ fn c6_a_value_in_quotes_is_one_clear_problem() {
 
     let places =
         [("KMS_CONNECTOR_STATE_DIR", "\"/var/lib/x\""), ("KMS_CONNECTOR_CONFIG_DIR", "/etc")];
-    let problems = check_places(&env(places)).unwrap_err();
+    let problems = check_directory_variables(&env(places)).unwrap_err();
     assert_eq!(problems.as_slice().len(), 1);
     assert!(problems.to_string().contains("KMS_CONNECTOR_STATE_DIR"), "{problems}");
 }
@@ -202,13 +202,13 @@ fn c6_usual_variables_in_quotes_are_one_clear_problem() {
     let quoted =
         [("HTTPS_PROXY", "\"http://proxy.example:3128\""), ("http_proxy", "'proxy.example:3128'")];
     for variable in quoted {
-        let problems = load_text("", env([variable, WALLET]), Mode::Start).unwrap_err();
+        let problems = load_text("", env([variable, WALLET]), LoadMode::Start).unwrap_err();
         assert_eq!(problems.as_slice().len(), 1, "{problems}");
         let said = problems.to_string();
         assert!(said.contains(variable.0) && said.contains("stands in quotes"), "{said}");
     }
     let no = ("NO_PROXY", "\"localhost,10.0.0.0/8\"");
-    let warnings = load_text("", env([no, WALLET]), Mode::Start).unwrap().warnings;
+    let warnings = load_text("", env([no, WALLET]), LoadMode::Start).unwrap().warnings;
     let told: Vec<_> = warnings.iter().filter(|it| it.to_string().contains("NO_PROXY")).collect();
     assert!(told.len() == 1 && told[0].message.contains("stands in quotes"), "{warnings:?}");
 
@@ -218,7 +218,7 @@ fn c6_usual_variables_in_quotes_are_one_clear_problem() {
         ("OTEL_EXPORTER_OTLP_HEADERS", "'api-key=SECRET'"),
         ("OTEL_SERVICE_NAME", "connector"),
     ];
-    let warnings = odd_variables(&env(process));
+    let warnings = suspicious_variables(&env(process));
     assert_eq!(warnings.len(), 3, "{warnings:?}");
     assert!(warnings.iter().all(|it| it.message.contains("stands in quotes")), "{warnings:?}");
     assert!(!format!("{warnings:?}").contains("SECRET"), "{warnings:?}");
@@ -228,7 +228,7 @@ fn c6_usual_variables_in_quotes_are_one_clear_problem() {
 #[test]
 fn c6_a_variable_in_lower_case_is_told() {
     let variables = [("kms_connector_gas_limit", "7"), ("KMS_CONNECTOR_CHAIN_ID", "1")];
-    let warnings = odd_variables(&env(variables));
+    let warnings = suspicious_variables(&env(variables));
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].message.contains("KMS_CONNECTOR_GAS_LIMIT"), "{warnings:?}");
 }
@@ -239,8 +239,11 @@ fn c6_no_advice_is_refused_when_it_is_followed() {
     let directory = tempfile::tempdir().unwrap();
     let file = Some(directory.path().join("d-1.toml"));
     fs::write(directory.path().join("d-1.toml"), "").unwrap();
-    let of =
-        |environment| Source { file: file.clone(), mode: Mode::Supervise, ..source(environment) };
+    let of = |environment| Source {
+        file: file.clone(),
+        mode: LoadMode::Supervise,
+        ..source(environment)
+    };
     let said = load(&of(env([]))).unwrap_err().to_string();
     let words = said.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let advised: Vec<&str> = words.filter(|word| word.starts_with("KMS_CONNECTOR_")).collect();
@@ -256,7 +259,7 @@ fn c6_no_advice_is_refused_when_it_is_followed() {
 fn c6_variables_of_the_three_services_are_told_what_they_are_here() {
     let theirs =
         [("KMS_CONNECTOR_GATEWAY_CHAIN_ID", "54321"), ("KMS_CONNECTOR_TASK_LIMIT", "7"), WALLET];
-    let problems = load_text("", env(theirs), Mode::Start);
+    let problems = load_text("", env(theirs), LoadMode::Start);
     // `load_text` names a file.
     let warnings: Vec<String> =
         problems.unwrap().warnings.iter().map(|warning| warning.message.clone()).collect();
@@ -266,7 +269,7 @@ fn c6_variables_of_the_three_services_are_told_what_they_are_here() {
         file: None,
         environment: env(theirs),
         credentials_directory: None,
-        mode: Mode::Start,
+        mode: LoadMode::Start,
     };
     let problems = load(&source).unwrap_err();
     assert_eq!(problems.as_slice().len(), 2, "{problems}");
@@ -284,7 +287,7 @@ fn c5_what_no_proxy_does_not_understand_is_warned_about() {
         ("NO_PROXY", "10.0.0.0/8,http://user:CANARY@a,a*b,127.0.0.01"),
         WALLET,
     ];
-    let loaded = load_text("", env(variables), Mode::Start).unwrap();
+    let loaded = load_text("", env(variables), LoadMode::Start).unwrap();
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     let odd = warnings.iter().filter(|text| text.contains("NO_PROXY")).count();
     assert_eq!(odd, 3, "{warnings:?}");

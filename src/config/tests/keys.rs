@@ -85,7 +85,7 @@ fn every_key_counts_in_file_and_environment() {
         let plain = (value.parse::<f64>().is_ok() || value.parse::<bool>().is_ok())
             .then(|| format!("{} = {value}", key.name()));
         for text in quoted.into_iter().chain(plain) {
-            let by_file = load_text(&text, beside(key), Mode::Start);
+            let by_file = load_text(&text, beside(key), LoadMode::Start);
             let by_file = by_file.unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(by_file.config, by_variable.config, "{text}");
         }
@@ -93,7 +93,7 @@ fn every_key_counts_in_file_and_environment() {
         let instance = format!("KMS_CONNECTOR_INSTANCE_ONE__{}", key.variable());
         let mut environment = beside(key);
         environment.0.insert(instance, value.into());
-        let by_instance = load_text("", environment, Mode::Start).unwrap();
+        let by_instance = load_text("", environment, LoadMode::Start).unwrap();
         assert_eq!(by_instance.config, by_variable.config, "{key}");
     }
 }

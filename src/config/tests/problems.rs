@@ -22,7 +22,7 @@ nonsense = 1
 region = "r"
 "#;
     let environment = env([("KMS_CONNECTOR_RETRY_INTERVAL_SECS", "0")]);
-    let problems = load_text(text, environment, Mode::Start).unwrap_err();
+    let problems = load_text(text, environment, LoadMode::Start).unwrap_err();
     let found: Vec<_> = problems
         .as_slice()
         .iter()
@@ -172,7 +172,7 @@ fn bounds_are_kept() {
 /// The problems of `text` beside a wallet in the file's own layer where the text has none.
 fn bad_with_own_wallet(text: &str) -> Vec<Problem> {
     let environment = if text.starts_with("private_key") { env([]) } else { env([WALLET]) };
-    load_text(text, environment, Mode::Start).unwrap_err().as_slice().to_vec()
+    load_text(text, environment, LoadMode::Start).unwrap_err().as_slice().to_vec()
 }
 
 #[test]

@@ -7,7 +7,7 @@ const CANARY: &str = "cAnArY7351";
 /// Everything an operator could see of an attempt to load `text`.
 fn all_output(text: &str, environment: &Environment) -> String {
     let mut output = format!("{environment:?}");
-    for mode in [Mode::Start, Mode::Supervise] {
+    for mode in [LoadMode::Start, LoadMode::Supervise] {
         let seen = match load_text(text, environment.clone(), mode) {
             Ok(loaded) => format!("{loaded:?}{:#?}", loaded.warnings),
             Err(problems) => format!("{problems}{problems:?}"),
@@ -73,7 +73,7 @@ fn no_output_has_a_secret() {
         }
         for value in [url("wss"), long_key.clone()] {
             let text = format!("{} = {value:?}", key.name());
-            if load_text(&text, env([WALLET]), Mode::Start).is_err() {
+            if load_text(&text, env([WALLET]), LoadMode::Start).is_err() {
                 let output = all_output(&text, &env([WALLET]));
                 assert!(!output.contains(CANARY), "{key}: {output}");
             }
@@ -84,7 +84,7 @@ fn no_output_has_a_secret() {
 #[test]
 fn deep_nesting_is_an_error_and_no_crash() {
     for text in ["[".repeat(100_000), format!("a = {}", "[".repeat(100_000)), "a.".repeat(50_000)] {
-        assert!(load_text(&text, env([WALLET]), Mode::Start).is_err());
+        assert!(load_text(&text, env([WALLET]), LoadMode::Start).is_err());
     }
 }
 
@@ -111,7 +111,7 @@ proptest! {
     #[test]
     fn any_text_loads_or_is_a_problem(text in proptest::collection::vec(any_line(), 0..12)) {
         let text = text.concat();
-        for mode in [Mode::Start, Mode::Supervise] {
+        for mode in [LoadMode::Start, LoadMode::Supervise] {
             if let Err(problems) = load_text(&text, env([WALLET]), mode) {
                 prop_assert!(!problems.as_slice().is_empty());
                 for problem in problems.as_slice() {
@@ -123,7 +123,7 @@ proptest! {
 
     #[test]
     fn any_bytes_load_or_are_a_problem(text in "\\PC{0,200}", value in "\\PC{0,80}") {
-        let _ = load_text(&text, env([WALLET]), Mode::Start);
+        let _ = load_text(&text, env([WALLET]), LoadMode::Start);
         for key in Key::ALL {
             let name = format!("KMS_CONNECTOR_{}", key.variable());
             let _ = load(&source(env([(&name, &value)])));
@@ -215,7 +215,7 @@ proptest! {
         for from in 0..digits.len() - 16 {
             prop_assert!(!output.contains(&digits[from..from + 16]), "{output}");
         }
-        if let Err(problems) = load_text(&text, env([]), Mode::Supervise) {
+        if let Err(problems) = load_text(&text, env([]), LoadMode::Supervise) {
             for problem in problems.as_slice() {
                 prop_assert!(!problem.found.is_empty() && !problem.allowed.is_empty());
                 let file = matches!(&problem.place, Place::File { path, .. }

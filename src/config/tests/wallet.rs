@@ -76,12 +76,12 @@ fn d8_an_editors_mark_before_a_key_is_no_digit() {
     let path = directory.path().join("one.key");
     let text = format!("private_key_file = '{}'", path.display());
     write(&path, &format!("\u{feff}{KEY}\r\n"), 0o600);
-    assert_eq!(key_of(&load_text(&text, env([]), Mode::Start).unwrap()), KEY);
+    assert_eq!(key_of(&load_text(&text, env([]), LoadMode::Start).unwrap()), KEY);
     let wide: Vec<u8> =
         format!("\u{feff}{KEY}").encode_utf16().flat_map(u16::to_le_bytes).collect();
     for wide in [&wide[..], &wide[2..]] {
         fs::write(&path, wide).unwrap();
-        let problems = load_text(&text, env([]), Mode::Start).unwrap_err().to_string();
+        let problems = load_text(&text, env([]), LoadMode::Start).unwrap_err().to_string();
         assert!(problems.contains("UTF-16") && problems.contains("one.key"), "{problems}");
     }
 }
@@ -94,15 +94,15 @@ fn the_stronger_layer_has_the_key() {
     let path = path.to_str().unwrap();
     let file = ("KMS_CONNECTOR_PRIVATE_KEY_FILE", path);
     let text = format!("private_key = '{KEY}'");
-    let loaded = load_text(&text, env([file]), Mode::Start).unwrap();
+    let loaded = load_text(&text, env([file]), LoadMode::Start).unwrap();
     assert_eq!(key_of(&loaded), "cd".repeat(32));
     let text = format!("private_key_file = '{path}'");
-    assert_eq!(key_of(&load_text(&text, env([WALLET]), Mode::Start).unwrap()), KEY);
+    assert_eq!(key_of(&load_text(&text, env([WALLET]), LoadMode::Start).unwrap()), KEY);
     assert!(load(&source(env([file, WALLET]))).is_err());
     // The seed's priority, across layers.
     let aws = ("KMS_CONNECTOR_AWS_KMS_CONFIG__KEY_ID", "id");
     let text = format!("private_key = '{KEY}'");
-    assert_eq!(key_of(&load_text(&text, env([aws]), Mode::Start).unwrap()), KEY);
+    assert_eq!(key_of(&load_text(&text, env([aws]), LoadMode::Start).unwrap()), KEY);
 }
 
 #[test]
@@ -124,18 +124,18 @@ fn credentials_count_by_stem_and_under_start_without() {
             mode,
         })
     };
-    assert!(at(Mode::Start, Some(&file)).is_err());
+    assert!(at(LoadMode::Start, Some(&file)).is_err());
     // systemd's own protection counts there, so the mode does not.
     write(&credentials.path().join("private_key"), KEY, 0o444);
-    assert_eq!(key_of(&at(Mode::Start, Some(&file)).unwrap()), KEY);
-    assert_eq!(key_of(&at(Mode::Start, None).unwrap()), KEY);
-    assert!(at(Mode::Supervise, Some(&file)).is_err());
+    assert_eq!(key_of(&at(LoadMode::Start, Some(&file)).unwrap()), KEY);
+    assert_eq!(key_of(&at(LoadMode::Start, None).unwrap()), KEY);
+    assert!(at(LoadMode::Supervise, Some(&file)).is_err());
     write(&credentials.path().join("one.private_key"), &"cd".repeat(32), 0o444);
-    for mode in [Mode::Start, Mode::Supervise] {
+    for mode in [LoadMode::Start, LoadMode::Supervise] {
         assert_eq!(key_of(&at(mode, Some(&file)).unwrap()), "cd".repeat(32));
     }
     write(&credentials.path().join("one.private_key"), "", 0o444);
-    assert!(at(Mode::Supervise, Some(&file)).unwrap_err().to_string().contains("no text"));
+    assert!(at(LoadMode::Supervise, Some(&file)).unwrap_err().to_string().contains("no text"));
 }
 
 #[test]

@@ -9,16 +9,16 @@ use tokio::time::Instant;
 
 use super::{
     ReadError,
-    decoded::{Decoded, decode, tell_of},
+    decoded::{DecodedEvents, decode, log_skipped},
+    expect_range_known,
     ids::SharedIds,
-    knows,
-    pages::Pages,
+    pages::PageSizes,
     source::EventSource,
 };
 use crate::{
+    chain::provider::{ChainReader as _, NodeId},
     domain::{Event, LedgerError, Request},
     flow::ledger::{Batch, RequestLedger},
-    gateway::provider::{ChainReader as _, NodeId},
 };
 
 /// Reads known blocks again.
@@ -26,7 +26,7 @@ use crate::{
 pub struct Backfill<S, L> {
     source: S,
     ledger: L,
-    pages: Pages,
+    pages: PageSizes,
     ids: SharedIds,
 }
 
@@ -55,12 +55,12 @@ pub struct BackfillError(#[from] ReadError);
 
 impl<S: EventSource, L: RequestLedger> Backfill<S, L> {
     pub fn new(source: S, ledger: L) -> Self {
-        Self { source, ledger, pages: Pages::default(), ids: SharedIds::default() }
+        Self { source, ledger, pages: PageSizes::default(), ids: SharedIds::default() }
     }
 
     /// What it finds is missing no more.
     #[must_use]
-    pub fn knowing(self, ids: SharedIds) -> Self {
+    pub fn with_ids(self, ids: SharedIds) -> Self {
         Self { ids, ..self }
     }
 
@@ -68,8 +68,8 @@ impl<S: EventSource, L: RequestLedger> Backfill<S, L> {
     /// dropping the future loses nothing.
     pub async fn read(&mut self, from: u64, to: u64) -> Result<Reread, BackfillError> {
         let (events, to) = self.read_everywhere(from, to).await?;
-        self.ids.lock().saw_all(&events, Instant::now());
-        let Decoded { batch, requests, .. } = decode(&self.source, events);
+        self.ids.lock().record_events(&events, Instant::now());
+        let DecodedEvents { batch, requests, .. } = decode(&self.source, events);
         Ok(Reread { to, batch, requests })
     }
 
@@ -82,8 +82,8 @@ impl<S: EventSource, L: RequestLedger> Backfill<S, L> {
             return Ok(Vec::new());
         }
         let skipped = batch.skipped.clone();
-        let taken = self.ledger.arrive(batch).await?;
-        tell_of(&skipped, &taken);
+        let taken = self.ledger.store_batch(batch).await?;
+        log_skipped(&skipped, &taken);
         let mut requests: Vec<Option<_>> = requests.into_iter().map(Some).collect();
         let new = taken.new.into_iter().filter_map(|index| requests.get_mut(index)?.take());
         Ok(new.collect())
@@ -106,9 +106,9 @@ impl<S: EventSource, L: RequestLedger> Backfill<S, L> {
             let (mut events, mut answers, mut failed) = (Vec::new(), 0_usize, None);
             for node in nodes {
                 match self.source.only(node).events_between(from, last).await {
-                    Ok(range) => match knows(&range, from, last) {
+                    Ok(range) => match expect_range_known(&range, from, last) {
                         Ok(()) => {
-                            self.pages.worked(node, (from, last), Instant::now());
+                            self.pages.record_success(node, (from, last), Instant::now());
                             answers += 1;
                             for event in range.events {
                                 if !events.contains(&event) {
@@ -119,7 +119,7 @@ impl<S: EventSource, L: RequestLedger> Backfill<S, L> {
                         Err(error) => failed = Some(error),
                     },
                     Err(error) => {
-                        if self.pages.failed(node, (from, last), &error, Instant::now()) {
+                        if self.pages.record_failure(node, (from, last), &error, Instant::now()) {
                             continue 'page;
                         }
                         failed = Some(error.into());

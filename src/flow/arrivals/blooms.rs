@@ -16,46 +16,49 @@ use std::collections::BTreeSet;
 use alloy::primitives::{Bloom, BloomInput};
 
 use crate::{
+    chain::provider::{EmittedLog, Head, LogFilter, NodeId},
     domain::Event,
-    gateway::provider::{Emitted, Filter, Head, NodeId},
 };
 
 /// Nodes whose blooms were wrong.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Trust(BTreeSet<NodeId>);
+pub(super) struct BloomTrust(BTreeSet<NodeId>);
 
-impl Trust {
+impl BloomTrust {
     /// The bloom of this header, if it says anything.
     pub(super) fn bloom<'h>(&self, head: &'h Head) -> Option<&'h Bloom> {
         let full = |bloom: &Bloom| bloom.iter().all(|byte| *byte == u8::MAX);
-        head.bloom.as_ref().filter(|bloom| !full(bloom) && !self.0.contains(&head.by))
+        head.bloom.as_ref().filter(|bloom| !full(bloom) && !self.0.contains(&head.node))
     }
 
     /// The node told a wrong bloom. Whether that is news.
-    pub(super) fn is_over(&mut self, node: NodeId) -> bool {
+    pub(super) fn revoke(&mut self, node: NodeId) -> bool {
         self.0.insert(node)
     }
 }
 
 /// The logs that are looked for.
-impl Filter<'_> {
+impl LogFilter<'_> {
     /// Whether a block may hold any of them. `None`: its header does not say.
-    pub(super) fn may_be_in(self, bloom: Option<&Bloom>) -> bool {
-        bloom.is_none_or(|bloom| self.may_hide_in(bloom, &[]))
+    pub(super) fn may_match(self, bloom: Option<&Bloom>) -> bool {
+        bloom.is_none_or(|bloom| self.may_hide(bloom, &[]))
     }
 
     /// Whether the bloom speaks of one that is not among those shown.
-    pub(super) fn may_hide_in(self, bloom: &Bloom, shown: &[Event]) -> bool {
+    pub(super) fn may_hide(self, bloom: &Bloom, shown: &[Event]) -> bool {
         let is_shown = |topic| shown.iter().any(|event| event.topics.first() == Some(topic));
-        self.addresses.iter().any(|address| holds(bloom, address.as_slice()))
-            && self.first.iter().any(|topic| holds(bloom, topic.as_slice()) && !is_shown(topic))
+        self.addresses.iter().any(|address| bloom_contains(bloom, address.as_slice()))
+            && self
+                .topic0
+                .iter()
+                .any(|topic| bloom_contains(bloom, topic.as_slice()) && !is_shown(topic))
     }
 
     /// Those among all logs of a block, in its order.
-    pub(super) fn among(self, all: &[Emitted]) -> Vec<Event> {
-        let is_wanted = |one: &&Emitted| {
+    pub(super) fn select(self, all: &[EmittedLog]) -> Vec<Event> {
+        let is_wanted = |one: &&EmittedLog| {
             self.addresses.contains(&one.address)
-                && one.event.topics.first().is_some_and(|topic| self.first.contains(topic))
+                && one.event.topics.first().is_some_and(|topic| self.topic0.contains(topic))
         };
         let mut events: Vec<Event> =
             all.iter().filter(is_wanted).map(|one| one.event.clone()).collect();
@@ -64,37 +67,37 @@ impl Filter<'_> {
     }
 }
 
-fn holds(bloom: &Bloom, bytes: &[u8]) -> bool {
+fn bloom_contains(bloom: &Bloom, bytes: &[u8]) -> bool {
     bloom.contains_input(BloomInput::Raw(bytes))
 }
 
 /// What a bloom and the logs of the same block say of each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum BloomComparison {
     /// These are all.
-    All,
+    Complete,
     /// There is another one that is not shown.
-    Hidden,
+    LogsMissing,
     /// A log is not in the bloom: the header's is wrong.
     WrongBloom,
 }
 
 /// Whether these logs are all of the block that has this bloom.
 #[must_use]
-pub fn compare(bloom: &Bloom, logs: &[Emitted]) -> Found {
+pub fn compare(bloom: &Bloom, logs: &[EmittedLog]) -> BloomComparison {
     let made = bloom_of(logs);
     if made == *bloom {
-        Found::All
+        BloomComparison::Complete
     } else if bloom.contains(&made) {
-        Found::Hidden
+        BloomComparison::LogsMissing
     } else {
-        Found::WrongBloom
+        BloomComparison::WrongBloom
     }
 }
 
-fn bloom_of(logs: &[Emitted]) -> Bloom {
+fn bloom_of(logs: &[EmittedLog]) -> Bloom {
     let mut bloom = Bloom::ZERO;
-    for Emitted { address, event } in logs {
+    for EmittedLog { address, event } in logs {
         bloom.accrue(BloomInput::Raw(address.as_slice()));
         for topic in &event.topics {
             bloom.accrue(BloomInput::Raw(topic.as_slice()));
@@ -105,15 +108,15 @@ fn bloom_of(logs: &[Emitted]) -> Bloom {
 
 /// What one node says of a block.
 #[derive(Clone, Debug)]
-pub(super) struct Witness {
+pub(super) struct NodeLogs {
     pub head: Head,
     /// All logs of the block, each way in which the node told them.
-    pub logs: Vec<Vec<Emitted>>,
+    pub logs: Vec<Vec<EmittedLog>>,
 }
 
 /// What the words of all nodes come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum BlockProof {
     /// What is wanted of the block, and nothing else is in it. Or nobody's bloom says anything, and
     /// nobody contradicts.
     Proven(Vec<Event>),
@@ -126,21 +129,21 @@ pub(super) enum Verdict {
 ///
 /// Logs are all there are if their bloom is that of every header that says anything: where two
 /// headers differ, one of their nodes may hide a log and its trace.
-pub(super) fn judge(
-    witnesses: &[Witness],
-    wanted: Filter<'_>,
-    trust: &mut Trust,
-) -> (Verdict, Vec<NodeId>) {
+pub(super) fn prove_block(
+    witnesses: &[NodeLogs],
+    wanted: LogFilter<'_>,
+    trust: &mut BloomTrust,
+) -> (BlockProof, Vec<NodeId>) {
     let mut liars = Vec::new();
-    for Witness { head, logs } in witnesses {
+    for NodeLogs { head, logs } in witnesses {
         let Some(bloom) = trust.bloom(head) else { continue };
-        if logs.iter().any(|logs| compare(bloom, logs) == Found::WrongBloom) {
-            trust.is_over(head.by);
-            liars.push(head.by);
+        if logs.iter().any(|logs| compare(bloom, logs) == BloomComparison::WrongBloom) {
+            trust.revoke(head.node);
+            liars.push(head.node);
         }
     }
     let told = || witnesses.iter().flat_map(|one| &one.logs);
-    let says = |trust: &Trust, made: &Bloom, one: &Witness| {
+    let says = |trust: &BloomTrust, made: &Bloom, one: &NodeLogs| {
         trust.bloom(&one.head).map(|bloom| bloom == made)
     };
     let whole = told().find(|logs| {
@@ -150,20 +153,20 @@ pub(super) fn judge(
     if let Some(whole) = whole {
         let made = bloom_of(whole);
         if witnesses.iter().all(|one| says(trust, &made, one) != Some(false)) {
-            return (Verdict::Proven(wanted.among(whole)), liars);
+            return (BlockProof::Proven(wanted.select(whole)), liars);
         }
     }
-    let mut union: Vec<Event> = told().flat_map(|logs| wanted.among(logs)).collect();
+    let mut union: Vec<Event> = told().flat_map(|logs| wanted.select(logs)).collect();
     union.sort_by(|one, other| {
         (one.log_index, &one.topics, &one.data).cmp(&(other.log_index, &other.topics, &other.data))
     });
     union.dedup();
-    let agreed = told().all(|logs| wanted.among(logs).len() == union.len());
+    let agreed = told().all(|logs| wanted.select(logs).len() == union.len());
     let nothing_said = witnesses.iter().all(|one| trust.bloom(&one.head).is_none());
     let verdict = if nothing_said && agreed && told().next().is_some() {
-        Verdict::Proven(union)
+        BlockProof::Proven(union)
     } else {
-        Verdict::Unproven(union)
+        BlockProof::Unproven(union)
     };
     (verdict, liars)
 }
@@ -184,7 +187,7 @@ mod tests {
         keccak256(number.to_be_bytes())
     }
 
-    fn log(address: Address, index: u64, topics: &[u64]) -> Emitted {
+    fn log(address: Address, index: u64, topics: &[u64]) -> EmittedLog {
         let event = Event {
             block: BLOCK,
             transaction: topic(1000 + index),
@@ -192,18 +195,26 @@ mod tests {
             topics: topics.iter().copied().map(topic).collect(),
             data: Bytes::new(),
         };
-        Emitted { address, event }
+        EmittedLog { address, event }
     }
 
     fn head(by: usize, bloom: Option<&Bloom>) -> Head {
         let (parent, bloom) = (B256::ZERO, bloom.copied());
         let by = NodeId(by);
-        Head { block: BLOCK, parent, bloom, base_fee: None, gas_limit: None, connection: 1, by }
+        Head {
+            block: BLOCK,
+            parent,
+            bloom,
+            base_fee: None,
+            gas_limit: None,
+            connection: 1,
+            node: by,
+        }
     }
 
     /// First topics 1 and 2 are wanted.
-    fn with_wanted<T>(then: impl FnOnce(Filter<'_>) -> T) -> T {
-        then(Filter { addresses: &[OURS], first: &[topic(1), topic(2)], second: &[] })
+    fn with_wanted<T>(then: impl FnOnce(LogFilter<'_>) -> T) -> T {
+        then(LogFilter { addresses: &[OURS], topic0: &[topic(1), topic(2)], topic1: &[] })
     }
 
     #[test]
@@ -211,22 +222,22 @@ mod tests {
         let (one, two) = (log(OURS, 0, &[1, 50]), log(OURS, 1, &[2, 51]));
         let bloom = bloom_of(&[one.clone(), two.clone()]);
         with_wanted(|wanted| {
-            assert!(wanted.may_be_in(Some(&bloom)) && wanted.may_be_in(None));
-            assert!(!wanted.may_be_in(Some(&Bloom::ZERO)));
-            assert!(wanted.may_hide_in(&bloom, &[]));
-            assert!(wanted.may_hide_in(&bloom, std::slice::from_ref(&one.event)));
-            assert!(!wanted.may_hide_in(&bloom, &[one.event, two.event]));
+            assert!(wanted.may_match(Some(&bloom)) && wanted.may_match(None));
+            assert!(!wanted.may_match(Some(&Bloom::ZERO)));
+            assert!(wanted.may_hide(&bloom, &[]));
+            assert!(wanted.may_hide(&bloom, std::slice::from_ref(&one.event)));
+            assert!(!wanted.may_hide(&bloom, &[one.event, two.event]));
         });
     }
 
     #[test]
     fn a_bloom_that_says_nothing_proves_nothing() {
-        let mut trust = Trust::default();
+        let mut trust = BloomTrust::default();
         let bloom = bloom_of(&[log(OURS, 0, &[1])]);
         assert_eq!(trust.bloom(&head(0, Some(&bloom))), Some(&bloom));
         assert_eq!(trust.bloom(&head(0, None)), None);
         assert_eq!(trust.bloom(&head(0, Some(&Bloom::repeat_byte(0xff)))), None);
-        assert!(trust.is_over(NodeId(0)) && !trust.is_over(NodeId(0)));
+        assert!(trust.revoke(NodeId(0)) && !trust.revoke(NodeId(0)));
         assert_eq!(trust.bloom(&head(0, Some(&bloom))), None);
         assert_eq!(trust.bloom(&head(1, Some(&bloom))), Some(&bloom), "trust is each node's");
     }
@@ -236,42 +247,43 @@ mod tests {
         let all = vec![log(OURS, 0, &[1, 50]), log(Address::ZERO, 1, &[9])];
         let bloom = bloom_of(&all);
         let shown = vec![all[0].event.clone()];
-        let mut trust = Trust::default();
-        let mut judged =
-            |witnesses: &[Witness]| with_wanted(|wanted| judge(witnesses, wanted, &mut trust));
-        let says = |by, bloom: Option<&Bloom>, logs: &[&[Emitted]]| Witness {
+        let mut trust = BloomTrust::default();
+        let mut judged = |witnesses: &[NodeLogs]| {
+            with_wanted(|wanted| prove_block(witnesses, wanted, &mut trust))
+        };
+        let says = |by, bloom: Option<&Bloom>, logs: &[&[EmittedLog]]| NodeLogs {
             head: head(by, bloom),
             logs: logs.iter().map(|logs| logs.to_vec()).collect(),
         };
         let blind = says(0, Some(&bloom), &[&[]]);
-        assert_eq!(judged(std::slice::from_ref(&blind)).0, Verdict::Unproven(Vec::new()));
+        assert_eq!(judged(std::slice::from_ref(&blind)).0, BlockProof::Unproven(Vec::new()));
         // By its own receipts, or by another node, whose header may tell no bloom.
         let receipts = says(0, Some(&bloom), &[&[], &all]);
-        assert_eq!(judged(&[receipts]).0, Verdict::Proven(shown.clone()));
+        assert_eq!(judged(&[receipts]).0, BlockProof::Proven(shown.clone()));
         let other = says(1, None, &[&all]);
-        assert_eq!(judged(&[blind.clone(), other]).0, Verdict::Proven(shown.clone()));
+        assert_eq!(judged(&[blind.clone(), other]).0, BlockProof::Proven(shown.clone()));
         // Nobody shows all of it.
         let part = says(1, None, &[&all[..1]]);
-        assert_eq!(judged(&[blind, part]).0, Verdict::Unproven(shown.clone()));
+        assert_eq!(judged(&[blind, part]).0, BlockProof::Unproven(shown.clone()));
         // A bloom without what the node itself shows.
         let wrong = says(2, Some(&Bloom::ZERO), &[&all]);
         let fine = says(1, Some(&bloom), &[&all]);
         assert_eq!(
             judged(&[wrong.clone(), fine]),
-            (Verdict::Proven(shown.clone()), vec![NodeId(2)])
+            (BlockProof::Proven(shown.clone()), vec![NodeId(2)])
         );
         // It is not trusted any more: there is nothing to prove by.
         assert_eq!(
             judged(std::slice::from_ref(&wrong)),
-            (Verdict::Proven(shown.clone()), Vec::new())
+            (BlockProof::Proven(shown.clone()), Vec::new())
         );
         // One that has none of ours and is in order with itself, and one that says otherwise.
         let empty = says(5, Some(&Bloom::ZERO), &[&[]]);
         let blind = says(0, Some(&bloom), &[&[]]);
-        assert_eq!(judged(&[empty, blind.clone()]), (Verdict::Unproven(Vec::new()), Vec::new()));
+        assert_eq!(judged(&[empty, blind.clone()]), (BlockProof::Unproven(Vec::new()), Vec::new()));
         let silent = says(3, None, &[&[]]);
-        assert_eq!(judged(&[wrong, silent]).0, Verdict::Unproven(shown));
-        assert_eq!(judged(&[]).0, Verdict::Unproven(Vec::new()));
+        assert_eq!(judged(&[wrong, silent]).0, BlockProof::Unproven(shown));
+        assert_eq!(judged(&[]).0, BlockProof::Unproven(Vec::new()));
     }
 
     proptest! {
@@ -282,7 +294,7 @@ mod tests {
             logs in prop::collection::vec((0u8..4, 0u64..8, 0u64..1000), 1..30),
             hidden in any::<prop::sample::Index>(),
         ) {
-            let all: Vec<Emitted> = logs
+            let all: Vec<EmittedLog> = logs
                 .iter()
                 .zip(0..)
                 .map(|((address, first, second), index)| {
@@ -290,13 +302,13 @@ mod tests {
                 })
                 .collect();
             let bloom = bloom_of(&all);
-            prop_assert_eq!(compare(&bloom, &all), Found::All);
+            prop_assert_eq!(compare(&bloom, &all), BloomComparison::Complete);
             let mut part = all.clone();
             part.remove(hidden.index(all.len()));
             let same = bloom_of(&part) == bloom;
-            prop_assert_eq!(compare(&bloom, &part), if same { Found::All } else { Found::Hidden });
+            prop_assert_eq!(compare(&bloom, &part), if same { BloomComparison::Complete } else { BloomComparison::LogsMissing });
             let fewer = bloom_of(&part);
-            let expected = if same { Found::All } else { Found::WrongBloom };
+            let expected = if same { BloomComparison::Complete } else { BloomComparison::WrongBloom };
             prop_assert_eq!(compare(&fewer, &all), expected);
         }
     }

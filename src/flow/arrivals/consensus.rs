@@ -9,37 +9,37 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{domain::U256, flow::ledger::Answered};
+use crate::{domain::U256, flow::ledger::AnsweredHere};
 
 /// How much later than the others an answer may be.
 const LATE_AFTER: Duration = Duration::from_mins(1);
 /// What was not answered for so long is old news: the counter has it.
-const TOLD_FOR: Duration = Duration::from_hours(24);
+const REPORTED_FOR: Duration = Duration::from_hours(24);
 /// Requests whose time is not over yet.
 const MOST_WAITING: usize = 10_000;
 /// Those that are told as not answered.
 const MOST_LATE: usize = 1_000;
 /// Requests looked up at a time.
-const AT_ONCE: usize = 500;
+const MAX_LOOKUPS: usize = 500;
 
 /// Requests on which consensus was heard of.
 #[derive(Debug, Default)]
-pub struct Consensus {
-    waiting: BTreeMap<U256, Heard>,
-    late: BTreeMap<U256, Heard>,
+pub struct ConsensusTracker {
+    waiting: BTreeMap<U256, SeenConsensus>,
+    late: BTreeMap<U256, SeenConsensus>,
     /// Where the last look at those that are late ended.
-    looked: Option<U256>,
+    last_checked: Option<U256>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Heard {
+struct SeenConsensus {
     at: Instant,
     block: u64,
 }
 
 /// What was not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unanswered {
+pub struct MissedConsensus {
     pub requests: usize,
     /// The one that others have answered longest ago, in this block, so long ago.
     pub id: U256,
@@ -47,36 +47,36 @@ pub struct Unanswered {
     pub since: Instant,
 }
 
-impl Consensus {
+impl ConsensusTracker {
     /// The chain says so of this request, in this block.
-    pub fn heard(&mut self, id: U256, block: u64, now: Instant) {
+    pub fn record(&mut self, id: U256, block: u64, now: Instant) {
         let known = self.waiting.contains_key(&id) || self.late.contains_key(&id);
         if !known && self.waiting.len() < MOST_WAITING {
-            self.waiting.insert(id, Heard { at: now, block });
+            self.waiting.insert(id, SeenConsensus { at: now, block });
         }
     }
 
     /// Of which requests it has to be known whether they were answered.
     pub fn due(&mut self, now: Instant) -> Vec<U256> {
-        let old = |heard: &Heard| now.saturating_duration_since(heard.at) >= TOLD_FOR;
+        let old = |heard: &SeenConsensus| now.saturating_duration_since(heard.at) >= REPORTED_FOR;
         self.late.retain(|_, heard| !old(heard));
-        let due = |heard: &Heard| now.saturating_duration_since(heard.at) >= LATE_AFTER;
+        let due = |heard: &SeenConsensus| now.saturating_duration_since(heard.at) >= LATE_AFTER;
         let waiting = self.waiting.iter().filter(|(_, heard)| due(heard)).map(|(id, _)| *id);
-        let mut asked: Vec<U256> = waiting.take(AT_ONCE).collect();
+        let mut asked: Vec<U256> = waiting.take(MAX_LOOKUPS).collect();
         // Those that are late by turns.
-        let after = self.looked.map_or(U256::ZERO, |looked| looked.saturating_add(U256::ONE));
+        let after = self.last_checked.map_or(U256::ZERO, |looked| looked.saturating_add(U256::ONE));
         let late = self.late.range(after..).map(|(id, _)| *id);
-        let late: Vec<U256> = late.take(AT_ONCE - asked.len()).collect();
-        self.looked = late.last().copied();
+        let late: Vec<U256> = late.take(MAX_LOOKUPS - asked.len()).collect();
+        self.last_checked = late.last().copied();
         asked.extend(late);
         asked
     }
 
     /// What the journal says of a request; `hidden`: it was never shown. Answers whether it is one
     /// more that was not answered in time.
-    pub fn judge(&mut self, id: U256, answered: Answered, hidden: bool) -> bool {
+    pub fn resolve(&mut self, id: U256, answered: AnsweredHere, hidden: bool) -> bool {
         // What the journal has no more was answered long ago, or is none of ours.
-        let missing = answered == Answered::No || (answered == Answered::Unknown && hidden);
+        let missing = answered == AnsweredHere::No || (answered == AnsweredHere::Unknown && hidden);
         if !missing {
             self.late.remove(&id);
         }
@@ -92,10 +92,10 @@ impl Consensus {
 
     /// What is not answered yet; `None`: everything is.
     #[must_use]
-    pub fn unanswered(&self) -> Option<Unanswered> {
+    pub fn unanswered(&self) -> Option<MissedConsensus> {
         let (id, heard) = self.late.iter().min_by_key(|(id, heard)| (heard.at, **id))?;
         let requests = self.late.len();
-        Some(Unanswered { requests, id: *id, block: heard.block, since: heard.at })
+        Some(MissedConsensus { requests, id: *id, block: heard.block, since: heard.at })
     }
 }
 
@@ -110,43 +110,46 @@ mod tests {
     #[test]
     fn c0_what_others_have_answered_and_this_node_has_not_is_told_until_it_has() {
         let now = Instant::now();
-        let mut consensus = Consensus::default();
+        let mut consensus = ConsensusTracker::default();
         for number in 1..=5 {
-            consensus.heard(id(number), 100, now);
+            consensus.record(id(number), 100, now);
         }
         assert!(consensus.due(now + LATE_AFTER - Duration::from_secs(1)).is_empty());
         let later = now + LATE_AFTER;
         assert_eq!(consensus.due(later).len(), 5);
-        assert!(!consensus.judge(id(1), Answered::Yes, false));
-        assert!(consensus.judge(id(2), Answered::No, false));
-        assert!(consensus.judge(id(3), Answered::Unknown, true), "it was never shown");
-        assert!(!consensus.judge(id(4), Answered::Unknown, false), "the journal has it no more");
-        assert!(consensus.judge(id(5), Answered::No, false));
+        assert!(!consensus.resolve(id(1), AnsweredHere::Yes, false));
+        assert!(consensus.resolve(id(2), AnsweredHere::No, false));
+        assert!(consensus.resolve(id(3), AnsweredHere::Unknown, true), "it was never shown");
+        assert!(
+            !consensus.resolve(id(4), AnsweredHere::Unknown, false),
+            "the journal has it no more"
+        );
+        assert!(consensus.resolve(id(5), AnsweredHere::No, false));
         let told = consensus.unanswered().unwrap();
         assert_eq!((told.requests, told.id, told.block, told.since), (3, id(2), 100, now));
         // Heard of again, by another node.
-        consensus.heard(id(2), 100, later);
+        consensus.record(id(2), 100, later);
         assert_eq!(consensus.due(later), [id(2), id(3), id(5)]);
-        assert!(!consensus.judge(id(2), Answered::No, false), "counted once");
-        assert!(!consensus.judge(id(2), Answered::Yes, false));
-        assert!(!consensus.judge(id(5), Answered::Yes, false));
+        assert!(!consensus.resolve(id(2), AnsweredHere::No, false), "counted once");
+        assert!(!consensus.resolve(id(2), AnsweredHere::Yes, false));
+        assert!(!consensus.resolve(id(5), AnsweredHere::Yes, false));
         assert_eq!(consensus.unanswered().unwrap().id, id(3));
-        assert!(consensus.due(now + TOLD_FOR).is_empty());
+        assert!(consensus.due(now + REPORTED_FOR).is_empty());
         assert_eq!(consensus.unanswered(), None);
     }
 
     #[test]
     fn c0_books_are_bounded_and_everything_has_its_turn() {
         let now = Instant::now();
-        let mut consensus = Consensus::default();
+        let mut consensus = ConsensusTracker::default();
         for number in 0..MOST_WAITING + 10 {
-            consensus.heard(id(number), 1, now);
+            consensus.record(id(number), 1, now);
         }
         assert_eq!(consensus.waiting.len(), MOST_WAITING);
         let later = now + LATE_AFTER;
         while !consensus.waiting.is_empty() {
             for id in consensus.due(later) {
-                consensus.judge(id, Answered::No, false);
+                consensus.resolve(id, AnsweredHere::No, false);
             }
         }
         assert_eq!(consensus.unanswered().unwrap().requests, MOST_LATE);

@@ -7,11 +7,11 @@ use tracing::warn;
 use super::source::EventSource;
 use crate::{
     domain::{B256, Event, EventShape, Request, U256},
-    flow::ledger::{Arrival, Batch, Taken},
+    flow::ledger::{Arrival, Batch, StoredBatch},
 };
 
 /// Events, decoded by what they are.
-pub(super) struct Decoded {
+pub(super) struct DecodedEvents {
     /// Without a cursor.
     pub batch: Batch,
     /// The requests of the batch, in its order.
@@ -19,9 +19,9 @@ pub(super) struct Decoded {
     pub upgrades: Vec<Event>,
 }
 
-pub(super) fn decode<S: EventSource>(source: &S, events: Vec<Event>) -> Decoded {
+pub(super) fn decode<S: EventSource>(source: &S, events: Vec<Event>) -> DecodedEvents {
     let mut decoded =
-        Decoded { batch: Batch::default(), requests: Vec::new(), upgrades: Vec::new() };
+        DecodedEvents { batch: Batch::default(), requests: Vec::new(), upgrades: Vec::new() };
     let mut seen: HashSet<(B256, U256)> = HashSet::new();
     for event in events {
         if source.is_upgrade(&event) {
@@ -47,7 +47,7 @@ pub(super) fn decode<S: EventSource>(source: &S, events: Vec<Event>) -> Decoded 
 }
 
 /// Says which logs nobody can read, each when it is stored: it is read many times.
-pub(super) fn tell_of(skipped: &[(Event, String)], taken: &Taken) {
+pub(super) fn log_skipped(skipped: &[(Event, String)], taken: &StoredBatch) {
     for (event, error) in taken.skipped.iter().filter_map(|index| skipped.get(*index)) {
         warn!(
             block = event.block.number,

@@ -18,37 +18,37 @@ use tracing::{debug, warn};
 
 use super::{
     Arrivals, ReadError,
-    blooms::{Found, compare},
-    known,
+    blooms::{BloomComparison, compare},
+    expect_head,
     source::EventSource,
 };
 use crate::{
+    chain::provider::{BlockId, ChainReader as _, Head, LogRange, LogSource, NodeId, RpcError},
     domain::{B256, BlockRef, Event},
     flow::ledger::RequestLedger,
-    gateway::provider::{At, ChainReader as _, Head, LogRange, NodeId, RpcError, Way},
 };
 
 /// Calls for headers or logs under way at the same time.
-const AT_ONCE: usize = 8;
+const MAX_CALLS: usize = 8;
 /// Blocks remembered, to find where a reorganised chain forked.
-const REMEMBERED: usize = 1024;
+const MAX_RECENT: usize = 1024;
 /// What was read by ranges, and is read again after a reorganisation.
-const MOST_BACK: u64 = 8192;
+const MAX_REWIND: u64 = 8192;
 /// What is read again beside it, at every node, where no block is known to be common.
-const UNPROVEN: u64 = 1 << 17;
+const SUSPECT_BELOW_FORK: u64 = 1 << 17;
 /// A node whose logs could not be had is asked for them again after so long.
-const TURN: Duration = Duration::from_mins(1);
+const TURN_RESET_AFTER: Duration = Duration::from_mins(1);
 
 /// A block that was read near the head.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Read {
+pub(super) struct ReadBlock {
     pub hash: B256,
     /// It was not asked for its logs, because this node's bloom has none of ours.
     pub excluded_by: Option<NodeId>,
 }
 
 /// What a node shows of a block near the head.
-struct Shown {
+struct BlockLogs {
     block: BlockRef,
     events: Vec<Event>,
     by: NodeId,
@@ -68,7 +68,7 @@ enum Doubt {
 }
 
 /// The node whose turn it is, alone. Where none is connected, whichever comes first.
-pub(super) fn in_turn<S: EventSource>(source: &S, turn: usize) -> (S, NodeId) {
+pub(super) fn node_for_turn<S: EventSource>(source: &S, turn: usize) -> (S, NodeId) {
     let nodes = source.chain().sound_nodes();
     match nodes.get(turn % nodes.len().max(1)) {
         Some(node) => (source.only(*node), *node),
@@ -84,13 +84,13 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         from: u64,
         to: u64,
     ) -> Result<BlockRef, ReadError> {
-        let (source, node) = in_turn(&self.source, self.turn);
-        let (from, to) = self.notes.open().pages.page(node, from, to);
+        let (source, node) = node_for_turn(&self.source, self.node_turn);
+        let (from, to) = self.state.lock().pages.page(node, from, to);
         let range = match source.events_between(from, to).await {
             Ok(range) => range,
             Err(error) => {
                 let now = Instant::now();
-                if self.notes.open().pages.failed(node, (from, to), &error, now) {
+                if self.state.lock().pages.record_failure(node, (from, to), &error, now) {
                     debug!(from, to, %error, "the node wants smaller ranges");
                     // Nothing was read: the cursor stays.
                     return Ok(cursor);
@@ -98,18 +98,23 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
                 return Err(error.into());
             }
         };
-        self.notes.open().pages.worked(node, (from, to), Instant::now());
+        self.state.lock().pages.record_success(node, (from, to), Instant::now());
         // The last block's header, by the node that told the logs, proves that it knows the range;
         // the first one's, that the range follows what was read.
-        let first = known(range.first.as_ref(), from)?;
-        let last = known(range.last.as_ref(), to)?.block;
+        let first = expect_head(range.first_head.as_ref(), from)?;
+        let last = expect_head(range.last_head.as_ref(), to)?.block;
         let other_fork = |event: &Event| event.block.number == to && event.block.hash != last.hash;
         if first.parent != cursor.hash || range.events.iter().any(other_fork) {
             return Err(ReadError::Reorganised { number: from });
         }
         debug!(from, to, events = range.events.len(), "read a range of blocks");
-        self.turn = 0;
-        self.notes.open().twice.read_once(from, to, Some(range.by), Instant::now());
+        self.node_turn = 0;
+        self.state.lock().read_once.record_first_reading(
+            from,
+            to,
+            Some(range.node),
+            Instant::now(),
+        );
         self.store(range.events, Some(last)).await?;
         Ok(last)
     }
@@ -123,12 +128,12 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         to: u64,
         head: &Head,
     ) -> Result<BlockRef, ReadError> {
-        if self.turned.elapsed() >= TURN {
-            self.turn = 0;
+        if self.turn_changed_at.elapsed() >= TURN_RESET_AFTER {
+            self.node_turn = 0;
         }
         // Futures first, streams after: borrowed closures in a stream cannot be sent.
         let reads: Vec<_> = (from..=to).map(|number| self.header_near(number, head)).collect();
-        let mut reads = stream::iter(reads).buffered(AT_ONCE);
+        let mut reads = stream::iter(reads).buffered(MAX_CALLS);
         let (mut headers, mut parent) = (Vec::new(), cursor.hash);
         while let Some(read) = reads.next().await {
             let header = match read {
@@ -145,18 +150,18 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         drop(reads);
         self.heart.beat().await;
         let (reads, mut passed): (Vec<_>, Vec<_>) = {
-            let notes = self.notes.open();
+            let notes = self.state.lock();
             let wanted = self.source.filter();
             let (asked, passed): (Vec<&Head>, Vec<&Head>) =
-                headers.iter().partition(|head| wanted.may_be_in(notes.trust.bloom(head)));
+                headers.iter().partition(|head| wanted.may_match(notes.bloom_trust.bloom(head)));
             let reads = asked.into_iter().map(|head| {
-                let bloom = notes.trust.bloom(head).is_some();
+                let bloom = notes.bloom_trust.bloom(head).is_some();
                 self.logs_near(head, bloom)
             });
             (reads.collect(), passed.into_iter().map(|head| head.block.number).collect())
         };
         passed.sort_unstable();
-        let mut reads = stream::iter(reads).buffered(AT_ONCE);
+        let mut reads = stream::iter(reads).buffered(MAX_CALLS);
         let (mut shown, mut unread) = (Vec::new(), None);
         while let Some((number, read)) = reads.next().await {
             match read {
@@ -171,53 +176,54 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         drop(reads);
         headers.retain(|head| unread.is_none_or(|unread| head.block.number < unread));
         // `from <= to`, and it was read, so there is a last header.
-        let (last, by) = headers.last().map_or((cursor, None), |head| (head.block, Some(head.by)));
+        let (last, by) =
+            headers.last().map_or((cursor, None), |head| (head.block, Some(head.node)));
         for one in &shown {
-            self.doubt(one);
+            self.handle_doubt(one);
         }
         let by = shown.last().map(|one| one.by).or(by);
-        self.notes.open().twice.read_once(from, last.number, by, Instant::now());
+        self.state.lock().read_once.record_first_reading(from, last.number, by, Instant::now());
         let events = shown.into_iter().flat_map(|one| one.events).collect();
         self.store(events, Some(last)).await?;
         for head in headers {
             let number = head.block.number;
-            let excluded_by = passed.binary_search(&number).is_ok().then_some(head.by);
-            self.recent.insert(number, Read { hash: head.block.hash, excluded_by });
+            let excluded_by = passed.binary_search(&number).is_ok().then_some(head.node);
+            self.recent.insert(number, ReadBlock { hash: head.block.hash, excluded_by });
         }
-        while self.recent.len() > REMEMBERED {
+        while self.recent.len() > MAX_RECENT {
             self.recent.pop_first();
         }
         Ok(last)
     }
 
     /// The logs of one block. `says`: its bloom is worth something.
-    async fn logs_near(&self, head: &Head, says: bool) -> (u64, Result<Shown, RpcError>) {
+    async fn logs_near(&self, head: &Head, says: bool) -> (u64, Result<BlockLogs, RpcError>) {
         let block = head.block;
         // Whoever refuses them has its turn again later.
-        let (source, _) = in_turn(&self.source, self.turn);
-        let asked = if self.turn == 0 { &self.source } else { &source };
+        let (source, _) = node_for_turn(&self.source, self.node_turn);
+        let asked = if self.node_turn == 0 { &self.source } else { &source };
         let told = match asked.events(LogRange::Block(block.hash)).await {
             Ok(told) => told,
             Err(error) => return (block.number, Err(error)),
         };
-        let (by, mut events) = (told.by, told.answer);
+        let (by, mut events) = (told.node, told.value);
         let wanted = self.source.filter();
         let mut doubt = None;
         if let Some(bloom) = head.bloom.filter(|_| says)
-            && wanted.may_hide_in(&bloom, &events)
+            && wanted.may_hide(&bloom, &events)
         {
-            let provider = self.source.chain().only(by);
-            doubt = match provider.block_logs(block.hash, Way::Logs).await {
+            let provider = self.source.chain().for_node(by);
+            doubt = match provider.block_logs(block.hash, LogSource::Logs).await {
                 Err(error) => Some(Doubt::Unknown(error)),
-                Ok(all) => match compare(&bloom, &all.answer) {
-                    Found::All => {
-                        let whole = wanted.among(&all.answer);
+                Ok(all) => match compare(&bloom, &all.value) {
+                    BloomComparison::Complete => {
+                        let whole = wanted.select(&all.value);
                         let hidden = whole.len() > events.len();
                         events = whole;
                         hidden.then_some(Doubt::HiddenBehindFilter)
                     }
-                    Found::Hidden => Some(Doubt::Hidden),
-                    Found::WrongBloom => Some(Doubt::WrongBloom(head.by)),
+                    BloomComparison::LogsMissing => Some(Doubt::Hidden),
+                    BloomComparison::WrongBloom => Some(Doubt::WrongBloom(head.node)),
                 },
             };
         }
@@ -226,16 +232,18 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
             let (host, what) = (self.source.chain().host(by), "a log of another block".into());
             return (block.number, Err(RpcError::Unreadable { host, what }));
         }
-        (block.number, Ok(Shown { block, events, by, doubt }))
+        (block.number, Ok(BlockLogs { block, events, by, doubt }))
     }
 
     /// What follows from it.
-    fn doubt(&mut self, shown: &Shown) {
+    fn handle_doubt(&mut self, shown: &BlockLogs) {
         let Some(doubt) = &shown.doubt else { return };
         let (block, host) = (shown.block.number, self.source.chain().host(shown.by));
         match doubt {
             Doubt::Hidden | Doubt::HiddenBehindFilter => {
-                if let Some(times) = self.repeats.heard_of(&host, "hides_logs", Instant::now()) {
+                if let Some(times) =
+                    self.log_throttle.should_log_for(&host, "hides_logs", Instant::now())
+                {
                     warn!(host, block, times, "a gateway node hides logs of a block");
                 } else {
                     debug!(host, block, "the gateway node still hides logs");
@@ -247,14 +255,14 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
             Doubt::WrongBloom(node) => self.distrust(*node),
         }
         if matches!(doubt, Doubt::Hidden | Doubt::Unknown(_)) {
-            self.notes.open().list.put(shown.block, self.notes.now_ms());
-            self.notes.listed();
+            self.state.lock().unproven.add(shown.block, self.state.now_ms());
+            self.state.notify_listed();
         }
     }
 
     /// A node's blooms are not looked at any more.
     pub(super) fn distrust(&mut self, node: NodeId) {
-        if self.notes.open().trust.is_over(node) {
+        if self.state.lock().bloom_trust.revoke(node) {
             let host = self.source.chain().host(node);
             warn!(
                 host,
@@ -267,44 +275,44 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
     /// one, as far as it is remembered. Where no block that is remembered is of this chain, those before
     /// are read again too, beside what is new.
     pub(super) async fn rewind(&mut self, number: u64, least: u64) -> Result<(), ReadError> {
-        if self.begun_after >= number {
+        if self.began_after >= number {
             // It began on blocks that never were.
-            self.begun_after = number.saturating_sub(least);
-            self.notes.open().begun_after = self.begun_after;
+            self.began_after = number.saturating_sub(least);
+            self.state.lock().began_after = self.began_after;
         }
         let (mut depth, mut forked) = (least, false);
         loop {
             self.heart.beat().await;
-            let mut back_to = number.saturating_sub(depth).max(self.begun_after);
+            let mut back_to = number.saturating_sub(depth).max(self.began_after);
             if self.remembered(back_to).is_none()
                 && let Some(known) = self.remembered_below(back_to)
-                && (forked || back_to - known <= MOST_BACK)
+                && (forked || back_to - known <= MAX_REWIND)
             {
                 // What was read by ranges since then may have been of another fork, too.
-                back_to = known.max(self.begun_after);
+                back_to = known.max(self.began_after);
                 depth = number - back_to;
             }
             let block = self.header(back_to).await?.block;
             let known = self.remembered(back_to);
-            if known.is_some_and(|known| known != block.hash) && back_to > self.begun_after {
+            if known.is_some_and(|known| known != block.hash) && back_to > self.began_after {
                 forked = true;
                 depth = depth.saturating_mul(2);
                 continue;
             }
             if forked && known.is_none() {
-                let from = back_to.saturating_sub(UNPROVEN).max(self.begun_after + 1);
-                self.suspects.read_everywhere(from, back_to);
+                let from = back_to.saturating_sub(SUSPECT_BELOW_FORK).max(self.began_after + 1);
+                self.suspects.reread_everywhere(from, back_to);
             }
             warn!(at = number, back_to, "the chain was reorganised: reading again");
             self.metrics.reorganised();
             self.recent.split_off(&back_to);
-            self.marks.back_to(back_to);
-            self.ids.lock().back_to(back_to);
+            self.checkpoints.rewind_to(back_to);
+            self.ids.lock().rewind_to(back_to);
             {
-                let mut notes = self.notes.open();
-                notes.twice.back_to(back_to);
+                let mut notes = self.state.lock();
+                notes.read_once.rewind_to(back_to);
                 // What left the chain is nobody's business any more.
-                notes.list.back_to(back_to);
+                notes.unproven.rewind_to(back_to);
             }
             self.cursor = Some(block);
             return Ok(());
@@ -314,13 +322,13 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
     /// The hash of a block that was read, if it is remembered.
     fn remembered(&self, number: u64) -> Option<B256> {
         let recent = self.recent.get(&number).map(|read| read.hash);
-        recent.or_else(|| self.marks.hash(number))
+        recent.or_else(|| self.checkpoints.hash(number))
     }
 
     /// The highest one below that is.
     fn remembered_below(&self, number: u64) -> Option<u64> {
         let recent = self.recent.range(..number).next_back().map(|(number, _)| *number);
-        recent.max(self.marks.below(number))
+        recent.max(self.checkpoints.highest_below(number))
     }
 
     async fn header_near(&self, number: u64, head: &Head) -> Result<Head, ReadError> {
@@ -328,6 +336,6 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
     }
 
     pub(super) async fn header(&self, number: u64) -> Result<Head, ReadError> {
-        known(self.source.chain().header(At::Number(number)).await?.as_ref(), number)
+        expect_head(self.source.chain().header(BlockId::Number(number)).await?.as_ref(), number)
     }
 }

@@ -14,7 +14,7 @@
 //! nobody tells that.
 //! What leaves the chain is forgotten and read anew, so its ids may come back in other blocks; an
 //! id that the new chain does not have is no hole. Where a reorganisation goes back farther than
-//! is remembered ([`RECENT`]), ids count as known that may be other requests' now.
+//! is remembered ([`MAX_RECENT`]), ids count as known that may be other requests' now.
 
 use std::{
     collections::BTreeMap,
@@ -25,23 +25,23 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
+    contracts::abi::{self, Counter},
     domain::{Event, U256},
-    flow::ledger::IdRun,
-    gateway::abi::{self, Counter},
+    flow::ledger::IdRange,
 };
 
 /// A node may show logs late, and the second reading finds them: what is missing for longer is hidden.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const HIDDEN_AFTER: Duration = Duration::from_secs(10);
 /// Between two readings of the blocks of one hole, at most.
 const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 /// Ids of a counter whose blocks are remembered one by one.
-const RECENT: usize = 4096;
+const MAX_RECENT: usize = 4096;
 /// Runs of a counter. Of more, two holes become one with what was known between them.
-const MOST_RUNS: usize = 64;
+const MAX_RUNS: usize = 64;
 
 /// Ids that nobody shows: all from `first` to `last`, in blocks from `from` to `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Missing {
+pub struct MissingIds {
     pub counter: Counter,
     pub first: u64,
     pub last: u64,
@@ -53,7 +53,7 @@ pub struct Missing {
     pub above: Option<u64>,
 }
 
-impl Missing {
+impl MissingIds {
     /// How many.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -63,34 +63,34 @@ impl Missing {
 
 /// What is known of all counters of a contract.
 #[derive(Debug, Default)]
-pub struct Ids {
-    lines: BTreeMap<Counter, Line>,
+pub struct KnownIds {
+    counters: BTreeMap<Counter, CounterIds>,
     /// The last block that nobody has to read.
     origin: Option<u64>,
-    /// Since the last [`Ids::changed`].
+    /// Since the last [`KnownIds::changed`].
     changed: bool,
 }
 
-/// [`Ids`] that several look at. Clones share them.
+/// [`KnownIds`] that several look at. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct SharedIds(Arc<Mutex<Ids>>);
+pub struct SharedIds(Arc<Mutex<KnownIds>>);
 
 impl SharedIds {
     #[must_use]
-    pub fn new(ids: Ids) -> Self {
+    pub fn new(ids: KnownIds) -> Self {
         Self(Arc::new(Mutex::new(ids)))
     }
 
     /// Held for a look, never over an await.
-    pub fn lock(&self) -> MutexGuard<'_, Ids> {
+    pub fn lock(&self) -> MutexGuard<'_, KnownIds> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[derive(Debug, Default)]
-struct Line {
+struct CounterIds {
     /// By first id. Never empty.
-    runs: BTreeMap<u64, Span>,
+    runs: BTreeMap<u64, IdSpan>,
     /// The blocks of the highest ids.
     recent: BTreeMap<u64, u64>,
     ahead: Option<Ahead>,
@@ -99,7 +99,7 @@ struct Line {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Span {
+struct IdSpan {
     last: u64,
     first_block: u64,
     last_block: u64,
@@ -122,41 +122,41 @@ struct Hole {
     /// It is told, and its blocks are read again, after this.
     next: Instant,
     pause: Duration,
-    told: bool,
+    is_reported: bool,
 }
 
 impl Hole {
     fn new(now: Instant) -> Self {
-        Self { since: now, next: now + PATIENCE, pause: PATIENCE, told: false }
+        Self { since: now, next: now + HIDDEN_AFTER, pause: HIDDEN_AFTER, is_reported: false }
     }
 
     /// Whether it is due now, and if so whether for the first time.
-    fn turn(&mut self, now: Instant) -> Option<bool> {
+    fn poll_due(&mut self, now: Instant) -> Option<bool> {
         if now < self.next {
             return None;
         }
         self.next = now + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        Some(!std::mem::replace(&mut self.told, true))
+        Some(!std::mem::replace(&mut self.is_reported, true))
     }
 }
 
-impl Ids {
+impl KnownIds {
     /// As they were stored. Rows that contradict each other are left out.
     #[must_use]
-    pub fn stored(runs: &[IdRun], now: Instant) -> Self {
+    pub fn from_stored(runs: &[IdRange], now: Instant) -> Self {
         let mut ids = Self::default();
-        let mut runs: Vec<&IdRun> = runs.iter().filter(|run| run.first <= run.last).collect();
+        let mut runs: Vec<&IdRange> = runs.iter().filter(|run| run.first <= run.last).collect();
         runs.sort_unstable_by_key(|run| (run.counter, run.first, run.last));
-        for IdRun { counter, first, last, first_block, last_block } in runs.into_iter().copied() {
-            let line = ids.lines.entry(counter).or_default();
+        for IdRange { counter, first, last, first_block, last_block } in runs.into_iter().copied() {
+            let line = ids.counters.entry(counter).or_default();
             let top = line.runs.last_key_value().map(|(_, span)| span.last);
             // Touching ones would be one.
             if top.is_some_and(|top| first <= top.saturating_add(1)) {
                 continue;
             }
             let below = top.map(|_| Hole::new(now));
-            line.runs.insert(first, Span { last, first_block, last_block, below });
+            line.runs.insert(first, IdSpan { last, first_block, last_block, below });
         }
         ids
     }
@@ -164,10 +164,10 @@ impl Ids {
     /// With the blocks of the newest ones, from the oldest to the newest: what of them leaves the chain
     /// is known no more.
     #[must_use]
-    pub fn in_blocks(mut self, newest: &[(U256, u64)]) -> Self {
+    pub fn with_blocks(mut self, newest: &[(U256, u64)]) -> Self {
         for (id, block) in newest {
             let Some((counter, number)) = Counter::of(*id) else { continue };
-            let Some(line) = self.lines.get_mut(&counter) else { continue };
+            let Some(line) = self.counters.get_mut(&counter) else { continue };
             let run = line.runs.range(..=number).next_back();
             if run.is_some_and(|(_, span)| number <= span.last) {
                 line.remember(number, *block);
@@ -177,9 +177,9 @@ impl Ids {
     }
 
     /// As they are to be stored.
-    pub fn runs(&self) -> impl Iterator<Item = IdRun> {
-        self.lines.iter().flat_map(|(counter, line)| {
-            line.runs.iter().map(|(first, span)| IdRun {
+    pub fn runs(&self) -> impl Iterator<Item = IdRange> {
+        self.counters.iter().flat_map(|(counter, line)| {
+            line.runs.iter().map(|(first, span)| IdRange {
                 counter: *counter,
                 first: *first,
                 last: span.last,
@@ -190,39 +190,39 @@ impl Ids {
     }
 
     /// [`Self::runs`], if they have changed since the last time.
-    pub fn changed(&mut self) -> Option<Vec<IdRun>> {
+    pub fn take_changed(&mut self) -> Option<Vec<IdRange>> {
         std::mem::take(&mut self.changed).then(|| self.runs().collect())
     }
 
     /// A log of this id was shown in this block.
-    pub fn saw(&mut self, counter: Counter, number: u64, block: u64, now: Instant) {
-        self.at_work(counter);
-        let line = self.lines.entry(counter).or_default();
-        self.changed |= line.saw(number, block, now);
+    pub fn record(&mut self, counter: Counter, number: u64, block: u64, now: Instant) {
+        self.drop_unused_counters(counter);
+        let line = self.counters.entry(counter).or_default();
+        self.changed |= line.record(number, block, now);
     }
 
     /// Logs, of whatever the contract emits.
-    pub fn saw_all(&mut self, events: &[Event], now: Instant) {
+    pub fn record_events(&mut self, events: &[Event], now: Instant) {
         for event in events {
-            if let Some((counter, number)) = abi::requested_id(event).and_then(Counter::of) {
-                self.saw(counter, number, event.block.number, now);
+            if let Some((counter, number)) = abi::request_event_id(event).and_then(Counter::of) {
+                self.record(counter, number, event.block.number, now);
             }
         }
     }
 
     /// With this block the contract had counted up to `count`, before anything was seen of it.
-    pub fn begins(&mut self, counter: Counter, count: u64, block: u64, now: Instant) {
+    pub fn set_beginning(&mut self, counter: Counter, count: u64, block: u64, now: Instant) {
         if count > 0 {
-            self.at_work(counter);
+            self.drop_unused_counters(counter);
         }
-        let line = self.lines.entry(counter).or_default();
-        self.changed |= line.begins(count, block, now);
+        let line = self.counters.entry(counter).or_default();
+        self.changed |= line.set_beginning(count, block, now);
     }
 
     /// Of a contract that counts by kind nothing is known of a common counter, and the other way round.
     /// One that counts anew since an upgrade counts from somewhere.
-    fn at_work(&mut self, counter: Counter) {
-        self.lines.retain(|other, line| is_beside(*other, counter) || !line.is_unused());
+    fn drop_unused_counters(&mut self, counter: Counter) {
+        self.counters.retain(|other, line| share_contract(*other, counter) || !line.is_unused());
     }
 
     /// This block is the last one that nobody has to read.
@@ -240,12 +240,12 @@ impl Ids {
     #[must_use]
     pub fn without_beginning(&self) -> Vec<(Counter, Option<(u64, u64)>)> {
         let used =
-            |counter: &Counter| self.lines.get(counter).is_some_and(|line| !line.is_unused());
+            |counter: &Counter| self.counters.get(counter).is_some_and(|line| !line.is_unused());
         let others = |counter: Counter| {
-            Counter::ALL.into_iter().filter(move |other| !is_beside(*other, counter))
+            Counter::ALL.into_iter().filter(move |other| !share_contract(*other, counter))
         };
         let origin = self.origin.unwrap_or(u64::MAX);
-        let open = |counter: Counter| match self.lines.get(&counter) {
+        let open = |counter: Counter| match self.counters.get(&counter) {
             None => Some((counter, None)),
             Some(line) => {
                 let (first, span) = line.runs.first_key_value()?;
@@ -258,23 +258,23 @@ impl Ids {
     }
 
     /// The chain above this block is read anew.
-    pub fn back_to(&mut self, block: u64) {
-        for line in self.lines.values_mut() {
-            self.changed |= line.back_to(block);
+    pub fn rewind_to(&mut self, block: u64) {
+        for line in self.counters.values_mut() {
+            self.changed |= line.rewind_to(block);
         }
-        self.lines.retain(|_, line| !line.runs.is_empty());
+        self.counters.retain(|_, line| !line.runs.is_empty());
     }
 
     /// This id is on chain, with this block or an earlier one.
-    pub fn exists(&mut self, counter: Counter, number: u64, block: u64, now: Instant) {
-        if let Some(line) = self.lines.get_mut(&counter) {
-            line.exists(number, block, now);
+    pub fn record_existing(&mut self, counter: Counter, number: u64, block: u64, now: Instant) {
+        if let Some(line) = self.counters.get_mut(&counter) {
+            line.record_existing(number, block, now);
         }
     }
 
     /// With this block the contract knew no id above `last`.
-    pub fn ends(&mut self, counter: Counter, last: u64, block: u64) {
-        let Some(line) = self.lines.get_mut(&counter) else { return };
+    pub fn set_end(&mut self, counter: Counter, last: u64, block: u64) {
+        let Some(line) = self.counters.get_mut(&counter) else { return };
         if line.last() == Some(last) {
             line.ends_with = line.ends_with.max(Some(block));
             if line.ahead.is_some_and(|ahead| ahead.block <= block) {
@@ -286,7 +286,7 @@ impl Ids {
     /// The contract does not know this id, which was shown: it is forgotten, and with it the run that
     /// begins with it.
     pub fn forget(&mut self, counter: Counter, first: u64) {
-        let Some(line) = self.lines.get_mut(&counter) else { return };
+        let Some(line) = self.counters.get_mut(&counter) else { return };
         if line.runs.len() > 1 && line.forget(first) {
             self.changed = true;
         }
@@ -294,54 +294,54 @@ impl Ids {
 
     /// The request of this id that was shown in this block is not on chain: unless another one was shown
     /// since, the id is not known any more.
-    pub fn lost(&mut self, id: U256, block: u64, now: Instant) {
+    pub fn remove(&mut self, id: U256, block: u64, now: Instant) {
         let Some((counter, number)) = Counter::of(id) else { return };
-        let Some(line) = self.lines.get_mut(&counter) else { return };
-        self.changed |= line.lost(number, block, now);
-        self.lines.retain(|_, line| !line.runs.is_empty());
+        let Some(line) = self.counters.get_mut(&counter) else { return };
+        self.changed |= line.remove(number, block, now);
+        self.counters.retain(|_, line| !line.runs.is_empty());
     }
 
     /// The counters at work, and the last id known of each.
     #[must_use]
     pub fn last_known(&self) -> Vec<(Counter, u64)> {
         let tagged = self
-            .lines
+            .counters
             .iter()
             .any(|(counter, line)| *counter != Counter::Common && !line.is_unused());
         let at_work = |counter: &Counter| *counter != Counter::Common || !tagged;
-        let lines = self.lines.iter().filter(|(counter, _)| at_work(counter));
+        let lines = self.counters.iter().filter(|(counter, _)| at_work(counter));
         lines.filter_map(|(counter, line)| Some((*counter, line.last()?))).collect()
     }
 
     /// Whether an id is from after the first one known.
     #[must_use]
-    pub fn is_ours(&self, counter: Counter, number: u64) -> bool {
-        let first = self.lines.get(&counter).and_then(|line| line.runs.keys().next());
+    pub fn is_after_first(&self, counter: Counter, number: u64) -> bool {
+        let first = self.counters.get(&counter).and_then(|line| line.runs.keys().next());
         first.is_some_and(|first| number > *first)
     }
 
     /// Whether an id was shown, or is from before anything was read.
     #[must_use]
     pub fn is_known(&self, counter: Counter, number: u64) -> bool {
-        let Some(line) = self.lines.get(&counter) else { return true };
+        let Some(line) = self.counters.get(&counter) else { return true };
         match line.runs.range(..=number).next_back() {
             Some((_, span)) => number <= span.last,
             None => true,
         }
     }
 
-    /// What nobody has shown for [`PATIENCE`], while all blocks up to `cursor` were read.
+    /// What nobody has shown for [`HIDDEN_AFTER`], while all blocks up to `cursor` were read.
     #[must_use]
-    pub fn missing(&self, cursor: u64, now: Instant) -> Vec<Missing> {
-        let all = self.lines.iter().flat_map(|(counter, line)| line.missing(*counter, cursor));
-        all.filter(|one| now.saturating_duration_since(one.since) >= PATIENCE).collect()
+    pub fn missing(&self, cursor: u64, now: Instant) -> Vec<MissingIds> {
+        let all = self.counters.iter().flat_map(|(counter, line)| line.missing(*counter, cursor));
+        all.filter(|one| now.saturating_duration_since(one.since) >= HIDDEN_AFTER).collect()
     }
 
     /// Of [`Self::missing`] those whose blocks are to be read again now, and whether it is the first
     /// time.
-    pub fn due(&mut self, cursor: u64, now: Instant) -> Vec<(Missing, bool)> {
+    pub fn due(&mut self, cursor: u64, now: Instant) -> Vec<(MissingIds, bool)> {
         let mut due = Vec::new();
-        for (counter, line) in &mut self.lines {
+        for (counter, line) in &mut self.counters {
             if let Some(ahead) = line.ahead.as_mut().filter(|ahead| ahead.block > cursor) {
                 // It may be in a block that is not read yet.
                 ahead.hole = Hole::new(now);
@@ -351,7 +351,7 @@ impl Ids {
                     Some(above) => line.runs.get_mut(&above).and_then(|span| span.below.as_mut()),
                     None => line.ahead.as_mut().map(|ahead| &mut ahead.hole),
                 };
-                if let Some(first) = hole.and_then(|hole| hole.turn(now)) {
+                if let Some(first) = hole.and_then(|hole| hole.poll_due(now)) {
                     due.push((one, first));
                 }
             }
@@ -361,10 +361,11 @@ impl Ids {
 
     /// Whether the ids alone prove that no request of this block is missing.
     #[must_use]
-    pub fn is_whole(&self, block: u64) -> bool {
-        let whole =
-            |counter: Counter| self.lines.get(&counter).is_some_and(|line| line.is_whole(block));
-        let unknown = |counter: Counter| !self.lines.contains_key(&counter);
+    pub fn is_complete(&self, block: u64) -> bool {
+        let whole = |counter: Counter| {
+            self.counters.get(&counter).is_some_and(|line| line.is_complete(block))
+        };
+        let unknown = |counter: Counter| !self.counters.contains_key(&counter);
         let tagged = whole(Counter::Public) && whole(Counter::User);
         let common = whole(Counter::Common);
         // A counter that was never seen may have begun there, unless the others are at work.
@@ -374,11 +375,11 @@ impl Ids {
 }
 
 /// Whether one contract counts with both.
-fn is_beside(one: Counter, other: Counter) -> bool {
+fn share_contract(one: Counter, other: Counter) -> bool {
     (one == Counter::Common) == (other == Counter::Common)
 }
 
-impl Line {
+impl CounterIds {
     fn last(&self) -> Option<u64> {
         self.runs.last_key_value().map(|(_, span)| span.last)
     }
@@ -388,8 +389,8 @@ impl Line {
         self.runs.len() == 1 && self.last() == Some(0)
     }
 
-    fn saw(&mut self, number: u64, block: u64, now: Instant) -> bool {
-        let here = Span { last: number, first_block: block, last_block: block, below: None };
+    fn record(&mut self, number: u64, block: u64, now: Instant) -> bool {
+        let here = IdSpan { last: number, first_block: block, last_block: block, below: None };
         let Some((lowest, _)) = self.runs.first_key_value() else {
             self.runs.insert(number, here);
             self.recent.insert(number, block);
@@ -424,28 +425,28 @@ impl Line {
                 if let Some(below) = self.runs.get_mut(&first).filter(|_| joins) {
                     (below.last, below.last_block) = (span.last, span.last_block);
                 } else {
-                    self.runs.insert(number, Span { first_block: block, ..span });
+                    self.runs.insert(number, IdSpan { first_block: block, ..span });
                 }
             }
             Some(_) | None if joins => {}
             // The hole that it was in is two now.
             Some((_, span)) => {
-                self.runs.insert(number, Span { below: span.below, ..here });
+                self.runs.insert(number, IdSpan { below: span.below, ..here });
             }
             None => {
                 let hole = ahead.unwrap_or_else(|| Hole::new(now));
-                self.runs.insert(number, Span { below: Some(hole), ..here });
+                self.runs.insert(number, IdSpan { below: Some(hole), ..here });
             }
         }
         if self.ahead.is_some_and(|ahead| Some(ahead.number) <= self.last()) {
             self.ahead = None;
         }
-        self.bound();
+        self.enforce_limit();
         true
     }
 
-    fn bound(&mut self) {
-        while self.runs.len() > MOST_RUNS {
+    fn enforce_limit(&mut self) {
+        while self.runs.len() > MAX_RUNS {
             let Some(second) = self.runs.keys().nth(1).copied() else { break };
             self.forget(second);
         }
@@ -453,13 +454,13 @@ impl Line {
 
     fn remember(&mut self, number: u64, block: u64) {
         self.recent.insert(number, block);
-        while self.recent.len() > RECENT {
+        while self.recent.len() > MAX_RECENT {
             self.recent.pop_first();
         }
     }
 
     /// Its run becomes two, with a hole between them.
-    fn lost(&mut self, number: u64, block: u64, now: Instant) -> bool {
+    fn remove(&mut self, number: u64, block: u64, now: Instant) -> bool {
         if self.recent.get(&number).is_some_and(|at| *at != block) {
             return false;
         }
@@ -478,16 +479,16 @@ impl Line {
         // Where they are is not always known: in a block of the run.
         let parts = (at(below).unwrap_or(span.first_block), at(above).unwrap_or(span.last_block));
         if first < number {
-            self.runs.insert(first, Span { last: below, last_block: parts.0, ..span });
+            self.runs.insert(first, IdSpan { last: below, last_block: parts.0, ..span });
         }
         if number < span.last {
-            self.runs.insert(above, Span { first_block: parts.1, below: hole, ..span });
+            self.runs.insert(above, IdSpan { first_block: parts.1, below: hole, ..span });
         } else if first == number
             && let Some((_, next)) = self.runs.range_mut(above..).next()
         {
             next.below = span.below;
         }
-        self.bound();
+        self.enforce_limit();
         true
     }
 
@@ -502,8 +503,8 @@ impl Line {
         true
     }
 
-    fn begins(&mut self, count: u64, block: u64, now: Instant) -> bool {
-        let base = Span { last: count, first_block: block, last_block: block, below: None };
+    fn set_beginning(&mut self, count: u64, block: u64, now: Instant) -> bool {
+        let base = IdSpan { last: count, first_block: block, last_block: block, below: None };
         let Some((lowest, span)) = self.runs.first_key_value() else {
             self.runs.insert(count, base);
             return true;
@@ -514,19 +515,19 @@ impl Line {
         }
         if lowest == count + 1 {
             self.runs.remove(&lowest);
-            self.runs.insert(count, Span { first_block: block, ..span });
+            self.runs.insert(count, IdSpan { first_block: block, ..span });
         } else {
-            self.runs.insert(lowest, Span { below: Some(Hole::new(now)), ..span });
+            self.runs.insert(lowest, IdSpan { below: Some(Hole::new(now)), ..span });
             self.runs.insert(count, base);
         }
         true
     }
 
-    fn back_to(&mut self, block: u64) -> bool {
+    fn rewind_to(&mut self, block: u64) -> bool {
         self.ahead = None;
         self.ends_with = self.ends_with.min(Some(block));
         let gone = self.recent.iter().find(|(_, at)| **at > block).map(|(number, _)| *number);
-        let Some(gone) = gone else { return self.nothing_above(block) };
+        let Some(gone) = gone else { return self.clamp_last_block(block) };
         self.recent.split_off(&gone);
         self.runs.split_off(&gone);
         let left = gone.saturating_sub(1);
@@ -539,13 +540,13 @@ impl Line {
                 top.last_block = at.unwrap_or(top.last_block.min(block));
             }
         }
-        self.nothing_above(block);
+        self.clamp_last_block(block);
         true
     }
 
     /// The last id is in no block above this one: where it was is not always known, and a bound that an
     /// earlier reorganisation left may be above. Answers whether it was.
-    fn nothing_above(&mut self, block: u64) -> bool {
+    fn clamp_last_block(&mut self, block: u64) -> bool {
         let Some(mut top) = self.runs.last_entry() else { return false };
         let top = top.get_mut();
         let was_above = top.last_block > block;
@@ -553,7 +554,7 @@ impl Line {
         was_above
     }
 
-    fn exists(&mut self, number: u64, block: u64, now: Instant) {
+    fn record_existing(&mut self, number: u64, block: u64, now: Instant) {
         if Some(number) <= self.last() {
             return;
         }
@@ -562,13 +563,13 @@ impl Line {
         ahead.block = ahead.block.max(block);
     }
 
-    fn missing(&self, counter: Counter, cursor: u64) -> Vec<Missing> {
+    fn missing(&self, counter: Counter, cursor: u64) -> Vec<MissingIds> {
         let pairs = self.runs.iter().zip(self.runs.iter().skip(1));
         let holes = pairs.filter_map(|((_, below), (above, span))| {
             let hole = span.below?;
             // Of different forks, for a moment.
             let (from, to) = (below.last_block, span.first_block);
-            Some(Missing {
+            Some(MissingIds {
                 counter,
                 first: below.last + 1,
                 last: above - 1,
@@ -581,7 +582,7 @@ impl Line {
         let top = self.runs.last_key_value().map(|(_, span)| *span);
         let ahead = self.ahead.filter(|ahead| ahead.block <= cursor).zip(top);
         let ahead =
-            ahead.filter(|(ahead, top)| ahead.number > top.last).map(|(ahead, top)| Missing {
+            ahead.filter(|(ahead, top)| ahead.number > top.last).map(|(ahead, top)| MissingIds {
                 counter,
                 first: top.last + 1,
                 last: ahead.number,
@@ -594,11 +595,11 @@ impl Line {
     }
 
     /// Known without a hole from before this block to after it.
-    fn is_whole(&self, block: u64) -> bool {
+    fn is_complete(&self, block: u64) -> bool {
         let begun = self.runs.first_key_value().is_some_and(|(_, span)| span.first_block < block);
         let top = self.runs.last_key_value().map_or(0, |(_, span)| span.last_block);
         let ended = top > block || self.ends_with.is_some_and(|at| at >= block);
-        let touches = |one: &Missing| one.from <= block && block <= one.to;
+        let touches = |one: &MissingIds| one.from <= block && block <= one.to;
         begun && ended && !self.missing(Counter::Common, u64::MAX).iter().any(touches)
     }
 }

@@ -8,20 +8,20 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::gateway::provider::{NodeId, RpcError, TooMuch};
+use crate::chain::provider::{NodeId, RangeRefusal, RpcError};
 
 /// Of a node that nobody was refused by.
-const FIRST: u64 = 500;
+const INITIAL: u64 = 500;
 const LARGEST: u64 = 2000;
 /// After a refusal, more is tried after this, and after the next one after twice the time.
-const HIGHER_AFTER: Duration = Duration::from_mins(2);
-const HIGHER_AT_LAST: Duration = Duration::from_hours(8);
+const FIRST_RETRY_AFTER: Duration = Duration::from_mins(2);
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(8);
 
 /// What every node takes.
 #[derive(Clone, Debug, Default)]
-pub struct Pages(BTreeMap<NodeId, PageSize>);
+pub struct PageSizes(BTreeMap<NodeId, PageSize>);
 
-impl Pages {
+impl PageSizes {
     /// The page that starts at `from`, not beyond `to`.
     #[must_use]
     pub fn page(&self, node: NodeId, from: u64, to: u64) -> (u64, u64) {
@@ -29,13 +29,13 @@ impl Pages {
     }
 
     /// The node answered for these blocks.
-    pub fn worked(&mut self, node: NodeId, (from, to): (u64, u64), now: Instant) {
-        self.0.entry(node).or_default().worked(blocks(from, to), now);
+    pub fn record_success(&mut self, node: NodeId, (from, to): (u64, u64), now: Instant) {
+        self.0.entry(node).or_default().record_success(blocks(from, to), now);
     }
 
     /// It did not. Whether it said that it wants a smaller range, and there is one: ask again at
     /// once.
-    pub fn failed(
+    pub fn record_failure(
         &mut self,
         node: NodeId,
         (from, to): (u64, u64),
@@ -44,9 +44,11 @@ impl Pages {
     ) -> bool {
         let size = self.0.entry(node).or_default();
         let asked = blocks(from, to);
-        match (error.too_much(), error) {
-            (Some(TooMuch::Blocks { most }), _) => size.refused(asked, most, now),
-            (Some(TooMuch::Results), _) => size.halve(asked),
+        match (error.range_refusal(), error) {
+            (Some(RangeRefusal::Blocks { limit: most }), _) => {
+                size.record_refusal(asked, most, now);
+            }
+            (Some(RangeRefusal::Results), _) => size.halve(asked),
             // Too much may also show as no answer in time, or as one that is cut off.
             (None, RpcError::Unavailable { .. } | RpcError::Unreadable { .. }) => {
                 size.halve(asked);
@@ -56,7 +58,7 @@ impl Pages {
             (
                 None,
                 RpcError::Refused { .. }
-                | RpcError::Busy { .. }
+                | RpcError::RateLimited { .. }
                 | RpcError::TooLarge { .. }
                 | RpcError::WrongChain { .. }
                 | RpcError::WrongGenesis { .. },
@@ -77,16 +79,22 @@ struct PageSize {
     /// Not more than this is asked: more was refused.
     ceiling: u64,
     /// The most it answered since something smaller was refused.
-    worked: u64,
+    largest_success: u64,
     /// When more than the ceiling is tried, and how long it was put off for that.
-    higher: Option<(Instant, Duration)>,
+    next_increase: Option<(Instant, Duration)>,
     /// It is being tried. What was the ceiling before.
-    trying: Option<u64>,
+    previous_ceiling: Option<u64>,
 }
 
 impl Default for PageSize {
     fn default() -> Self {
-        Self { size: FIRST, ceiling: LARGEST, worked: 0, higher: None, trying: None }
+        Self {
+            size: INITIAL,
+            ceiling: LARGEST,
+            largest_success: 0,
+            next_increase: None,
+            previous_ceiling: None,
+        }
     }
 }
 
@@ -95,41 +103,41 @@ impl PageSize {
         (from, to.min(from.saturating_add(self.size - 1)))
     }
 
-    fn worked(&mut self, asked: u64, now: Instant) {
-        self.worked = self.worked.max(asked);
+    fn record_success(&mut self, asked: u64, now: Instant) {
+        self.largest_success = self.largest_success.max(asked);
         // The end of a range says nothing of its length.
         if asked < self.size {
             return;
         }
-        if let Some((at, wait)) = self.higher
+        if let Some((at, wait)) = self.next_increase
             && self.size >= self.ceiling
             && now >= at
         {
-            self.trying = Some(std::mem::replace(&mut self.ceiling, LARGEST));
-            let wait = wait.saturating_mul(2).min(HIGHER_AT_LAST);
-            self.higher = Some((now + wait, wait));
-        } else if self.trying.is_some_and(|before| asked > before) {
+            self.previous_ceiling = Some(std::mem::replace(&mut self.ceiling, LARGEST));
+            let wait = wait.saturating_mul(2).min(MAX_RETRY_AFTER);
+            self.next_increase = Some((now + wait, wait));
+        } else if self.previous_ceiling.is_some_and(|before| asked > before) {
             // It takes more than it did: whatever it takes next is found out anew.
-            (self.trying, self.higher) = (None, None);
+            (self.previous_ceiling, self.next_increase) = (None, None);
         }
         self.size = (self.size + self.size / 4 + 1).min(self.ceiling);
     }
 
     /// So many blocks are too many; `most`: so many are not, it says.
-    fn refused(&mut self, asked: u64, most: Option<u64>, now: Instant) {
-        self.higher.get_or_insert((now + HIGHER_AFTER, HIGHER_AFTER));
-        if let Some(before) = self.trying.take().filter(|before| *before < asked) {
+    fn record_refusal(&mut self, asked: u64, most: Option<u64>, now: Instant) {
+        self.next_increase.get_or_insert((now + FIRST_RETRY_AFTER, FIRST_RETRY_AFTER));
+        if let Some(before) = self.previous_ceiling.take().filter(|before| *before < asked) {
             (self.size, self.ceiling) = (before, before);
             return;
         }
-        if self.worked >= asked {
-            self.worked = 0;
+        if self.largest_success >= asked {
+            self.largest_success = 0;
         }
         if let Some(most) = most.filter(|most| (1..asked).contains(most)) {
             (self.size, self.ceiling) = (most, most);
         } else {
             self.ceiling = (asked - 1).max(1);
-            self.size = self.worked.max(asked / 2).max(1);
+            self.size = self.largest_success.max(asked / 2).max(1);
         }
     }
 
@@ -153,7 +161,7 @@ mod tests {
 
     /// Calls that a node which takes `limit` blocks answers and refuses on the way over so many.
     fn walk(
-        pages: &mut Pages,
+        pages: &mut PageSizes,
         now: &mut Instant,
         length: u64,
         limit: u64,
@@ -165,10 +173,10 @@ mod tests {
             let page = pages.page(NODE, from, length);
             if blocks(page.0, page.1) > limit {
                 refused += 1;
-                assert!(pages.failed(NODE, page, error, *now));
+                assert!(pages.record_failure(NODE, page, error, *now));
             } else {
                 answered += 1;
-                pages.worked(NODE, page, *now);
+                pages.record_success(NODE, page, *now);
                 from = page.1 + 1;
             }
         }
@@ -187,7 +195,7 @@ mod tests {
             (10, refusal(-32000, "block range is too wide"), 9),
             (1, refusal(-32000, "block range is too wide"), 10),
         ] {
-            let (mut pages, mut now) = (Pages::default(), Instant::now());
+            let (mut pages, mut now) = (PageSizes::default(), Instant::now());
             let (answered, refused) = walk(&mut pages, &mut now, 100 * limit, limit, &error);
             assert!(refused <= most, "{error}: {refused}");
             assert!(answered <= 110, "{error}: {answered}");
@@ -199,9 +207,9 @@ mod tests {
 
     #[test]
     fn a_node_that_takes_more_again_is_asked_for_more() {
-        let (mut pages, mut now) = (Pages::default(), Instant::now());
+        let (mut pages, mut now) = (PageSizes::default(), Instant::now());
         walk(&mut pages, &mut now, 1000, 10, &refusal(-32000, "block range is too wide"));
-        now += HIGHER_AFTER * 2;
+        now += FIRST_RETRY_AFTER * 2;
         let error = refusal(-32000, "block range is too wide");
         let (answered, _) = walk(&mut pages, &mut now, 100_000, 2000, &error);
         assert!(answered < 100, "{answered}");
@@ -209,16 +217,16 @@ mod tests {
 
     #[test]
     fn another_nodes_limit_is_another_ones() {
-        let (mut pages, now) = (Pages::default(), Instant::now());
+        let (mut pages, now) = (PageSizes::default(), Instant::now());
         let error = refusal(-32602, "range 500 exceeds limit of 100");
-        assert!(pages.failed(NODE, (1, 500), &error, now));
+        assert!(pages.record_failure(NODE, (1, 500), &error, now));
         assert_eq!(pages.page(NODE, 1, 5000), (1, 100));
-        assert_eq!(pages.page(NodeId(1), 1, 5000), (1, FIRST));
+        assert_eq!(pages.page(NodeId(1), 1, 5000), (1, INITIAL));
     }
 
     #[test]
     fn c1_a_node_in_a_hurry_is_not_asked_for_less() {
-        let (mut pages, now) = (Pages::default(), Instant::now());
+        let (mut pages, now) = (PageSizes::default(), Instant::now());
         for (code, message) in [
             (429, "too many requests"),
             (-32005, "daily request count exceeded, request rate limited"),
@@ -227,15 +235,18 @@ mod tests {
             (-32000, "header not found"),
             (-32602, "block range extends beyond current head block"),
         ] {
-            assert!(!pages.failed(NODE, (1, 500), &refusal(code, message), now), "{message}");
-            assert_eq!(pages.page(NODE, 1, 5000), (1, FIRST), "{message}");
+            assert!(
+                !pages.record_failure(NODE, (1, 500), &refusal(code, message), now),
+                "{message}"
+            );
+            assert_eq!(pages.page(NODE, 1, 5000), (1, INITIAL), "{message}");
         }
-        let busy = RpcError::Busy { host: "node".into(), what: "HTTP status 429".into() };
-        assert!(!pages.failed(NODE, (1, 500), &busy, now));
-        assert_eq!(pages.page(NODE, 1, 5000), (1, FIRST));
+        let busy = RpcError::RateLimited { host: "node".into(), what: "HTTP status 429".into() };
+        assert!(!pages.record_failure(NODE, (1, 500), &busy, now));
+        assert_eq!(pages.page(NODE, 1, 5000), (1, INITIAL));
         let silent = RpcError::Unavailable { host: "node".into(), what: "timed out".into() };
-        assert!(!pages.failed(NODE, (1, 500), &silent, now));
-        assert_eq!(pages.page(NODE, 1, 5000), (1, FIRST / 2));
+        assert!(!pages.record_failure(NODE, (1, 500), &silent, now));
+        assert_eq!(pages.page(NODE, 1, 5000), (1, INITIAL / 2));
     }
 
     proptest! {
@@ -251,9 +262,9 @@ mod tests {
                 prop_assert!(from == 7 && to >= 7 && to <= 7 + number && to - from < LARGEST);
                 let asked = blocks(from, to);
                 match step {
-                    0 => size.worked(asked, now),
-                    1 => size.refused(asked, None, now),
-                    2 => size.refused(asked, Some(number), now),
+                    0 => size.record_success(asked, now),
+                    1 => size.record_refusal(asked, None, now),
+                    2 => size.record_refusal(asked, Some(number), now),
                     _ => size.halve(asked),
                 }
             }

@@ -15,81 +15,81 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    Found, How,
-    blooms::{self, Verdict, Witness, compare, judge},
+    FoundEvents, FoundKind,
+    blooms::{self, BlockProof, NodeLogs, compare, prove_block},
     ids::SharedIds,
-    notes::Notes,
+    reading_state::ReadingState,
     source::EventSource,
 };
 use crate::{
-    backoff::Backoff,
+    chain::provider::{BlockId, ChainReader as _, Head, LogSource, NodeId},
     dice::Dice,
     domain::{B256, Event},
-    gateway::provider::{At, ChainReader as _, Head, NodeId, Way},
+    time::backoff::Backoff,
 };
 
 /// Between two blocks while proofs succeed.
 const PACE: Duration = Duration::from_millis(50);
 
 /// The loop.
-pub(super) struct Proof<S> {
+pub(super) struct ProofLoop<S> {
     source: S,
-    notes: Notes,
+    state: ReadingState,
     ids: SharedIds,
-    first: mpsc::Sender<Found>,
+    found_events: mpsc::Sender<FoundEvents>,
     dice: Dice,
 }
 
-impl<S: EventSource> Proof<S> {
+impl<S: EventSource> ProofLoop<S> {
     pub(super) fn new(
         source: S,
-        notes: Notes,
+        state: ReadingState,
         ids: SharedIds,
-        first: mpsc::Sender<Found>,
+        found_events: mpsc::Sender<FoundEvents>,
         dice: Dice,
     ) -> Self {
-        Self { source, notes, ids, first, dice }
+        Self { source, state, ids, found_events, dice }
     }
 
     pub(super) async fn run(self) -> Infallible {
         let mut pause = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         loop {
-            let next = self.notes.open().list.next();
+            let next = self.state.lock().unproven.next();
             let Some((number, hash)) = next else {
-                self.notes.wait_listed().await;
+                self.state.wait_listed().await;
                 continue;
             };
             // Of ids without a gap none is missing, whatever the node's index of logs says.
-            if self.ids.lock().is_whole(number) {
+            if self.ids.lock().is_complete(number) {
                 debug!(block = number, "the ids of requests prove a block");
-                self.found(Vec::new(), NodeId(0), How::Proven { number }).await;
+                self.store_finding(Vec::new(), NodeId(0), FoundKind::Proven { number }).await;
                 continue;
             }
-            let (verdict, by) = self.ask(number, hash).await;
+            let (verdict, by) = self.prove(number, hash).await;
             match verdict {
-                Verdict::Proven(events) => {
+                BlockProof::Proven(events) => {
                     let requests = events.len();
                     if hash.is_some() {
                         info!(block = number, requests, "the logs of a block are proven now");
                     } else {
                         debug!(block = number, requests, "the logs of a block are proven");
                     }
-                    self.found(events, by, How::Proven { number }).await;
+                    self.store_finding(events, by, FoundKind::Proven { number }).await;
                     pause.reset();
                     sleep(PACE).await;
                 }
-                Verdict::Unproven(events) => {
+                BlockProof::Unproven(events) => {
                     debug!(block = number, "no gateway node proves the logs of a block");
                     if !events.is_empty() {
-                        self.found(events, by, How::InDoubt).await;
+                        self.store_finding(events, by, FoundKind::InDoubt).await;
                     }
-                    if self.notes.open().list.is_fresh() {
+                    if self.state.lock().unproven.has_unasked() {
                         continue;
                     }
                     tokio::select! {
                         biased;
                         () = sleep(pause.next_delay(self.dice.roll())) => {}
-                        () = self.notes.wait_listed() => {}
+                        () = self.state.wait_listed() => {}
                     }
                 }
             }
@@ -97,33 +97,33 @@ impl<S: EventSource> Proof<S> {
     }
 
     /// What all sound nodes say of a block.
-    async fn ask(&self, number: u64, hash: Option<B256>) -> (Verdict, NodeId) {
+    async fn prove(&self, number: u64, hash: Option<B256>) -> (BlockProof, NodeId) {
         let provider = self.source.chain();
-        let nobody = (Verdict::Unproven(Vec::new()), NodeId(0));
+        let nobody = (BlockProof::Unproven(Vec::new()), NodeId(0));
         let by_hash = match hash {
-            Some(hash) => provider.header(At::Hash(hash)).await.ok().flatten(),
+            Some(hash) => provider.header(BlockId::Hash(hash)).await.ok().flatten(),
             None => None,
         };
         // What left the chain is read anew by the first reading; here whatever has its place counts.
         let head = match by_hash {
             Some(head) => head,
-            None => match provider.header(At::Number(number)).await {
+            None => match provider.header(BlockId::Number(number)).await {
                 Ok(Some(head)) if head.block.number == number => head,
                 Ok(_) | Err(_) => return nobody,
             },
         };
         let wanted = self.source.filter();
         // One header is enough to pass a block of a range, as in the first reading.
-        if hash.is_none() && !wanted.may_be_in(self.notes.open().trust.bloom(&head)) {
-            return (Verdict::Proven(Vec::new()), head.by);
+        if hash.is_none() && !wanted.may_match(self.state.lock().bloom_trust.bloom(&head)) {
+            return (BlockProof::Proven(Vec::new()), head.node);
         }
-        let asked = provider.sound_nodes().into_iter().map(|node| self.witness(node, &head));
-        let witnesses: Vec<Witness> = join_all(asked).await.into_iter().flatten().collect();
+        let asked = provider.sound_nodes().into_iter().map(|node| self.logs_of_node(node, &head));
+        let witnesses: Vec<NodeLogs> = join_all(asked).await.into_iter().flatten().collect();
         let by = witnesses
             .iter()
-            .find(|one| one.logs.iter().any(|logs| !wanted.among(logs).is_empty()))
-            .map_or(head.by, |one| one.head.by);
-        let (verdict, liars) = judge(&witnesses, wanted, &mut self.notes.open().trust);
+            .find(|one| one.logs.iter().any(|logs| !wanted.select(logs).is_empty()))
+            .map_or(head.node, |one| one.head.node);
+        let (verdict, liars) = prove_block(&witnesses, wanted, &mut self.state.lock().bloom_trust);
         for node in liars {
             let host = provider.host(node);
             warn!(
@@ -135,30 +135,30 @@ impl<S: EventSource> Proof<S> {
     }
 
     /// One node's header and logs of a block. `None`: it does not know it.
-    async fn witness(&self, node: NodeId, head: &Head) -> Option<Witness> {
-        let provider = self.source.chain().only(node);
+    async fn logs_of_node(&self, node: NodeId, head: &Head) -> Option<NodeLogs> {
+        let provider = self.source.chain().for_node(node);
         let hash = head.block.hash;
-        let head = provider.header(At::Hash(hash)).await.ok().flatten()?;
-        let head = Head { by: node, ..head };
+        let head = provider.header(BlockId::Hash(hash)).await.ok().flatten()?;
+        let head = Head { node, ..head };
         let mut logs = Vec::new();
-        for way in [Way::Logs, Way::Receipts] {
+        for way in [LogSource::Logs, LogSource::Receipts] {
             if let Ok(told) = provider.block_logs(hash, way).await {
-                let whole = head
-                    .bloom
-                    .is_some_and(|bloom| compare(&bloom, &told.answer) == blooms::Found::All);
-                logs.push(told.answer);
+                let whole = head.bloom.is_some_and(|bloom| {
+                    compare(&bloom, &told.value) == blooms::BloomComparison::Complete
+                });
+                logs.push(told.value);
                 if whole {
                     break;
                 }
             }
         }
-        Some(Witness { head, logs })
+        Some(NodeLogs { head, logs })
     }
 
     /// Hands events to the first reading, and waits until they are stored.
-    async fn found(&self, events: Vec<Event>, by: NodeId, how: How) {
+    async fn store_finding(&self, events: Vec<Event>, by: NodeId, how: FoundKind) {
         let (stored, done) = oneshot::channel();
-        if self.first.send(Found { events, by, how, stored }).await.is_ok() {
+        if self.found_events.send(FoundEvents { events, by, how, stored }).await.is_ok() {
             let _ = done.await;
         }
     }

@@ -14,41 +14,44 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-use super::{Found, How, ReadError, knows, notes::Notes, source::EventSource, suspects::Suspects};
+use super::{
+    FoundEvents, FoundKind, ReadError, expect_range_known, reading_state::ReadingState,
+    source::EventSource, suspects::SuspectBlocks,
+};
 use crate::{
-    backoff::Backoff,
+    chain::provider::{ChainReader as _, NodeId},
     dice::Dice,
     domain::{BlockRef, Event},
-    gateway::provider::{ChainReader as _, NodeId},
-    repeats::Repeats,
+    telemetry::log_throttle::LogThrottle,
+    time::backoff::Backoff,
 };
 
 /// How often a regular reading begins.
-const EVERY: Duration = Duration::from_secs(30);
+const REGULAR_INTERVAL: Duration = Duration::from_secs(30);
 /// Between two calls.
 const PACE: Duration = Duration::from_millis(100);
 /// Suspected ranges up to this length are also looked at block by block, by their headers.
-const BY_HEADERS: u64 = 4096;
+const MAX_BY_HEADERS: u64 = 4096;
 
 /// The loop.
 pub(super) struct SecondReading<S> {
     source: S,
-    notes: Notes,
-    suspects: Suspects,
+    state: ReadingState,
+    suspects: SuspectBlocks,
     progress: watch::Receiver<Option<BlockRef>>,
     connection: watch::Receiver<u64>,
-    first: mpsc::Sender<Found>,
+    found_events: mpsc::Sender<FoundEvents>,
     /// What is left of the regular reading.
     regular: Option<(u64, u64)>,
     /// When the next one begins.
     due: Instant,
     /// Counts them, so that each node has its turn.
-    begun: usize,
+    rounds_begun: usize,
     /// Failures in a row.
     failures: usize,
     pause: Backoff,
     dice: Dice,
-    repeats: Repeats,
+    log_throttle: LogThrottle,
 }
 
 /// What to read next.
@@ -63,26 +66,26 @@ enum Job {
 impl<S: EventSource> SecondReading<S> {
     pub(super) fn new(
         source: S,
-        notes: Notes,
-        suspects: Suspects,
+        state: ReadingState,
+        suspects: SuspectBlocks,
         (progress, connection): (watch::Receiver<Option<BlockRef>>, watch::Receiver<u64>),
-        first: mpsc::Sender<Found>,
+        found_events: mpsc::Sender<FoundEvents>,
         dice: Dice,
     ) -> Self {
         Self {
             source,
-            notes,
+            state,
             suspects,
             progress,
             connection,
-            first,
+            found_events,
             regular: None,
             due: Instant::now(),
-            begun: 0,
+            rounds_begun: 0,
             failures: 0,
             pause: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
             dice,
-            repeats: Repeats::default(),
+            log_throttle: LogThrottle::default(),
         }
     }
 
@@ -95,7 +98,7 @@ impl<S: EventSource> SecondReading<S> {
                 continue;
             };
             turns = turns.wrapping_add(1);
-            let Some(job) = self.job(cursor, turns) else {
+            let Some(job) = self.next_job(cursor, turns) else {
                 self.wait().await;
                 continue;
             };
@@ -120,28 +123,29 @@ impl<S: EventSource> SecondReading<S> {
             changed = self.progress.changed(), if none_yet => if changed.is_err() {
                 std::future::pending::<()>().await;
             },
-            () = self.suspects.wait() => {}
+            () = self.suspects.wait_added() => {}
             () = sleep_until(self.due.max(Instant::now() + PACE)) => {}
         }
     }
 
     /// Each kind has its turn, so that none waits for another one's end.
-    fn job(&mut self, cursor: u64, turns: usize) -> Option<Job> {
+    fn next_job(&mut self, cursor: u64, turns: usize) -> Option<Job> {
         let now = Instant::now();
         if self.connection.has_changed().unwrap_or(false) {
             self.connection.mark_unchanged();
             (self.due, self.regular) = (now, None);
         }
-        let notes = self.notes.open();
+        let notes = self.state.lock();
         if self.regular.is_none() && now >= self.due {
-            self.regular = notes.twice.regular(cursor, notes.begun_after + 1);
-            self.due = now + EVERY;
-            self.begun = self.begun.wrapping_add(1);
+            self.regular = notes.read_once.next_regular(cursor, notes.began_after + 1);
+            self.due = now + REGULAR_INTERVAL;
+            self.rounds_begun = self.rounds_begun.wrapping_add(1);
         }
         // The chain may have been reorganised meanwhile.
         let regular = self.regular.filter(|(from, _)| *from <= cursor);
         let regular = regular.map(|(from, to)| Job::Regular(from, to.min(cursor)));
-        let overdue = notes.twice.overdue(cursor, now).map(|(from, to)| Job::Overdue(from, to));
+        let overdue =
+            notes.read_once.next_overdue(cursor, now).map(|(from, to)| Job::Overdue(from, to));
         drop(notes);
         let suspected = self.suspects.first().filter(|(from, _)| *from <= cursor);
         let suspected = suspected.map(|(from, to)| Job::Suspected(from, to.min(cursor)));
@@ -152,32 +156,32 @@ impl<S: EventSource> SecondReading<S> {
 
     /// One page, at the next node.
     async fn read(&mut self, job: Job, from: u64, to: u64) {
-        let node = self.node(from);
-        let (from, to) = self.notes.open().pages.page(node, from, to);
+        let node = self.choose_node(from);
+        let (from, to) = self.state.lock().pages.page(node, from, to);
         let asked = Instant::now();
         let read = self.source.only(node).events_between(from, to).await;
         let range = match read {
             Ok(range) => range,
             Err(error) => {
                 let now = Instant::now();
-                if !self.notes.open().pages.failed(node, (from, to), &error, now) {
-                    self.failed(node, &error.into()).await;
+                if !self.state.lock().pages.record_failure(node, (from, to), &error, now) {
+                    self.after_failure(node, &error.into()).await;
                 }
                 return;
             }
         };
-        if let Err(error) = knows(&range, from, to) {
-            self.failed(node, &error).await;
+        if let Err(error) = expect_range_known(&range, from, to) {
+            self.after_failure(node, &error).await;
             return;
         }
         self.failures = 0;
         self.pause.reset();
-        self.repeats.over();
-        self.notes.open().pages.worked(node, (from, to), Instant::now());
+        self.log_throttle.reset();
+        self.state.lock().pages.record_success(node, (from, to), Instant::now());
         if range.events.is_empty() {
-            self.notes.open().twice.read_again(from, to, asked);
+            self.state.lock().read_once.record_second_reading(from, to, asked);
         } else {
-            self.found(range.events, node, How::Again { from, to, asked }).await;
+            self.store_finding(range.events, node, FoundKind::Reread { from, to, asked }).await;
         }
         if let (Job::Regular(..), Some((_, last))) = (job, self.regular) {
             self.regular = (to < last).then_some((to + 1, last));
@@ -185,23 +189,23 @@ impl<S: EventSource> SecondReading<S> {
     }
 
     /// Another node than the one that read this block first, if there is one, and by turns.
-    fn node(&self, block: u64) -> NodeId {
-        let first = self.notes.open().twice.read_by(block);
+    fn choose_node(&self, block: u64) -> NodeId {
+        let first = self.state.lock().read_once.first_reader(block);
         let nodes = self.source.chain().sound_nodes();
         let (own, mut others): (Vec<NodeId>, Vec<NodeId>) =
             nodes.into_iter().partition(|node| Some(*node) == first);
         if !others.is_empty() {
-            let turn = self.begun % others.len();
+            let turn = self.rounds_begun % others.len();
             others.rotate_left(turn);
         }
         others.extend(own);
         others.get(self.failures % others.len().max(1)).copied().unwrap_or(NodeId(0))
     }
 
-    async fn failed(&mut self, node: NodeId, error: &ReadError) {
+    async fn after_failure(&mut self, node: NodeId, error: &ReadError) {
         self.failures = self.failures.wrapping_add(1);
         let host = self.source.chain().host(node);
-        if let Some(times) = self.repeats.heard_of(&host, error.code(), Instant::now()) {
+        if let Some(times) = self.log_throttle.should_log_for(&host, error.code(), Instant::now()) {
             info!(host, %error, times, "blocks could not be read again: trying again");
         } else {
             debug!(host, %error, "blocks still cannot be read again");
@@ -214,7 +218,7 @@ impl<S: EventSource> SecondReading<S> {
     async fn read_everywhere(&mut self, from: u64, to: u64) {
         let nodes = self.source.chain().sound_nodes();
         let last = {
-            let pages = &self.notes.open().pages;
+            let pages = &self.state.lock().pages;
             nodes.iter().map(|node| pages.page(*node, from, to).1).min().unwrap_or(from)
         };
         for node in nodes {
@@ -222,13 +226,13 @@ impl<S: EventSource> SecondReading<S> {
             let now = Instant::now();
             match read {
                 Ok(range) => {
-                    self.notes.open().pages.worked(node, (from, last), now);
+                    self.state.lock().pages.record_success(node, (from, last), now);
                     if !range.events.is_empty() {
-                        self.found(range.events, node, How::Suspected).await;
+                        self.store_finding(range.events, node, FoundKind::Suspected).await;
                     }
                 }
                 Err(error) => {
-                    if self.notes.open().pages.failed(node, (from, last), &error, now) {
+                    if self.state.lock().pages.record_failure(node, (from, last), &error, now) {
                         return;
                     }
                     debug!(from, last, %error, "suspected blocks could not be read at a node");
@@ -236,17 +240,17 @@ impl<S: EventSource> SecondReading<S> {
             }
             sleep(PACE).await;
         }
-        self.suspects.read_up_to(last);
-        if to - from < BY_HEADERS {
-            self.notes.open().list.put_range(from, last, self.notes.now_ms());
-            self.notes.listed();
+        self.suspects.remove_up_to(last);
+        if to - from < MAX_BY_HEADERS {
+            self.state.lock().unproven.add_range(from, last, self.state.now_ms());
+            self.state.notify_listed();
         }
     }
 
     /// Hands events to the first reading, and waits until they are stored.
-    async fn found(&self, events: Vec<Event>, by: NodeId, how: How) {
+    async fn store_finding(&self, events: Vec<Event>, by: NodeId, how: FoundKind) {
         let (stored, done) = oneshot::channel();
-        if self.first.send(Found { events, by, how, stored }).await.is_ok() {
+        if self.found_events.send(FoundEvents { events, by, how, stored }).await.is_ok() {
             let _ = done.await;
         }
     }

@@ -2,12 +2,9 @@
 //! them.
 
 use crate::{
+    chain::provider::{Attributed, ChainReader, LogFilter, LogRange, NodeId, RangeLogs, RpcError},
+    contracts::{abi::DecodeError, decryption::DecryptionAdapter},
     domain::{Event, Request},
-    gateway::{
-        abi::DecodeError,
-        decryption::DecryptionAdapter,
-        provider::{ChainReader, Filter, LogRange, NodeId, Range, RpcError, Told},
-    },
 };
 
 /// Contracts of one chain whose events are requests.
@@ -19,7 +16,7 @@ pub trait EventSource: Clone + Send + Sync + 'static {
     #[must_use]
     fn only(&self, node: NodeId) -> Self;
     /// The contracts, and the first topics of all events that are read.
-    fn filter(&self) -> Filter<'_>;
+    fn filter(&self) -> LogFilter<'_>;
     /// Returns whether the event is no request but says that the contract was upgraded.
     fn is_upgrade(&self, event: &Event) -> bool;
     fn decode(&self, event: &Event) -> Result<Request, DecodeError>;
@@ -28,7 +25,7 @@ pub trait EventSource: Clone + Send + Sync + 'static {
     fn events(
         &self,
         range: LogRange,
-    ) -> impl Future<Output = Result<Told<Vec<Event>>, RpcError>> + Send {
+    ) -> impl Future<Output = Result<Attributed<Vec<Event>>, RpcError>> + Send {
         self.chain().logs(self.filter(), range)
     }
 
@@ -37,7 +34,7 @@ pub trait EventSource: Clone + Send + Sync + 'static {
         &self,
         from: u64,
         to: u64,
-    ) -> impl Future<Output = Result<Range, RpcError>> + Send {
+    ) -> impl Future<Output = Result<RangeLogs, RpcError>> + Send {
         self.chain().logs_between(self.filter(), from, to)
     }
 }
@@ -50,10 +47,10 @@ impl<P: ChainReader> EventSource for DecryptionAdapter<P> {
     }
 
     fn only(&self, node: NodeId) -> Self {
-        self.only(node)
+        self.for_node(node)
     }
 
-    fn filter(&self) -> Filter<'_> {
+    fn filter(&self) -> LogFilter<'_> {
         self.filter()
     }
 

@@ -12,39 +12,39 @@ use crate::domain::{BlockRef, RequestKey};
 
 /// Ranges remembered. Of more, the two that lie closest become one: more is read, and nothing is left
 /// out.
-const MOST: usize = 64;
+const MAX_RANGES: usize = 64;
 /// Requests that turned out not to be there, and were not looked at yet. Of more it is not noticed that
 /// their ids may be other requests'.
-const MOST_GONE: usize = 4096;
+const MAX_ORPHANS: usize = 4096;
 
 /// The set. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Suspects {
+pub struct SuspectBlocks {
     ranges: Arc<Mutex<Ranges>>,
-    gone: Arc<Mutex<Vec<(RequestKey, BlockRef)>>>,
-    asked: Arc<Notify>,
+    orphans: Arc<Mutex<Vec<(RequestKey, BlockRef)>>>,
+    added: Arc<Notify>,
 }
 
-impl Suspects {
+impl SuspectBlocks {
     /// Reads `from` to `to` (both included) again, soon, at every sound node. What is found and not
     /// known is stored and walked as ever. Nothing above the cursor is read: that is new anyway.
-    pub fn read_everywhere(&self, from: u64, to: u64) {
+    pub fn reread_everywhere(&self, from: u64, to: u64) {
         self.ranges().add(from, to);
-        self.asked.notify_one();
+        self.added.notify_one();
     }
 
     /// A request that was shown in this block is not on chain: its id may be that of another one, which
     /// nobody has shown.
-    pub fn not_there(&self, key: RequestKey, block: BlockRef) {
-        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        if gone.len() < MOST_GONE {
+    pub fn report_orphan(&self, key: RequestKey, block: BlockRef) {
+        let mut gone = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        if gone.len() < MAX_ORPHANS {
             gone.push((key, block));
         }
     }
 
     /// Those that turned out not to be there since the last time.
-    pub(super) fn gone(&self) -> Vec<(RequestKey, BlockRef)> {
-        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn take_orphans(&self) -> Vec<(RequestKey, BlockRef)> {
+        std::mem::take(&mut *self.orphans.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether any of these blocks still waits to be read again.
@@ -54,8 +54,8 @@ impl Suspects {
     }
 
     /// Until somebody suspects something.
-    pub(super) async fn wait(&self) {
-        self.asked.notified().await;
+    pub(super) async fn wait_added(&self) {
+        self.added.notified().await;
     }
 
     /// The first range that waits.
@@ -64,7 +64,7 @@ impl Suspects {
     }
 
     /// Everything up to `to` was read.
-    pub(super) fn read_up_to(&self, to: u64) {
+    pub(super) fn remove_up_to(&self, to: u64) {
         self.ranges().drop_up_to(to);
     }
 
@@ -93,7 +93,7 @@ impl Ranges {
             (from, to) = (from.min(first), to.max(last));
         }
         self.0.insert(from, to);
-        while self.0.len() > MOST {
+        while self.0.len() > MAX_RANGES {
             self.join_the_closest();
         }
     }
@@ -127,18 +127,18 @@ mod tests {
 
     #[test]
     fn what_was_read_waits_no_more() {
-        let suspects = Suspects::default();
-        suspects.read_everywhere(10, 20);
-        suspects.read_everywhere(21, 25);
-        suspects.read_everywhere(40, 40);
+        let suspects = SuspectBlocks::default();
+        suspects.reread_everywhere(10, 20);
+        suspects.reread_everywhere(21, 25);
+        suspects.reread_everywhere(40, 40);
         assert_eq!(suspects.first(), Some((10, 25)));
-        suspects.read_up_to(15);
+        suspects.remove_up_to(15);
         assert_eq!(suspects.first(), Some((16, 25)));
         assert!(suspects.is_waiting(0, 16) && !suspects.is_waiting(0, 15));
         assert!(suspects.is_waiting(20, 30) && !suspects.is_waiting(26, 39));
-        suspects.read_up_to(25);
+        suspects.remove_up_to(25);
         assert_eq!(suspects.first(), Some((40, 40)));
-        suspects.read_up_to(u64::MAX);
+        suspects.remove_up_to(u64::MAX);
         assert_eq!(suspects.first(), None);
     }
 
@@ -148,18 +148,18 @@ mod tests {
         fn no_block_is_left_out(
             asked in prop::collection::vec((0u64..5000, 0u64..4), 1..200), read in 0u64..5000,
         ) {
-            let suspects = Suspects::default();
+            let suspects = SuspectBlocks::default();
             for (from, more) in &asked {
-                suspects.read_everywhere(*from, from + more);
+                suspects.reread_everywhere(*from, from + more);
             }
             let ranges = suspects.ranges().0.clone();
-            prop_assert!(ranges.len() <= MOST);
+            prop_assert!(ranges.len() <= MAX_RANGES);
             for (from, more) in &asked {
                 for block in *from..=from + more {
                     prop_assert!(suspects.is_waiting(block, block));
                 }
             }
-            suspects.read_up_to(read);
+            suspects.remove_up_to(read);
             for (from, more) in &asked {
                 for block in *from..=from + more {
                     prop_assert!(block <= read || suspects.is_waiting(block, block));

@@ -6,20 +6,20 @@ mod forks;
 use tokio::task::JoinSet;
 
 use super::{super::fake_ledger::FakeLedger, *};
-use crate::flow::{Intake, entrances};
-use crate::gateway::decryption::DecryptionAdapter;
-use crate::gateway::fake_chain::{
-    ADDRESSES, Blooms, FakeChain, Lies, SOURCE, request_event, upgrade_event,
+use crate::chain::fake_chain::{
+    ADDRESSES, Blooms, FakeChain, NodeFaults, SOURCE, request_event, upgrade_event,
 };
+use crate::contracts::decryption::DecryptionAdapter;
+use crate::flow::{QueuedRequest, walk_channels};
 
 struct Reading {
     ledger: FakeLedger,
     progress: watch::Receiver<Option<BlockRef>>,
-    walk: mpsc::Receiver<Intake>,
-    entrance: Entrance,
-    support: watch::Receiver<Support>,
-    suspects: Suspects,
-    notes: Notes,
+    walk: mpsc::Receiver<QueuedRequest>,
+    entrance: WalkSender,
+    support: watch::Receiver<DeploymentSupport>,
+    suspects: SuspectBlocks,
+    notes: ReadingState,
     metrics: Metrics,
     stop: CancellationToken,
     running: JoinSet<Result<(), LedgerError>>,
@@ -43,11 +43,11 @@ impl Reading {
         channel: usize,
     ) -> Self {
         let (unproven, read_twice) = {
-            let book = ledger.book();
+            let book = ledger.contents();
             (book.unproven.clone(), book.read_twice)
         };
-        let (intakes, entrance, _) = entrances(channel, 1);
-        let (support_sender, support) = watch::channel(Support::Served);
+        let (intakes, entrance, _) = walk_channels(channel, 1);
+        let (support_sender, support) = watch::channel(DeploymentSupport::Served);
         let (adapter, metrics) = (DecryptionAdapter::new(chain, ADDRESSES), Metrics::new());
         let arrivals = Arrivals::new(
             adapter,
@@ -60,10 +60,10 @@ impl Reading {
         )
         .resuming(unproven, read_twice);
         let (stop, progress) = (CancellationToken::new(), arrivals.progress());
-        let (suspects, notes) = (arrivals.suspects(), arrivals.notes());
+        let (suspects, notes) = (arrivals.suspects(), arrivals.state());
         let mut running = JoinSet::new();
-        running.spawn(arrivals.run(start, Heart::default(), stop.clone()));
-        let walk = intakes.fresh;
+        running.spawn(arrivals.run(start, Heartbeat::default(), stop.clone()));
+        let walk = intakes.from_chain;
         Self { ledger, progress, walk, entrance, support, suspects, notes, metrics, stop, running }
     }
 
@@ -124,12 +124,12 @@ async fn a_lagging_node_does_not_move_the_cursor() {
     let chain = FakeChain::new(40);
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
-    chain.node().lags_from = Some(41);
+    chain.state().lags_from = Some(41);
     chain.mine(vec![request_event(1)]);
     chain.mine(Vec::new());
     pass(3000).await;
     assert_eq!(reading.cursor().unwrap().number, 40);
-    chain.node().lags_from = None;
+    chain.state().lags_from = None;
     pass(6000).await;
     assert_eq!(reading.walked(), [1]);
     assert_eq!(reading.cursor().unwrap().number, 42);
@@ -156,14 +156,14 @@ async fn what_was_read_once_before_an_outage_is_read_again_after_it() {
     let chain = FakeChain::new(40);
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
-    chain.node().hidden.insert(41, 1);
+    chain.state().hidden.insert(41, 1);
     chain.mine(vec![request_event(1)]);
     pass(250).await;
-    chain.node().lags_from = Some(42);
+    chain.state().lags_from = Some(42);
     chain.mine_empty(200);
     pass(5000).await;
     assert_eq!(reading.cursor().unwrap().number, 41);
-    chain.node().lags_from = None;
+    chain.state().lags_from = None;
     pass(60_000).await;
     assert_eq!(reading.cursor().unwrap().number, 241);
     assert_eq!(reading.walked(), [1]);
@@ -176,13 +176,13 @@ async fn t16_logs_of_a_far_range_that_show_late_are_found() {
     let chain = FakeChain::new(40);
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(31_000).await;
-    chain.node().lags_from = Some(41);
+    chain.state().lags_from = Some(41);
     for id in 0..200 {
         let number = chain.height() + 1;
-        chain.node().hidden.insert(number, 1);
+        chain.state().hidden.insert(number, 1);
         chain.mine(vec![request_event(id)]);
     }
-    chain.node().lags_from = None;
+    chain.state().lags_from = None;
     pass(100_000).await;
     let mut walked = reading.walked();
     walked.sort_unstable();
@@ -201,7 +201,7 @@ async fn logs_that_show_late_are_found_by_the_second_reading() {
     for id in 0..120 {
         if id % 10 == 0 {
             let number = chain.height() + 1;
-            chain.node().hidden.insert(number, 1);
+            chain.state().hidden.insert(number, 1);
             chain.mine(vec![request_event(id)]);
         } else {
             chain.mine(Vec::new());
@@ -215,7 +215,7 @@ async fn logs_that_show_late_are_found_by_the_second_reading() {
 #[tokio::test(start_paused = true)]
 async fn a_wrong_bloom_costs_a_delay_and_no_request() {
     let chain = FakeChain::new(40);
-    chain.node().empty_blooms = true;
+    chain.state().empty_blooms = true;
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
     for id in 0..100 {
@@ -237,7 +237,7 @@ async fn ranges_shrink_to_what_the_node_takes() {
         for id in 0..400 {
             chain.mine(if id % 50 == 0 { vec![request_event(id)] } else { Vec::new() });
         }
-        chain.node().longest_range = Some((20, said));
+        chain.state().longest_range = Some((20, said));
         let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
         pass(60_000).await;
         assert_eq!(reading.walked(), (0..400).step_by(50).collect::<Vec<_>>(), "said: {said}");
@@ -251,7 +251,7 @@ async fn repeated_and_reordered_logs_are_one_request_each() {
     for id in 0..100 {
         chain.mine(vec![request_event(id)]);
     }
-    chain.node().shuffles = true;
+    chain.state().is_shuffling_ranges = true;
     let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
     pass(2000).await;
     let mut walked = reading.walked();
@@ -281,8 +281,8 @@ async fn a10_what_waits_for_room_is_in_hand() {
     let mut reading = Reading::with(chain.clone(), Start::Block(1), None, 1);
     pass(1000).await;
     for id in 1..=4 {
-        let key = crate::gateway::abi::decode(SOURCE, &request_event(id)).unwrap().key;
-        assert!(reading.entrance.attends(key), "{id}");
+        let key = crate::contracts::abi::decode(SOURCE, &request_event(id)).unwrap().key;
+        assert!(reading.entrance.is_attended(key), "{id}");
     }
     assert_eq!(reading.walked(), [1]);
 }
@@ -297,7 +297,7 @@ async fn c11_a_poisoned_log_is_stored_and_skipped_and_told_once() {
     let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
     pass(120_000).await;
     assert_eq!(reading.walked(), [2]);
-    assert_eq!(reading.ledger.book().skipped.len(), 1);
+    assert_eq!(reading.ledger.contents().skipped.len(), 1);
     assert_eq!(reading.metrics.undecodable_so_far(), 1);
 }
 
@@ -307,11 +307,11 @@ async fn an_upgrade_is_said_before_what_comes_after_it() {
     let chain = FakeChain::new(1);
     let mut reading = Reading::with(chain.clone(), Start::Block(1), None, 1);
     pass(100).await;
-    assert_eq!(*reading.support.borrow(), Support::Served);
+    assert_eq!(*reading.support.borrow(), DeploymentSupport::Served);
     chain.mine(vec![upgrade_event(1), request_event(2)]);
     let intake = reading.walk.recv().await.unwrap();
     assert_eq!(intake.request.key.id.to::<u64>(), 2);
-    assert_eq!(*reading.support.borrow_and_update(), Support::Upgraded { block: 2 });
+    assert_eq!(*reading.support.borrow_and_update(), DeploymentSupport::Upgraded { block: 2 });
     // Read again, it is the same upgrade.
     pass(70_000).await;
     assert!(!reading.support.has_changed().unwrap());
@@ -338,11 +338,11 @@ async fn a_new_connection_reads_the_last_blocks_again_at_once() {
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
     // Only its logs would tell.
-    chain.node().empty_blooms = true;
+    chain.state().empty_blooms = true;
     chain.mine(vec![request_event(1)]);
     pass(100).await;
     assert_eq!(reading.walked(), [] as [u64; 0]);
-    chain.node().connection = 2;
+    chain.state().connection = 2;
     chain.mine(Vec::new());
     pass(100).await;
     assert_eq!(reading.walked(), [1]);
@@ -352,7 +352,7 @@ async fn a_new_connection_reads_the_last_blocks_again_at_once() {
 async fn blocks_without_requests_are_not_stored_each() {
     let chain = FakeChain::new(100);
     let reading = Reading::of(chain.clone(), Start::Latest, None);
-    let stored = || reading.ledger.book().cursor.unwrap().number;
+    let stored = || reading.ledger.contents().cursor.unwrap().number;
     pass(1000).await;
     let first = stored();
     chain.mine_empty(5);
@@ -379,8 +379,8 @@ async fn t16_a_far_range_is_not_believed_to_be_empty_by_a_node_that_does_not_kno
         chain.mine(vec![request_event(id)]);
     }
     for others_turn in [false, true] {
-        chain.node().other_knows = Some(300);
-        chain.node().others_turn = others_turn;
+        chain.state().other_knows = Some(300);
+        chain.state().others_turn = others_turn;
         let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
         pass(60_000).await;
         let mut walked = reading.walked();
@@ -394,14 +394,14 @@ async fn b11_a_log_under_another_blocks_number_is_not_taken() {
     let chain = FakeChain::new(40);
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
-    chain.node().lies[0].misplaces = Some(u64::MAX);
+    chain.state().faults[0].misplaces = Some(u64::MAX);
     chain.mine(vec![request_event(1)]);
     pass(3000).await;
     assert_eq!((reading.walked(), reading.cursor().unwrap().number), (vec![], 40));
-    chain.node().lies[0].misplaces = None;
+    chain.state().faults[0].misplaces = None;
     pass(6000).await;
     let stored: Vec<u64> =
-        reading.ledger.book().requests.values().map(|block| block.number).collect();
+        reading.ledger.contents().requests.values().map(|block| block.number).collect();
     assert_eq!((reading.walked(), stored), (vec![1], vec![41]));
 }
 
@@ -412,14 +412,14 @@ async fn t16_blocks_near_the_head_are_kept_as_far_as_they_were_read() {
     let chain = FakeChain::new(40);
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
-    chain.node().lags_from = Some(45);
+    chain.state().lags_from = Some(45);
     for id in 0..10 {
         chain.mine(vec![request_event(id)]);
     }
     pass(3000).await;
     assert_eq!(reading.walked(), [0, 1, 2, 3]);
     assert_eq!(reading.cursor().unwrap().number, 44);
-    chain.node().lags_from = None;
+    chain.state().lags_from = None;
     pass(6000).await;
     assert_eq!(reading.walked(), (4..10).collect::<Vec<_>>());
 }
@@ -455,9 +455,9 @@ async fn a_backfill_finds_what_is_not_known_and_believes_no_node_that_lags() {
     let head = chain.height();
     let (requests, new) = backfilled(&mut backfill, 1, head).await.unwrap();
     assert_eq!((requests, new.len(), new[0]), (20, 15, 500), "known ones stay as they are");
-    assert_eq!(ledger.book().cursor, None, "no cursor moves");
+    assert_eq!(ledger.contents().cursor, None, "no cursor moves");
     assert_eq!(backfilled(&mut backfill, 1, head).await.unwrap(), (20, Vec::new()));
-    chain.node().lags_from = Some(head);
+    chain.state().lags_from = Some(head);
     let error = backfilled(&mut backfill, head - 5, head).await.unwrap_err();
     assert!(error.to_string().contains("does not know block"), "{error}");
 }
@@ -466,15 +466,15 @@ async fn a_backfill_finds_what_is_not_known_and_believes_no_node_that_lags() {
 #[tokio::test(start_paused = true)]
 async fn suspected_blocks_are_read_at_every_sound_node() {
     let chain = FakeChain::new(40);
-    let blind = Lies { blind: true, blooms: Blooms::Missing, ..Lies::default() };
-    chain.node().lies = vec![blind, Lies::default()];
+    let blind = NodeFaults { hides_logs: true, blooms: Blooms::Missing, ..NodeFaults::default() };
+    chain.state().faults = vec![blind, NodeFaults::default()];
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
     chain.mine(vec![request_event(1)]);
     chain.mine_empty(1);
     pass(100).await;
     assert_eq!(reading.walked(), [0_u64; 0]);
-    reading.suspects.read_everywhere(41, 41);
+    reading.suspects.reread_everywhere(41, 41);
     assert!(reading.suspects.is_waiting(41, 41));
     pass(1000).await;
     assert_eq!(reading.walked(), [1]);
@@ -486,7 +486,7 @@ async fn suspected_blocks_are_read_at_every_sound_node() {
 async fn a6_without_blooms_every_block_is_asked_for_its_logs() {
     for blooms in [Blooms::Missing, Blooms::Full] {
         let chain = FakeChain::new(40);
-        chain.node().lies[0].blooms = blooms;
+        chain.state().faults[0].blooms = blooms;
         let mut reading = Reading::of(chain.clone(), Start::Latest, None);
         pass(100).await;
         for id in 0..10 {

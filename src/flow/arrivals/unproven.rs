@@ -13,17 +13,17 @@ use std::time::Duration;
 
 use crate::{
     domain::{B256, BlockRef},
-    flow::ledger::Unproven,
+    flow::ledger::UnprovenRange,
 };
 
 /// Entries, at most.
-const MOST: usize = 256;
+const MAX_ENTRIES: usize = 256;
 /// A node may show its logs late: so long a block is on the list before it is anybody's business.
 pub(super) const GRACE: Duration = Duration::from_mins(1);
 
 /// What operators hear of the list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unclear {
+pub struct UnprovenSummary {
     pub blocks: u64,
     /// The lowest one.
     pub first: u64,
@@ -33,45 +33,50 @@ pub struct Unclear {
 
 /// The list, by number.
 #[derive(Clone, Debug, Default)]
-pub(super) struct List {
-    entries: Vec<Unproven>,
+pub(super) struct UnprovenList {
+    entries: Vec<UnprovenRange>,
     /// Blocks that nobody was asked about yet.
-    fresh: Vec<u64>,
+    unasked: Vec<u64>,
     /// The block that was asked about last, in turn.
     last: u64,
     /// It is another one than the journal has.
     is_changed: bool,
 }
 
-impl List {
+impl UnprovenList {
     /// The journal's.
-    pub(super) fn of(entries: Vec<Unproven>) -> Self {
+    pub(super) fn from_stored(entries: Vec<UnprovenRange>) -> Self {
         Self { entries, ..Self::default() }
     }
 
     /// What the journal is to keep, if that is news.
-    pub(super) fn changed(&mut self) -> Option<Vec<Unproven>> {
+    pub(super) fn take_changed(&mut self) -> Option<Vec<UnprovenRange>> {
         std::mem::take(&mut self.is_changed).then(|| self.entries.clone())
     }
 
     /// Nobody proves this block.
-    pub(super) fn put(&mut self, block: BlockRef, now_ms: u64) {
-        if self.fresh.len() < MOST {
-            self.fresh.push(block.number);
+    pub(super) fn add(&mut self, block: BlockRef, now_ms: u64) {
+        if self.unasked.len() < MAX_ENTRIES {
+            self.unasked.push(block.number);
         }
-        if self.holds(block.number) {
+        if self.contains(block.number) {
             return;
         }
         let hash = Some(block.hash);
-        self.insert(Unproven { first: block.number, last: block.number, hash, since_ms: now_ms });
+        self.insert(UnprovenRange {
+            first: block.number,
+            last: block.number,
+            hash,
+            since_ms: now_ms,
+        });
     }
 
     /// One of these blocks may hide something.
-    pub(super) fn put_range(&mut self, first: u64, last: u64, now_ms: u64) {
+    pub(super) fn add_range(&mut self, first: u64, last: u64, now_ms: u64) {
         if first > last {
             return;
         }
-        let mut joined = Unproven { first, last, hash: None, since_ms: now_ms };
+        let mut joined = UnprovenRange { first, last, hash: None, since_ms: now_ms };
         self.entries.retain(|entry| {
             let overlaps = entry.first <= last && entry.last >= first;
             if overlaps {
@@ -82,15 +87,15 @@ impl List {
         self.insert(joined);
     }
 
-    fn insert(&mut self, entry: Unproven) {
+    fn insert(&mut self, entry: UnprovenRange) {
         let place = self.entries.partition_point(|other| other.first < entry.first);
         self.entries.insert(place, entry);
         self.is_changed = true;
-        self.bound();
+        self.enforce_limit();
     }
 
-    fn bound(&mut self) {
-        while self.entries.len() > MOST {
+    fn enforce_limit(&mut self) {
+        while self.entries.len() > MAX_ENTRIES {
             let gap = |place: &usize| self.entries[*place + 1].first - self.entries[*place].last;
             let Some(place) = (0..self.entries.len() - 1).min_by_key(gap) else { return };
             let next = self.entries.remove(place + 1);
@@ -99,12 +104,12 @@ impl List {
     }
 
     /// This block holds nothing that is not stored.
-    pub(super) fn proven(&mut self, number: u64) {
-        self.drop_range(number, number);
+    pub(super) fn remove(&mut self, number: u64) {
+        self.remove_range(number, number);
     }
 
     /// Nor do these.
-    pub(super) fn drop_range(&mut self, first: u64, last: u64) {
+    pub(super) fn remove_range(&mut self, first: u64, last: u64) {
         let mut left = Vec::with_capacity(self.entries.len());
         for entry in std::mem::take(&mut self.entries) {
             if entry.last < first || entry.first > last {
@@ -113,25 +118,25 @@ impl List {
             }
             self.is_changed = true;
             if entry.first < first {
-                left.push(Unproven { last: first - 1, ..entry });
+                left.push(UnprovenRange { last: first - 1, ..entry });
             }
             if entry.last > last {
-                left.push(Unproven { first: last + 1, ..entry });
+                left.push(UnprovenRange { first: last + 1, ..entry });
             }
         }
         self.entries = left;
-        self.bound();
+        self.enforce_limit();
     }
 
     /// The chain behind `number` is read anew.
-    pub(super) fn back_to(&mut self, number: u64) {
-        self.drop_range(number.saturating_add(1), u64::MAX);
+    pub(super) fn rewind_to(&mut self, number: u64) {
+        self.remove_range(number.saturating_add(1), u64::MAX);
     }
 
     /// The block to ask about next, and its hash where that is known: one that nobody was asked about
     /// yet, else each entry's first in turn.
     pub(super) fn next(&mut self) -> Option<(u64, Option<B256>)> {
-        while let Some(number) = self.fresh.pop() {
+        while let Some(number) = self.unasked.pop() {
             if let Some(entry) = self.entry_of(number) {
                 return Some((number, entry.hash));
             }
@@ -143,20 +148,21 @@ impl List {
     }
 
     /// Whether there is one that nobody was asked about yet.
-    pub(super) fn is_fresh(&self) -> bool {
-        !self.fresh.is_empty()
+    pub(super) fn has_unasked(&self) -> bool {
+        !self.unasked.is_empty()
     }
 
     /// Those that are on the list for longer than a node may take.
-    pub(super) fn unclear(&self, now_ms: u64) -> Unclear {
+    pub(super) fn summary(&self, now_ms: u64) -> UnprovenSummary {
         let grace = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
-        let mut unclear = Unclear::default();
+        let mut unclear = UnprovenSummary::default();
         for entry in &self.entries {
             if now_ms.saturating_sub(entry.since_ms) < grace {
                 continue;
             }
             if unclear.blocks == 0 {
-                unclear = Unclear { blocks: 0, first: entry.first, since_ms: entry.since_ms };
+                unclear =
+                    UnprovenSummary { blocks: 0, first: entry.first, since_ms: entry.since_ms };
             }
             let blocks = entry.last.saturating_sub(entry.first).saturating_add(1);
             unclear.blocks = unclear.blocks.saturating_add(blocks);
@@ -165,17 +171,17 @@ impl List {
         unclear
     }
 
-    fn holds(&self, number: u64) -> bool {
+    fn contains(&self, number: u64) -> bool {
         self.entry_of(number).is_some()
     }
 
-    fn entry_of(&self, number: u64) -> Option<&Unproven> {
+    fn entry_of(&self, number: u64) -> Option<&UnprovenRange> {
         self.entries.iter().find(|entry| (entry.first..=entry.last).contains(&number))
     }
 }
 
-fn join(one: Unproven, other: Unproven) -> Unproven {
-    Unproven {
+fn join(one: UnprovenRange, other: UnprovenRange) -> UnprovenRange {
+    UnprovenRange {
         first: one.first.min(other.first),
         last: one.last.max(other.last),
         hash: None,
@@ -196,33 +202,38 @@ mod tests {
     #[test]
     fn what_is_new_is_asked_about_first_and_then_each_in_turn() {
         let hash = Some(block(0).hash);
-        let mut list = List::of(vec![Unproven { first: 3, last: 5, hash: None, since_ms: 1 }]);
-        assert_eq!(list.changed(), None);
-        list.put(block(9), 2);
-        list.put(block(9), 3);
-        assert_eq!(list.changed().unwrap().len(), 2);
+        let mut list = UnprovenList::from_stored(vec![UnprovenRange {
+            first: 3,
+            last: 5,
+            hash: None,
+            since_ms: 1,
+        }]);
+        assert_eq!(list.take_changed(), None);
+        list.add(block(9), 2);
+        list.add(block(9), 3);
+        assert_eq!(list.take_changed().unwrap().len(), 2);
         assert_eq!(list.next(), Some((9, hash)));
         assert_eq!(list.next(), Some((9, hash)), "it was shown once more");
         assert_eq!([list.next(), list.next(), list.next()].map(|next| next.unwrap().0), [3, 9, 3]);
-        list.proven(3);
+        list.remove(3);
         assert_eq!([list.next(), list.next()].map(|next| next.unwrap().0), [4, 9]);
-        list.back_to(8);
+        list.rewind_to(8);
         assert_eq!(
-            list.changed().unwrap(),
-            [Unproven { first: 4, last: 5, hash: None, since_ms: 1 }]
+            list.take_changed().unwrap(),
+            [UnprovenRange { first: 4, last: 5, hash: None, since_ms: 1 }]
         );
-        list.drop_range(0, 100);
+        list.remove_range(0, 100);
         assert_eq!(list.next(), None);
     }
 
     #[test]
     fn it_is_nobodys_business_for_a_minute() {
-        let mut list = List::default();
-        list.put(block(9), 1_000);
-        list.put_range(20, 29, 5_000);
-        assert_eq!(list.unclear(60_999), Unclear::default());
-        assert_eq!(list.unclear(61_000), Unclear { blocks: 1, first: 9, since_ms: 1_000 });
-        assert_eq!(list.unclear(65_000), Unclear { blocks: 11, first: 9, since_ms: 1_000 });
+        let mut list = UnprovenList::default();
+        list.add(block(9), 1_000);
+        list.add_range(20, 29, 5_000);
+        assert_eq!(list.summary(60_999), UnprovenSummary::default());
+        assert_eq!(list.summary(61_000), UnprovenSummary { blocks: 1, first: 9, since_ms: 1_000 });
+        assert_eq!(list.summary(65_000), UnprovenSummary { blocks: 11, first: 9, since_ms: 1_000 });
     }
 
     proptest! {
@@ -232,32 +243,32 @@ mod tests {
         fn no_block_is_left_out(
             steps in prop::collection::vec((0u8..8, 0u64..4000, 0u64..5), 1..900),
         ) {
-            let mut list = List::default();
+            let mut list = UnprovenList::default();
             let mut open = std::collections::BTreeSet::new();
             for (step, number, more) in steps {
                 match step {
                     0 => {
-                        list.drop_range(number, number + more);
+                        list.remove_range(number, number + more);
                         open.retain(|open| !(number..=number + more).contains(open));
                     }
                     1 => {
-                        list.put_range(number, number + more, number);
+                        list.add_range(number, number + more, number);
                         open.extend(number..=number + more);
                     }
                     _ => {
-                        list.put(block(number), number);
+                        list.add(block(number), number);
                         open.insert(number);
                     }
                 }
-                prop_assert!(list.entries.len() <= MOST);
+                prop_assert!(list.entries.len() <= MAX_ENTRIES);
             }
             let ordered = list.entries.iter().zip(list.entries.iter().skip(1));
             prop_assert!(ordered.clone().all(|(one, next)| one.last < next.first));
-            prop_assert!(open.iter().all(|number| list.holds(*number)));
+            prop_assert!(open.iter().all(|number| list.contains(*number)));
             // Proven one after the other, nothing is left.
             let mut asked = 0;
             while let Some((number, _)) = list.next() {
-                list.proven(number);
+                list.remove(number);
                 asked += 1;
                 prop_assert!(asked < 10_000);
             }

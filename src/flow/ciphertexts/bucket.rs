@@ -10,9 +10,9 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::{domain::B256, repeats::Repeats};
+use crate::{domain::B256, telemetry::log_throttle::LogThrottle};
 
-use super::s3_error::{Meaning, S3Error};
+use super::s3_error::{S3Error, S3ErrorKind};
 use super::signer::Signer;
 
 /// How long a bucket that failed or was slow is tried last.
@@ -25,10 +25,10 @@ const HOSTS_REMEMBERED: usize = 256;
 /// A bucket that may have ciphertexts.
 pub(super) struct Bucket {
     base: Url,
-    /// Scheme, host, port and path, without user information and query. Used by [`Health`] only.
+    /// Scheme, host, port and path, without user information and query. Used by [`BucketHealth`] only.
     id: String,
     /// Scheme, host and port: the part that logs and errors may show.
-    pub(super) shown: String,
+    pub(super) display_name: String,
     /// `None`: plain GET, as the protocol defines it for the coprocessors' buckets.
     pub(super) signer: Option<Arc<Signer>>,
 }
@@ -74,7 +74,7 @@ impl Bucket {
             let _ = write!(shown, ":{port}");
         }
         let id = format!("{shown}{}", base.path().trim_end_matches('/'));
-        Ok(Self { base, id, shown, signer: None })
+        Ok(Self { base, id, display_name: shown, signer: None })
     }
 
     pub(super) fn base(&self) -> &Url {
@@ -83,7 +83,7 @@ impl Bucket {
 
     /// Host and port.
     pub(super) fn host(&self) -> &str {
-        self.shown.split_once("://").map_or(&self.shown, |(_, host)| host)
+        self.display_name.split_once("://").map_or(&self.display_name, |(_, host)| host)
     }
 
     pub(super) fn signed(mut self, signer: Signer) -> Self {
@@ -115,33 +115,39 @@ impl Bucket {
     }
 
     /// Returns whether this is the bucket of `[s3_config]`.
-    pub(super) fn is_own(&self) -> bool {
+    pub(super) fn is_fallback(&self) -> bool {
         self.signer.is_some()
     }
 
     /// Reads a response that is no object. If the bucket does not take the credentials, new ones are looked
     /// up for the next call.
-    pub(super) async fn refused(&self, response: reqwest::Response, was_signed: bool) -> S3Error {
-        let Some(signer) = &self.signer else { return S3Error::of(response, None, false).await };
-        let unsigned = if was_signed { None } else { signer.lack() };
-        let error = S3Error::of(response, unsigned, was_signed).await;
-        if error.meaning() == Meaning::Credentials {
-            signer.doubt();
+    pub(super) async fn read_error(
+        &self,
+        response: reqwest::Response,
+        was_signed: bool,
+    ) -> S3Error {
+        let Some(signer) = &self.signer else {
+            return S3Error::from_response(response, None, false).await;
+        };
+        let unsigned = if was_signed { None } else { signer.missing_credentials() };
+        let error = S3Error::from_response(response, unsigned, was_signed).await;
+        if error.kind() == S3ErrorKind::Credentials {
+            signer.invalidate_credentials();
         }
         error
     }
 
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub(super) fn contains(&self, other: &Self) -> bool {
         self.base == other.base
     }
 }
 
 /// Which buckets failed lately, and the limit of concurrent calls to each host.
 #[derive(Debug, Default)]
-pub(super) struct Health {
-    ailing_until: Mutex<HashMap<String, Instant>>,
+pub(super) struct BucketHealth {
+    failing_until: Mutex<HashMap<String, Instant>>,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
-    repeats: Mutex<Repeats>,
+    repeats: Mutex<LogThrottle>,
 }
 
 /// The map of a poisoned mutex is still consistent: its entries are single values.
@@ -149,43 +155,48 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Health {
+impl BucketHealth {
     /// Sorts healthy buckets first, and otherwise keeps the order.
     pub(super) fn healthy_first(
         &self,
         mut buckets: Vec<Arc<Bucket>>,
         now: Instant,
     ) -> Vec<Arc<Bucket>> {
-        let ailing = locked(&self.ailing_until);
+        let ailing = locked(&self.failing_until);
         buckets.sort_by_key(|bucket| ailing.get(&bucket.id).is_some_and(|until| *until > now));
         buckets
     }
 
     /// Records a failure. Returns whether the bucket was healthy before.
-    pub(super) fn ailing(&self, bucket: &Bucket, now: Instant) -> bool {
-        let mut ailing = locked(&self.ailing_until);
+    pub(super) fn record_failure(&self, bucket: &Bucket, now: Instant) -> bool {
+        let mut ailing = locked(&self.failing_until);
         ailing.retain(|_, until| *until > now);
         ailing.insert(bucket.id.clone(), now + TROUBLE_REMEMBERED).is_none()
     }
 
-    pub(super) fn well(&self, bucket: &Bucket) {
-        locked(&self.ailing_until).remove(&bucket.id);
+    pub(super) fn record_success(&self, bucket: &Bucket) {
+        locked(&self.failing_until).remove(&bucket.id);
     }
 
     /// Log throttle per bucket and error code: `Some` if the error should be logged, with how often it
     /// occurred since it was logged last.
-    pub(super) fn heard(&self, bucket: &Bucket, code: &'static str, now: Instant) -> Option<u64> {
-        locked(&self.repeats).heard_of(&bucket.shown, code, now)
+    pub(super) fn should_log(
+        &self,
+        bucket: &Bucket,
+        code: &'static str,
+        now: Instant,
+    ) -> Option<u64> {
+        locked(&self.repeats).should_log_for(&bucket.display_name, code, now)
     }
 
     /// The semaphore that limits the calls to this bucket's host.
-    pub(super) fn turns(&self, bucket: &Bucket) -> Arc<Semaphore> {
+    pub(super) fn host_permits(&self, bucket: &Bucket) -> Arc<Semaphore> {
         let mut hosts = locked(&self.hosts);
         if hosts.len() > HOSTS_REMEMBERED {
             hosts.retain(|_, turns| Arc::strong_count(turns) > 1);
         }
         let turns = hosts
-            .entry(bucket.shown.clone())
+            .entry(bucket.display_name.clone())
             .or_insert_with(|| Arc::new(Semaphore::new(CALLS_PER_HOST)));
         Arc::clone(turns)
     }
@@ -241,13 +252,13 @@ mod tests {
     #[test]
     fn only_scheme_and_host_are_shown() {
         let bucket = Bucket::new("https://user:pass@host:8443/path?token=1").unwrap();
-        assert_eq!(bucket.shown, "https://host:8443");
+        assert_eq!(bucket.display_name, "https://host:8443");
         assert_eq!(bucket.id, "https://host:8443/path");
     }
 
     #[test]
     fn trouble_is_remembered_for_a_while() {
-        let health = Health::default();
+        let health = BucketHealth::default();
         let buckets: Vec<_> = ["http://a/1", "http://a/2", "http://b/1"]
             .into_iter()
             .map(|base| Arc::new(Bucket::new(base).unwrap()))
@@ -259,29 +270,29 @@ mod tests {
         let now = Instant::now();
         let later = now + TROUBLE_REMEMBERED;
         assert_eq!(order(now), ["http://a/1", "http://a/2", "http://b/1"]);
-        assert!(health.ailing(&buckets[0], now), "news");
-        assert!(!health.ailing(&buckets[0], now), "no news");
+        assert!(health.record_failure(&buckets[0], now), "news");
+        assert!(!health.record_failure(&buckets[0], now), "no news");
         assert_eq!(order(now), ["http://a/2", "http://b/1", "http://a/1"]);
         assert_eq!(order(later), ["http://a/1", "http://a/2", "http://b/1"]);
-        assert!(health.ailing(&buckets[0], later), "news again");
-        health.well(&buckets[0]);
+        assert!(health.record_failure(&buckets[0], later), "news again");
+        health.record_success(&buckets[0]);
         assert_eq!(order(later), ["http://a/1", "http://a/2", "http://b/1"]);
     }
 
     #[test]
     fn buckets_of_one_host_share_its_turns() {
-        let health = Health::default();
+        let health = BucketHealth::default();
         let [one, two, other] =
             ["http://a/1", "http://a/2", "http://a:81/1"].map(|base| Bucket::new(base).unwrap());
-        let turns = health.turns(&one);
+        let turns = health.host_permits(&one);
         assert_eq!(turns.available_permits(), 64);
-        assert!(Arc::ptr_eq(&turns, &health.turns(&two)));
-        assert!(!Arc::ptr_eq(&turns, &health.turns(&other)));
+        assert!(Arc::ptr_eq(&turns, &health.host_permits(&two)));
+        assert!(!Arc::ptr_eq(&turns, &health.host_permits(&other)));
         for index in 0..1000 {
-            health.turns(&Bucket::new(&format!("http://h{index}/")).unwrap());
+            health.host_permits(&Bucket::new(&format!("http://h{index}/")).unwrap());
         }
         assert!(locked(&health.hosts).len() <= HOSTS_REMEMBERED + 1);
-        assert!(Arc::ptr_eq(&turns, &health.turns(&one)), "turns in use are kept");
+        assert!(Arc::ptr_eq(&turns, &health.host_permits(&one)), "turns in use are kept");
     }
 
     proptest! {
@@ -312,7 +323,7 @@ mod tests {
                 prop_assert_eq!(url.port(), bucket.base.port());
                 prop_assert_eq!(url.fragment(), None);
                 // Except for the host, nothing of the URL is shown.
-                let shown = Url::parse(&bucket.shown).unwrap();
+                let shown = Url::parse(&bucket.display_name).unwrap();
                 prop_assert_eq!(shown.host(), bucket.base.host());
                 prop_assert!(shown.username().is_empty() && shown.query().is_none());
                 prop_assert_eq!(shown.path(), "/");

@@ -1,5 +1,5 @@
 //! One GET from one bucket, bounded in size, in time and in slowness. The result has the requested digest, or
-//! is a [`Trouble`].
+//! is a [`BucketError`].
 
 use std::error::Error as StdError;
 use std::sync::{Mutex, PoisonError};
@@ -10,22 +10,22 @@ use reqwest::StatusCode;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use crate::domain::{B256, Bytes, OutsideText};
-use crate::tls;
+use crate::domain::{B256, Bytes, UntrustedText};
+use crate::net::tls;
 
 use super::BucketLookupError;
 use super::bucket::{Bucket, Call, UnusableUrl};
 use super::format::{self, Format};
 use super::http::BucketClient;
-use super::memory::{Held, LARGEST_CIPHERTEXT};
-use super::s3_error::{Meaning, S3Error};
+use super::memory::{LARGEST_CIPHERTEXT, MemoryGuard};
+use super::s3_error::{S3Error, S3ErrorKind};
 
 /// Larger bodies are hashed on a blocking thread: hashing (about 400 MB/s) would delay other tasks.
 const HASHED_IN_PLACE: usize = 256 * 1024;
 
 /// How long each step of a call may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct DownloadTimeouts {
     /// From the start of the call, connecting included, to the response's headers.
     pub headers: Duration,
     /// Between two pieces of the body.
@@ -38,7 +38,7 @@ pub(super) struct Patience {
     pub hedge: Duration,
 }
 
-impl Default for Patience {
+impl Default for DownloadTimeouts {
     fn default() -> Self {
         Self {
             headers: Duration::from_secs(5),
@@ -52,7 +52,7 @@ impl Default for Patience {
 
 /// Why a bucket did not deliver a ciphertext. Contains no URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
+pub enum BucketError {
     #[error("no bucket URL is registered")]
     NoUrl,
     #[error("not a registered coprocessor")]
@@ -66,7 +66,7 @@ pub enum Trouble {
     #[error("{0}")]
     Unsignable(&'static str),
     #[error("cannot connect: {0}")]
-    Connect(OutsideText),
+    Connect(UntrustedText),
     #[error("no answer in time")]
     Silent,
     /// The bucket answered, but not with an object.
@@ -76,18 +76,18 @@ pub enum Trouble {
     TooLarge { bytes: u64 },
     /// Larger than its share of the reserved memory. `bytes`: the announced size, or an estimate.
     #[error("{bytes} bytes, more than there is memory for")]
-    Outgrown { bytes: u64 },
+    LargerThanShare { bytes: u64 },
     #[error("stalled after {received} bytes")]
     Stalled { received: u64 },
     #[error("too slow: {received} bytes in {seconds} s")]
     TooSlow { received: u64, seconds: u64 },
     #[error("cut after {received} bytes: {why}")]
-    Cut { received: u64, why: OutsideText },
+    Cut { received: u64, why: UntrustedText },
     #[error("wrong bytes: {received} of them, with another digest")]
     WrongBytes { received: u64 },
 }
 
-impl Trouble {
+impl BucketError {
     /// Stable, for metrics and log throttling.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -102,7 +102,7 @@ impl Trouble {
             Self::Silent => "silent",
             Self::Refused(error) => error.code(),
             Self::TooLarge { .. } => "too_large",
-            Self::Outgrown { .. } => "outgrown",
+            Self::LargerThanShare { .. } => "outgrown",
             Self::Stalled { .. } => "stalled",
             Self::TooSlow { .. } => "too_slow",
             Self::Cut { .. } => "cut",
@@ -111,10 +111,10 @@ impl Trouble {
     }
 
     /// Returns whether the bucket as a whole is at fault, and not just this object missing.
-    pub(super) fn is_the_buckets(&self) -> bool {
+    pub(super) fn is_bucket_fault(&self) -> bool {
         match self {
-            Self::Refused(error) => error.meaning() != Meaning::Missing,
-            Self::Outgrown { .. }
+            Self::Refused(error) => error.kind() != S3ErrorKind::Missing,
+            Self::LargerThanShare { .. }
             | Self::NoUrl
             | Self::Unregistered
             | Self::Lookup(_)
@@ -160,7 +160,7 @@ impl Trouble {
                 | Self::UnusableUrl(_)
                 | Self::Unsignable(_)
                 | Self::TooLarge { .. }
-                | Self::Outgrown { .. }
+                | Self::LargerThanShare { .. }
                 | Self::Stalled { .. }
                 | Self::TooSlow { .. }
                 | Self::Cut { .. },
@@ -202,7 +202,7 @@ impl Progress {
     }
 
     /// Returns whether another bucket should be asked as well.
-    pub(super) fn is_slow(&self, patience: &Patience) -> bool {
+    pub(super) fn is_slow(&self, patience: &DownloadTimeouts) -> bool {
         let phase = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match phase {
             Phase::Waiting { since } => since.elapsed() >= patience.hedge,
@@ -221,14 +221,14 @@ fn keeps_up(received: u64, expected: u64, elapsed: Duration, limit: Duration) ->
 }
 
 /// What to fetch, and the memory for it.
-pub(super) struct Wanted<'a> {
+pub(super) struct WantedLogs<'a> {
     pub digest: B256,
     /// Bytes of memory reserved for one body.
     pub share: u64,
     /// One permit for each body that fits into the reservation.
-    pub room: &'a Semaphore,
+    pub body_permits: &'a Semaphore,
     /// The reservation.
-    pub held: &'a Held,
+    pub held: &'a MemoryGuard,
 }
 
 /// Fetches and verifies a ciphertext. Dropping the future closes the connection and frees the bytes.
@@ -236,55 +236,59 @@ pub(super) async fn download(
     http: &BucketClient,
     bucket: &Bucket,
     turns: &Semaphore,
-    wanted: &Wanted<'_>,
-    patience: &Patience,
+    wanted: &WantedLogs<'_>,
+    patience: &DownloadTimeouts,
     progress: &Progress,
-) -> Result<(Format, Bytes), Trouble> {
+) -> Result<(Format, Bytes), BucketError> {
     let Call { url, headers, signed } =
-        bucket.call(wanted.digest).await.map_err(Trouble::Unsignable)?;
+        bucket.call(wanted.digest).await.map_err(BucketError::Unsignable)?;
     // Neither semaphore is ever closed. No timeout here: every holder has one.
     let _turn = turns.acquire().await;
     let call = http.get(url, headers);
     let response = match timeout(patience.headers, call).await {
-        Err(_) => return Err(Trouble::Silent),
-        Ok(Err(error)) if error.is_connect() => return Err(Trouble::Connect(cause(error))),
-        Ok(Err(error)) => return Err(Trouble::Cut { received: 0, why: cause(error) }),
+        Err(_) => return Err(BucketError::Silent),
+        Ok(Err(error)) if error.is_connect() => {
+            return Err(BucketError::Connect(innermost_cause(error)));
+        }
+        Ok(Err(error)) => {
+            return Err(BucketError::Cut { received: 0, why: innermost_cause(error) });
+        }
         Ok(Ok(response)) => response,
     };
     if response.status() != StatusCode::OK {
-        return Err(bucket.refused(response, signed).await.into());
+        return Err(bucket.read_error(response, signed).await.into());
     }
     let headers = response.headers().clone();
     let announced = response.content_length();
     match announced {
-        Some(bytes) if bytes > LARGEST_CIPHERTEXT => return Err(Trouble::TooLarge { bytes }),
-        Some(bytes) if bytes > wanted.share => return Err(Trouble::Outgrown { bytes }),
+        Some(bytes) if bytes > LARGEST_CIPHERTEXT => return Err(BucketError::TooLarge { bytes }),
+        Some(bytes) if bytes > wanted.share => return Err(BucketError::LargerThanShare { bytes }),
         Some(_) | None => {}
     }
     let expected = announced.unwrap_or(wanted.share);
     progress.set(Phase::Body { since: Instant::now(), received: 0, expected });
-    let _room = wanted.room.acquire().await;
+    let _room = wanted.body_permits.acquire().await;
     let body = read(response, expected, wanted, patience, progress).await?;
     let received = body.len() as u64;
     if digest(&body, wanted.held).await? != wanted.digest {
-        return Err(Trouble::WrongBytes { received });
+        return Err(BucketError::WrongBytes { received });
     }
-    Ok((format::of(&headers, &body), body))
+    Ok((format::detect(&headers, &body), body))
 }
 
-async fn digest(body: &Bytes, held: &Held) -> Result<B256, Trouble> {
+async fn digest(body: &Bytes, held: &MemoryGuard) -> Result<B256, BucketError> {
     if body.len() <= HASHED_IN_PLACE {
         return Ok(keccak256(body));
     }
     // A running hash cannot be cancelled, so it keeps the memory of its bytes reserved.
-    let (hashed, held) = (body.clone(), Held::clone(held));
+    let (hashed, held) = (body.clone(), MemoryGuard::clone(held));
     let hashing = tokio::task::spawn_blocking(move || {
         let digest = keccak256(&hashed);
         drop(hashed);
         drop(held);
         digest
     });
-    hashing.await.map_err(|_| Trouble::Cut {
+    hashing.await.map_err(|_| BucketError::Cut {
         received: body.len() as u64,
         why: "hashing was interrupted".into(),
     })
@@ -294,29 +298,31 @@ async fn digest(body: &Bytes, held: &Held) -> Result<B256, Trouble> {
 async fn read(
     mut response: reqwest::Response,
     expected: u64,
-    wanted: &Wanted<'_>,
-    patience: &Patience,
+    wanted: &WantedLogs<'_>,
+    patience: &DownloadTimeouts,
     progress: &Progress,
-) -> Result<Bytes, Trouble> {
+) -> Result<Bytes, BucketError> {
     // The announced length is within the share, so this allocates at most what is reserved.
     let mut body = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
     let mut received = 0_u64;
     let since = Instant::now();
     loop {
         let piece = match timeout(patience.stall, response.chunk()).await {
-            Err(_) => return Err(Trouble::Stalled { received }),
-            Ok(Err(error)) => return Err(Trouble::Cut { received, why: cause(error) }),
+            Err(_) => return Err(BucketError::Stalled { received }),
+            Ok(Err(error)) => {
+                return Err(BucketError::Cut { received, why: innermost_cause(error) });
+            }
             Ok(Ok(None)) => break,
             Ok(Ok(Some(piece))) => piece,
         };
         received += piece.len() as u64;
         if received > LARGEST_CIPHERTEXT {
-            return Err(Trouble::TooLarge { bytes: received });
+            return Err(BucketError::TooLarge { bytes: received });
         }
         if received > wanted.share {
             // No size was announced: ask for twice as much.
             let bytes = wanted.share.saturating_mul(2).clamp(received, LARGEST_CIPHERTEXT);
-            return Err(Trouble::Outgrown { bytes });
+            return Err(BucketError::LargerThanShare { bytes });
         }
         body.extend_from_slice(&piece);
         progress.set(Phase::Body { since, received, expected });
@@ -325,20 +331,20 @@ async fn read(
             || elapsed > patience.body
                 && !keeps_up(received, expected, elapsed, patience.longest_body)
         {
-            return Err(Trouble::TooSlow { received, seconds: elapsed.as_secs() });
+            return Err(BucketError::TooSlow { received, seconds: elapsed.as_secs() });
         }
     }
     Ok(Bytes::from(body))
 }
 
 /// The innermost cause: it names the failure, while the outer errors name the URL.
-pub(super) fn cause(error: reqwest::Error) -> OutsideText {
+pub(super) fn innermost_cause(error: reqwest::Error) -> UntrustedText {
     let error = error.without_url();
     let mut innermost: &(dyn StdError + 'static) = &error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    OutsideText::of(format_args!("{innermost}{}", tls::advice(&error)))
+    UntrustedText::of(format_args!("{innermost}{}", tls::advice(&error)))
 }
 
 #[cfg(test)]

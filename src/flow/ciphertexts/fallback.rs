@@ -15,7 +15,7 @@ use super::{
     bucket::{Bucket, UnusableUrl, keep_user},
     signer::{Location, Signer},
 };
-use crate::aws::AwsCredentials;
+use crate::net::aws::AwsCredentials;
 
 /// The validated `[s3_config]`.
 pub struct FallbackStore {
@@ -24,7 +24,9 @@ pub struct FallbackStore {
 
 impl std::fmt::Debug for FallbackStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FallbackStore").field("at", &self.bucket.shown).finish_non_exhaustive()
+        f.debug_struct("FallbackStore")
+            .field("at", &self.bucket.display_name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -60,9 +62,9 @@ impl FallbackStore {
 
     /// Looks credentials up through this client.
     #[must_use]
-    pub fn through(self, http: Option<SharedHttpClient>) -> Self {
+    pub fn with_proxies(self, http: Option<SharedHttpClient>) -> Self {
         if let (Some(signer), Some(http)) = (&self.bucket.signer, http) {
-            signer.through(http);
+            signer.set_http_client(http);
         }
         self
     }
@@ -83,7 +85,7 @@ fn bare(endpoint: &Url) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{aws, domain::B256};
+    use crate::{domain::B256, net::aws};
     use aws_credential_types::Credentials;
     use aws_credential_types::provider::error::CredentialsError;
     use aws_credential_types::provider::{ProvideCredentials, future};
@@ -230,7 +232,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(5)).await;
             // Calls that were in flight together.
             for _ in 0..10 {
-                signer.doubt();
+                signer.invalidate_credentials();
                 assert!(is_signed(&store).await);
             }
             assert_eq!(count.load(Ordering::SeqCst), expected);

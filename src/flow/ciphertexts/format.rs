@@ -25,22 +25,22 @@ const LONGEST: usize = 128;
 /// The format, and whether the HTTP header contradicts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Format {
-    pub is: CiphertextFormat,
+    pub actual: CiphertextFormat,
     pub header_is_wrong: bool,
 }
 
 /// The format of an object that came with these HTTP headers.
-pub(super) fn of(headers: &HeaderMap, object: &[u8]) -> Format {
-    let said = of_header(headers);
-    match of_object(object) {
-        Some(is) => Format { is, header_is_wrong: is != said },
+pub(super) fn detect(headers: &HeaderMap, object: &[u8]) -> Format {
+    let declared = from_header(headers);
+    match from_object(object) {
+        Some(is) => Format { actual: is, header_is_wrong: is != declared },
         // An unknown object header: the HTTP header is all there is.
-        None => Format { is: said, header_is_wrong: false },
+        None => Format { actual: declared, header_is_wrong: false },
     }
 }
 
 /// `compressed_on_*` is compressed; any other value, and none, is expanded.
-fn of_header(headers: &HeaderMap) -> CiphertextFormat {
+fn from_header(headers: &HeaderMap) -> CiphertextFormat {
     let value = headers.get(HEADER).map_or(&b""[..], |value| value.as_bytes());
     let value = value.trim_ascii().to_ascii_lowercase();
     if value.starts_with(b"compressed_on_") {
@@ -50,7 +50,7 @@ fn of_header(headers: &HeaderMap) -> CiphertextFormat {
     }
 }
 
-fn of_object(object: &[u8]) -> Option<CiphertextFormat> {
+fn from_object(object: &[u8]) -> Option<CiphertextFormat> {
     let (_, rest) = text(object)?;
     let (_, rest) = rest.split_at_checked(4)?;
     let (_, rest) = text(rest)?;
@@ -95,7 +95,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_format_header_is_read_as_the_protocol_says() {
-        assert_eq!(of_header(&HeaderMap::new()), CiphertextFormat::BigExpanded);
+        assert_eq!(from_header(&HeaderMap::new()), CiphertextFormat::BigExpanded);
         for (value, expected) in [
             ("compressed_on_cpu", CiphertextFormat::BigCompressed),
             ("compressed_on_gpu", CiphertextFormat::BigCompressed),
@@ -104,7 +104,7 @@ pub(super) mod tests {
             ("ct64_compressed", CiphertextFormat::BigExpanded),
             ("", CiphertextFormat::BigExpanded),
         ] {
-            assert_eq!(of_header(&headers(value)), expected, "{value}");
+            assert_eq!(from_header(&headers(value)), expected, "{value}");
         }
     }
 
@@ -115,7 +115,7 @@ pub(super) mod tests {
         const BOOL: &str = "high_level_api::SquashedNoiseFheBool";
         // The offset of the name according to the protocol sheet.
         assert_eq!(&object(UINT, b"")[34..], UINT.as_bytes());
-        for (name, is) in [
+        for (name, actual) in [
             (COMPRESSED, CiphertextFormat::BigCompressed),
             (UINT, CiphertextFormat::BigExpanded),
             (BOOL, CiphertextFormat::BigExpanded),
@@ -123,19 +123,19 @@ pub(super) mod tests {
             let object = object(name, b"more");
             for header in ["compressed_on_cpu", "uncompressed_on_cpu", "nonsense", ""] {
                 let compressed = header.starts_with("compressed");
-                let header_is_wrong = compressed != (is == CiphertextFormat::BigCompressed);
-                assert_eq!(of(&headers(header), &object), Format { is, header_is_wrong });
+                let header_is_wrong = compressed != (actual == CiphertextFormat::BigCompressed);
+                assert_eq!(detect(&headers(header), &object), Format { actual, header_is_wrong });
             }
             // Objects of v0.7 come without an HTTP header.
-            assert_eq!(of(&HeaderMap::new(), &object).is, is);
+            assert_eq!(detect(&HeaderMap::new(), &object).actual, actual);
         }
         // Neither an unknown type nor half a header tells the format.
         let other = object("high_level_api::FheUint", b"");
         let half = &object(COMPRESSED, b"")[..60];
         for object in [&other[..], half, b"", &[0xff; 200]] {
-            let format = of(&headers("compressed_on_cpu"), object);
+            let format = detect(&headers("compressed_on_cpu"), object);
             assert_eq!(
-                (format.is, format.header_is_wrong),
+                (format.actual, format.header_is_wrong),
                 (CiphertextFormat::BigCompressed, false)
             );
         }
@@ -144,8 +144,8 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn b2_any_bytes_have_a_format(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            let format = of(&HeaderMap::new(), &bytes);
-            prop_assert!(!format.header_is_wrong || of_object(&bytes).is_some());
+            let format = detect(&HeaderMap::new(), &bytes);
+            prop_assert!(!format.header_is_wrong || from_object(&bytes).is_some());
         }
     }
 }

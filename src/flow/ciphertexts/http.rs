@@ -8,19 +8,19 @@ use url::Url;
 
 use super::HANDLES_AT_ONCE;
 use super::bucket::Bucket;
-use crate::proxy::Proxies;
+use crate::net::proxy::Proxies;
 
 /// Connecting, TLS handshake included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A GET with these headers. Completes with the response's headers.
-pub type Get =
+pub type HttpGet =
     Arc<dyn Fn(Url, HeaderMap) -> BoxFuture<'static, reqwest::Result<Response>> + Send + Sync>;
 
 /// Sends all GETs to buckets; one per instance. Cheap to clone.
 #[derive(Clone)]
 pub struct BucketClient {
-    get: Get,
+    get: HttpGet,
     proxies: Proxies,
 }
 
@@ -36,7 +36,7 @@ impl BucketClient {
     pub fn new(mut tls: rustls::ClientConfig, proxies: &Proxies) -> Result<Self, reqwest::Error> {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let client = proxies
-            .of_client(reqwest::Client::builder())
+            .apply_to(reqwest::Client::builder())
             .tls_backend_preconfigured(tls)
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
@@ -56,7 +56,7 @@ impl BucketClient {
 
     /// A client that calls `get` instead of the network, without proxies.
     #[must_use]
-    pub fn over(get: Get) -> Self {
+    pub fn with_transport(get: HttpGet) -> Self {
         Self { get, proxies: Proxies::default() }
     }
 
@@ -65,7 +65,7 @@ impl BucketClient {
     }
 
     /// Host and port of the proxy on the way to this bucket.
-    pub(super) fn proxy(&self, bucket: &Bucket) -> Option<String> {
-        self.proxies.name_on_the_way(bucket.base())
+    pub(super) fn proxy_for(&self, bucket: &Bucket) -> Option<String> {
+        self.proxies.proxy_name_for(bucket.base())
     }
 }

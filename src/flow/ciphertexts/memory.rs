@@ -31,7 +31,7 @@ pub(super) fn expected_bytes(fhe_type: u8) -> Option<u64> {
 
 /// The memory of one instance; one permit per KiB.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct MemoryBudget {
     permits: Arc<Semaphore>,
     total_kib: u32,
 }
@@ -74,7 +74,7 @@ impl Reservation {
     }
 
     /// Keeps the memory reserved for work that cannot be cancelled.
-    pub(super) fn hold(&self) -> Held {
+    pub(super) fn guard(&self) -> MemoryGuard {
         Arc::clone(&self.permit)
     }
 
@@ -85,11 +85,11 @@ impl Reservation {
 }
 
 /// A clone of a reservation: the memory is released when the last one is dropped.
-pub(super) type Held = Arc<OwnedSemaphorePermit>;
+pub(super) type MemoryGuard = Arc<OwnedSemaphorePermit>;
 
 /// What to reserve for some bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Plan {
+struct ReservationPlan {
     kib: u32,
     copies: usize,
 }
@@ -97,32 +97,32 @@ struct Plan {
 /// Reserves twice the size of the bodies: while fetching, a second bucket may be read beside a slow first
 /// one; later the encoded request to the Core is a copy. Bodies that fit only once get the whole budget,
 /// because they could never get twice their size. `None`: they do not fit at all.
-fn plan(total_kib: u32, bodies: &[u64]) -> Option<Plan> {
+fn plan_reservation(total_kib: u32, bodies: &[u64]) -> Option<ReservationPlan> {
     let kib = bodies.iter().map(|bytes| bytes.div_ceil(1024)).fold(0_u64, u64::saturating_add);
     let total = u64::from(total_kib);
     if kib > total {
         return None;
     }
     let wanted = kib.saturating_mul(2);
-    Some(Plan {
+    Some(ReservationPlan {
         kib: u32::try_from(wanted.min(total)).unwrap_or(total_kib),
         copies: if wanted <= total { 2 } else { 1 },
     })
 }
 
-impl Memory {
+impl MemoryBudget {
     pub(super) fn new(mib: u32) -> Self {
         // Saturates at 4 TiB, because permits are counted in 32 bits.
         let total_kib = mib.saturating_mul(1024);
         Self { permits: Arc::new(Semaphore::new(total_kib as usize)), total_kib }
     }
 
-    pub(super) fn in_use(&self) -> MemoryUse {
+    pub(super) fn usage(&self) -> MemoryUse {
         MemoryUse { permits: self.permits.clone(), total_kib: self.total_kib }
     }
 
     pub(super) fn fits(&self, bodies: &[u64]) -> bool {
-        plan(self.total_kib, bodies).is_some()
+        plan_reservation(self.total_kib, bodies).is_some()
     }
 
     pub(super) fn total_mib(&self) -> u32 {
@@ -135,7 +135,7 @@ impl Memory {
 
     /// Waits until memory for these bodies (bytes each) is free. `None`: they never fit.
     pub(super) async fn reserve(&self, bodies: &[u64]) -> Option<Reservation> {
-        let plan = plan(self.total_kib, bodies)?;
+        let plan = plan_reservation(self.total_kib, bodies)?;
         // The semaphore is never closed.
         let permit = Arc::clone(&self.permits).acquire_many_owned(plan.kib).await.ok()?;
         Some(Reservation { permit: Arc::new(permit), copies: plan.copies })
@@ -144,7 +144,7 @@ impl Memory {
 
 /// The new shares after some bodies turned out larger: for each, the largest announced size with which all
 /// still fit. `None`: they do not even fit with the smallest ones.
-pub(super) fn grow(
+pub(super) fn grow_shares(
     shares: &[u64],
     larger: &[(usize, Vec<u64>)],
     fits: impl Fn(&[u64]) -> bool,
@@ -188,7 +188,11 @@ mod tests {
             [(0, 2), (2, 8), (3, 16), (4, 32), (5, 64), (6, 128), (7, 160), (8, 256), (11, 2048)]
         {
             let bodies = vec![expected_bytes(fhe_type).unwrap(); 2048 / bits];
-            assert_eq!(plan(SMALLEST_KIB, &bodies).unwrap().copies, 2, "type {fhe_type}");
+            assert_eq!(
+                plan_reservation(SMALLEST_KIB, &bodies).unwrap().copies,
+                2,
+                "type {fhe_type}"
+            );
         }
     }
 
@@ -204,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reservation_returns_when_dropped_and_is_served_in_order() {
-        let memory = Memory::new(1);
+        let memory = MemoryBudget::new(1);
         let first = memory.reserve(&[300 * 1024]).await.unwrap();
         assert_eq!((first.kib(), memory.reserved_kib()), (600, 600));
         let mut large = Box::pin(memory.reserve(&[512 * 1024]));
@@ -223,10 +227,13 @@ mod tests {
     #[test]
     fn a_boast_does_not_displace_what_fits() {
         let fits = |bodies: &[u64]| bodies.iter().sum::<u64>() <= 100;
-        assert_eq!(grow(&[10, 10], &[(0, vec![20, 500])], fits), Some(vec![20, 10]));
-        assert_eq!(grow(&[10, 10], &[(0, vec![20, 50])], fits), Some(vec![50, 10]));
-        assert_eq!(grow(&[10, 10], &[(0, vec![20, 95]), (1, vec![30])], fits), Some(vec![20, 30]));
-        assert_eq!(grow(&[10, 10], &[(0, vec![500])], fits), None);
+        assert_eq!(grow_shares(&[10, 10], &[(0, vec![20, 500])], fits), Some(vec![20, 10]));
+        assert_eq!(grow_shares(&[10, 10], &[(0, vec![20, 50])], fits), Some(vec![50, 10]));
+        assert_eq!(
+            grow_shares(&[10, 10], &[(0, vec![20, 95]), (1, vec![30])], fits),
+            Some(vec![20, 30])
+        );
+        assert_eq!(grow_shares(&[10, 10], &[(0, vec![500])], fits), None);
     }
 
     proptest! {
@@ -236,7 +243,7 @@ mod tests {
             bodies in prop::collection::vec(0_u64..=LARGEST_CIPHERTEXT, 0..64),
         ) {
             let sum: u64 = bodies.iter().map(|bytes| bytes.div_ceil(1024)).sum();
-            match plan(total, &bodies) {
+            match plan_reservation(total, &bodies) {
                 None => prop_assert!(sum > u64::from(total)),
                 Some(plan) => {
                     prop_assert!(plan.kib <= total);

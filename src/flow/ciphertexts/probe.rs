@@ -7,26 +7,26 @@ use reqwest::header::DATE;
 use tokio::time::timeout;
 
 use super::{
-    BucketClient, FallbackStore, S3Error, Trouble,
+    BucketClient, BucketError, FallbackStore, S3Error,
     bucket::{Bucket, Call},
-    download::cause,
-    s3_error::{Code, Meaning},
+    download::innermost_cause,
+    s3_error::{Code, S3ErrorKind},
 };
 use crate::domain::B256;
 
 /// From connecting to the end of the response.
 const PROBE_DEADLINE: Duration = Duration::from_secs(6);
 /// A digest that no stored object has.
-const NOBODYS: B256 = B256::ZERO;
+const ABSENT_DIGEST: B256 = B256::ZERO;
 
 /// The result of probing one bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probed {
+pub struct ProbeResult {
     /// Scheme, host and port.
-    pub shown: String,
+    pub bucket: String,
     /// Host and port of the proxy on the way.
     pub proxy: Option<String>,
-    pub found: Result<Answer, Trouble>,
+    pub outcome: Result<ProbeAnswer, BucketError>,
     /// What to do about it, if the bucket's answer tells.
     pub remedy: Option<String>,
     /// The server's clock: its header `date`.
@@ -35,7 +35,7 @@ pub struct Probed {
 
 /// The answer of a bucket that may well work.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum ProbeAnswer {
     Status(u16),
     /// `AccessDenied`: S3's answer for a missing object, where listing is not allowed. As expected, if
     /// objects are delivered.
@@ -45,63 +45,68 @@ pub enum Answer {
 }
 
 /// Probes the bucket with this URL.
-pub async fn probe(http: &BucketClient, base: &str) -> Probed {
+pub async fn probe(http: &BucketClient, base: &str) -> ProbeResult {
     match Bucket::new(base) {
-        Ok(bucket) => ask(http, &bucket).await,
+        Ok(bucket) => probe_bucket(http, &bucket).await,
         Err(unusable) => {
             let (shown, found) = ("a bucket".to_owned(), Err(unusable.into()));
-            Probed { shown, proxy: None, found, remedy: None, date: None }
+            ProbeResult { bucket: shown, proxy: None, outcome: found, remedy: None, date: None }
         }
     }
 }
 
 /// Probes the bucket of `[s3_config]`, signed if there are credentials.
-pub async fn probe_fallback(http: &BucketClient, store: &FallbackStore) -> Probed {
-    ask(http, &store.bucket).await
+pub async fn probe_fallback(http: &BucketClient, store: &FallbackStore) -> ProbeResult {
+    probe_bucket(http, &store.bucket).await
 }
 
-async fn ask(http: &BucketClient, bucket: &Bucket) -> Probed {
+async fn probe_bucket(http: &BucketClient, bucket: &Bucket) -> ProbeResult {
     let mut date = None;
     let found = timeout(PROBE_DEADLINE, get(http, bucket, &mut date)).await;
-    let found = found.unwrap_or(Err(Trouble::Silent));
-    let proxy = http.proxy(bucket);
+    let found = found.unwrap_or(Err(BucketError::Silent));
+    let proxy = http.proxy_for(bucket);
     let remedy = match &found {
-        Ok(Answer::Status(_) | Answer::Denied(_)) => None,
-        Ok(Answer::Doubtful(error)) => error.remedy(bucket.is_own()),
-        Err(trouble) => trouble.remedy(bucket.is_own(), proxy.as_deref()),
+        Ok(ProbeAnswer::Status(_) | ProbeAnswer::Denied(_)) => None,
+        Ok(ProbeAnswer::Doubtful(error)) => error.remedy(bucket.is_fallback()),
+        Err(trouble) => trouble.remedy(bucket.is_fallback(), proxy.as_deref()),
     };
-    let shown = bucket.shown.clone();
-    Probed { shown, proxy, found, remedy, date }
+    let shown = bucket.display_name.clone();
+    ProbeResult { bucket: shown, proxy, outcome: found, remedy, date }
 }
 
 async fn get(
     http: &BucketClient,
     bucket: &Bucket,
     date: &mut Option<String>,
-) -> Result<Answer, Trouble> {
-    let Call { url, headers, signed } = bucket.call(NOBODYS).await.map_err(Trouble::Unsignable)?;
+) -> Result<ProbeAnswer, BucketError> {
+    let Call { url, headers, signed } =
+        bucket.call(ABSENT_DIGEST).await.map_err(BucketError::Unsignable)?;
     let response = match http.get(url, headers).await {
         Ok(response) => response,
-        Err(error) if error.is_connect() => return Err(Trouble::Connect(cause(error))),
-        Err(error) => return Err(Trouble::Cut { received: 0, why: cause(error) }),
+        Err(error) if error.is_connect() => {
+            return Err(BucketError::Connect(innermost_cause(error)));
+        }
+        Err(error) => return Err(BucketError::Cut { received: 0, why: innermost_cause(error) }),
     };
     *date = response.headers().get(DATE).and_then(|date| Some(date.to_str().ok()?.to_owned()));
     let status = response.status().as_u16();
     if status == 200 {
-        return Ok(Answer::Status(status));
+        return Ok(ProbeAnswer::Status(status));
     }
-    let error = bucket.refused(response, signed).await;
-    match error.meaning() {
-        Meaning::Missing => Ok(Answer::Status(status)),
-        Meaning::Denied if error.code != Some(Code::AccessDenied) => Ok(Answer::Doubtful(error)),
-        Meaning::Denied if bucket.is_own() && !signed => Ok(Answer::Doubtful(error)),
-        Meaning::Denied => Ok(Answer::Denied(error)),
-        Meaning::NoBucket
-        | Meaning::OtherRegion
-        | Meaning::Redirect
-        | Meaning::Credentials
-        | Meaning::Clock
-        | Meaning::Status => Err(error.into()),
+    let error = bucket.read_error(response, signed).await;
+    match error.kind() {
+        S3ErrorKind::Missing => Ok(ProbeAnswer::Status(status)),
+        S3ErrorKind::Denied if error.code != Some(Code::AccessDenied) => {
+            Ok(ProbeAnswer::Doubtful(error))
+        }
+        S3ErrorKind::Denied if bucket.is_fallback() && !signed => Ok(ProbeAnswer::Doubtful(error)),
+        S3ErrorKind::Denied => Ok(ProbeAnswer::Denied(error)),
+        S3ErrorKind::NoBucket
+        | S3ErrorKind::OtherRegion
+        | S3ErrorKind::Redirect
+        | S3ErrorKind::Credentials
+        | S3ErrorKind::Clock
+        | S3ErrorKind::Status => Err(error.into()),
     }
 }
 
@@ -117,7 +122,7 @@ mod tests {
     use super::*;
     use crate::flow::ciphertexts::{
         s3_error::tests::body,
-        scripted::{Act, Server},
+        scripted::{Server, ServerAction},
         tests::plain_http,
     };
 
@@ -145,17 +150,18 @@ mod tests {
             (301, "PermanentRedirect"),
             (404, "NoSuchBucket"),
         ] {
-            let act = Act::Refuse { status, header: "x-amz-id: 1", body: body(code, "") };
+            let act = ServerAction::Refuse { status, header: "x-amz-id: 1", body: body(code, "") };
             let server = Server::always(act).await;
             let probed = probe(&plain_http(), &server.url()).await;
-            let trouble = probed.found.unwrap_err().to_string();
+            let trouble = probed.outcome.unwrap_err().to_string();
             assert!(trouble.contains(code), "{trouble}");
             assert!(probed.remedy.is_some(), "{code}");
         }
-        let denied = Act::Refuse { status: 403, header: "a: b", body: body("AccessDenied", "") };
+        let denied =
+            ServerAction::Refuse { status: 403, header: "a: b", body: body("AccessDenied", "") };
         let server = Server::always(denied).await;
         let probed = probe(&plain_http(), &server.url()).await;
-        assert!(matches!(probed.found, Ok(Answer::Denied(_))), "{probed:?}");
+        assert!(matches!(probed.outcome, Ok(ProbeAnswer::Denied(_))), "{probed:?}");
 
         // A bucket that may need a signature: with one and without.
         let endpoint = format!("http://{}", server.address);
@@ -163,25 +169,25 @@ mod tests {
         let store =
             FallbackStore::with_credentials("r", "b", Some(&endpoint), Some(given)).unwrap();
         let probed = probe_fallback(&plain_http(), &store).await;
-        assert!(matches!(probed.found, Ok(Answer::Denied(_))), "{probed:?}");
+        assert!(matches!(probed.outcome, Ok(ProbeAnswer::Denied(_))), "{probed:?}");
         let none = SharedCredentialsProvider::new(Nobody);
         let store = FallbackStore::with_credentials("r", "b", Some(&endpoint), Some(none)).unwrap();
         let probed = probe_fallback(&plain_http(), &store).await;
-        assert!(matches!(probed.found, Ok(Answer::Doubtful(_))), "{probed:?}");
+        assert!(matches!(probed.outcome, Ok(ProbeAnswer::Doubtful(_))), "{probed:?}");
         assert!(probed.remedy.unwrap().contains("no AWS credentials"));
 
         // The error of a proxy.
-        let away = crate::proxy::parse("127.0.0.1:1").ok();
-        let proxies = crate::proxy::Proxies::new(None, away, "");
-        let roots = crate::tls::TlsRoots::load(None).unwrap();
+        let away = crate::net::proxy::parse("127.0.0.1:1").ok();
+        let proxies = crate::net::proxy::Proxies::new(None, away, "");
+        let roots = crate::net::tls::TlsRoots::load(None).unwrap();
         let client = BucketClient::new(roots.client_config(), &proxies).unwrap();
         let probed = probe(&client, "http://bucket.example").await;
         assert_eq!(probed.proxy.as_deref(), Some("127.0.0.1:1"));
         assert!(probed.remedy.unwrap().contains("proxy 127.0.0.1:1"));
 
         // A 403 without S3's error body: it may be no bucket at all.
-        let server = Server::always(Act::Status(403)).await;
+        let server = Server::always(ServerAction::Status(403)).await;
         let probed = probe(&plain_http(), &server.url()).await;
-        assert!(matches!(probed.found, Ok(Answer::Doubtful(_))), "{probed:?}");
+        assert!(matches!(probed.outcome, Ok(ProbeAnswer::Doubtful(_))), "{probed:?}");
     }
 }

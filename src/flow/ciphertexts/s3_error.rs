@@ -12,7 +12,7 @@ use reqwest::Response;
 use reqwest::header::{DATE, HeaderMap};
 use tokio::time::timeout;
 
-use crate::aws::{self, Lack};
+use crate::net::aws::{self, MissingCredentials};
 
 /// Longer than any S3 error, in bytes.
 const LONGEST_BODY: usize = 4096;
@@ -80,7 +80,7 @@ pub struct S3Error {
     /// The bucket's region, if another one was asked.
     region: Option<Box<str>>,
     /// Why the call was not signed although it could have been.
-    unsigned: Option<Lack>,
+    unsigned: Option<MissingCredentials>,
     /// The call was signed, and by the bucket's clock the signature is not valid yet or any more. For a
     /// presigned call S3 then only reports "access denied".
     clocks_differ: bool,
@@ -88,7 +88,7 @@ pub struct S3Error {
 
 /// Classification of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub enum S3ErrorKind {
     /// Also reported for a missing object where listing is not allowed.
     Denied,
     Missing,
@@ -106,9 +106,9 @@ pub enum Meaning {
 
 impl S3Error {
     /// Reads a response that is no object, as far as needed.
-    pub(super) async fn of(
+    pub(super) async fn from_response(
         mut response: Response,
-        unsigned: Option<Lack>,
+        unsigned: Option<MissingCredentials>,
         was_signed: bool,
     ) -> Self {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -135,11 +135,11 @@ impl S3Error {
     }
 
     #[must_use]
-    pub fn meaning(&self) -> Meaning {
+    pub fn kind(&self) -> S3ErrorKind {
         use Code as C;
         match (&self.code, self.status) {
-            (Some(C::NoSuchBucket), _) => Meaning::NoBucket,
-            (Some(C::RequestTimeTooSkewed | C::RequestExpired), _) => Meaning::Clock,
+            (Some(C::NoSuchBucket), _) => S3ErrorKind::NoBucket,
+            (Some(C::RequestTimeTooSkewed | C::RequestExpired), _) => S3ErrorKind::Clock,
             (
                 Some(
                     C::ExpiredToken
@@ -149,7 +149,7 @@ impl S3Error {
                     | C::SignatureDoesNotMatch,
                 ),
                 _,
-            ) => Meaning::Credentials,
+            ) => S3ErrorKind::Credentials,
             (
                 Some(
                     C::PermanentRedirect
@@ -159,37 +159,45 @@ impl S3Error {
                     | C::AuthorizationQueryParametersError,
                 ),
                 _,
-            ) => Meaning::OtherRegion,
-            (Some(C::AccessDenied), _) if self.clocks_differ => Meaning::Clock,
-            (Some(C::AccessDenied | C::AllAccessDisabled), _) | (_, 401 | 403) => Meaning::Denied,
-            (Some(C::NoSuchKey), _) | (_, 404) => Meaning::Missing,
-            (_, 300..=399) if self.region.is_some() => Meaning::OtherRegion,
-            (_, 300..=399) => Meaning::Redirect,
-            (Some(C::Other(_)) | None, _) => Meaning::Status,
+            ) => S3ErrorKind::OtherRegion,
+            (Some(C::AccessDenied), _) if self.clocks_differ => S3ErrorKind::Clock,
+            (Some(C::AccessDenied | C::AllAccessDisabled), _) | (_, 401 | 403) => {
+                S3ErrorKind::Denied
+            }
+            (Some(C::NoSuchKey), _) | (_, 404) => S3ErrorKind::Missing,
+            (_, 300..=399) if self.region.is_some() => S3ErrorKind::OtherRegion,
+            (_, 300..=399) => S3ErrorKind::Redirect,
+            (Some(C::Other(_)) | None, _) => S3ErrorKind::Status,
         }
     }
 
     /// Stable, for counting and throttling.
     #[must_use]
     pub fn code(&self) -> &'static str {
-        match self.meaning() {
-            Meaning::Denied => "access_denied",
-            Meaning::Missing => "missing",
-            Meaning::NoBucket => "no_bucket",
-            Meaning::OtherRegion => "other_region",
-            Meaning::Redirect => "redirect",
-            Meaning::Credentials => "credentials",
-            Meaning::Clock => "clock",
-            Meaning::Status => "status",
+        match self.kind() {
+            S3ErrorKind::Denied => "access_denied",
+            S3ErrorKind::Missing => "missing",
+            S3ErrorKind::NoBucket => "no_bucket",
+            S3ErrorKind::OtherRegion => "other_region",
+            S3ErrorKind::Redirect => "redirect",
+            S3ErrorKind::Credentials => "credentials",
+            S3ErrorKind::Clock => "clock",
+            S3ErrorKind::Status => "status",
         }
     }
 
     /// Whether somebody has to act before another call can succeed.
     #[must_use]
-    pub fn needs_somebody(&self) -> bool {
-        match self.meaning() {
-            Meaning::Denied | Meaning::OtherRegion | Meaning::Credentials | Meaning::Clock => true,
-            Meaning::Missing | Meaning::NoBucket | Meaning::Redirect | Meaning::Status => false,
+    pub fn needs_operator(&self) -> bool {
+        match self.kind() {
+            S3ErrorKind::Denied
+            | S3ErrorKind::OtherRegion
+            | S3ErrorKind::Credentials
+            | S3ErrorKind::Clock => true,
+            S3ErrorKind::Missing
+            | S3ErrorKind::NoBucket
+            | S3ErrorKind::Redirect
+            | S3ErrorKind::Status => false,
         }
     }
 
@@ -199,46 +207,46 @@ impl S3Error {
     pub fn remedy(&self, own: bool) -> Option<String> {
         let coprocessors = |what: &str| Some(format!("tell its coprocessor: {what}"));
         let region = self.region.as_deref();
-        if let (Meaning::Denied, Some(lack)) = (self.meaning(), &self.unsigned) {
+        if let (S3ErrorKind::Denied, Some(lack)) = (self.kind(), &self.unsigned) {
             return Some(format!(
                 "{lack}; the call was not signed, which is in order only if the bucket is public and \
                  the object not there yet"
             ));
         }
-        match (self.meaning(), own) {
-            (Meaning::Denied, true) => Some(
+        match (self.kind(), own) {
+            (S3ErrorKind::Denied, true) => Some(
                 "allow these credentials s3:GetObject in this bucket, unless the object is only not \
                  there yet, of which S3 says the same without s3:ListBucket"
                     .to_owned(),
             ),
-            (Meaning::Denied, false) => coprocessors(
+            (S3ErrorKind::Denied, false) => coprocessors(
                 "its policy, unless the object is only not there yet, of which S3 says the same",
             ),
-            (Meaning::OtherRegion, true) => Some(match region {
+            (S3ErrorKind::OtherRegion, true) => Some(match region {
                 Some(region) => format!(
                     "set region = \"{region}\" in [s3_config], and the endpoint of that region if one \
                      is set"
                 ),
                 None => "correct region and endpoint in [s3_config]".to_owned(),
             }),
-            (Meaning::OtherRegion, false) => Some(match region {
+            (S3ErrorKind::OtherRegion, false) => Some(match region {
                 Some(region) => format!(
                     "tell its coprocessor: the bucket's URL has to be that of the region {region}"
                 ),
                 None => "tell its coprocessor: the bucket's URL is that of another region".to_owned(),
             }),
-            (Meaning::Redirect, false) => coprocessors("redirects are not followed"),
-            (Meaning::NoBucket, false) => coprocessors("its URL names no bucket"),
-            (Meaning::Redirect | Meaning::NoBucket, true) => {
+            (S3ErrorKind::Redirect, false) => coprocessors("redirects are not followed"),
+            (S3ErrorKind::NoBucket, false) => coprocessors("its URL names no bucket"),
+            (S3ErrorKind::Redirect | S3ErrorKind::NoBucket, true) => {
                 Some("correct bucket and endpoint in [s3_config]".to_owned())
             }
-            (Meaning::Clock, _) => Some("set the clock of this machine right".to_owned()),
-            (Meaning::Credentials, _) => Some(self.of_credentials().to_owned()),
-            (Meaning::Missing | Meaning::Status, _) => None,
+            (S3ErrorKind::Clock, _) => Some("set the clock of this machine right".to_owned()),
+            (S3ErrorKind::Credentials, _) => Some(self.credentials_remedy().to_owned()),
+            (S3ErrorKind::Missing | S3ErrorKind::Status, _) => None,
         }
     }
 
-    fn of_credentials(&self) -> &'static str {
+    fn credentials_remedy(&self) -> &'static str {
         match &self.code {
             Some(Code::InvalidAccessKeyId) => {
                 "the access key is not known there: give the process credentials of that account, or \
@@ -263,22 +271,22 @@ impl fmt::Display for S3Error {
             Some(code) => format!("{status} {}", code.as_str()),
             None => status.to_string(),
         };
-        match (self.meaning(), &self.region) {
-            (Meaning::Denied, _) => write!(f, "access denied ({shown})"),
-            (Meaning::Missing, _) => write!(f, "not there ({shown})"),
-            (Meaning::NoBucket, _) => write!(f, "there is no such bucket ({shown})"),
-            (Meaning::OtherRegion, Some(region)) => {
+        match (self.kind(), &self.region) {
+            (S3ErrorKind::Denied, _) => write!(f, "access denied ({shown})"),
+            (S3ErrorKind::Missing, _) => write!(f, "not there ({shown})"),
+            (S3ErrorKind::NoBucket, _) => write!(f, "there is no such bucket ({shown})"),
+            (S3ErrorKind::OtherRegion, Some(region)) => {
                 write!(f, "the bucket is in the region {region} ({shown})")
             }
-            (Meaning::OtherRegion, None) => {
+            (S3ErrorKind::OtherRegion, None) => {
                 write!(f, "the bucket is in another region ({shown})")
             }
-            (Meaning::Redirect, _) => write!(f, "redirects ({shown}), which is not followed"),
-            (Meaning::Credentials, _) => write!(f, "the credentials are refused ({shown})"),
-            (Meaning::Clock, _) => {
+            (S3ErrorKind::Redirect, _) => write!(f, "redirects ({shown}), which is not followed"),
+            (S3ErrorKind::Credentials, _) => write!(f, "the credentials are refused ({shown})"),
+            (S3ErrorKind::Clock, _) => {
                 write!(f, "the clock of this machine and that of the bucket differ ({shown})")
             }
-            (Meaning::Status, _) => write!(f, "status {shown}"),
+            (S3ErrorKind::Status, _) => write!(f, "status {shown}"),
         }
     }
 }
@@ -344,16 +352,16 @@ pub(super) mod tests {
     fn c4_a_301_names_the_region() {
         let moved = body("PermanentRedirect", "<Endpoint>b.s3.amazonaws.com</Endpoint>");
         for error in [error(301, "eu-central-1", &moved), error(301, "eu-central-1", "")] {
-            assert_eq!(error.meaning(), Meaning::OtherRegion);
+            assert_eq!(error.kind(), S3ErrorKind::OtherRegion);
             assert!(error.to_string().contains("eu-central-1"), "{error}");
             let own = error.remedy(true).unwrap();
             assert!(own.contains("region = \"eu-central-1\""), "{own}");
             assert!(error.remedy(false).unwrap().contains("coprocessor"));
         }
         let other = error(301, "", &moved);
-        assert_eq!((other.meaning(), other.region.as_deref()), (Meaning::OtherRegion, None));
+        assert_eq!((other.kind(), other.region.as_deref()), (S3ErrorKind::OtherRegion, None));
         // A redirect that is not S3's.
-        assert_eq!(error(301, "", "<html>moved</html>").meaning(), Meaning::Redirect);
+        assert_eq!(error(301, "", "<html>moved</html>").kind(), S3ErrorKind::Redirect);
     }
 
     #[test]
@@ -364,23 +372,23 @@ pub(super) mod tests {
         assert!(malformed.to_string().contains("AuthorizationHeaderMalformed"), "{malformed}");
         let mut remedies = Vec::new();
         for (status, code, meaning) in [
-            (403, "AccessDenied", Meaning::Denied),
-            (403, "RequestTimeTooSkewed", Meaning::Clock),
-            (400, "ExpiredToken", Meaning::Credentials),
-            (403, "SignatureDoesNotMatch", Meaning::Credentials),
-            (403, "InvalidAccessKeyId", Meaning::Credentials),
-            (400, "AuthorizationHeaderMalformed", Meaning::OtherRegion),
-            (404, "NoSuchBucket", Meaning::NoBucket),
+            (403, "AccessDenied", S3ErrorKind::Denied),
+            (403, "RequestTimeTooSkewed", S3ErrorKind::Clock),
+            (400, "ExpiredToken", S3ErrorKind::Credentials),
+            (403, "SignatureDoesNotMatch", S3ErrorKind::Credentials),
+            (403, "InvalidAccessKeyId", S3ErrorKind::Credentials),
+            (400, "AuthorizationHeaderMalformed", S3ErrorKind::OtherRegion),
+            (404, "NoSuchBucket", S3ErrorKind::NoBucket),
         ] {
             let error = error(status, "", &body(code, ""));
-            assert_eq!(error.meaning(), meaning, "{code}");
+            assert_eq!(error.kind(), meaning, "{code}");
             assert!(error.to_string().contains(&format!("{status} {code}")), "{error}");
             remedies.push(error.remedy(true).unwrap());
         }
         remedies.sort_unstable();
         remedies.dedup();
         assert_eq!(remedies.len(), 7);
-        let lack = Some(Lack::None);
+        let lack = Some(MissingCredentials::None);
         let unsigned = S3Error { unsigned: lack, ..error(403, "", &body("AccessDenied", "")) };
         assert!(unsigned.remedy(true).unwrap().contains("no AWS credentials"));
         // Errors that may be temporary, and missing objects.
@@ -388,25 +396,25 @@ pub(super) mod tests {
             [(503, "SlowDown"), (500, "InternalError"), (404, "NoSuchKey"), (400, "Novel")]
         {
             let error = error(status, "", &body(code, ""));
-            assert_eq!((error.remedy(true), error.needs_somebody()), (None, false), "{error}");
+            assert_eq!((error.remedy(true), error.needs_operator()), (None, false), "{error}");
         }
     }
 
     #[test]
     fn without_a_code_the_status_counts() {
         for (status, meaning) in [
-            (401, Meaning::Denied),
-            (403, Meaning::Denied),
-            (404, Meaning::Missing),
-            (307, Meaning::Redirect),
-            (206, Meaning::Status),
-            (400, Meaning::Status),
-            (429, Meaning::Status),
-            (500, Meaning::Status),
+            (401, S3ErrorKind::Denied),
+            (403, S3ErrorKind::Denied),
+            (404, S3ErrorKind::Missing),
+            (307, S3ErrorKind::Redirect),
+            (206, S3ErrorKind::Status),
+            (400, S3ErrorKind::Status),
+            (429, S3ErrorKind::Status),
+            (500, S3ErrorKind::Status),
         ] {
             for body in ["", "no", "<html><Code>AccessDenied</Code></html>"] {
                 let error = error(status, "", body);
-                assert_eq!((error.meaning(), error.code.clone()), (meaning, None), "{error}");
+                assert_eq!((error.kind(), error.code.clone()), (meaning, None), "{error}");
             }
         }
     }
@@ -425,7 +433,7 @@ pub(super) mod tests {
         }
         let denied = error(403, "", &body("AccessDenied", ""));
         let late = S3Error { clocks_differ: true, ..denied.clone() };
-        assert_eq!((denied.meaning(), late.meaning()), (Meaning::Denied, Meaning::Clock));
+        assert_eq!((denied.kind(), late.kind()), (S3ErrorKind::Denied, S3ErrorKind::Clock));
         assert!(late.remedy(true).unwrap().contains("clock"));
     }
 

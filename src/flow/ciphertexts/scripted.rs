@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 /// What the server does with one request.
 #[derive(Clone, Debug)]
-pub(super) enum Act {
+pub(super) enum ServerAction {
     Serve {
         body: Vec<u8>,
         format: Option<&'static str>,
@@ -39,7 +39,7 @@ pub(super) enum Act {
     Announce {
         announced: u64,
         body: Vec<u8>,
-        then: Then,
+        then: AfterBody,
     },
     /// Sends the body in pieces with pauses.
     Drip {
@@ -57,7 +57,7 @@ pub(super) enum Act {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Then {
+pub(super) enum AfterBody {
     Close,
     Silence,
 }
@@ -78,9 +78,9 @@ pub(super) struct Counters {
     pub heads: Mutex<Vec<String>>,
 }
 
-struct Live(Arc<Counters>);
+struct LiveCall(Arc<Counters>);
 
-impl Live {
+impl LiveCall {
     fn new(counters: &Arc<Counters>) -> Self {
         let live = counters.live.fetch_add(1, Ordering::SeqCst) + 1;
         counters.peak.fetch_max(live, Ordering::SeqCst);
@@ -88,7 +88,7 @@ impl Live {
     }
 }
 
-impl Drop for Live {
+impl Drop for LiveCall {
     fn drop(&mut self) {
         self.0.live.fetch_sub(1, Ordering::SeqCst);
     }
@@ -98,12 +98,12 @@ impl Server {
     /// Answers each request according to its last path segment.
     pub(super) async fn start<F>(script: F) -> Self
     where
-        F: Fn(&str) -> Act + Send + Sync + 'static,
+        F: Fn(&str) -> ServerAction + Send + Sync + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let counters = Arc::new(Counters::default());
-        let script: Arc<dyn Fn(&str) -> Act + Send + Sync> = Arc::new(script);
+        let script: Arc<dyn Fn(&str) -> ServerAction + Send + Sync> = Arc::new(script);
         let mut tasks = JoinSet::new();
         let for_accept = Arc::clone(&counters);
         tasks.spawn(async move {
@@ -116,7 +116,7 @@ impl Server {
         Self { address, counters, _tasks: tasks }
     }
 
-    pub(super) async fn always(act: Act) -> Self {
+    pub(super) async fn always(act: ServerAction) -> Self {
         Self::start(move |_| act.clone()).await
     }
 
@@ -135,7 +135,7 @@ impl Server {
 
 async fn serve(
     stream: TcpStream,
-    script: Arc<dyn Fn(&str) -> Act + Send + Sync>,
+    script: Arc<dyn Fn(&str) -> ServerAction + Send + Sync>,
     counters: Arc<Counters>,
 ) {
     let mut stream = BufReader::new(stream);
@@ -152,7 +152,7 @@ async fn serve(
         let path = path.split('?').next().unwrap_or_default();
         let act = script(path.rsplit('/').next().unwrap_or_default());
         counters.heads.lock().unwrap().push(head);
-        let live = Live::new(&counters);
+        let live = LiveCall::new(&counters);
         let again = act_on(&mut stream, act).await;
         drop(live);
         if !matches!(again, Ok(true)) {
@@ -169,9 +169,9 @@ async fn silence(stream: &mut BufReader<TcpStream>) -> std::io::Result<bool> {
 }
 
 /// Returns whether the connection can take another request.
-async fn act_on(stream: &mut BufReader<TcpStream>, act: Act) -> std::io::Result<bool> {
+async fn act_on(stream: &mut BufReader<TcpStream>, act: ServerAction) -> std::io::Result<bool> {
     match act {
-        Act::Serve { body, format } => {
+        ServerAction::Serve { body, format } => {
             let format =
                 format.map_or_else(String::new, |it| format!("X-Amz-Meta-Ct-Format: {it}\r\n"));
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n{format}\r\n", body.len());
@@ -179,16 +179,16 @@ async fn act_on(stream: &mut BufReader<TcpStream>, act: Act) -> std::io::Result<
             stream.write_all(&body).await?;
             Ok(true)
         }
-        Act::Late { body, after } => {
+        ServerAction::Late { body, after } => {
             sleep(after).await;
-            Box::pin(act_on(stream, Act::Serve { body, format: None })).await
+            Box::pin(act_on(stream, ServerAction::Serve { body, format: None })).await
         }
-        Act::Status(code) => {
+        ServerAction::Status(code) => {
             let head = format!("HTTP/1.1 {code} X\r\ncontent-length: 2\r\n\r\nno");
             stream.write_all(head.as_bytes()).await?;
             Ok(true)
         }
-        Act::Refuse { status, header, body } => {
+        ServerAction::Refuse { status, header, body } => {
             let head = format!(
                 "HTTP/1.1 {status} X\r\n{header}\r\ncontent-length: {}\r\n\r\n",
                 body.len()
@@ -197,26 +197,26 @@ async fn act_on(stream: &mut BufReader<TcpStream>, act: Act) -> std::io::Result<
             stream.write_all(body.as_bytes()).await?;
             Ok(true)
         }
-        Act::Redirect(to) => {
+        ServerAction::Redirect(to) => {
             let head = format!("HTTP/1.1 307 X\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
             stream.write_all(head.as_bytes()).await?;
             Ok(true)
         }
-        Act::BlackHole => silence(stream).await,
-        Act::Garbage => {
+        ServerAction::BlackHole => silence(stream).await,
+        ServerAction::Garbage => {
             stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await?;
             Ok(false)
         }
-        Act::Announce { announced, body, then } => {
+        ServerAction::Announce { announced, body, then } => {
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {announced}\r\n\r\n");
             stream.write_all(head.as_bytes()).await?;
             stream.write_all(&body).await?;
             match then {
-                Then::Close => Ok(false),
-                Then::Silence => silence(stream).await,
+                AfterBody::Close => Ok(false),
+                AfterBody::Silence => silence(stream).await,
             }
         }
-        Act::Drip { body, piece, pause } => {
+        ServerAction::Drip { body, piece, pause } => {
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
             stream.write_all(head.as_bytes()).await?;
             for piece in body.chunks(piece) {
@@ -226,7 +226,7 @@ async fn act_on(stream: &mut BufReader<TcpStream>, act: Act) -> std::io::Result<
             }
             Ok(true)
         }
-        Act::Chunked { body } => {
+        ServerAction::Chunked { body } => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
             for piece in body.chunks(10_000) {
                 stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
@@ -236,7 +236,7 @@ async fn act_on(stream: &mut BufReader<TcpStream>, act: Act) -> std::io::Result<
             stream.write_all(b"0\r\n\r\n").await?;
             Ok(true)
         }
-        Act::Flood { total } => {
+        ServerAction::Flood { total } => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
             let piece = vec![7_u8; 1 << 20];
             for _ in 0..total >> 20 {

@@ -29,7 +29,7 @@ use futures_util::FutureExt as _;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::aws::{self, AwsCredentials, Lack, Provider};
+use crate::net::aws::{self, AwsCredentials, CredentialsProvider, MissingCredentials};
 
 /// Lifetime of a presigned URL, equal to the clock difference that S3 allows.
 const GOOD_FOR: Duration = Duration::from_mins(15);
@@ -65,7 +65,7 @@ pub(super) struct Signer {
     bucket: String,
     credentials: Arc<AwsCredentials>,
     /// What was last logged about how calls go out.
-    said: Mutex<Option<Result<(), Lack>>>,
+    last_logged: Mutex<Option<Result<(), MissingCredentials>>>,
 }
 
 impl Signer {
@@ -81,18 +81,23 @@ impl Signer {
             .disable_s3_express_session_auth(true)
             // We check digests ourselves.
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            .credentials_provider(Provider(Arc::clone(&credentials)))
+            .credentials_provider(CredentialsProvider(Arc::clone(&credentials)))
             .identity_cache(IdentityCache::no_cache())
             .retry_config(RetryConfig::disabled())
             .timeout_config(TimeoutConfig::disabled())
             .http_client(http_client_fn(|_, _| SharedHttpConnector::new(NoCalls)))
             .build();
-        Self { client: Client::from_conf(config), bucket, credentials, said: Mutex::default() }
+        Self {
+            client: Client::from_conf(config),
+            bucket,
+            credentials,
+            last_logged: Mutex::default(),
+        }
     }
 
     /// Looks credentials up through this client.
-    pub(super) fn through(&self, http: SharedHttpClient) {
-        self.credentials.through(http);
+    pub(super) fn set_http_client(&self, http: SharedHttpClient) {
+        self.credentials.set_http_client(http);
     }
 
     /// A presigned GET of this object. `None`: there are no credentials. `Err`: signing is impossible
@@ -108,12 +113,12 @@ impl Signer {
         let request = match Box::pin(call.presigned(config)).await {
             Ok(request) => request,
             Err(error) => {
-                let lack = Lack::behind(&error).ok_or(UNSIGNABLE)?;
-                self.tell(Err(lack));
+                let lack = MissingCredentials::find_in(&error).ok_or(UNSIGNABLE)?;
+                self.log_change(Err(lack));
                 return Ok(None);
             }
         };
-        self.tell(Ok(()));
+        self.log_change(Ok(()));
         let headers = request.headers().map(|(name, value)| {
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
             Some((name, HeaderValue::from_str(value).ok()?))
@@ -123,19 +128,19 @@ impl Signer {
     }
 
     /// The store refused these credentials.
-    pub(super) fn doubt(&self) {
-        self.credentials.doubt();
+    pub(super) fn invalidate_credentials(&self) {
+        self.credentials.invalidate();
     }
 
     /// Why calls go out unsigned, if they do.
-    pub(super) fn lack(&self) -> Option<Lack> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()?.err()
+    pub(super) fn missing_credentials(&self) -> Option<MissingCredentials> {
+        self.last_logged.lock().unwrap_or_else(PoisonError::into_inner).clone()?.err()
     }
 
     /// Logs a change of how calls go out, once.
-    fn tell(&self, found: Result<(), Lack>) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.as_ref() == Some(&found) {
+    fn log_change(&self, found: Result<(), MissingCredentials>) {
+        let mut last_logged = self.last_logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_logged.as_ref() == Some(&found) {
             return;
         }
         match &found {
@@ -147,7 +152,7 @@ impl Signer {
                  looked for again"
             ),
         }
-        *said = Some(found);
+        *last_logged = Some(found);
     }
 }
 

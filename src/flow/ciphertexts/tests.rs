@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use alloy::primitives::{U256, keccak256};
 
 use super::format::tests::object;
-use super::s3_error::{Meaning, tests::body as xml};
-use super::scripted::{Act, Server, Then};
+use super::s3_error::{S3ErrorKind, tests::body as xml};
+use super::scripted::{AfterBody, Server, ServerAction};
 use super::*;
 use crate::domain::CiphertextFormat;
 
@@ -20,13 +20,16 @@ struct Registry {
     asked: Mutex<Vec<Address>>,
 }
 
-impl Buckets for Registry {
-    async fn bucket(&self, coprocessor: Address) -> Result<Option<String>, BucketLookupError> {
+impl BucketRegistry for Registry {
+    async fn bucket_url_of(
+        &self,
+        coprocessor: Address,
+    ) -> Result<Option<String>, BucketLookupError> {
         self.asked.lock().unwrap().push(coprocessor);
         self.urls.get(&coprocessor).cloned().unwrap_or(Ok(None))
     }
 
-    async fn registered(&self, coprocessor: Address) -> Result<bool, BucketLookupError> {
+    async fn is_known_coprocessor(&self, coprocessor: Address) -> Result<bool, BucketLookupError> {
         Ok(!self.unregistered.contains(&coprocessor))
     }
 }
@@ -52,12 +55,12 @@ pub(super) fn plain_http() -> BucketClient {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    BucketClient::new(tls, &crate::proxy::Proxies::default()).unwrap()
+    BucketClient::new(tls, &crate::net::proxy::Proxies::default()).unwrap()
 }
 
 /// Shorter than the real deadlines, and long enough for a busy machine.
-fn short() -> Patience {
-    Patience {
+fn short() -> DownloadTimeouts {
+    DownloadTimeouts {
         headers: Duration::from_secs(3),
         stall: Duration::from_secs(2),
         body: Duration::from_secs(3),
@@ -99,28 +102,29 @@ fn body(seed: u8, length: usize) -> Vec<u8> {
     (0..length).map(|index| seed.wrapping_add((index % 251).to_le_bytes()[0])).collect()
 }
 
-fn serve(body: &[u8]) -> Act {
-    Act::Serve { body: body.to_vec(), format: None }
+fn serve(body: &[u8]) -> ServerAction {
+    ServerAction::Serve { body: body.to_vec(), format: None }
 }
 
 /// A bucket with these objects, each under its digest.
 async fn bucket_of(bodies: Vec<Vec<u8>>) -> Server {
     let objects: HashMap<String, Vec<u8>> =
         bodies.into_iter().map(|body| (format!("{:x}", keccak256(&body)), body)).collect();
-    Server::start(move |key| objects.get(key).map_or(Act::Status(404), |body| serve(body))).await
+    Server::start(move |key| objects.get(key).map_or(ServerAction::Status(404), |body| serve(body)))
+        .await
 }
 
-fn troubles(error: &FetchError) -> Vec<Trouble> {
+fn troubles(error: &FetchError) -> Vec<BucketError> {
     match error {
-        FetchError::NotBrought { failures, .. } => {
-            failures.iter().map(|failure| failure.trouble.clone()).collect()
+        FetchError::Unavailable { failures, .. } => {
+            failures.iter().map(|failure| failure.error.clone()).collect()
         }
         FetchError::UnsupportedType { .. } | FetchError::TooLarge { .. } => Vec::new(),
     }
 }
 
-fn refused(trouble: &Trouble) -> Option<Meaning> {
-    if let Trouble::Refused(error) = trouble { Some(error.meaning()) } else { None }
+fn refused(trouble: &BucketError) -> Option<S3ErrorKind> {
+    if let BucketError::Refused(error) = trouble { Some(error.kind()) } else { None }
 }
 
 /// The hold reason after the refusals have lasted for long.
@@ -143,11 +147,11 @@ async fn b2_an_object_is_taken_for_what_it_says_itself() {
         [None, Some("compressed_on_gpu"), Some("uncompressed_on_cpu")];
     let objects: Vec<Vec<u8>> =
         (0..6_u8).map(|nth| object(NAMES[usize::from(nth % 2)], &body(nth, 500))).collect();
-    let acts: HashMap<String, Act> = objects
+    let acts: HashMap<String, ServerAction> = objects
         .iter()
         .enumerate()
         .map(|(nth, body)| {
-            let act = Act::Serve { body: body.clone(), format: LABELS[nth / 2] };
+            let act = ServerAction::Serve { body: body.clone(), format: LABELS[nth / 2] };
             (format!("{:x}", keccak256(body)), act)
         })
         .collect();
@@ -180,7 +184,7 @@ async fn brings_all_in_order_with_their_formats_and_holds_their_memory() {
     let server = Server::start(move |key| {
         let (index, body) = objects[key].clone();
         let format = [None, Some("compressed_on_cpu"), Some("uncompressed_on_gpu")][index % 3];
-        Act::Serve { body, format }
+        ServerAction::Serve { body, format }
     })
     .await;
     let room = room(&[&server]);
@@ -208,7 +212,7 @@ async fn brings_all_in_order_with_their_formats_and_holds_their_memory() {
 #[tokio::test]
 async fn a_dead_and_a_corrupt_bucket_do_not_keep_the_third_from_answering() {
     let bodies: Vec<_> = (0..10_u8).map(|seed| body(seed, 66_000)).collect();
-    let dead = Server::always(Act::BlackHole).await;
+    let dead = Server::always(ServerAction::BlackHole).await;
     let corrupt = Server::always(serve(&body(99, 66_000))).await;
     let good = bucket_of(bodies.clone()).await;
     let room = room(&[&dead, &corrupt, &good]);
@@ -226,48 +230,52 @@ async fn a_dead_and_a_corrupt_bucket_do_not_keep_the_third_from_answering() {
 /// Field failure T19.
 #[tokio::test]
 async fn every_misbehaviour_has_its_name_and_the_next_bucket_its_turn() {
-    type Check = fn(&Trouble) -> bool;
+    type Check = fn(&BucketError) -> bool;
     let wanted = body(1, 66_000);
     let good = bucket_of(vec![wanted.clone()]).await;
-    let announce = |announced: u64, sent: usize, then: Then| Act::Announce {
+    let announce = |announced: u64, sent: usize, then: AfterBody| ServerAction::Announce {
         announced,
         body: wanted[..sent].to_vec(),
         then,
     };
-    let cases: Vec<(&str, Act, Check)> = vec![
-        ("black hole", Act::BlackHole, |it| *it == Trouble::Silent),
-        ("garbage", Act::Garbage, |it| matches!(it, Trouble::Cut { received: 0, .. })),
-        ("stall", announce(66_000, 500, Then::Silence), |it| {
-            *it == Trouble::Stalled { received: 500 }
+    let cases: Vec<(&str, ServerAction, Check)> = vec![
+        ("black hole", ServerAction::BlackHole, |it| *it == BucketError::Silent),
+        ("garbage", ServerAction::Garbage, |it| matches!(it, BucketError::Cut { received: 0, .. })),
+        ("stall", announce(66_000, 500, AfterBody::Silence), |it| {
+            *it == BucketError::Stalled { received: 500 }
         }),
-        ("cut", announce(66_000, 500, Then::Close), |it| {
-            matches!(it, Trouble::Cut { received: 500, .. })
+        ("cut", announce(66_000, 500, AfterBody::Close), |it| {
+            matches!(it, BucketError::Cut { received: 500, .. })
         }),
-        ("announces less", announce(65_999, 66_000, Then::Close), |it| {
-            *it == Trouble::WrongBytes { received: 65_999 }
+        ("announces less", announce(65_999, 66_000, AfterBody::Close), |it| {
+            *it == BucketError::WrongBytes { received: 65_999 }
         }),
-        ("announces more", announce(66_001, 66_000, Then::Close), |it| {
-            matches!(it, Trouble::Cut { received: 66_000, .. })
+        ("announces more", announce(66_001, 66_000, AfterBody::Close), |it| {
+            matches!(it, BucketError::Cut { received: 66_000, .. })
         }),
-        ("announces 100 MiB", announce(100 * MIB, 0, Then::Silence), |it| {
-            *it == Trouble::TooLarge { bytes: 100 * MIB }
+        ("announces 100 MiB", announce(100 * MIB, 0, AfterBody::Silence), |it| {
+            *it == BucketError::TooLarge { bytes: 100 * MIB }
         }),
         ("wrong bytes", serve(&body(2, 66_000)), |it| {
-            *it == Trouble::WrongBytes { received: 66_000 }
+            *it == BucketError::WrongBytes { received: 66_000 }
         }),
-        ("empty", serve(&[]), |it| *it == Trouble::WrongBytes { received: 0 }),
-        ("redirect", Act::Redirect(format!("{}/x", good.url())), |it| {
-            refused(it) == Some(Meaning::Redirect)
+        ("empty", serve(&[]), |it| *it == BucketError::WrongBytes { received: 0 }),
+        ("redirect", ServerAction::Redirect(format!("{}/x", good.url())), |it| {
+            refused(it) == Some(S3ErrorKind::Redirect)
         }),
-        ("401", Act::Status(401), |it| refused(it) == Some(Meaning::Denied)),
-        ("403", Act::Status(403), |it| refused(it) == Some(Meaning::Denied)),
-        ("404", Act::Status(404), |it| refused(it) == Some(Meaning::Missing)),
-        ("500", Act::Status(500), |it| refused(it) == Some(Meaning::Status)),
-        ("206", Act::Status(206), |it| refused(it) == Some(Meaning::Status)),
+        ("401", ServerAction::Status(401), |it| refused(it) == Some(S3ErrorKind::Denied)),
+        ("403", ServerAction::Status(403), |it| refused(it) == Some(S3ErrorKind::Denied)),
+        ("404", ServerAction::Status(404), |it| refused(it) == Some(S3ErrorKind::Missing)),
+        ("500", ServerAction::Status(500), |it| refused(it) == Some(S3ErrorKind::Status)),
+        ("206", ServerAction::Status(206), |it| refused(it) == Some(S3ErrorKind::Status)),
         (
             "drip",
-            Act::Drip { body: wanted.clone(), piece: 10, pause: Duration::from_millis(100) },
-            |it| matches!(it, Trouble::TooSlow { .. }),
+            ServerAction::Drip {
+                body: wanted.clone(),
+                piece: 10,
+                pause: Duration::from_millis(100),
+            },
+            |it| matches!(it, BucketError::TooSlow { .. }),
         ),
     ];
     // Concurrently: some of them take a while.
@@ -298,20 +306,22 @@ async fn nobody_listening_is_a_connect_failure() {
     let address = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let room = room_with(registry(&[format!("http://{address}/b")]), SMALLEST_MEMORY_MIB);
     let error = room.fetch(&[material(0, b"x", 1)]).await.unwrap_err();
-    assert!(matches!(&troubles(&error)[..], [Trouble::Connect(why)] if why.contains("refused")));
+    assert!(
+        matches!(&troubles(&error)[..], [BucketError::Connect(why)] if why.contains("refused"))
+    );
     assert_eq!(error.remedy(Duration::MAX), Remedy::Retry);
 }
 
 /// Field failure T22.
 #[tokio::test]
 async fn a_flood_is_stopped_at_the_protocols_limit() {
-    let flood = Server::always(Act::Flood { total: 100 * MIB }).await;
+    let flood = Server::always(ServerAction::Flood { total: 100 * MIB }).await;
     // Enough memory, so that the budget is not what stops it.
     let mut room = room_with(registry(&[flood.url()]), 200);
-    room.patience = Patience::default();
+    room.patience = DownloadTimeouts::default();
     let error = room.fetch(&[material(11, b"x", 1)]).await.unwrap_err();
     assert!(
-        matches!(troubles(&error)[..], [Trouble::TooLarge { bytes }] if bytes > LARGEST_CIPHERTEXT),
+        matches!(troubles(&error)[..], [BucketError::TooLarge { bytes }] if bytes > LARGEST_CIPHERTEXT),
         "{error}"
     );
     assert_eq!(reason(&error), Some(HoldReason::CiphertextTooLarge));
@@ -320,12 +330,12 @@ async fn a_flood_is_stopped_at_the_protocols_limit() {
 
 #[tokio::test]
 async fn what_only_an_operator_mends_is_held_and_all_else_retried() {
-    let denied = Server::always(Act::Status(403)).await;
-    let missing = Server::always(Act::Status(404)).await;
-    let huge = Server::always(Act::Announce {
+    let denied = Server::always(ServerAction::Status(403)).await;
+    let missing = Server::always(ServerAction::Status(404)).await;
+    let huge = Server::always(ServerAction::Announce {
         announced: LARGEST_CIPHERTEXT + 1,
         body: Vec::new(),
-        then: Then::Silence,
+        then: AfterBody::Silence,
     })
     .await;
     let cases: [(&[&Server], Option<HoldReason>); 6] = [
@@ -346,7 +356,7 @@ async fn what_only_an_operator_mends_is_held_and_all_else_retried() {
     let nothing = room(&[]);
     let error = nothing.fetch(&[material(0, b"x", 2)]).await.unwrap_err();
     assert_eq!(error.remedy(Duration::MAX), Remedy::Retry);
-    assert_eq!(troubles(&error), [Trouble::NoUrl, Trouble::NoUrl]);
+    assert_eq!(troubles(&error), [BucketError::NoUrl, BucketError::NoUrl]);
     let error = nothing.fetch(&[material(0, b"x", 0)]).await.unwrap_err();
     assert_eq!(error.remedy(Duration::MAX), Remedy::Retry);
     let error = nothing.fetch(&[material(200, b"x", 2)]).await.unwrap_err();
@@ -360,7 +370,7 @@ async fn what_only_an_operator_mends_is_held_and_all_else_retried() {
 /// A bucket's error is shown with S3's error code and the remedy, and nothing else of the response is shown.
 #[tokio::test]
 async fn c4_the_error_names_code_region_and_remedy() {
-    let moved = |header| Act::Refuse {
+    let moved = |header| ServerAction::Refuse {
         status: 301,
         header,
         body: xml("PermanentRedirect", "<Endpoint>canary.s3.amazonaws.com</Endpoint>"),
@@ -382,7 +392,7 @@ async fn c4_the_error_names_code_region_and_remedy() {
 
     // A long body is not read to its end, and an invalid region is not shown.
     let (header, body) = ("x-amz-bucket-region: Canary!", "<Error>".repeat(1_000_000));
-    let server = Server::always(Act::Refuse { status: 403, header, body }).await;
+    let server = Server::always(ServerAction::Refuse { status: 403, header, body }).await;
     let error = room(&[&server]).fetch(&[material(0, b"x", 1)]).await.unwrap_err();
     assert!(error.to_string().contains("access denied (403)"), "{error}");
     assert!(!error.to_string().contains("Canary"), "{error}");
@@ -391,13 +401,15 @@ async fn c4_the_error_names_code_region_and_remedy() {
 /// An error of a proxy is not taken for one of the bucket behind it.
 #[tokio::test]
 async fn c5_the_proxy_on_the_way_to_a_bucket_is_named() {
-    for (act, remedy) in [(Act::Status(502), ""), (Act::Status(407), "user name")] {
+    for (act, remedy) in [(ServerAction::Status(502), ""), (ServerAction::Status(407), "user name")]
+    {
         let server = Server::always(act).await;
         let proxy = server.address.to_string();
-        let proxies = crate::proxy::Proxies::new(None, crate::proxy::parse(&proxy).ok(), "");
+        let proxies =
+            crate::net::proxy::Proxies::new(None, crate::net::proxy::parse(&proxy).ok(), "");
         let mut room =
             room_with(registry(&["http://bucket.example/b".to_owned()]), SMALLEST_MEMORY_MIB);
-        let roots = crate::tls::TlsRoots::load(None).unwrap();
+        let roots = crate::net::tls::TlsRoots::load(None).unwrap();
         room.http = BucketClient::new(roots.client_config(), &proxies).unwrap();
         let said = room.fetch(&[material(0, b"x", 1)]).await.unwrap_err().to_string();
         assert!(said.contains(&format!("through the proxy {proxy}")), "{said}");
@@ -412,7 +424,10 @@ async fn never_a_part_of_a_request() {
     let room = room(&[&server]);
     let materials: Vec<_> = bodies.iter().map(|body| material(2, body, 1)).collect();
     let error = room.fetch(&materials).await.unwrap_err();
-    assert_eq!(troubles(&error).iter().filter_map(refused).collect::<Vec<_>>(), [Meaning::Missing]);
+    assert_eq!(
+        troubles(&error).iter().filter_map(refused).collect::<Vec<_>>(),
+        [S3ErrorKind::Missing]
+    );
     assert!(error.to_string().contains(&materials[19].handle.to_string()));
     assert_eq!(room.reserved_kib(), 0);
 }
@@ -440,7 +455,7 @@ async fn the_fallback_is_asked_only_when_no_bucket_is_known() {
     let mut elsewhere = room(&[&empty]);
     elsewhere.fallback = Some(fallback());
     let error = elsewhere.fetch(&[material(0, &wanted, 1)]).await.unwrap_err();
-    assert_eq!(refused(&troubles(&error)[0]), Some(Meaning::Missing));
+    assert_eq!(refused(&troubles(&error)[0]), Some(S3ErrorKind::Missing));
     assert_eq!(store.requests(), 0);
 
     let down = BucketLookupError { code: "unavailable", source: Arc::new(fmt::Error) };
@@ -478,7 +493,7 @@ async fn strangers_are_skipped_where_coprocessors_are_verified() {
     let endpoint = format!("http://{}", one.address);
     nobody.fallback = Some(FallbackStore::new("r", "b", Some(&endpoint)).unwrap().bucket);
     let error = nobody.fetch(&[material(0, &wanted, 2)]).await.unwrap_err();
-    assert_eq!(troubles(&error), [Trouble::Unregistered, Trouble::Unregistered]);
+    assert_eq!(troubles(&error), [BucketError::Unregistered, BucketError::Unregistered]);
     assert_eq!(error.remedy(Duration::MAX), Remedy::Retry);
     assert_eq!((one.requests(), two.requests()), (0, 1), "nobody was asked");
 
@@ -490,7 +505,7 @@ async fn strangers_are_skipped_where_coprocessors_are_verified() {
 
 #[tokio::test]
 async fn unusable_urls_are_failed_buckets_and_secrets_stay_inside() {
-    let server = Server::always(Act::Status(403)).await;
+    let server = Server::always(ServerAction::Status(403)).await;
     let urls = [
         "s3://canary/ct128".to_owned(),
         format!("http://canary:canary@{}/canary?canary=canary", server.address),
@@ -498,8 +513,8 @@ async fn unusable_urls_are_failed_buckets_and_secrets_stay_inside() {
     let room = room_with(registry(&urls), SMALLEST_MEMORY_MIB);
     let error = room.fetch(&[material(0, b"x", 2)]).await.unwrap_err();
     let troubles = troubles(&error);
-    assert_eq!(troubles[0], Trouble::UnusableUrl(UnusableUrl::Scheme));
-    assert_eq!(refused(&troubles[1]), Some(Meaning::Denied));
+    assert_eq!(troubles[0], BucketError::UnusableUrl(UnusableUrl::Scheme));
+    assert_eq!(refused(&troubles[1]), Some(S3ErrorKind::Denied));
     for text in [format!("{error}"), format!("{error:?}")] {
         assert!(!text.contains("canary"), "{text}");
         assert!(text.contains(&server.address.to_string()), "{text}");
@@ -516,7 +531,10 @@ async fn a_body_larger_than_its_type_gets_the_memory_it_needs() {
     let chunked = body(2, 1_300_000);
     let objects = HashMap::from([
         (format!("{:x}", keccak256(&announced)), serve(&announced)),
-        (format!("{:x}", keccak256(&chunked)), Act::Chunked { body: chunked[..500_000].to_vec() }),
+        (
+            format!("{:x}", keccak256(&chunked)),
+            ServerAction::Chunked { body: chunked[..500_000].to_vec() },
+        ),
     ]);
     let server = Server::start(move |key| objects[key].clone()).await;
     let room = room_with(registry(&[server.url()]), 4);
@@ -526,20 +544,21 @@ async fn a_body_larger_than_its_type_gets_the_memory_it_needs() {
     drop(fetched);
     // Cut at half a MiB: the digest can only be wrong once there was memory for the whole body.
     let error = room.fetch(&[material(0, &chunked, 1)]).await.unwrap_err();
-    assert_eq!(troubles(&error), [Trouble::WrongBytes { received: 500_000 }]);
+    assert_eq!(troubles(&error), [BucketError::WrongBytes { received: 500_000 }]);
     assert_eq!(room.reserved_kib(), 0);
 }
 
 #[tokio::test]
 async fn a_boast_beyond_all_memory_does_not_starve_the_request() {
     let wanted = body(1, 66_000);
-    let boast = Act::Announce { announced: 60 * MIB, body: Vec::new(), then: Then::Silence };
+    let boast =
+        ServerAction::Announce { announced: 60 * MIB, body: Vec::new(), then: AfterBody::Silence };
     let boaster = Server::always(boast).await;
     let good = bucket_of(vec![wanted.clone()]).await;
     let room = room_with(registry(&[boaster.url(), good.url()]), 4);
     room.fetch(&[material(0, &wanted, 2)]).await.unwrap();
     let error = room.fetch(&[material(0, &wanted, 1)]).await.unwrap_err();
-    assert_eq!(troubles(&error), [Trouble::Outgrown { bytes: 60 * MIB }]);
+    assert_eq!(troubles(&error), [BucketError::LargerThanShare { bytes: 60 * MIB }]);
     assert_eq!(reason(&error), Some(HoldReason::CiphertextTooLarge));
 }
 
@@ -601,7 +620,7 @@ async fn the_largest_legal_request_fits_the_smallest_memory() {
     let wanted = body(2, 512 * 65_552 + 300);
     let server = Server::always(serve(&wanted)).await;
     let mut room = self::room(&[&server]);
-    room.patience = Patience::default();
+    room.patience = DownloadTimeouts::default();
     let fetched = room.fetch(&[material(11, &wanted, 1)]).await.unwrap();
     assert_eq!(fetched.ciphertexts[0].body.len(), wanted.len());
 }
@@ -611,7 +630,8 @@ async fn the_largest_legal_request_fits_the_smallest_memory() {
 async fn a_slow_but_steady_line_is_not_cut() {
     let wanted = body(1, 60_000);
     // Longer than the body's deadline, well within the upper limit.
-    let drip = Act::Drip { body: wanted.clone(), piece: 1500, pause: Duration::from_millis(100) };
+    let drip =
+        ServerAction::Drip { body: wanted.clone(), piece: 1500, pause: Duration::from_millis(100) };
     let server = Server::always(drip).await;
     let fetched = room(&[&server]).fetch(&[material(0, &wanted, 1)]).await.unwrap();
     assert_eq!(fetched.ciphertexts[0].body, wanted);
@@ -621,7 +641,8 @@ async fn a_slow_but_steady_line_is_not_cut() {
 #[tokio::test]
 async fn a_crawling_body_is_overtaken_by_the_next_bucket() {
     let wanted = body(1, 60_000);
-    let crawl = Act::Drip { body: wanted.clone(), piece: 1, pause: Duration::from_millis(50) };
+    let crawl =
+        ServerAction::Drip { body: wanted.clone(), piece: 1, pause: Duration::from_millis(50) };
     let crawling = Server::always(crawl).await;
     let good = bucket_of(vec![wanted.clone()]).await;
     let mut room = room(&[&crawling, &good]);
@@ -636,9 +657,12 @@ async fn a_crawling_body_is_overtaken_by_the_next_bucket() {
 #[tokio::test]
 async fn a_slow_first_may_still_win() {
     let wanted = body(1, 60_000);
-    let slow =
-        Server::always(Act::Late { body: wanted.clone(), after: Duration::from_millis(300) }).await;
-    let dead = Server::always(Act::BlackHole).await;
+    let slow = Server::always(ServerAction::Late {
+        body: wanted.clone(),
+        after: Duration::from_millis(300),
+    })
+    .await;
+    let dead = Server::always(ServerAction::BlackHole).await;
     let room = room(&[&slow, &dead]);
     let fetched = room.fetch(&[material(0, &wanted, 2)]).await.unwrap();
     assert_eq!(fetched.ciphertexts[0].body, wanted);
@@ -649,7 +673,7 @@ async fn a_slow_first_may_still_win() {
 #[tokio::test]
 async fn calls_are_bounded_per_request_and_per_host() {
     let wanted = body(1, 1000);
-    let late = Act::Late { body: wanted.clone(), after: Duration::from_millis(20) };
+    let late = ServerAction::Late { body: wanted.clone(), after: Duration::from_millis(20) };
     let server = Server::always(late.clone()).await;
     let room = self::room(&[&server]);
     room.fetch(&vec![material(0, &wanted, 1); 60]).await.unwrap();
@@ -668,7 +692,7 @@ async fn calls_are_bounded_per_request_and_per_host() {
 
 #[tokio::test]
 async fn dropping_the_future_frees_the_memory_and_the_connections() {
-    let server = Server::always(Act::BlackHole).await;
+    let server = Server::always(ServerAction::BlackHole).await;
     let mut room = room(&[&server]);
     room.patience.headers = Duration::from_mins(10);
     let materials: Vec<_> = (0..10_u8).map(|seed| material(0, &[seed], 1)).collect();

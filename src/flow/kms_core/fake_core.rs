@@ -13,7 +13,7 @@ use tonic::{
 };
 
 use super::{
-    Carrier,
+    GrpcService,
     proto::{
         grpc::health::v1 as health,
         kms::v1,
@@ -31,11 +31,11 @@ pub(crate) struct FakeCore {
     ask: Script<Result<(), Status>>,
     /// `None`: pending.
     poll: Script<Option<Status>>,
-    told: Arc<Mutex<Told>>,
+    counts: Arc<Mutex<CallCounts>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct CallCounts {
     pub cut: bool,
     /// Number of health checks, failed ones included.
     pub questions: usize,
@@ -48,7 +48,7 @@ impl FakeCore {
         ask: impl Fn(usize) -> Result<(), Status> + Send + Sync + 'static,
         poll: impl Fn(usize) -> Option<Status> + Send + Sync + 'static,
     ) -> Self {
-        Self { ask: Arc::new(ask), poll: Arc::new(poll), told: Arc::default() }
+        Self { ask: Arc::new(ask), poll: Arc::new(poll), counts: Arc::default() }
     }
 
     /// Accepts everything and answers nothing.
@@ -56,22 +56,22 @@ impl FakeCore {
         Self::new(|_| Ok(()), |_| None)
     }
 
-    pub fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn counts(&self) -> MutexGuard<'_, CallCounts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn cut(&self, cut: bool) {
-        self.told().cut = cut;
+        self.counts().cut = cut;
     }
 
-    pub fn line(&self) -> Carrier {
+    pub fn service(&self) -> GrpcService {
         let core = self.clone();
         Arc::new(move |request| {
             let core = core.clone();
             Box::pin(async move {
                 let of_health = request.uri().path().starts_with("/grpc.health");
-                core.told().questions += usize::from(of_health);
-                if core.told().cut {
+                core.counts().questions += usize::from(of_health);
+                if core.counts().cut {
                     return Err(StdError::from("cut"));
                 }
                 let answer = if of_health {
@@ -87,7 +87,7 @@ impl FakeCore {
 
     fn asked(&self) -> Reply<v1::Empty> {
         let asks = {
-            let mut told = self.told();
+            let mut told = self.counts();
             told.asks += 1;
             told.asks
         };
@@ -96,7 +96,7 @@ impl FakeCore {
 
     async fn polled<T>(&self) -> Reply<T> {
         let polls = {
-            let mut told = self.told();
+            let mut told = self.counts();
             told.polls += 1;
             told.polls
         };

@@ -176,7 +176,7 @@ pub fn public_answer(
     reply: &PublicReply,
     registered: &[Address],
 ) -> Result<SignedResult, Hold> {
-    let sent = meaning.sent(&operation.extra_data.0);
+    let sent = meaning.signed_bytes(&operation.extra_data.0);
     let mut payloads = Vec::with_capacity(2);
     let mut refused = None;
     for encoding in ResultEncoding::by_likelihood(request.key.id) {
@@ -188,17 +188,17 @@ pub fn public_answer(
     if let Some(error) = refused
         && payloads.is_empty()
     {
-        return Err(invalid(error));
+        return Err(invalid_answer(error));
     }
     let handles = handles(request);
-    Check {
+    SignatureCheck {
         request,
         extra_data: candidates_of_extra_data(reply.extra_data.as_ref(), sent),
         payloads,
         signature: &reply.signature,
         registered,
     }
-    .decide(|payload, extra_data| public_digest(domain, &handles, payload, extra_data))
+    .verify(|payload, extra_data| public_digest(domain, &handles, payload, extra_data))
 }
 
 /// Checks the reply to a user decryption and returns its answer. `registered` as in [`public_answer`].
@@ -210,25 +210,25 @@ pub fn user_answer(
     response: v1::UserDecryptionResponse,
     registered: &[Address],
 ) -> Result<SignedResult, Hold> {
-    let sent = meaning.sent(&operation.extra_data.0);
-    let payload = wire::user_payload(request, response.payload).map_err(invalid)?;
+    let sent = meaning.signed_bytes(&operation.extra_data.0);
+    let payload = wire::user_payload(request, response.payload).map_err(invalid_answer)?;
     // Protobuf does not tell an empty echo from a Core that does not echo.
     let echoed = Some(&response.extra_data);
     let handles = handles(request);
-    Check {
+    SignatureCheck {
         request,
         extra_data: candidates_of_extra_data(echoed, sent),
         payloads: vec![Bytes::from(wire::user_decrypted_share(&payload))],
         signature: &response.external_signature,
         registered,
     }
-    .decide(|share, extra_data| {
+    .verify(|share, extra_data| {
         user_digest(domain, &operation.public_key, &handles, share, extra_data)
     })
 }
 
 /// Reads the response to a public decryption, of either shape, and returns its checked answer.
-pub fn public_answer_of(
+pub fn decode_public_answer(
     domain: &SigningDomain,
     request: &Request,
     operation: &PublicDecryption,
@@ -237,12 +237,12 @@ pub fn public_answer_of(
     registered: &[Address],
 ) -> Result<SignedResult, Hold> {
     let reply =
-        wire::public_reply(request, response).map_err(|error: ReplyError| invalid(error))?;
+        wire::public_reply(request, response).map_err(|error: ReplyError| invalid_answer(error))?;
     public_answer(domain, request, operation, meaning, &reply, registered)
 }
 
 /// The hold for an answer that makes no sense.
-pub fn invalid(why: impl Display) -> Hold {
+pub fn invalid_answer(why: impl Display) -> Hold {
     Hold::new(HoldReason::InvalidAnswer, format!("the KMS Core's answer is unusable: {why}"))
 }
 
@@ -259,7 +259,7 @@ fn candidates_of_extra_data(echoed: Option<&Bytes>, sent: Bytes) -> Vec<Bytes> {
 }
 
 /// The candidates of one reply, the likeliest first, and what decides between them.
-struct Check<'a> {
+struct SignatureCheck<'a> {
     request: &'a Request,
     payloads: Vec<Bytes>,
     extra_data: Vec<Bytes>,
@@ -267,14 +267,14 @@ struct Check<'a> {
     registered: &'a [Address],
 }
 
-impl Check<'_> {
-    fn decide(&self, digest: impl Fn(&[u8], Option<&[u8]>) -> B256) -> Result<SignedResult, Hold> {
-        let signature = parse_signature(self.signature).map_err(invalid)?;
+impl SignatureCheck<'_> {
+    fn verify(&self, digest: impl Fn(&[u8], Option<&[u8]>) -> B256) -> Result<SignedResult, Hold> {
+        let signature = parse_signature(self.signature).map_err(invalid_answer)?;
         let with_extra_data = self.request.shape.has_extra_data();
         let mut first_signer = None;
         for (payload, extra_data) in self.candidates() {
             let digest = digest(payload, with_extra_data.then_some(extra_data.as_ref()));
-            let signer = recover(&signature, digest).map_err(invalid)?;
+            let signer = recover(&signature, digest).map_err(invalid_answer)?;
             if self.registered.is_empty() || self.registered.contains(&signer) {
                 let extra_data = if with_extra_data { extra_data.clone() } else { Bytes::new() };
                 return Ok(SignedResult {
@@ -287,7 +287,7 @@ impl Check<'_> {
         }
         // Without registered signers the first candidate was returned above, and there is always one.
         let (Some(expected), Some(signer)) = (self.registered.first(), first_signer) else {
-            return Err(invalid("no candidate"));
+            return Err(invalid_answer("no candidate"));
         };
         // The most common cause besides a wrong key: a Core of another generation.
         let other_generation = self.candidates().any(|(payload, extra_data)| {

@@ -7,7 +7,7 @@ use std::error::Error as _;
 
 use tonic::{Code, Status};
 
-use super::reply::TooLarge;
+use super::bounded_reply::TooLarge;
 use crate::domain::HoldReason;
 
 /// A code's name, for metrics.
@@ -36,7 +36,7 @@ pub fn code_name(code: Code) -> &'static str {
 
 /// The call that a status answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum CallKind {
     /// `PublicDecrypt`, `UserDecrypt`.
     Ask,
     /// `GetPublicDecryptionResult`, `GetUserDecryptionResult`.
@@ -45,12 +45,12 @@ pub enum Call {
 
 /// What a status means for the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub enum StatusMeaning {
     /// Ask: the Core has this id already. The same as accepted.
     AlreadyKnown,
     /// Ask: refused or already known. Cores up to v0.11.0 answer `Aborted` to both, later ones if their
     /// result store is full. Only a poll can tell.
-    Unclear,
+    Ambiguous,
     /// Poll: the Core still works on it.
     Pending,
     /// Poll: the Core does not know the id: restarted, evicted, or never accepted.
@@ -65,68 +65,70 @@ pub enum Meaning {
 
 /// The table.
 #[must_use]
-pub fn meaning(call: Call, status: &Status) -> Meaning {
+pub fn meaning(call: CallKind, status: &Status) -> StatusMeaning {
     if let Some(source) = status.source() {
         return if source.is::<prost::DecodeError>() {
-            Meaning::Hold(HoldReason::InvalidAnswer, "the reply is not the expected message")
+            StatusMeaning::Hold(HoldReason::InvalidAnswer, "the reply is not the expected message")
         } else if source.is::<TooLarge>() {
-            Meaning::Hold(
+            StatusMeaning::Hold(
                 HoldReason::InvalidAnswer,
                 "the KMS Core's reply is larger than any answer to this request",
             )
         } else {
-            Meaning::Unreachable
+            StatusMeaning::Unreachable
         };
     }
-    let too_large = Meaning::Hold(
+    let too_large = StatusMeaning::Hold(
         HoldReason::MessageTooLarge,
         "a message exceeds a size limit; see grpc_max_message_size of the Core",
     );
-    let no_such_service = Meaning::Hold(
+    let no_such_service = StatusMeaning::Hold(
         HoldReason::CoreRefused,
         "kms_core_endpoint answers, but is no KMS Core this connector knows",
     );
-    let not_allowed =
-        Meaning::Hold(HoldReason::CoreRefused, "something in front of the KMS Core denies access");
-    let no_signing_key = Meaning::Hold(
+    let not_allowed = StatusMeaning::Hold(
+        HoldReason::CoreRefused,
+        "something in front of the KMS Core denies access",
+    );
+    let no_signing_key = StatusMeaning::Hold(
         HoldReason::CoreFailed,
         "the KMS Core is not ready for requests; does it have its signing key?",
     );
     match (call, status.code()) {
-        (Call::Ask, Code::AlreadyExists) => Meaning::AlreadyKnown,
-        (Call::Ask, Code::Aborted) => Meaning::Unclear,
-        (Call::Ask, Code::NotFound) => Meaning::Hold(
+        (CallKind::Ask, Code::AlreadyExists) => StatusMeaning::AlreadyKnown,
+        (CallKind::Ask, Code::Aborted) => StatusMeaning::Ambiguous,
+        (CallKind::Ask, Code::NotFound) => StatusMeaning::Hold(
             HoldReason::UnknownKey,
             "the KMS Core does not know the key, or the context, of this request",
         ),
-        (Call::Poll, Code::NotFound) => Meaning::Forgotten,
+        (CallKind::Poll, Code::NotFound) => StatusMeaning::Forgotten,
         // "Unavailable" is the Core's word for "still running". A proxy without a Core behind it says the
         // same; polling on is right in both cases. The other codes are the server's own limit on the duration
         // of a call, in different versions of tonic.
-        (Call::Poll, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => {
-            Meaning::Pending
+        (CallKind::Poll, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => {
+            StatusMeaning::Pending
         }
         (_, Code::InvalidArgument) => {
-            Meaning::Hold(HoldReason::CoreRefused, "the KMS Core refuses the request")
+            StatusMeaning::Hold(HoldReason::CoreRefused, "the KMS Core refuses the request")
         }
-        (Call::Ask, Code::Internal) => Meaning::Hold(
+        (CallKind::Ask, Code::Internal) => StatusMeaning::Hold(
             HoldReason::CoreFailed,
             "the KMS Core failed on the request (up to v0.12 also: unknown context or epoch)",
         ),
-        (Call::Poll, Code::Internal | Code::Aborted | Code::AlreadyExists) => {
-            Meaning::Hold(HoldReason::CoreFailed, "the KMS Core failed on the request")
+        (CallKind::Poll, Code::Internal | Code::Aborted | Code::AlreadyExists) => {
+            StatusMeaning::Hold(HoldReason::CoreFailed, "the KMS Core failed on the request")
         }
         (_, Code::ResourceExhausted) if speaks_of_size(status.message()) => too_large,
-        (_, Code::ResourceExhausted) => Meaning::Busy,
+        (_, Code::ResourceExhausted) => StatusMeaning::Busy,
         (_, Code::OutOfRange) => too_large,
         (_, Code::FailedPrecondition) => no_signing_key,
         (_, Code::Unimplemented) => no_such_service,
         (_, Code::PermissionDenied | Code::Unauthenticated) => not_allowed,
         (_, Code::DataLoss) => {
-            Meaning::Hold(HoldReason::CoreFailed, "the KMS Core reports lost data")
+            StatusMeaning::Hold(HoldReason::CoreFailed, "the KMS Core reports lost data")
         }
-        (Call::Ask, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
-        | (_, Code::Unknown | Code::Ok) => Meaning::Unreachable,
+        (CallKind::Ask, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+        | (_, Code::Unknown | Code::Ok) => StatusMeaning::Unreachable,
     }
 }
 
@@ -150,51 +152,51 @@ mod tests {
     fn what_each_code_means() {
         use HoldReason::{CoreFailed, CoreRefused, InvalidAnswer, MessageTooLarge, UnknownKey};
         let hold = |meaning| match meaning {
-            Meaning::Hold(reason, _) => Some(reason),
-            Meaning::AlreadyKnown
-            | Meaning::Unclear
-            | Meaning::Pending
-            | Meaning::Forgotten
-            | Meaning::Busy
-            | Meaning::Unreachable => None,
+            StatusMeaning::Hold(reason, _) => Some(reason),
+            StatusMeaning::AlreadyKnown
+            | StatusMeaning::Ambiguous
+            | StatusMeaning::Pending
+            | StatusMeaning::Forgotten
+            | StatusMeaning::Busy
+            | StatusMeaning::Unreachable => None,
         };
-        let ask = |code| meaning(Call::Ask, &Status::new(code, ""));
-        let poll = |code| meaning(Call::Poll, &Status::new(code, ""));
+        let ask = |code| meaning(CallKind::Ask, &Status::new(code, ""));
+        let poll = |code| meaning(CallKind::Poll, &Status::new(code, ""));
 
-        assert_eq!(ask(Code::AlreadyExists), Meaning::AlreadyKnown);
-        assert_eq!(ask(Code::Aborted), Meaning::Unclear);
+        assert_eq!(ask(Code::AlreadyExists), StatusMeaning::AlreadyKnown);
+        assert_eq!(ask(Code::Aborted), StatusMeaning::Ambiguous);
         assert_eq!(hold(ask(Code::NotFound)), Some(UnknownKey));
         assert_eq!(hold(ask(Code::Internal)), Some(CoreFailed));
-        assert_eq!(ask(Code::Unavailable), Meaning::Unreachable);
-        assert_eq!(ask(Code::DeadlineExceeded), Meaning::Unreachable);
-        assert_eq!(ask(Code::Cancelled), Meaning::Unreachable);
+        assert_eq!(ask(Code::Unavailable), StatusMeaning::Unreachable);
+        assert_eq!(ask(Code::DeadlineExceeded), StatusMeaning::Unreachable);
+        assert_eq!(ask(Code::Cancelled), StatusMeaning::Unreachable);
 
-        assert_eq!(poll(Code::NotFound), Meaning::Forgotten);
-        assert_eq!(poll(Code::Unavailable), Meaning::Pending);
-        assert_eq!(poll(Code::DeadlineExceeded), Meaning::Pending);
-        assert_eq!(poll(Code::Cancelled), Meaning::Pending);
+        assert_eq!(poll(Code::NotFound), StatusMeaning::Forgotten);
+        assert_eq!(poll(Code::Unavailable), StatusMeaning::Pending);
+        assert_eq!(poll(Code::DeadlineExceeded), StatusMeaning::Pending);
+        assert_eq!(poll(Code::Cancelled), StatusMeaning::Pending);
         assert_eq!(hold(poll(Code::Internal)), Some(CoreFailed));
         assert_eq!(hold(poll(Code::Aborted)), Some(CoreFailed));
 
-        for of in [ask, poll] as [fn(Code) -> Meaning; 2] {
+        for of in [ask, poll] as [fn(Code) -> StatusMeaning; 2] {
             assert_eq!(hold(of(Code::InvalidArgument)), Some(CoreRefused));
-            assert_eq!(of(Code::ResourceExhausted), Meaning::Busy);
+            assert_eq!(of(Code::ResourceExhausted), StatusMeaning::Busy);
             assert_eq!(hold(of(Code::OutOfRange)), Some(MessageTooLarge));
             assert_eq!(hold(of(Code::FailedPrecondition)), Some(CoreFailed));
             assert_eq!(hold(of(Code::Unimplemented)), Some(CoreRefused));
             assert_eq!(hold(of(Code::PermissionDenied)), Some(CoreRefused));
             assert_eq!(hold(of(Code::Unauthenticated)), Some(CoreRefused));
             assert_eq!(hold(of(Code::DataLoss)), Some(CoreFailed));
-            assert_eq!(of(Code::Unknown), Meaning::Unreachable);
+            assert_eq!(of(Code::Unknown), StatusMeaning::Unreachable);
         }
 
         let sized = Status::resource_exhausted("grpc: received message larger than max (9 vs. 4)");
-        assert_eq!(hold(meaning(Call::Ask, &sized)), Some(MessageTooLarge));
+        assert_eq!(hold(meaning(CallKind::Ask, &sized)), Some(MessageTooLarge));
 
         let mut undecodable = Status::internal("");
         let cut = <String as prost::Message>::decode(&[0x0A, 0x05][..]).unwrap_err();
         undecodable.set_source(Arc::new(cut));
-        assert_eq!(hold(meaning(Call::Poll, &undecodable)), Some(InvalidAnswer));
+        assert_eq!(hold(meaning(CallKind::Poll, &undecodable)), Some(InvalidAnswer));
     }
 
     #[test]
@@ -202,8 +204,8 @@ mod tests {
         for code in [Code::Internal, Code::NotFound, Code::AlreadyExists, Code::ResourceExhausted] {
             let mut status = Status::new(code, "h2 protocol error");
             status.set_source(Arc::new(std::io::Error::other("reset")));
-            assert_eq!(meaning(Call::Ask, &status), Meaning::Unreachable);
-            assert_eq!(meaning(Call::Poll, &status), Meaning::Unreachable);
+            assert_eq!(meaning(CallKind::Ask, &status), StatusMeaning::Unreachable);
+            assert_eq!(meaning(CallKind::Poll, &status), StatusMeaning::Unreachable);
         }
     }
 
@@ -215,13 +217,13 @@ mod tests {
         #[test]
         fn any_status_has_a_meaning_of_its_call(code in 0..20_i32, text in "\\PC{0,200}") {
             let status = Status::new(Code::from_i32(code), text.clone());
-            let (ask, poll) = (meaning(Call::Ask, &status), meaning(Call::Poll, &status));
-            prop_assert!(!matches!(ask, Meaning::Pending | Meaning::Forgotten), "{ask:?}");
-            prop_assert!(!matches!(poll, Meaning::AlreadyKnown | Meaning::Unclear), "{poll:?}");
+            let (ask, poll) = (meaning(CallKind::Ask, &status), meaning(CallKind::Poll, &status));
+            prop_assert!(!matches!(ask, StatusMeaning::Pending | StatusMeaning::Forgotten), "{ask:?}");
+            prop_assert!(!matches!(poll, StatusMeaning::AlreadyKnown | StatusMeaning::Ambiguous), "{poll:?}");
             if !speaks_of_size(&text) {
                 let silent = Status::new(status.code(), "");
-                prop_assert_eq!(ask, meaning(Call::Ask, &silent));
-                prop_assert_eq!(poll, meaning(Call::Poll, &silent));
+                prop_assert_eq!(ask, meaning(CallKind::Ask, &silent));
+                prop_assert_eq!(poll, meaning(CallKind::Poll, &silent));
             }
         }
     }

@@ -11,21 +11,23 @@ use proptest::prelude::*;
 use tokio::task::JoinSet;
 use tonic::{Status, body::Body, codegen::http};
 
-use super::{Carrier, CoreError, KmsCore, Options, Transport, fake_core::FakeCore, unreachable};
+use super::{
+    CoreError, GrpcService, KmsCore, Options, Transport, fake_core::FakeCore, unreachable_error,
+};
 use crate::{
+    chain::fake_chain::SOURCE,
     domain::{
-        self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, EventShape, HoldReason,
-        Material, Operation, PublicDecryption, RequestKey, ShownId, SigningDomain, is_plain,
+        self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, DisplayId, EventShape,
+        HoldReason, Material, Operation, PublicDecryption, RequestKey, SigningDomain, is_printable,
     },
-    gateway::fake_chain::SOURCE,
-    metrics::Metrics,
+    telemetry::metrics::Metrics,
 };
 
 fn core(fake: &FakeCore) -> KmsCore {
-    core_over(fake.line())
+    core_over(fake.service())
 }
 
-fn core_over(call: Carrier) -> KmsCore {
+fn core_over(call: GrpcService) -> KmsCore {
     let transport = Transport::over("core", call);
     KmsCore::new(transport, domain(), Options::default(), Metrics::default())
 }
@@ -51,7 +53,7 @@ async fn c4_a_core_that_speaks_no_tls_is_told_so() {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
-    let roots = crate::tls::TlsRoots::load(None).unwrap();
+    let roots = crate::net::tls::TlsRoots::load(None).unwrap();
     let transport = Transport::to(&endpoint.parse().unwrap(), &roots).unwrap();
     let core = KmsCore::new(transport, domain(), Options::default(), Metrics::default());
     let said = core.health().await.unwrap_err().to_string();
@@ -61,7 +63,7 @@ async fn c4_a_core_that_speaks_no_tls_is_told_so() {
 /// A Core that answers a poll with the beginning of a gigabyte.
 #[tokio::test(start_paused = true)]
 async fn b4_a_core_that_sends_too_much_is_not_listened_to() {
-    let call: Carrier = Arc::new(|_| {
+    let call: GrpcService = Arc::new(|_| {
         let begins = [&[0][..], &(1_u32 << 30).to_be_bytes(), b"begins"].concat();
         let piece = Ok::<_, Status>(Frame::data(bytes::Bytes::from(begins)));
         let body = StreamBody::new(stream::iter([piece]).chain(stream::pending()));
@@ -105,7 +107,7 @@ fn c10_a_refusal_that_quotes_an_id_shows_ours_beside_it() {
         )
         .detail
     };
-    let (zeros, ours) = ("0".repeat(61), ShownId(U256::ONE).to_string());
+    let (zeros, ours) = ("0".repeat(61), DisplayId(U256::ONE).to_string());
     for quoted in [format!("01{zeros}7"), format!("0x01{zeros}7")] {
         let said = detail(&format!("no request with ID {quoted}, sorry"));
         assert!(said.contains(&quoted) && said.ends_with(&ours), "{said}");
@@ -118,7 +120,7 @@ fn c10_a_refusal_that_quotes_an_id_shows_ours_beside_it() {
 async fn lose(core: &KmsCore) {
     let body = Bytes::from_static(&[1]);
     let ciphertext = Ciphertext { handle: HANDLE, format: CiphertextFormat::BigExpanded, body };
-    let turn = core.turn().await.unwrap();
+    let turn = core.acquire_ask_permit().await.unwrap();
     let lost = core.ask(turn, &request(), vec![ciphertext]).await.unwrap_err();
     assert!(matches!(lost, CoreError::Unreachable { .. }), "{lost}");
 }
@@ -127,19 +129,19 @@ async fn lose(core: &KmsCore) {
 async fn a_lost_core_is_asked_how_it_is_until_it_is_back() {
     let fake = FakeCore::pending();
     let core = core(&fake);
-    core.turn().await.unwrap();
-    assert_eq!(fake.told().questions, 0, "nobody asks a Core that answers");
+    core.acquire_ask_permit().await.unwrap();
+    assert_eq!(fake.counts().questions, 0, "nobody asks a Core that answers");
     fake.cut(true);
     lose(&core).await;
     for _ in 0..10 {
-        core.turn().await.unwrap_err();
+        core.acquire_ask_permit().await.unwrap_err();
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     fake.cut(false);
-    core.turn().await.unwrap();
-    let asked = fake.told().questions;
-    core.turn().await.unwrap();
-    assert_eq!(fake.told().questions, asked, "it is back");
+    core.acquire_ask_permit().await.unwrap();
+    let asked = fake.counts().questions;
+    core.acquire_ask_permit().await.unwrap();
+    assert_eq!(fake.counts().questions, asked, "it is back");
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,11 +153,11 @@ async fn a_thousand_who_lost_the_core_ask_it_once_in_a_second() {
     let mut waiting = JoinSet::new();
     for _ in 0..1000 {
         let core = core.clone();
-        waiting.spawn(async move { core.turn().await.is_err() });
+        waiting.spawn(async move { core.acquire_ask_permit().await.is_err() });
     }
     assert!(waiting.join_all().await.into_iter().all(|lost| lost));
-    assert!(!core.answers().await);
-    assert_eq!(fake.told().questions, 1);
+    assert!(!core.is_answering().await);
+    assert_eq!(fake.counts().questions, 1);
 }
 
 /// A call failed while the Core answers others: an answer from before the failure does not count.
@@ -163,13 +165,13 @@ async fn a_thousand_who_lost_the_core_ask_it_once_in_a_second() {
 async fn whether_it_answers_is_asked_anew() {
     let fake = FakeCore::pending();
     let core = core(&fake);
-    assert!(core.answers().await);
+    assert!(core.is_answering().await);
     tokio::time::sleep(Duration::from_millis(1)).await;
     fake.cut(true);
-    assert!(!core.answers().await);
+    assert!(!core.is_answering().await);
     tokio::time::sleep(Duration::from_secs(2)).await;
     fake.cut(false);
-    assert!(core.answers().await);
+    assert!(core.is_answering().await);
 }
 
 proptest! {
@@ -177,8 +179,8 @@ proptest! {
     #[test]
     fn a_foreign_text_fits_a_line(text in proptest::collection::vec(any::<char>(), 0..400)) {
         let text: String = text.into_iter().collect();
-        let error = unreachable(&Status::unknown(text)).to_string();
-        prop_assert!(error.chars().all(is_plain));
+        let error = unreachable_error(&Status::unknown(text)).to_string();
+        prop_assert!(error.chars().all(is_printable));
         prop_assert!(error.chars().count() <= 400);
     }
 }

@@ -10,7 +10,7 @@ use tonic::{
 };
 use url::Url;
 
-use crate::tls::TlsRoots;
+use crate::net::tls::TlsRoots;
 
 /// Connecting, TLS handshake included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -33,14 +33,14 @@ pub enum EndpointError {
 
 /// Carries a call to the Core and returns its answer. An error is a lost connection: whether the Core
 /// acted is unknown.
-pub type Carrier =
+pub type GrpcService =
     Arc<dyn Fn(http::Request<Body>) -> BoxFuture<http::Response<Body>, StdError> + Send + Sync>;
 
 /// Makes connections to one Core; each connects at its first call.
 #[derive(Clone)]
 pub struct Transport {
     host: Arc<str>,
-    connect: Arc<dyn Fn() -> Carrier + Send + Sync>,
+    connect: Arc<dyn Fn() -> GrpcService + Send + Sync>,
 }
 
 impl fmt::Debug for Transport {
@@ -57,12 +57,12 @@ impl Transport {
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let host = format!("{host}{port}").into();
         let endpoint = prepare(url, roots)?;
-        Ok(Self { host, connect: Arc::new(move || carrier(endpoint.connect_lazy())) })
+        Ok(Self { host, connect: Arc::new(move || network_service(endpoint.connect_lazy())) })
     }
 
     /// Over this carrier instead of the network.
     #[must_use]
-    pub fn over(host: &str, carrier: Carrier) -> Self {
+    pub fn over(host: &str, carrier: GrpcService) -> Self {
         Self { host: host.into(), connect: Arc::new(move || carrier.clone()) }
     }
 
@@ -72,12 +72,12 @@ impl Transport {
     }
 
     /// A new connection.
-    pub(super) fn connect(&self) -> Carrier {
+    pub(super) fn connect(&self) -> GrpcService {
         (self.connect)()
     }
 }
 
-fn carrier(channel: Channel) -> Carrier {
+fn network_service(channel: Channel) -> GrpcService {
     Arc::new(move |request| {
         let mut channel = channel.clone();
         Box::pin(async move {

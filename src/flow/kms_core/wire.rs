@@ -14,8 +14,8 @@ use prost::{
 
 use super::proto::kms::v1;
 use crate::domain::{
-    B256, Ciphertext, CiphertextFormat, Hold, HoldReason, Material, Operation, OutsideText,
-    PublicDecryption, Refusal, Remedy, Request, SigningDomain, UserDecryption,
+    B256, Ciphertext, CiphertextFormat, Hold, HoldReason, Material, Operation, PublicDecryption,
+    Refusal, Remedy, Request, SigningDomain, UntrustedText, UserDecryption,
 };
 
 /// The highest number in tfhe's `FheTypes` (Int248). All lower ones are in use.
@@ -106,7 +106,7 @@ pub enum ExtraDataMeaning {
 impl ExtraDataMeaning {
     /// The bytes that the Core is asked to sign.
     #[must_use]
-    pub fn sent(self, extra_data: &Bytes) -> Bytes {
+    pub fn signed_bytes(self, extra_data: &Bytes) -> Bytes {
         match self {
             Self::Context if extra_data.as_ref() == [0] => Bytes::new(),
             Self::Opaque | Self::Context => extra_data.clone(),
@@ -114,7 +114,10 @@ impl ExtraDataMeaning {
     }
 
     /// The ids of context and epoch, if the bytes name them (protocol: gateway-abi 11).
-    fn ids(self, extra_data: &[u8]) -> (Option<v1::RequestId>, Option<v1::RequestId>) {
+    fn context_and_epoch(
+        self,
+        extra_data: &[u8],
+    ) -> (Option<v1::RequestId>, Option<v1::RequestId>) {
         let word = |range| {
             let bytes: &[u8] = extra_data.get::<std::ops::Range<usize>>(range)?;
             Some(v1::RequestId { request_id: hex::encode(bytes) })
@@ -191,13 +194,13 @@ pub fn public_request(
     domain: &SigningDomain,
     meaning: ExtraDataMeaning,
 ) -> v1::PublicDecryptionRequest {
-    let (context_id, epoch_id) = meaning.ids(&operation.extra_data);
+    let (context_id, epoch_id) = meaning.context_and_epoch(&operation.extra_data);
     v1::PublicDecryptionRequest {
         request_id: Some(request_id(id)),
         ciphertexts,
         key_id: Some(request_id(key_id)),
         domain: Some(domain_message(domain)),
-        extra_data: meaning.sent(&operation.extra_data.0),
+        extra_data: meaning.signed_bytes(&operation.extra_data.0),
         context_id,
         epoch_id,
     }
@@ -212,7 +215,7 @@ pub fn user_request(
     domain: &SigningDomain,
     meaning: ExtraDataMeaning,
 ) -> v1::UserDecryptionRequest {
-    let (context_id, epoch_id) = meaning.ids(&operation.extra_data);
+    let (context_id, epoch_id) = meaning.context_and_epoch(&operation.extra_data);
     v1::UserDecryptionRequest {
         request_id: Some(request_id(id)),
         typed_ciphertexts: ciphertexts,
@@ -220,7 +223,7 @@ pub fn user_request(
         client_address: operation.user.to_checksum(None),
         enc_key: operation.public_key.0.clone(),
         domain: Some(domain_message(domain)),
-        extra_data: meaning.sent(&operation.extra_data.0),
+        extra_data: meaning.signed_bytes(&operation.extra_data.0),
         context_id,
         epoch_id,
     }
@@ -234,7 +237,7 @@ pub enum ReplyError {
     #[error("the reply's payload is not the expected message")]
     Undecodable,
     #[error("the reply belongs to request {0}")]
-    OtherRequest(OutsideText),
+    OtherRequest(UntrustedText),
     #[error("the reply holds {got} results for {want} handles")]
     Count { got: usize, want: usize },
     #[error("result {index} of the reply belongs to another handle")]
@@ -262,7 +265,7 @@ pub fn public_reply(
 ) -> Result<PublicReply, ReplyError> {
     let (id, reply) = match response.payload {
         Some(payload) => {
-            same_count(occurrences(&payload, 2)?, request.materials().len())?;
+            check_count(occurrences(&payload, 2)?, request.materials().len())?;
             let payload = v1::PublicDecryptionResponsePayload::decode(payload)
                 .map_err(|_| ReplyError::Undecodable)?;
             let reply = PublicReply {
@@ -277,7 +280,7 @@ pub fn public_reply(
         }
         None => {
             let payload = response.payload_or_external_signature;
-            same_count(occurrences(&payload, 3)?, request.materials().len())?;
+            check_count(occurrences(&payload, 3)?, request.materials().len())?;
             let payload = v1::EarlyPublicDecryptionResponsePayload::decode(payload)
                 .map_err(|_| ReplyError::Undecodable)?;
             let reply = PublicReply {
@@ -317,7 +320,7 @@ fn occurrences(mut message: &[u8], field: u32) -> Result<usize, ReplyError> {
     Ok(count)
 }
 
-fn same_count(got: usize, want: usize) -> Result<(), ReplyError> {
+fn check_count(got: usize, want: usize) -> Result<(), ReplyError> {
     if got == want { Ok(()) } else { Err(ReplyError::Count { got, want }) }
 }
 
@@ -328,7 +331,7 @@ pub fn user_payload(
 ) -> Result<v1::UserDecryptionResponsePayload, ReplyError> {
     let payload = payload.ok_or(ReplyError::NoPayload)?;
     let materials = request.materials();
-    same_count(occurrences(&payload, 3)?, materials.len())?;
+    check_count(occurrences(&payload, 3)?, materials.len())?;
     let payload =
         v1::UserDecryptionResponsePayload::decode(payload).map_err(|_| ReplyError::Undecodable)?;
     for (index, (share, material)) in

@@ -28,11 +28,11 @@ use tokio::{
 
 use super::{SubmissionError, rejected};
 use crate::{
-    domain::{EventShape, Kind, Request},
-    gateway::{
-        lane::draft::{least_gas, most_gas},
-        provider::{Call, Hearing, RpcError, TransactionSender},
+    chain::{
+        lane::unsigned::{least_gas, most_gas},
+        provider::{EthCall, RpcError, Survey, TransactionSender},
     },
+    domain::{EventShape, Kind, Request},
 };
 
 /// Percent on top of an estimate: of one with few signers, what the answer that reaches the threshold costs
@@ -46,28 +46,28 @@ const LEARNED_FOR: Duration = Duration::from_hours(1);
 const STEP_PERCENT: u64 = 50;
 
 /// Answers that cost about the same.
-type Class = (EventShape, Kind, u32, usize);
+type GasClass = (EventShape, Kind, u32, usize);
 
 /// Above so many times the lowest an estimate is far: a block has no room for many such limits.
-const FAR: u64 = 8;
+const OUTLIER_FACTOR: u64 = 8;
 /// So long the other answers of a class wait for the first one that is sent.
-const FIRST_WITHIN: Duration = Duration::from_secs(3);
+const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Who takes longer for an estimate has no say beside another one.
-const BESIDE_WITHIN: Duration = Duration::from_secs(2);
+const OTHER_NODES_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug, Default)]
-struct Entry {
+struct ClassEntry {
     /// What is known of one class. Locked while estimating, so that a burst asks once.
-    known: Arc<tokio::sync::Mutex<Known>>,
+    known: Arc<tokio::sync::Mutex<LearnedGas>>,
     /// Held by the one that is sent before any was taken.
     first: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The first answer of a class, until this is dropped.
-pub(super) type First = OwnedMutexGuard<()>;
+pub(super) type FirstOfClass = OwnedMutexGuard<()>;
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Known {
+struct LearnedGas {
     /// The limit, and when the first of the estimates was made that it stands for.
     limit: Option<(u64, Instant)>,
     /// Not less than this: so much was used up.
@@ -76,26 +76,26 @@ struct Known {
     used: u64,
 }
 
-impl Known {
+impl LearnedGas {
     fn fresh(&self, now: Instant) -> Option<u64> {
         let fresh = |at: Instant| now.saturating_duration_since(at) < LEARNED_FOR;
         self.limit.filter(|(_, at)| fresh(*at)).map(|(limit, _)| limit)
     }
 
     /// No limit is below this, whatever the estimate.
-    fn least(&self) -> u64 {
+    fn minimum(&self) -> u64 {
         self.floor.max(plus_percent(self.used, USED_PERCENT))
     }
 
     /// Whether an estimate leads to what is known to be needed.
-    fn agrees(&self, estimate: u64) -> bool {
-        plus_percent(estimate, MARGIN_PERCENT) >= self.least()
+    fn is_consistent_with(&self, estimate: u64) -> bool {
+        plus_percent(estimate, MARGIN_PERCENT) >= self.minimum()
     }
 
     /// Takes an estimate in. For a while what was learned does not shrink: an answer that reaches the
     /// threshold costs more than the one that was estimated.
     fn learn(&mut self, estimate: u64, most: u64, now: Instant) -> u64 {
-        let limit = plus_percent(estimate, MARGIN_PERCENT).max(self.least()).min(most);
+        let limit = plus_percent(estimate, MARGIN_PERCENT).max(self.minimum()).min(most);
         let (known, at) = self.fresh(now).zip(self.limit.map(|(_, at)| at)).unwrap_or((0, now));
         self.limit = Some((limit.max(known), at));
         limit.max(known)
@@ -110,12 +110,12 @@ fn plus_percent(gas: u64, percent: u64) -> u64 {
 const ESTIMATE_ERROR: u64 = 64;
 
 #[derive(Debug)]
-pub(super) struct GasBook {
+pub(super) struct GasLimits {
     fixed: Option<u64>,
-    learned: Mutex<HashMap<Class, Entry>>,
+    learned: Mutex<HashMap<GasClass, ClassEntry>>,
 }
 
-impl GasBook {
+impl GasLimits {
     pub(super) fn new(fixed: Option<u64>) -> Self {
         Self { fixed, learned: Mutex::default() }
     }
@@ -125,7 +125,7 @@ impl GasBook {
     pub(super) async fn limit<P: TransactionSender>(
         &self,
         request: &Request,
-        call: &Call,
+        call: &EthCall,
         provider: &P,
         wary: bool,
     ) -> Result<u64, SubmissionError> {
@@ -147,25 +147,29 @@ impl GasBook {
             return Ok(fixed);
         }
         let entry = self.entry(request, call);
-        let most = Sense::of(provider, call).most;
+        let most = PlausibleGas::of(provider, call).most;
         if wary {
             // Without the lock: many of these come at once after a restart.
             let known = *entry.known.lock().await;
-            let fits = |gas| known.fresh(Instant::now()).is_some() && known.agrees(gas);
-            let estimate = estimates(provider, call, known.least(), fits).await?.highest;
+            let fits = |gas| known.fresh(Instant::now()).is_some() && known.is_consistent_with(gas);
+            let estimate = estimates(provider, call, known.minimum(), fits).await?.highest;
             return Ok(entry.known.lock().await.learn(estimate, most, Instant::now()));
         }
         let mut known = entry.known.lock().await;
         if let Some(limit) = known.fresh(Instant::now()) {
             return Ok(limit);
         }
-        let estimate = estimates(provider, call, known.least(), |_| false).await?.highest;
+        let estimate = estimates(provider, call, known.minimum(), |_| false).await?.highest;
         Ok(known.learn(estimate, most, Instant::now()))
     }
 
     /// For an answer of a class of which none was taken yet: one is sent before the others, which wait
     /// for it, though not for long.
-    pub(super) async fn first(&self, request: &Request, call: &Call) -> Option<First> {
+    pub(super) async fn first_of_class(
+        &self,
+        request: &Request,
+        call: &EthCall,
+    ) -> Option<FirstOfClass> {
         if self.fixed.is_some() {
             return None;
         }
@@ -174,12 +178,12 @@ impl GasBook {
         if !is_new().await {
             return None;
         }
-        let first = timeout(FIRST_WITHIN, entry.first.clone().lock_owned()).await.ok()?;
+        let first = timeout(FIRST_TIMEOUT, entry.first.clone().lock_owned()).await.ok()?;
         is_new().await.then_some(first)
     }
 
     /// An answer was taken, and has used so much.
-    pub(super) fn used(&self, request: &Request, call: &Call, gas: u64) {
+    pub(super) fn record_used(&self, request: &Request, call: &EthCall, gas: u64) {
         if self.fixed.is_some() {
             return;
         }
@@ -191,7 +195,7 @@ impl GasBook {
     }
 
     /// No node takes a transaction with what was learned: it is learned anew. Whether it was.
-    pub(super) async fn forget(&self, request: &Request, call: &Call) -> bool {
+    pub(super) async fn forget(&self, request: &Request, call: &EthCall) -> bool {
         if self.fixed.is_some() {
             return false;
         }
@@ -200,7 +204,7 @@ impl GasBook {
     }
 
     /// `limit` was used up: the class is estimated again and never gets so little again.
-    pub(super) async fn exhausted(&self, request: &Request, call: &Call, limit: u64) {
+    pub(super) async fn record_exhausted(&self, request: &Request, call: &EthCall, limit: u64) {
         if self.fixed.is_some() {
             return;
         }
@@ -212,7 +216,7 @@ impl GasBook {
         known.limit = known.limit.filter(|(known, _)| *known > limit);
     }
 
-    fn entry(&self, request: &Request, call: &Call) -> Entry {
+    fn entry(&self, request: &Request, call: &EthCall) -> ClassEntry {
         // The size class is the calldata's magnitude in steps of a quarter of a power of two.
         let words = (call.data.len() / 32).max(1);
         let class = (
@@ -228,30 +232,30 @@ impl GasBook {
 
 /// How much gas makes sense for a call.
 #[derive(Clone, Debug)]
-struct Sense {
+struct PlausibleGas {
     least: u64,
     most: u64,
     /// The node by whose blocks `most` is less than any answer may cost, and what they take.
     by_block: Option<(String, u64)>,
 }
 
-impl Sense {
-    fn of<P: TransactionSender>(provider: &P, call: &Call) -> Self {
+impl PlausibleGas {
+    fn of<P: TransactionSender>(provider: &P, call: &EthCall) -> Self {
         let (least, most) = (least_gas(&call.data), most_gas(call.data.len()));
         let head = *provider.heads().borrow();
-        let block = head.and_then(|head| Some((head.by, head.takes()?)));
+        let block = head.and_then(|head| Some((head.node, head.plausible_gas_limit()?)));
         let by_block = block.filter(|(_, takes)| *takes < most);
         let by_block = by_block.map(|(node, takes)| (provider.host(node), takes));
         let most = by_block.as_ref().map_or(most, |(_, takes)| *takes);
         Self { least, most, by_block }
     }
 
-    fn has(&self, gas: u64) -> bool {
+    fn contains(&self, gas: u64) -> bool {
         (self.least..=self.most).contains(&gas)
     }
 
     /// What is wrong where no estimate made sense, of these nodes; `first` of them.
-    fn wrong(self, hosts: &[String], first: u64, calldata: usize) -> RpcError {
+    fn implausible_error(self, hosts: &[String], first: u64, calldata: usize) -> RpcError {
         let Self { least, most, by_block } = self;
         match by_block {
             Some((host, takes)) if (takes..=most_gas(calldata)).contains(&first) => {
@@ -281,26 +285,28 @@ struct Estimates {
 /// all sound nodes. `least`: so much is known to be needed.
 async fn estimates<P: TransactionSender>(
     provider: &P,
-    call: &Call,
+    call: &EthCall,
     least: u64,
     fits: impl Fn(u64) -> bool,
 ) -> Result<Estimates, RpcError> {
-    let sense = Sense::of(provider, call);
+    let sense = PlausibleGas::of(provider, call);
     let first = provider.estimate_gas(call).await?;
-    if sense.has(first) && fits(first) {
+    if sense.contains(first) && fits(first) {
         return Ok(Estimates { lowest: first, highest: first });
     }
     let ask = |one: P| async move { one.estimate_gas(call).await };
     let nodes = provider.sound_nodes();
-    let others = Hearing::among(provider, nodes.get(1..).unwrap_or_default(), BESIDE_WITHIN, ask);
+    let others =
+        Survey::among(provider, nodes.get(1..).unwrap_or_default(), OTHER_NODES_TIMEOUT, ask);
     let first_of = nodes.first().map(|node| (*node, first));
-    let told: Vec<_> = first_of.into_iter().chain(others.await.said).collect();
-    let sensible = || told.iter().map(|(_, gas)| *gas).chain([first]).filter(|gas| sense.has(*gas));
+    let told: Vec<_> = first_of.into_iter().chain(others.await.replies).collect();
+    let sensible =
+        || told.iter().map(|(_, gas)| *gas).chain([first]).filter(|gas| sense.contains(*gas));
     let Some(lowest) = sensible().min() else {
         let hosts: Vec<String> = told.iter().map(|(node, _)| provider.host(*node)).collect();
-        return Err(sense.wrong(&hosts, first, call.data.len()));
+        return Err(sense.implausible_error(&hosts, first, call.data.len()));
     };
-    let far = lowest.max(least).saturating_mul(FAR);
+    let far = lowest.max(least).saturating_mul(OUTLIER_FACTOR);
     let highest = sensible().filter(|gas| *gas <= far).max().unwrap_or(lowest);
     Ok(Estimates { lowest, highest })
 }

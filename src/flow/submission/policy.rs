@@ -18,17 +18,17 @@
 //! Neither one node's word nor one moment's ends a request or holds it.
 
 use super::{SubmissionError, rejected};
-use crate::gateway::{
-    abi::{ContractError, Verdict},
-    decryption::Agreed,
+use crate::contracts::{
+    abi::{ContractError, RevertMeaning},
+    decryption::Agreement,
 };
 
 /// What a node's contract says to an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Opinion {
-    Takes,
+    Accepts,
     /// `None`: without a reason.
-    Refuses(Option<ContractError>),
+    Rejects(Option<ContractError>),
 }
 
 /// What is to be found out before anything follows from one node's refusal.
@@ -43,55 +43,55 @@ pub(super) enum Look {
 
 /// By what a node said.
 pub(super) fn look(said: Option<&ContractError>) -> Look {
-    match said.map(ContractError::verdict) {
-        Some(Verdict::AlreadyAnswered) => Look::IsAnswered,
-        Some(Verdict::NotRequested) => Look::IsRequested,
-        Some(Verdict::Retry) => Look::Paused,
-        Some(Verdict::Hold(_)) | None => Look::IsHeld,
+    match said.map(ContractError::meaning) {
+        Some(RevertMeaning::AlreadyAnswered) => Look::IsAnswered,
+        Some(RevertMeaning::NotRequested) => Look::IsRequested,
+        Some(RevertMeaning::Retry) => Look::Paused,
+        Some(RevertMeaning::Hold(_)) | None => Look::IsHeld,
     }
 }
 
 /// Whether the nodes say together that there is an answer.
-pub(super) fn answered(agreed: Agreed) -> Result<(), SubmissionError> {
+pub(super) fn answered(agreed: Agreement) -> Result<(), SubmissionError> {
     match agreed {
-        Agreed::Yes => Ok(()),
-        Agreed::No => Err(SubmissionError::Contradicted),
-        Agreed::NotYet => Err(SubmissionError::Unheard),
+        Agreement::Yes => Ok(()),
+        Agreement::No => Err(SubmissionError::NodesContradict),
+        Agreement::NotYet => Err(SubmissionError::NotSaidByAll),
     }
 }
 
 /// What follows from what they say together of a request that one of them does not know.
-pub(super) fn requested(agreed: Agreed) -> SubmissionError {
+pub(super) fn requested(agreed: Agreement) -> SubmissionError {
     match agreed {
-        Agreed::Yes => SubmissionError::NotRequested,
-        Agreed::No | Agreed::NotYet => SubmissionError::NotRequestedYet,
+        Agreement::Yes => SubmissionError::NotRequested,
+        Agreement::No | Agreement::NotYet => SubmissionError::NotRequestedYet,
     }
 }
 
 /// What follows from what each of them says to an answer for which the request would be held.
 pub(super) fn held(said: Vec<Opinion>) -> SubmissionError {
     let holds = |one: &Opinion| match one {
-        Opinion::Takes => false,
-        Opinion::Refuses(error) => look(error.as_ref()) == Look::IsHeld,
+        Opinion::Accepts => false,
+        Opinion::Rejects(error) => look(error.as_ref()) == Look::IsHeld,
     };
     if !said.iter().all(holds) {
-        return SubmissionError::Contradicted;
+        return SubmissionError::NodesContradict;
     }
     match said.into_iter().next() {
-        Some(Opinion::Refuses(Some(error))) => SubmissionError::Rejected(error),
-        Some(Opinion::Refuses(None)) => rejected("the contract reverts without a reason"),
-        Some(Opinion::Takes) | None => SubmissionError::Contradicted,
+        Some(Opinion::Rejects(Some(error))) => SubmissionError::Rejected(error),
+        Some(Opinion::Rejects(None)) => rejected("the contract reverts without a reason"),
+        Some(Opinion::Accepts) | None => SubmissionError::NodesContradict,
     }
 }
 
 /// What follows from what each of them says before more gas is spent on an answer: nothing, and it is, or
 /// what the first of them refuses it for.
 pub(super) fn another(said: Vec<Opinion>) -> Result<Opinion, SubmissionError> {
-    let takes = said.iter().filter(|one| **one == Opinion::Takes).count();
+    let takes = said.iter().filter(|one| **one == Opinion::Accepts).count();
     if takes > 0 && takes < said.len() {
-        return Err(SubmissionError::Contradicted);
+        return Err(SubmissionError::NodesContradict);
     }
-    said.into_iter().next().ok_or(SubmissionError::Contradicted)
+    said.into_iter().next().ok_or(SubmissionError::NodesContradict)
 }
 
 #[cfg(test)]
@@ -109,8 +109,8 @@ mod tests {
             ContractError::NotKmsSigner(signer),
             ContractError::Error("no".into()),
         ];
-        let refusals = errors.into_iter().map(|error| Opinion::Refuses(Some(error)));
-        [Opinion::Takes, Opinion::Refuses(None)].into_iter().chain(refusals).collect()
+        let refusals = errors.into_iter().map(|error| Opinion::Rejects(Some(error)));
+        [Opinion::Accepts, Opinion::Rejects(None)].into_iter().chain(refusals).collect()
     }
 
     /// Up to three nodes, each with every opinion.
@@ -128,8 +128,8 @@ mod tests {
     }
 
     fn is_held(one: &Opinion) -> bool {
-        matches!(one, Opinion::Refuses(error)
-            if error.as_ref().is_none_or(|error| matches!(error.verdict(), Verdict::Hold(_))))
+        matches!(one, Opinion::Rejects(error)
+            if error.as_ref().is_none_or(|error| matches!(error.meaning(), RevertMeaning::Hold(_))))
     }
 
     #[test]
@@ -142,7 +142,7 @@ mod tests {
                 Remedy::Refuse(_) => panic!("{said:?}"),
             }
             if let SubmissionError::Rejected(error) = follows {
-                assert_eq!(said[0], Opinion::Refuses(Some(error)));
+                assert_eq!(said[0], Opinion::Rejects(Some(error)));
             }
         });
     }
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn g1_more_gas_is_spent_if_all_take_it() {
         each_hearing(|said| {
-            let takes = |one: &Opinion| *one == Opinion::Takes;
+            let takes = |one: &Opinion| *one == Opinion::Accepts;
             let contradicts = said.iter().any(takes) && !said.iter().all(takes);
             match another(said.to_vec()) {
                 Ok(first) => assert!(first == said[0] && !contradicts, "{said:?}"),
@@ -162,11 +162,11 @@ mod tests {
     /// Also where some are not heard yet.
     #[test]
     fn a13_what_not_all_say_ends_nothing() {
-        for agreed in [Agreed::Yes, Agreed::No, Agreed::NotYet] {
+        for agreed in [Agreement::Yes, Agreement::No, Agreement::NotYet] {
             let ends = matches!(requested(agreed).remedy(), Remedy::Refuse(_));
             assert_eq!(
                 (ends, answered(agreed).is_ok()),
-                (agreed == Agreed::Yes, agreed == Agreed::Yes)
+                (agreed == Agreement::Yes, agreed == Agreement::Yes)
             );
             assert!(ends || requested(agreed).remedy() == Remedy::Retry);
             assert!(answered(agreed).is_err_and(|error| error.remedy() == Remedy::Retry) != ends);
@@ -176,8 +176,8 @@ mod tests {
     #[test]
     fn whatever_a_node_refuses_it_for_is_looked_into() {
         let looks = opinions().into_iter().filter_map(|one| match one {
-            Opinion::Takes => None,
-            Opinion::Refuses(error) => Some(look(error.as_ref())),
+            Opinion::Accepts => None,
+            Opinion::Rejects(error) => Some(look(error.as_ref())),
         });
         let (answered, requested) = (Look::IsAnswered, Look::IsRequested);
         let expected =

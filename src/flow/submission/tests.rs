@@ -8,15 +8,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{super::fake_ledger::FakeLedger, *};
 use crate::{
-    domain::{
-        BlockRef, EventShape, Kind, Operation, PublicDecryption, RequestKey, SignedResult, U256,
-    },
-    gateway::{
-        fake_chain::{ADDRESSES, CONTRACT, FakeChain, Lies, Mood, SOURCE, request_event},
+    chain::{
+        fake_chain::{
+            ADDRESSES, CONTRACT, FakeChain, NodeFaults, SOURCE, SendBehavior, request_event,
+        },
         lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
         wallet::Wallet,
     },
-    heart::Heart,
+    domain::{
+        BlockRef, EventShape, Kind, Operation, PublicDecryption, RequestKey, SignedResult, U256,
+    },
+    telemetry::heartbeat::Heartbeat,
 };
 
 alloy::sol! {
@@ -36,9 +38,9 @@ struct Scene {
 async fn brought(
     room: &Submission<FakeChain>,
     request: &Request,
-    before: Before,
+    before: PriorAnswer,
 ) -> Result<Outcome, SubmissionError> {
-    let (answer, mut sending) = (answer(), Sending::begin(before));
+    let (answer, mut sending) = (answer(), SubmissionProgress::begin(before));
     let mut is_sent = false;
     loop {
         let heard = if is_sent {
@@ -47,10 +49,10 @@ async fn brought(
             room.send(request, &answer, &mut sending).await?
         };
         match heard {
-            Heard::Broadcast { .. } => is_sent = true,
-            Heard::Waits(_) => assert!(sending.waits()),
-            Heard::Returned { .. } => is_sent = false,
-            Heard::Ended(outcome) => return Ok(outcome),
+            SubmissionEvent::Broadcast { .. } => is_sent = true,
+            SubmissionEvent::Waiting(_) => assert!(sending.is_waiting()),
+            SubmissionEvent::Returned { .. } => is_sent = false,
+            SubmissionEvent::Ended(outcome) => return Ok(outcome),
         }
     }
 }
@@ -70,7 +72,7 @@ impl Scene {
             metrics.clone(),
         );
         let mut running = JoinSet::new();
-        running.spawn(task.run(Heart::default(), CancellationToken::new()));
+        running.spawn(task.run(Heartbeat::default(), CancellationToken::new()));
         let mut mining = JoinSet::new();
         let miner = chain.clone();
         mining.spawn(async move {
@@ -86,7 +88,7 @@ impl Scene {
 
     async fn submit(&self, id: u64, maybe_sent: bool) -> Result<Outcome, SubmissionError> {
         let request = request(id, self.chain.block(100));
-        let before = if maybe_sent { Before::MaybeSent } else { Before::Nothing };
+        let before = if maybe_sent { PriorAnswer::MaybeSent } else { PriorAnswer::Impossible };
         let bringing = brought(&self.room, &request, before);
         tokio::time::timeout(Duration::from_mins(2), bringing).await.expect("ends")
     }
@@ -95,16 +97,16 @@ impl Scene {
     async fn limit(&self) -> u64 {
         let request = request(1, self.chain.block(100));
         let data = self.room.adapter.response(&request, &answer()).unwrap();
-        let call = Call { from: None, to: CONTRACT, data };
+        let call = EthCall { from: None, to: CONTRACT, data };
         self.room.gas.limit(&request, &call, &self.chain, false).await.unwrap()
     }
 
     fn says(&self, error: &impl SolError) {
-        self.chain.node().verdict = Some(error.abi_encode().into());
+        self.chain.state().verdict = Some(error.abi_encode().into());
     }
 
     fn sent(&self) -> usize {
-        self.chain.node().sent.len()
+        self.chain.state().sent.len()
     }
 }
 
@@ -145,7 +147,7 @@ async fn an_estimate_serves_the_answers_after_it() {
         let outcome = scene.submit(id, false).await.unwrap();
         assert!(matches!(outcome, Outcome::Accepted { .. }));
     }
-    assert_eq!(scene.chain.calls("estimate"), 1);
+    assert_eq!(scene.chain.call_count("estimate"), 1);
 }
 
 /// Whatever was learned before, and whether the operator fixed the gas or not: what was answered by
@@ -165,15 +167,15 @@ async fn what_may_have_been_sent_is_tried_out_before_gas_is_spent() {
 #[tokio::test(start_paused = true)]
 async fn b11_one_node_alone_does_not_end_a_request_as_answered() {
     let scene = Scene::new(None);
-    scene.chain.node().lies = vec![
-        Lies { verdict: Some(already().abi_encode().into()), ..Lies::default() },
-        Lies { away: true, ..Lies::default() },
+    scene.chain.state().faults = vec![
+        NodeFaults { verdict: Some(already().abi_encode().into()), ..NodeFaults::default() },
+        NodeFaults { is_disconnected: true, ..NodeFaults::default() },
     ];
     let alone = scene.submit(1, false).await;
     assert!(alone.is_err(), "{alone:?}");
-    scene.chain.node().lies[1].away = false;
+    scene.chain.state().faults[1].is_disconnected = false;
     assert!(scene.submit(1, false).await.is_err(), "the other one would take it");
-    scene.chain.node().lies[1].away = true;
+    scene.chain.state().faults[1].is_disconnected = true;
     assert!(scene.submit(1, false).await.is_err());
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(scene.submit(1, false).await.unwrap(), Outcome::AlreadyAnswered);
@@ -195,11 +197,11 @@ async fn a_contract_that_takes_no_answers_costs_gas_once() {
             assert_eq!(reason(held), HoldReason::SignerNotRegistered);
         }
         assert_eq!(scene.sent(), 2);
-        scene.chain.node().verdict = None;
+        scene.chain.state().verdict = None;
         assert!(matches!(scene.submit(2, true).await, Ok(Outcome::Accepted { .. })));
-        let estimates = scene.chain.calls("estimate");
+        let estimates = scene.chain.call_count("estimate");
         scene.submit(7, false).await.unwrap();
-        assert_eq!(scene.chain.calls("estimate"), estimates, "trusted again");
+        assert_eq!(scene.chain.call_count("estimate"), estimates, "trusted again");
     }
 }
 
@@ -209,11 +211,11 @@ async fn a_refusal_in_advance_is_judged_by_what_it_says() {
     for gas_limit in [None, Some(500_000)] {
         let scene = Scene::new(gas_limit);
         scene.submit(1, false).await.unwrap();
-        scene.chain.node().reverts_in_advance = Some(already().abi_encode().into());
+        scene.chain.state().reverts_in_advance = Some(already().abi_encode().into());
         scene.says(&already());
         assert_eq!(scene.submit(2, false).await.unwrap(), Outcome::AlreadyAnswered);
         // Not before the nodes that are asked know it too: they lag, or the one that refuses lies.
-        scene.chain.node().verdict = None;
+        scene.chain.state().verdict = None;
         assert_eq!(scene.submit(3, false).await.unwrap_err().remedy(), Remedy::Retry);
     }
 }
@@ -222,16 +224,18 @@ async fn a_refusal_in_advance_is_judged_by_what_it_says() {
 #[tokio::test(start_paused = true)]
 async fn d8_a_start_with_sixty_requests_to_catch_up_pays_for_each_once() {
     let scene = Scene::new(None);
-    scene.chain.node().gas_used = 190_000;
+    scene.chain.state().gas_used = 190_000;
     let mut submitting = JoinSet::new();
     for id in 0..60 {
         let (room, block) = (scene.room.clone(), scene.chain.block(100));
-        submitting.spawn(async move { brought(&room, &request(id, block), Before::Nothing).await });
+        submitting.spawn(async move {
+            brought(&room, &request(id, block), PriorAnswer::Impossible).await
+        });
     }
     for outcome in submitting.join_all().await {
         assert!(matches!(outcome, Ok(Outcome::Accepted { .. })));
     }
-    assert_eq!((scene.sent(), scene.chain.calls("estimate")), (60, 1));
+    assert_eq!((scene.sent(), scene.chain.call_count("estimate")), (60, 1));
 }
 
 /// T37. Many run out of gas at once: one step up, not one for each of them.
@@ -239,11 +243,13 @@ async fn d8_a_start_with_sixty_requests_to_catch_up_pays_for_each_once() {
 async fn out_of_gas_raises_the_limit_once() {
     let scene = Scene::new(None);
     scene.submit(0, false).await.unwrap();
-    scene.chain.node().gas_used = 250_000;
+    scene.chain.state().gas_used = 250_000;
     let mut submitting = JoinSet::new();
     for id in 1..40 {
         let (room, block) = (scene.room.clone(), scene.chain.block(100));
-        submitting.spawn(async move { brought(&room, &request(id, block), Before::Nothing).await });
+        submitting.spawn(async move {
+            brought(&room, &request(id, block), PriorAnswer::Impossible).await
+        });
     }
     for outcome in submitting.join_all().await {
         assert!(matches!(outcome, Ok(Outcome::Accepted { .. })));
@@ -268,14 +274,14 @@ async fn a9c_an_absurd_estimate_is_the_nodes_fault() {
     for wary in [false, true] {
         let scene = Scene::new(None);
         for absurd in [u64::MAX, 1 << 50, 30_000_001] {
-            scene.chain.node().estimate = absurd;
+            scene.chain.state().estimate = absurd;
             let error = scene.submit(1, wary).await.expect_err("nothing is sent");
             assert_eq!(error.remedy(), Remedy::Retry, "{error}");
             let of_the_block = error.to_string().contains("blocks that take 30000000 gas");
             assert_eq!(error.to_string().contains("set gas_limit"), !of_the_block, "{error}");
         }
         assert_eq!(scene.sent(), 0);
-        scene.chain.node().estimate = 100_000;
+        scene.chain.state().estimate = 100_000;
         scene.submit(1, wary).await.unwrap();
         assert_eq!(scene.limit().await, 200_000);
     }
@@ -285,14 +291,14 @@ async fn a9c_an_absurd_estimate_is_the_nodes_fault() {
 async fn a9c_another_nodes_estimate_counts_where_one_is_absurd() {
     for gas_limit in [None, Some(500_000)] {
         let scene = Scene::new(gas_limit);
-        scene.chain.node().lies.resize(2, Lies::default());
-        scene.chain.node().lies[0].estimate = Some(u64::MAX);
+        scene.chain.state().faults.resize(2, NodeFaults::default());
+        scene.chain.state().faults[0].estimate = Some(u64::MAX);
         scene.submit(1, true).await.unwrap();
         assert_eq!(scene.limit().await, gas_limit.unwrap_or(200_000));
     }
     // The operator's word is worth more than none.
     let scene = Scene::new(Some(500_000));
-    scene.chain.node().estimate = u64::MAX;
+    scene.chain.state().estimate = u64::MAX;
     scene.submit(1, true).await.unwrap();
 }
 
@@ -302,23 +308,23 @@ async fn a9c_too_low_an_estimate_costs_nothing() {
     for wary in [false, true] {
         for low in [0, 21_000, 40_000] {
             let scene = Scene::new(None);
-            scene.chain.node().estimate = low;
+            scene.chain.state().estimate = low;
             let error = scene.submit(1, wary).await.expect_err("nothing is sent");
             assert_eq!(error.remedy(), Remedy::Retry, "{error}");
-            scene.chain.node().estimate = 100_000;
+            scene.chain.state().estimate = 100_000;
             scene.submit(1, wary).await.unwrap();
             assert_eq!((scene.limit().await, scene.sent()), (200_000, 1));
         }
         let scene = Scene::new(None);
-        scene.chain.node().lies.resize(2, Lies::default());
-        (scene.chain.node().estimate, scene.chain.node().gas_used) = (160_000, 150_000);
-        scene.chain.node().lies[0].estimate = Some(21_000);
+        scene.chain.state().faults.resize(2, NodeFaults::default());
+        (scene.chain.state().estimate, scene.chain.state().gas_used) = (160_000, 150_000);
+        scene.chain.state().faults[0].estimate = Some(21_000);
         for id in 0..4 {
             scene.submit(id, wary).await.unwrap();
         }
         // It has become modest; what was used is known.
         tokio::time::sleep(Duration::from_mins(61)).await;
-        scene.chain.node().lies[0].estimate = Some(80_000);
+        scene.chain.state().faults[0].estimate = Some(80_000);
         scene.submit(4, wary).await.unwrap();
         assert_eq!(scene.sent(), 5, "none ran out of gas");
     }
@@ -328,14 +334,14 @@ async fn a9c_too_low_an_estimate_costs_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a9c_after_out_of_gas_another_node_is_asked() {
     let scene = Scene::new(None);
-    scene.chain.node().lies.resize(2, Lies::default());
-    (scene.chain.node().estimate, scene.chain.node().gas_used) = (400_000, 390_000);
-    scene.chain.node().lies[0].estimate = Some(80_000);
-    scene.chain.node().lies[1].mute = true;
+    scene.chain.state().faults.resize(2, NodeFaults::default());
+    (scene.chain.state().estimate, scene.chain.state().gas_used) = (400_000, 390_000);
+    scene.chain.state().faults[0].estimate = Some(80_000);
+    scene.chain.state().faults[1].is_silent = true;
     let (chain, mut healing) = (scene.chain.clone(), JoinSet::new());
     healing.spawn(async move {
         tokio::time::sleep(Duration::from_secs(2)).await;
-        chain.node().lies[1].mute = false;
+        chain.state().faults[1].is_silent = false;
     });
     for id in 0..4 {
         scene.submit(id, false).await.unwrap();
@@ -347,14 +353,14 @@ async fn a9c_after_out_of_gas_another_node_is_asked() {
 #[tokio::test(start_paused = true)]
 async fn a9c_what_is_refused_is_learned_anew() {
     let scene = Scene::new(None);
-    scene.chain.node().estimate = 90_000;
-    scene.chain.node().mood = Mood::Refuse("intrinsic gas too low");
+    scene.chain.state().estimate = 90_000;
+    scene.chain.state().send_behavior = SendBehavior::Refuse("intrinsic gas too low");
     let error = scene.submit(1, false).await.expect_err("held");
     assert!(
         error.to_string().contains("intrinsic gas") && !error.to_string().contains("gas_limit")
     );
-    scene.chain.node().mood = Mood::Take;
-    scene.chain.node().estimate = 200_000;
+    scene.chain.state().send_behavior = SendBehavior::Accept;
+    scene.chain.state().estimate = 200_000;
     scene.submit(2, false).await.unwrap();
     assert_eq!(scene.limit().await, 400_000);
 }
@@ -363,14 +369,14 @@ async fn a9c_what_is_refused_is_learned_anew() {
 #[tokio::test(start_paused = true)]
 async fn a9c_what_was_learned_decays_unless_it_was_used_up() {
     let scene = Scene::new(None);
-    scene.chain.node().estimate = 10_000_000;
+    scene.chain.state().estimate = 10_000_000;
     scene.submit(1, false).await.unwrap();
-    scene.chain.node().estimate = 100_000;
+    scene.chain.state().estimate = 100_000;
     scene.submit(2, true).await.unwrap();
     assert_eq!(scene.limit().await, 20_000_000, "not at once");
     tokio::time::sleep(Duration::from_hours(1)).await;
     assert_eq!(scene.limit().await, 200_000);
-    scene.chain.node().gas_used = 250_000;
+    scene.chain.state().gas_used = 250_000;
     scene.submit(3, false).await.unwrap();
     tokio::time::sleep(Duration::from_hours(2)).await;
     assert_eq!(scene.limit().await, 300_000, "out of gas once, and never so again");
@@ -380,9 +386,9 @@ async fn a9c_what_was_learned_decays_unless_it_was_used_up() {
 async fn not_requested_is_believed_of_a_node_that_has_the_block() {
     let scene = Scene::new(None);
     scene.says(&DecryptionNotRequested { decryptionId: U256::from(1) });
-    scene.chain.node().lags_from = Some(90);
+    scene.chain.state().lags_from = Some(90);
     assert_eq!(scene.submit(1, true).await.unwrap_err().remedy(), Remedy::Retry, "it lags");
-    scene.chain.node().lags_from = None;
+    scene.chain.state().lags_from = None;
     let refused = scene.submit(1, true).await.unwrap_err().remedy();
     assert_eq!(refused, Remedy::Refuse(Refusal::NotRequested));
 }
@@ -395,7 +401,7 @@ async fn not_requested_is_believed_of_a_node_that_has_the_block() {
 async fn not_requested_is_not_believed_of_another_node_than_the_one_with_the_block() {
     let scene = Scene::new(None);
     scene.says(&DecryptionNotRequested { decryptionId: U256::from(1) });
-    scene.chain.node().calls_know_below = Some(90);
+    scene.chain.state().calls_know_below = Some(90);
     for _ in 0..3 {
         assert_eq!(scene.submit(1, true).await.unwrap_err().remedy(), Remedy::Retry);
     }
@@ -411,7 +417,7 @@ async fn a_request_that_left_the_chain_is_orphaned_once_its_block_is_buried() {
     scene.says(&DecryptionNotRequested { decryptionId: U256::from(1) });
     let stray = BlockRef { number: 100, hash: B256::repeat_byte(9) };
     let stray = request(1, stray);
-    let submit = || brought(&scene.room, &stray, Before::MaybeSent);
+    let submit = || brought(&scene.room, &stray, PriorAnswer::MaybeSent);
     assert_eq!(submit().await.unwrap_err().remedy(), Remedy::Retry, "it may come back");
     scene.chain.mine_empty(70);
     assert_eq!(submit().await.unwrap(), Outcome::Orphaned);
@@ -425,10 +431,10 @@ async fn a_request_that_moved_to_another_block_is_found_by_its_transaction() {
     scene.says(&DecryptionNotRequested { decryptionId: U256::from(1) });
     scene.chain.mine(vec![request_event(1)]);
     scene.chain.mine_empty(100);
-    let key = crate::gateway::abi::decode(SOURCE, &request_event(1)).unwrap().key;
+    let key = crate::contracts::abi::decode(SOURCE, &request_event(1)).unwrap().key;
     let was = BlockRef { number: 100, hash: B256::repeat_byte(9) };
     let moved = Request { key, ..request(1, was) };
-    let said = brought(&scene.room, &moved, Before::MaybeSent).await;
+    let said = brought(&scene.room, &moved, PriorAnswer::MaybeSent).await;
     // The node has it in its chain, so its word counts.
     assert_eq!(said.unwrap_err().remedy(), Remedy::Refuse(Refusal::NotRequested));
     assert_eq!(moved.kind(), Kind::PublicDecryption);
@@ -439,19 +445,19 @@ async fn a_request_that_moved_to_another_block_is_found_by_its_transaction() {
 async fn a13_what_one_node_says_and_another_denies_ends_nothing() {
     let scene = Scene::new(None);
     let unknown = DecryptionNotRequested { decryptionId: U256::from(1) }.abi_encode();
-    scene.chain.node().lies.push(Lies::default());
+    scene.chain.state().faults.push(NodeFaults::default());
     for lie in [already().abi_encode(), unknown] {
-        scene.chain.node().lies[0].verdict = Some(lie.into());
+        scene.chain.state().faults[0].verdict = Some(lie.into());
         assert_eq!(scene.submit(1, true).await.unwrap_err().remedy(), Remedy::Retry);
         // Who does not answer for long has no say.
-        scene.chain.node().lies[1].mute = true;
+        scene.chain.state().faults[1].is_silent = true;
         assert_eq!(scene.submit(1, true).await.unwrap_err().remedy(), Remedy::Retry);
         tokio::time::sleep(Duration::from_mins(1)).await;
         assert_ne!(
             scene.submit(1, true).await.err().map(|error| error.remedy()),
             Some(Remedy::Retry)
         );
-        scene.chain.node().lies[1].mute = false;
+        scene.chain.state().faults[1].is_silent = false;
     }
     assert_eq!(scene.sent(), 0);
 }
@@ -463,12 +469,12 @@ async fn a13_what_is_said_for_seconds_ends_nothing() {
     for lie in [already().abi_encode(), unknown] {
         for maybe_sent in [false, true] {
             let scene = Scene::new(None);
-            scene.chain.node().verdict = Some(lie.clone().into());
+            scene.chain.state().verdict = Some(lie.clone().into());
             let chain = scene.chain.clone();
             let mut healing = JoinSet::new();
             healing.spawn(async move {
                 tokio::time::sleep(Duration::from_secs(4)).await;
-                chain.node().verdict = None;
+                chain.state().verdict = None;
             });
             let said = scene.submit(1, maybe_sent).await.unwrap_err();
             assert_eq!(said.remedy(), Remedy::Retry, "{said}");
@@ -487,7 +493,7 @@ async fn a13_an_answer_that_nobody_knows_of_is_doubted_for_longer() {
         let scene = Scene::new(None);
         scene.says(&already());
         if is_listed {
-            scene.chain.list(U256::from(1), 60, scene.room.lane.sender());
+            scene.chain.list_answerer(U256::from(1), 60, scene.room.lane.sender());
         }
         let begun = tokio::time::Instant::now();
         assert_eq!(scene.submit(1, maybe_sent).await.unwrap(), Outcome::AlreadyAnswered);
@@ -499,15 +505,15 @@ async fn a13_an_answer_that_nobody_knows_of_is_doubted_for_longer() {
 #[tokio::test(start_paused = true)]
 async fn g1_a_revert_that_another_node_denies_is_paid_for_once() {
     let scene = Scene::new(None);
-    scene.chain.node().lies.resize(2, Lies::default());
-    scene.chain.node().lies[0].reverts = true;
-    scene.chain.node().lies[1].verdict = Some(already().abi_encode().into());
+    scene.chain.state().faults.resize(2, NodeFaults::default());
+    scene.chain.state().faults[0].reverts = true;
+    scene.chain.state().faults[1].verdict = Some(already().abi_encode().into());
     for maybe_sent in [false, true, true] {
         let said = scene.submit(1, maybe_sent).await.unwrap_err();
         assert_eq!(said.remedy(), Remedy::Retry, "{said}");
     }
     assert_eq!(scene.sent(), 1);
-    scene.chain.node().lies[0].verdict = Some(already().abi_encode().into());
+    scene.chain.state().faults[0].verdict = Some(already().abi_encode().into());
     assert_eq!(scene.submit(1, true).await.unwrap(), Outcome::AlreadyAnswered);
 }
 
@@ -515,10 +521,11 @@ async fn g1_a_revert_that_another_node_denies_is_paid_for_once() {
 #[tokio::test(start_paused = true)]
 async fn g1_before_a_second_payment_every_node_is_asked() {
     let scene = Scene::new(None);
-    scene.chain.node().lies.resize(2, Lies::default());
+    scene.chain.state().faults.resize(2, NodeFaults::default());
     // The other one has no receipts yet.
-    (scene.chain.node().lies[0].reverts, scene.chain.node().lies[1].no_receipts) = (true, true);
-    scene.chain.node().lies[1].verdict = Some(already().abi_encode().into());
+    (scene.chain.state().faults[0].reverts, scene.chain.state().faults[1].no_receipts) =
+        (true, true);
+    scene.chain.state().faults[1].verdict = Some(already().abi_encode().into());
     for maybe_sent in [false, true] {
         assert_eq!(scene.submit(1, maybe_sent).await.unwrap_err().remedy(), Remedy::Retry);
     }
@@ -529,7 +536,7 @@ async fn g1_before_a_second_payment_every_node_is_asked() {
 #[tokio::test(start_paused = true)]
 async fn g1_the_paid_reverts_of_a_request_have_a_bound_over_all_its_retries() {
     let scene = Scene::new(None);
-    scene.chain.node().lies[0].reverts = true;
+    scene.chain.state().faults[0].reverts = true;
     for _ in 0..5 {
         assert_eq!(reason(scene.submit(1, true).await), HoldReason::ContractRejected);
         tokio::time::sleep(Duration::from_mins(5)).await;
@@ -542,7 +549,7 @@ async fn g1_the_paid_reverts_of_a_request_have_a_bound_over_all_its_retries() {
     assert_eq!(scene.sent(), 4, "it is not given up");
     scene.submit(2, false).await.unwrap_err();
     assert_eq!(scene.sent(), 7, "another one has a bound of its own");
-    scene.chain.node().lies[0].reverts = false;
+    scene.chain.state().faults[0].reverts = false;
     tokio::time::sleep(Duration::from_hours(2)).await;
     assert!(matches!(scene.submit(1, true).await, Ok(Outcome::Accepted { .. })));
 }
@@ -554,14 +561,14 @@ async fn m3_what_would_hold_a_request_is_looked_at_again_seconds_later_by_every_
     for (nodes, heals) in [(1, true), (2, true), (2, false)] {
         for lie in [odd.clone(), Bytes::new()] {
             let scene = Scene::new(None);
-            scene.chain.node().lies.resize(nodes, Lies::default());
-            scene.chain.node().lies[0].verdict = Some(lie);
+            scene.chain.state().faults.resize(nodes, NodeFaults::default());
+            scene.chain.state().faults[0].verdict = Some(lie);
             let chain = scene.chain.clone();
             let mut healing = JoinSet::new();
             healing.spawn(async move {
                 tokio::time::sleep(Duration::from_secs(4)).await;
                 if heals {
-                    chain.node().lies[0].verdict = None;
+                    chain.state().faults[0].verdict = None;
                 }
             });
             let said = scene.submit(1, false).await.unwrap_err();
@@ -570,8 +577,8 @@ async fn m3_what_would_hold_a_request_is_looked_at_again_seconds_later_by_every_
     }
     // What all say for long is as they say.
     let scene = Scene::new(None);
-    scene.chain.node().lies.resize(2, Lies::default());
-    scene.chain.node().verdict = Some(odd);
+    scene.chain.state().faults.resize(2, NodeFaults::default());
+    scene.chain.state().verdict = Some(odd);
     assert_eq!(reason(scene.submit(1, false).await), HoldReason::ContractRejected);
     scene.says(&NotKmsSigner { signerAddress: CONTRACT });
     assert_eq!(reason(scene.submit(1, false).await), HoldReason::SignerNotRegistered);
@@ -582,7 +589,7 @@ async fn m3_what_would_hold_a_request_is_looked_at_again_seconds_later_by_every_
 async fn m2_blocks_that_take_next_to_nothing_are_not_believed() {
     for absurd in [0, 21_000, 70_000] {
         let scene = Scene::new(None);
-        scene.chain.node().lies[0].block_gas = Some(absurd);
+        scene.chain.state().faults[0].block_gas = Some(absurd);
         scene.chain.mine_empty(1);
         let outcome = scene.submit(1, false).await.unwrap();
         assert!(matches!(outcome, Outcome::Accepted { .. }), "{absurd}");
@@ -593,9 +600,9 @@ async fn m2_blocks_that_take_next_to_nothing_are_not_believed() {
 #[tokio::test(start_paused = true)]
 async fn m2_who_says_that_blocks_take_too_little_is_named() {
     let scene = Scene::new(None);
-    scene.chain.node().lies.resize(2, Lies::default());
-    scene.chain.node().lies[0].block_gas = Some(6_000_000);
-    scene.chain.node().estimate = 7_000_000;
+    scene.chain.state().faults.resize(2, NodeFaults::default());
+    scene.chain.state().faults[0].block_gas = Some(6_000_000);
+    scene.chain.state().estimate = 7_000_000;
     scene.chain.mine_empty(1);
     let said = scene.submit(1, false).await.unwrap_err().to_string();
     assert!(said.contains("blocks that take 6000000 gas"), "{said}");
@@ -608,9 +615,9 @@ async fn m2_who_says_that_blocks_take_too_little_is_named() {
 async fn a9c_the_first_estimate_of_a_class_is_compared() {
     for wary in [false, true] {
         let scene = Scene::new(None);
-        scene.chain.node().lies.resize(2, Lies::default());
-        (scene.chain.node().estimate, scene.chain.node().gas_used) = (400_000, 390_000);
-        scene.chain.node().lies[0].estimate = Some(180_000);
+        scene.chain.state().faults.resize(2, NodeFaults::default());
+        (scene.chain.state().estimate, scene.chain.state().gas_used) = (400_000, 390_000);
+        scene.chain.state().faults[0].estimate = Some(180_000);
         for id in 0..4 {
             scene.submit(id, wary).await.unwrap();
         }
@@ -626,8 +633,8 @@ async fn a9c_the_first_estimate_of_a_class_is_compared() {
 #[tokio::test(start_paused = true)]
 async fn a9c_an_estimate_far_above_the_others_is_left_out() {
     let scene = Scene::new(None);
-    scene.chain.node().lies.resize(3, Lies::default());
-    scene.chain.node().lies[1].estimate = Some(29_000_000);
+    scene.chain.state().faults.resize(3, NodeFaults::default());
+    scene.chain.state().faults[1].estimate = Some(29_000_000);
     scene.submit(1, false).await.unwrap();
     assert_eq!(scene.limit().await, 200_000);
 }
@@ -636,11 +643,13 @@ async fn a9c_an_estimate_far_above_the_others_is_left_out() {
 #[tokio::test(start_paused = true)]
 async fn a9c_a_class_runs_out_of_gas_once_before_more_is_known() {
     let scene = Scene::new(None);
-    (scene.chain.node().estimate, scene.chain.node().gas_used) = (180_000, 390_000);
+    (scene.chain.state().estimate, scene.chain.state().gas_used) = (180_000, 390_000);
     let mut submitting = JoinSet::new();
     for id in 0..40 {
         let (room, block) = (scene.room.clone(), scene.chain.block(100));
-        submitting.spawn(async move { brought(&room, &request(id, block), Before::Nothing).await });
+        submitting.spawn(async move {
+            brought(&room, &request(id, block), PriorAnswer::Impossible).await
+        });
     }
     for outcome in submitting.join_all().await {
         assert!(matches!(outcome, Ok(Outcome::Accepted { .. })));
@@ -653,19 +662,23 @@ async fn a9c_a_class_runs_out_of_gas_once_before_more_is_known() {
 async fn what_is_submitted_is_found_in_the_lane_or_comes_back() {
     let scene = Scene::new(None);
     let (request, answer) = (request(1, scene.chain.block(100)), answer());
-    let (room, mut sending) = (&scene.room, Sending::begin(Before::Nothing));
+    let (room, mut sending) = (&scene.room, SubmissionProgress::begin(PriorAnswer::Impossible));
     let sent = room.send(&request, &answer, &mut sending).await.unwrap();
-    assert!(matches!(sent, Heard::Broadcast { .. }), "{sent:?}");
+    assert!(matches!(sent, SubmissionEvent::Broadcast { .. }), "{sent:?}");
     drop(sending);
-    let mut sending = Sending::begin(Before::MaybeSent);
+    let mut sending = SubmissionProgress::begin(PriorAnswer::MaybeSent);
     let heard = loop {
         match room.follow(&request, &answer, &mut sending).await.unwrap() {
-            Heard::Broadcast { .. } => {}
-            heard @ (Heard::Waits(_) | Heard::Returned { .. } | Heard::Ended(_)) => break heard,
+            SubmissionEvent::Broadcast { .. } => {}
+            heard @ (SubmissionEvent::Waiting(_)
+            | SubmissionEvent::Returned { .. }
+            | SubmissionEvent::Ended(_)) => break heard,
         }
     };
-    assert!(matches!(heard, Heard::Ended(Outcome::Accepted { .. })), "{heard:?}");
-    let heard = room.follow(&request, &answer, &mut Sending::begin(Before::MaybeSent)).await;
-    assert_eq!(heard.unwrap(), Heard::Returned { why: NONE_UNDER_WAY });
+    assert!(matches!(heard, SubmissionEvent::Ended(Outcome::Accepted { .. })), "{heard:?}");
+    let heard = room
+        .follow(&request, &answer, &mut SubmissionProgress::begin(PriorAnswer::MaybeSent))
+        .await;
+    assert_eq!(heard.unwrap(), SubmissionEvent::Returned { why: NONE_UNDER_WAY });
     assert_eq!(scene.sent(), 1);
 }

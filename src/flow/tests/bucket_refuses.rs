@@ -3,7 +3,7 @@
 
 use super::scene::{FakeCore, Scene, TIMEOUT};
 use super::*;
-use crate::flow::walk::Ended;
+use crate::flow::walk::WalkEnd;
 
 const DENIED: &str =
     "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>AccessDenied</Code></Error>";
@@ -15,10 +15,10 @@ const SKEWED: &str =
 async fn c4_a_403_for_what_is_not_there_yet_is_tried_again_soon() {
     let refusing = |nth| (nth <= 5).then_some((403, DENIED));
     let scene = Scene::refused_by_bucket(FakeCore::pending(), Stage::Arrived, refusing).await;
-    let (ended, took) = scene.walk(&Places::new(1)).await;
+    let (ended, took) = scene.walk(&Capacity::new(1)).await;
     // The Core, which then has it, does not answer.
-    assert_eq!((ended, scene.held()), (Ended::Held, Some(HoldReason::CoreSilent)));
-    assert_eq!((scene.gets(), scene.core.told().asks), (6, 1));
+    assert_eq!((ended, scene.held()), (WalkEnd::Held, Some(HoldReason::CoreSilent)));
+    assert_eq!((scene.gets(), scene.core.counts().asks), (6, 1));
     assert!(took < TIMEOUT + Duration::from_secs(30), "{took:?}");
 }
 
@@ -29,14 +29,14 @@ async fn c4_what_a_bucket_refuses_for_long_is_held_with_its_code_and_remedy() {
     {
         let refusing = move |_| Some((403, body));
         let scene = Scene::refused_by_bucket(FakeCore::pending(), Stage::Arrived, refusing).await;
-        let (ended, took) = scene.walk(&Places::new(1)).await;
-        assert_eq!((ended, scene.held()), (Ended::Held, Some(HoldReason::AccessDenied)));
+        let (ended, took) = scene.walk(&Capacity::new(1)).await;
+        assert_eq!((ended, scene.held()), (WalkEnd::Held, Some(HoldReason::AccessDenied)));
         let minute = Duration::from_mins(1);
         assert!(took >= minute && took < 5 * minute, "{took:?}");
         let detail = scene.now().detail;
         assert!(detail.contains(code) && detail.contains(remedy), "{detail}");
         // It is known by then: no place is kept for as long again.
-        let (ended, took) = scene.walk(&Places::new(1)).await;
-        assert_eq!((ended, took < minute), (Ended::Held, true));
+        let (ended, took) = scene.walk(&Capacity::new(1)).await;
+        assert_eq!((ended, took < minute), (WalkEnd::Held, true));
     }
 }

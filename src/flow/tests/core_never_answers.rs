@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::scene::{EXPIRY, FakeCore, Scene, Stored, TIMEOUT};
 use super::*;
-use crate::flow::walk::Ended;
+use crate::flow::walk::WalkEnd;
 
 async fn scene() -> Scene {
     Scene::new(FakeCore::pending(), Stage::Asked).await
@@ -16,10 +16,10 @@ async fn scene() -> Scene {
 #[tokio::test(start_paused = true)]
 async fn t33_it_is_polled_until_its_working_time_is_over() {
     let scene = scene().await;
-    let places = Places::new(1);
+    let places = Capacity::new(1);
     for round in 1..3 {
         let (ended, took) = scene.walk(&places).await;
-        assert_eq!(ended, Ended::Held);
+        assert_eq!(ended, WalkEnd::Held);
         assert!(took >= TIMEOUT && took < TIMEOUT * 2, "{took:?}");
         let Stored { standing, outcome, .. } = scene.now();
         assert_eq!((standing.held, outcome), (Some(HoldReason::CoreSilent), None));
@@ -31,7 +31,7 @@ async fn t33_it_is_polled_until_its_working_time_is_over() {
     assert!(outage.is_err(), "an outage ends nothing");
     assert_eq!(scene.now().standing.worked, worked);
     scene.core.cut(false);
-    assert_eq!(scene.walk(&places).await.0, Ended::Settled);
+    assert_eq!(scene.walk(&places).await.0, WalkEnd::Settled);
     assert_eq!(scene.now().outcome, Some(Outcome::Expired));
 }
 
@@ -40,26 +40,30 @@ async fn t33_it_is_polled_until_its_working_time_is_over() {
 #[tokio::test(start_paused = true)]
 async fn t63_it_gives_way_to_who_waits_for_its_place() {
     let scene = scene().await;
-    let places = Places::new(1);
+    let places = Capacity::new(1);
     let (fresh, fresh_intake) = mpsc::channel(1);
     let (_again, again_intake) = mpsc::channel(1);
-    let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
-    let mut rows = Rows::new(1000);
+    let mut intakes = WalkReceivers { from_chain: fresh_intake, from_journal: again_intake };
+    let mut rows = WaitingQueues::new(1000);
     let waiting = || {
         let request = scene.request.clone();
-        Intake::alone(request, false)
+        QueuedRequest::alone(request, false)
     };
     fresh.send(waiting()).await.unwrap();
-    let place = places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap();
+    let place =
+        places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true).await.unwrap();
 
     let alone = async {
         tokio::join!(
             scene.walk(&places),
-            timeout(TIMEOUT, places.next(&mut intakes, &mut rows, Line::OPEN, true))
+            timeout(
+                TIMEOUT,
+                places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true)
+            )
         )
     };
     let ((ended, took), nobody) = alone.await;
-    assert_eq!(ended, Ended::Held);
+    assert_eq!(ended, WalkEnd::Held);
     assert!(took >= TIMEOUT && nobody.is_err());
 
     fresh.send(waiting()).await.unwrap();
@@ -68,9 +72,11 @@ async fn t63_it_gives_way_to_who_waits_for_its_place() {
         drop(place);
         walked
     };
-    let ((ended, took), next) =
-        tokio::join!(walking, places.next(&mut intakes, &mut rows, Line::OPEN, true));
-    assert_eq!(ended, Ended::Held);
+    let ((ended, took), next) = tokio::join!(
+        walking,
+        places.next_request(&mut intakes, &mut rows, FinalHeight::EVERYTHING, true)
+    );
+    assert_eq!(ended, WalkEnd::Held);
     assert!(took < TIMEOUT / 2, "{took:?}");
     assert!(next.is_some());
     let standing = scene.now().standing;

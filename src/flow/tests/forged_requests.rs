@@ -9,7 +9,7 @@ use alloy::{
 
 use super::scene::{FakeCore, Scene};
 use super::*;
-use crate::gateway::fake_chain::Lies;
+use crate::chain::fake_chain::NodeFaults;
 
 alloy::sol! {
     error NotKmsSigner(address signerAddress);
@@ -19,16 +19,17 @@ alloy::sol! {
 #[tokio::test(start_paused = true)]
 async fn b5_what_is_disputed_is_fetched_once() {
     let scene = Scene::new(FakeCore::pending(), Stage::Arrived).await;
-    scene.chain.node().lies = vec![Lies::default(), Lies { denies: true, ..Lies::default() }];
-    let places = Places::new(1);
+    scene.chain.state().faults =
+        vec![NodeFaults::default(), NodeFaults { hides_events: true, ..NodeFaults::default() }];
+    let places = Capacity::new(1);
     let minute = tokio::time::timeout(Duration::from_mins(1), scene.walk(&places)).await;
     assert!(minute.is_err(), "they do not agree");
     assert!(scene.now().last_error.contains("node-1 does not have"), "{}", scene.now().last_error);
-    assert_eq!((scene.gets(), scene.core.told().asks), (1, 0));
+    assert_eq!((scene.gets(), scene.core.counts().asks), (1, 0));
     // It was late.
-    scene.chain.node().lies[1].denies = false;
+    scene.chain.state().faults[1].hides_events = false;
     let (ended, _) = scene.walk(&places).await;
-    assert_eq!((ended, scene.core.told().asks), (crate::flow::walk::Ended::Held, 1));
+    assert_eq!((ended, scene.core.counts().asks), (crate::flow::walk::WalkEnd::Held, 1));
 }
 
 /// What one node damaged and was stored like that: what should be in its place is looked for, as long
@@ -40,10 +41,10 @@ async fn a14_the_block_of_other_content_is_read_again() {
     let answer = Answer::PublicDecryption(SignedResult { signature, ..answer().signed().clone() });
     let scene = Scene::new(FakeCore::pending(), Stage::Answered(answer)).await;
     let other = NotKmsSigner { signerAddress: Address::repeat_byte(2) };
-    scene.chain.node().verdict = Some(other.abi_encode().into());
+    scene.chain.state().verdict = Some(other.abi_encode().into());
     let block = scene.request.block.number;
     assert!(!scene.suspects.is_waiting(block, block));
-    let places = Places::new(1);
+    let places = Capacity::new(1);
     let _goes_on = tokio::time::timeout(Duration::from_mins(1), scene.walk(&places)).await;
     assert!(scene.suspects.is_waiting(block, block), "{}", scene.now().last_error);
 }

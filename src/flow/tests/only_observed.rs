@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::scene::{FakeCore, Scene, Stored};
 use super::*;
-use crate::heart::Heart;
+use crate::telemetry::heartbeat::Heartbeat;
 
 const PANIC: &str = "the bucket's answer makes the walk panic";
 
@@ -21,10 +21,10 @@ async fn observe(refusing: impl Fn(usize) -> bool + Send + Sync + 'static) -> (S
     let ledger = flow.ledger.clone();
     let (again, again_intake) = mpsc::channel(1);
     let (_fresh, fresh_intake) = mpsc::channel(1);
-    again.send(Intake::alone(request, true)).await.unwrap();
-    let intakes = Intakes { fresh: fresh_intake, again: again_intake };
+    again.send(QueuedRequest::alone(request, true)).await.unwrap();
+    let intakes = WalkReceivers { from_chain: fresh_intake, from_journal: again_intake };
     let stop = CancellationToken::new();
-    let running = Arc::new(flow).run(intakes, Heart::default(), stop.clone());
+    let running = Arc::new(flow).run(intakes, Heartbeat::default(), stop.clone());
     let ended = async {
         let ended = |now: &Stored| now.outcome.is_some() || now.standing.held.is_some();
         while !ended(&ledger.now()) {
@@ -33,7 +33,7 @@ async fn observe(refusing: impl Fn(usize) -> bool + Send + Sync + 'static) -> (S
         stop.cancel();
     };
     tokio::join!(async { running.await.unwrap() }, ended);
-    let told = *core.told();
+    let told = *core.counts();
     assert_eq!((told.asks, told.polls), (0, 0), "no Core is asked");
     let observed = *count.borrow();
     (ledger.now(), observed)

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::scene::{FakeCore, Scene, Stored};
 use super::*;
-use crate::heart::Heart;
+use crate::telemetry::heartbeat::Heartbeat;
 
 /// Walks its one request, and panics at the first so many looks at the bucket; what the ledger has
 /// of it in the end.
@@ -17,11 +17,11 @@ async fn walked(panics: usize) -> Stored {
         None
     };
     let scene = Scene::refused_by_bucket(FakeCore::pending(), Stage::Arrived, refusing).await;
-    let (intakes, walk, _walk_again) = entrances(1, 1);
+    let (intakes, walk, _walk_again) = walk_channels(1, 1);
     let (ledger, stop) = (scene.flow.ledger.clone(), CancellationToken::new());
     let mut running = JoinSet::new();
-    running.spawn(Arc::new(scene.flow).run(intakes, Heart::default(), stop.clone()));
-    walk.send(walk.take(scene.request.clone(), false)).await.unwrap();
+    running.spawn(Arc::new(scene.flow).run(intakes, Heartbeat::default(), stop.clone()));
+    walk.send(walk.attend(scene.request.clone(), false)).await.unwrap();
     sleep(Duration::from_secs(10)).await;
     stop.cancel();
     running.join_next().await.unwrap().unwrap().unwrap();

@@ -16,34 +16,36 @@ use tonic::codegen::http;
 
 pub(super) use crate::flow::kms_core::fake_core::FakeCore;
 use crate::{
+    chain::{
+        fake_chain::{ADDRESSES, FakeChain, SOURCE},
+        lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
+        wallet::Wallet,
+    },
+    contracts::{
+        abi,
+        decryption::{DecryptionAdapter, DeploymentSupport},
+        gateway_config::GatewayConfigAdapter,
+    },
     dice::Dice,
     domain::{
         Address, B256, BlockRef, Bytes, Event, HoldReason, LedgerError, Outcome, PerKind, Request,
         RequestKey, SigningDomain, U256, stage::Stage,
     },
     flow::{
-        Batch, Flow, FlowOptions, Intake, Mode, RequestLedger, Rooms, Standing, Step, Taken,
-        arrivals::suspects::Suspects,
-        capacity::{Places, Seat, Wanted},
+        AnswerStages, Batch, Flow, FlowOptions, Mode, QueuedRequest, RequestLedger, RequestState,
+        Step, StoredBatch,
+        arrivals::suspects::SuspectBlocks,
+        capacity::{Capacity, PermitHolder, Wanted},
         ciphertexts::{
-            BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, Get,
-            SMALLEST_MEMORY_MIB,
+            BucketClient, BucketLookupError, BucketRegistry, Ciphertexts, CiphertextsOptions,
+            HttpGet, SMALLEST_MEMORY_MIB,
         },
-        depth::Line,
+        finality::rule::FinalHeight,
         kms_core::{self, KmsCore, Transport},
         submission::Submission,
-        walk::Ended,
+        walk::WalkEnd,
     },
-    gateway::{
-        abi,
-        decryption::{DecryptionAdapter, Support},
-        fake_chain::{ADDRESSES, FakeChain, SOURCE},
-        gateway_config::GatewayConfigAdapter,
-        lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
-        wallet::Wallet,
-    },
-    heart::Heart,
-    metrics::Metrics,
+    telemetry::{heartbeat::Heartbeat, metrics::Metrics},
 };
 
 pub(super) const TIMEOUT: Duration = Duration::from_mins(5);
@@ -55,7 +57,7 @@ pub(super) struct OneRequest(Arc<Mutex<Stored>>);
 
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
-    pub standing: Standing,
+    pub standing: RequestState,
     pub outcome: Option<Outcome>,
     pub attempts: usize,
     pub last_error: String,
@@ -64,7 +66,7 @@ pub(super) struct Stored {
 
 impl OneRequest {
     fn at(stage: Stage) -> Self {
-        let standing = Standing { stage, held: None, worked: Duration::ZERO };
+        let standing = RequestState { stage, held: None, worked: Duration::ZERO };
         let (last_error, detail) = Default::default();
         let stored = Stored { standing, outcome: None, attempts: 0, last_error, detail };
         Self(Arc::new(Mutex::new(stored)))
@@ -76,15 +78,18 @@ impl OneRequest {
 }
 
 impl RequestLedger for OneRequest {
-    async fn answered(&self, ids: Vec<U256>) -> Result<Vec<crate::flow::Answered>, LedgerError> {
-        Ok(vec![crate::flow::Answered::No; ids.len()])
+    async fn answered_here(
+        &self,
+        ids: Vec<U256>,
+    ) -> Result<Vec<crate::flow::AnsweredHere>, LedgerError> {
+        Ok(vec![crate::flow::AnsweredHere::No; ids.len()])
     }
-    async fn namesakes(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
+    async fn events_of_same_id(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
         Ok(Vec::new())
     }
 
-    async fn arrive(&self, _: Batch) -> Result<Taken, LedgerError> {
-        Ok(Taken::default())
+    async fn store_batch(&self, _: Batch) -> Result<StoredBatch, LedgerError> {
+        Ok(StoredBatch::default())
     }
 
     async fn note(&self, _: RequestKey, step: Step) -> Result<(), LedgerError> {
@@ -94,7 +99,7 @@ impl RequestLedger for OneRequest {
                 now.standing.held = Some(hold.reason);
                 now.detail = hold.detail;
             }
-            Step::Worked(time) => now.standing.worked += time,
+            Step::WorkTime(time) => now.standing.worked += time,
             Step::Settled(outcome) => now.outcome = Some(outcome),
             Step::Asked => {
                 now.standing.stage = Stage::Asked;
@@ -110,7 +115,7 @@ impl RequestLedger for OneRequest {
         Ok(())
     }
 
-    async fn standing(&self, _: RequestKey) -> Result<Option<Standing>, LedgerError> {
+    async fn request_state(&self, _: RequestKey) -> Result<Option<RequestState>, LedgerError> {
         Ok(Some(self.now().standing))
     }
 }
@@ -118,12 +123,12 @@ impl RequestLedger for OneRequest {
 /// Every coprocessor has the same one.
 pub(super) struct OneBucket;
 
-impl Buckets for OneBucket {
-    async fn bucket(&self, _: Address) -> Result<Option<String>, BucketLookupError> {
+impl BucketRegistry for OneBucket {
+    async fn bucket_url_of(&self, _: Address) -> Result<Option<String>, BucketLookupError> {
         Ok(Some("http://bucket.example/ct128".to_owned()))
     }
 
-    async fn registered(&self, _: Address) -> Result<bool, BucketLookupError> {
+    async fn is_known_coprocessor(&self, _: Address) -> Result<bool, BucketLookupError> {
         Ok(true)
     }
 }
@@ -134,7 +139,7 @@ const CIPHERTEXT: &[u8] = b"a ciphertext";
 pub(super) type Refusing = Arc<dyn Fn(usize) -> Option<(u16, &'static str)> + Send + Sync>;
 
 /// What the bucket answers, and counts.
-fn network(gets: Arc<AtomicUsize>, refusing: Refusing) -> Get {
+fn network(gets: Arc<AtomicUsize>, refusing: Refusing) -> HttpGet {
     Arc::new(move |_, _| {
         let nth = gets.fetch_add(1, Ordering::Relaxed) + 1;
         let (status, body) = match refusing(nth) {
@@ -178,11 +183,11 @@ pub(super) struct Scene {
     pub flow: Flow<FakeChain, OneBucket, OneRequest>,
     pub core: FakeCore,
     pub request: Request,
-    pub suspects: Suspects,
+    pub suspects: SuspectBlocks,
     gets: Arc<AtomicUsize>,
     _lane: JoinSet<Result<(), LedgerError>>,
-    _depth: watch::Sender<Line>,
-    _support: watch::Sender<Support>,
+    _depth: watch::Sender<FinalHeight>,
+    _support: watch::Sender<DeploymentSupport>,
 }
 
 impl Scene {
@@ -212,21 +217,24 @@ impl Scene {
             metrics.clone(),
         );
         let mut running = JoinSet::new();
-        running.spawn(task.run(Heart::default(), CancellationToken::new()));
+        running.spawn(task.run(Heartbeat::default(), CancellationToken::new()));
         let domain = SigningDomain {
             name: "Decryption".into(),
             version: "1".into(),
             chain_id: 1,
             verifying_contract: Address::ZERO,
         };
-        let (support, supported) = watch::channel(Support::Served);
-        let (depth, covered) = watch::channel(Line::OPEN);
+        let (support, supported) = watch::channel(DeploymentSupport::Served);
+        let (depth, covered) = watch::channel(FinalHeight::EVERYTHING);
         let event = Event { block: chain.block(50), ..event() };
         let request = abi::decode(SOURCE, &event).expect("a request");
-        let (suspects, gets) = (Suspects::default(), Arc::new(AtomicUsize::new(0)));
-        let http = BucketClient::over(network(gets.clone(), Arc::new(refusing)));
+        let (suspects, gets) = (SuspectBlocks::default(), Arc::new(AtomicUsize::new(0)));
+        let http = BucketClient::with_transport(network(gets.clone(), Arc::new(refusing)));
         let flow = Flow {
-            whose: crate::traces::Whose { instance: "one".to_owned(), service_name: None },
+            whose: crate::telemetry::trace_context::Whose {
+                instance: "one".to_owned(),
+                service_name: None,
+            },
             ciphertexts: Ciphertexts::new(CiphertextsOptions {
                 buckets: Arc::new(OneBucket),
                 fallback: None,
@@ -239,9 +247,9 @@ impl Scene {
                 DecryptionAdapter::new(chain.clone(), ADDRESSES),
                 suspects.clone(),
             ),
-            mode: Mode::Answer(Box::new(Rooms {
+            mode: Mode::Answer(Box::new(AnswerStages {
                 core: KmsCore::new(
-                    Transport::over("core", core.line()),
+                    Transport::over("core", core.service()),
                     domain,
                     kms_core::Options::default(),
                     metrics.clone(),
@@ -262,10 +270,10 @@ impl Scene {
                 maybe_answered_up_to: 0,
             })),
             support: supported,
-            line: covered,
+            final_height: covered,
             ledger: OneRequest::at(stage),
             metrics,
-            repeats: Mutex::default(),
+            log_throttle: Mutex::default(),
             dice: Dice::default(),
             options: FlowOptions {
                 max_in_flight: 1,
@@ -288,12 +296,17 @@ impl Scene {
     }
 
     /// One walk, as after a restart or a held retry, and how long it takes.
-    pub async fn walk(&self, places: &Places) -> (Ended, Duration) {
+    pub async fn walk(&self, places: &Capacity) -> (WalkEnd, Duration) {
         let begun = Instant::now();
         let request = self.request.clone();
-        let intake = Intake::alone(request, true);
-        let hand = intake.hand.clone();
-        let seat = Seat { hand: &hand, places, share: &Wanted::default(), recovered: true };
+        let intake = QueuedRequest::alone(request, true);
+        let hand = intake.attendance.clone();
+        let seat = PermitHolder {
+            attendance: &hand,
+            capacity: places,
+            share: &Wanted::default(),
+            recovered: true,
+        };
         let walk = Box::pin(self.flow.walk(intake, seat, CancellationToken::new()));
         let ended = walk.await.unwrap();
         (ended, begun.elapsed())

@@ -24,23 +24,23 @@
 //! the Core has none but a rejected one  it gives that, fails, or holds  held, as the contract said
 //! the walk panicked                     the third time                  hold (panicked)
 //!                                       before that                     retry after 100 ms
-//! the Core contradicts itself                                           see [`dealings`]
+//! the Core contradicts itself                                           see [`core_history`]
 //! the contract does not take an answer                                  see `submission::policy`, [`blame`]
 //! ```
 
 pub(in crate::flow) mod blame;
-pub(in crate::flow) mod dealings;
+pub(in crate::flow) mod core_history;
 pub(in crate::flow) mod setback;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::{blame::blames_answer, dealings::Dealings, setback::Setback};
+use self::{blame::blames_answer, core_history::CoreHistory, setback::Setback};
 use crate::{
-    backoff::Backoff,
     domain::{Answer, Hold, HoldReason, Refusal, Remedy, stage::Stage},
-    flow::{Standing, ciphertexts::Refusals, submission::Before},
+    flow::{RequestState, ciphertexts::RefusalTimer, submission::PriorAnswer},
+    time::backoff::Backoff,
 };
 
 /// A walk that got nowhere for so long, by trouble of its own, gives its place to who waits for
@@ -64,15 +64,15 @@ pub(in crate::flow) struct History {
     /// It was here before, and the chain went on.
     pub maybe_asked: bool,
     /// What may have become of an answer to it.
-    pub before: Before,
+    pub prior_answer: PriorAnswer,
     /// Why it was held when this walk began: that was said.
     pub held: Option<HoldReason>,
     /// A node denied it when they were asked last, or none showed it.
     pub doubted: bool,
     /// Of the buckets.
-    pub refusals: Refusals,
+    pub refusals: RefusalTimer,
     /// What the Core said of it.
-    pub core: Dealings,
+    pub core: CoreHistory,
     /// What earlier walks had worked.
     worked: Duration,
     /// An answer the contract did not take, and what it said.
@@ -89,7 +89,7 @@ impl History {
     /// `maybe_forgotten`: an earlier life may have answered it that the ledger does not know of;
     /// `longest_pause`: between two attempts.
     pub fn begin(
-        standing: Option<&Standing>,
+        standing: Option<&RequestState>,
         maybe_forgotten: bool,
         longest_pause: Duration,
     ) -> Self {
@@ -98,15 +98,15 @@ impl History {
         Self {
             recovered,
             maybe_asked: recovered,
-            before: match (maybe_forgotten, recovered) {
-                (true, _) => Before::MaybeForgotten,
-                (false, true) => Before::MaybeSent,
-                (false, false) => Before::Nothing,
+            prior_answer: match (maybe_forgotten, recovered) {
+                (true, _) => PriorAnswer::MaybeForgotten,
+                (false, true) => PriorAnswer::MaybeSent,
+                (false, false) => PriorAnswer::Impossible,
             },
             held,
             doubted: held == Some(HoldReason::NoProgress),
-            refusals: Refusals::begin(held),
-            core: Dealings::begin(held),
+            refusals: RefusalTimer::new(held),
+            core: CoreHistory::begin(held),
             worked: standing.map_or(Duration::ZERO, |standing| standing.worked),
             rejected: None,
             pause: Backoff::new(FIRST_PAUSE, longest_pause),
@@ -116,20 +116,20 @@ impl History {
     }
 
     /// It was in the room of this stage.
-    pub fn was_at(&mut self, stage: &Stage) {
+    pub fn visited(&mut self, stage: &Stage) {
         self.maybe_asked = true;
-        if stage.answer().is_some() && self.before == Before::Nothing {
-            self.before = Before::MaybeSent;
+        if stage.answer().is_some() && self.prior_answer == PriorAnswer::Impossible {
+            self.prior_answer = PriorAnswer::MaybeSent;
         }
     }
 
     /// No earlier life has answered it.
-    pub fn is_unanswered(&mut self) {
-        self.before = Before::MaybeSent;
+    pub fn no_forgotten_answer(&mut self) {
+        self.prior_answer = PriorAnswer::MaybeSent;
     }
 
     /// It got on. An answer that is sent, and one that comes back, did not yet.
-    pub fn entered(&mut self, from: &Stage, stage: &Stage) {
+    pub fn advanced(&mut self, from: &Stage, stage: &Stage) {
         if from.answer().is_some() {
             return;
         }
@@ -140,7 +140,7 @@ impl History {
     }
 
     /// It goes back to the Core, after this pause: not in a hot loop. `dice`: from 0 to 1.
-    pub fn went_back(&mut self, dice: f64) -> Duration {
+    pub fn pause_before_core(&mut self, dice: f64) -> Duration {
         self.stuck_since = None;
         self.pause.next_delay(dice)
     }
@@ -151,25 +151,25 @@ impl History {
     }
 
     /// Held before for the answer it has: the Core may have a better one by now.
-    fn may_have_another(&self, hold: &Hold) -> bool {
+    fn may_get_better_answer(&self, hold: &Hold) -> bool {
         self.recovered && self.rejected.is_none() && blames_answer(hold.reason)
     }
 }
 
 /// When an attempt was made, and how things are now that it failed.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::flow) struct Moment {
+pub(in crate::flow) struct FailedAttempt {
     pub begun: Instant,
     pub now: Instant,
     /// Another request waits for the place of this one.
-    pub wanted: bool,
+    pub is_recalled: bool,
     /// From 0 to 1.
     pub dice: f64,
 }
 
 /// What follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::flow) enum Then {
+pub(in crate::flow) enum WalkDecision {
     /// It ends.
     Refuse(Refusal),
     /// It ends: it was tried for as long as the operator wants. `worked`: in this attempt.
@@ -179,9 +179,9 @@ pub(in crate::flow) enum Then {
     /// So it is, because another request needs the place.
     GiveWay(Hold),
     /// It has an answer that was not taken: the Core is polled for another.
-    AskForAnother,
+    AskForBetterAnswer,
     /// The same again. `news`: the reason is not that of the attempt before.
-    Retry { after: Duration, news: bool },
+    Retry { after: Duration, is_new_cause: bool },
 }
 
 /// The table. `expiry`: work after which it ends.
@@ -189,38 +189,41 @@ pub(in crate::flow) fn decide(
     stage: &Stage,
     setback: &Setback,
     history: &mut History,
-    at: Moment,
+    at: FailedAttempt,
     expiry: Duration,
-) -> Then {
+) -> WalkDecision {
     let worked = match stage {
         Stage::Asked => at.now.saturating_duration_since(at.begun),
         Stage::Arrived | Stage::Answered(_) | Stage::Submitted(_) => Duration::ZERO,
     };
     let expires = history.worked.saturating_add(worked) >= expiry;
     match (&setback.remedy, stage.answer()) {
-        (Remedy::Refuse(refusal), _) => Then::Refuse(refusal.clone()),
-        (Remedy::Hold(hold), Some(answer)) if history.may_have_another(hold) => {
+        (Remedy::Refuse(refusal), _) => WalkDecision::Refuse(refusal.clone()),
+        (Remedy::Hold(hold), Some(answer)) if history.may_get_better_answer(hold) => {
             history.rejected = Some((answer.clone(), hold.clone()));
-            Then::AskForAnother
+            WalkDecision::AskForBetterAnswer
         }
-        (Remedy::Hold(_), _) if expires => Then::Expire { worked },
-        (Remedy::Hold(hold), _) => Then::Hold { hold: hold.clone(), worked },
+        (Remedy::Hold(_), _) if expires => WalkDecision::Expire { worked },
+        (Remedy::Hold(hold), _) => WalkDecision::Hold { hold: hold.clone(), worked },
         (Remedy::Retry, _) => {
             let since = *history.stuck_since.get_or_insert(at.begun);
             let patience = if history.doubted { DENIED_GIVES_WAY_AFTER } else { GIVE_WAY_AFTER };
             let is_stuck = at.now.saturating_duration_since(since) >= patience;
-            if setback.own && is_stuck && at.wanted {
-                return Then::GiveWay(Hold::new(HoldReason::NoProgress, setback.cause.to_string()));
+            if setback.is_own && is_stuck && at.is_recalled {
+                return WalkDecision::GiveWay(Hold::new(
+                    HoldReason::NoProgress,
+                    setback.cause.to_string(),
+                ));
             }
             let code = Some(setback.cause.code());
             let news = std::mem::replace(&mut history.last_code, code) != code;
-            Then::Retry { after: history.pause.next_delay(at.dice), news }
+            WalkDecision::Retry { after: history.pause.next_delay(at.dice), is_new_cause: news }
         }
     }
 }
 
 /// A request's walk panicked so often: the pause after which it is walked again, or why it is held.
-pub(in crate::flow) fn panicked(times: u32) -> Result<Duration, Hold> {
+pub(in crate::flow) fn after_panic(times: u32) -> Result<Duration, Hold> {
     if times < MAX_PANICS {
         return Ok(PANIC_PAUSE);
     }

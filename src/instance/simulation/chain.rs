@@ -20,21 +20,22 @@ use alloy::{
 use fastrand::Rng;
 
 use crate::{
-    domain::{
-        Address, B256, BlockRef, Bytes, Event, Operation, Request, SigningDomain, Source, U256,
-    },
-    flow::kms_core::signature,
-    gateway::{
-        abi,
-        lane::{HIGHEST_FEE, draft::most_gas},
+    chain::{
+        lane::{HIGHEST_FEE, unsigned::most_gas},
         provider::{self, Head, NodeId, Receipt},
     },
+    contracts::abi,
+    domain::{
+        Address, B256, BlockRef, Bytes, Event, Operation, Request, RequestSource, SigningDomain,
+        U256,
+    },
+    flow::kms_core::signature,
 };
 
 pub(super) const CHAIN_ID: u64 = 54_321;
 pub(super) const DECRYPTION: Address = Address::repeat_byte(0xdc);
 /// What stands there.
-pub(super) const SOURCE: Source = Source { chain_id: CHAIN_ID, contract: DECRYPTION };
+pub(super) const SOURCE: RequestSource = RequestSource { chain_id: CHAIN_ID, contract: DECRYPTION };
 pub(super) const GATEWAY_CONFIG: Address = Address::repeat_byte(0x9c);
 
 sol! {
@@ -141,7 +142,7 @@ impl Transaction {
     }
 
     /// As a node tells it.
-    pub fn told(&self) -> provider::Transaction {
+    pub fn as_rpc(&self) -> provider::Transaction {
         provider::Transaction { hash: self.hash, to: self.to, input: self.input.clone() }
     }
 
@@ -197,7 +198,7 @@ pub(super) struct Block {
 
 /// What one node has.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Node {
+pub(super) struct NodeState {
     /// So many blocks behind.
     pub lag: u64,
     pub pool: BTreeMap<u64, Transaction>,
@@ -217,12 +218,12 @@ pub(super) struct Chain {
     /// Nodes know by hash what has left the chain.
     gone: BTreeMap<B256, Block>,
     forks: u64,
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<NodeState>,
     pub base_fee: u128,
     /// Events for the next blocks, and how many blocks each still waits.
     due: VecDeque<(u64, Event)>,
     /// What a reorganisation dropped and the sequencer puts in again.
-    again: BTreeMap<u64, Transaction>,
+    resequenced: BTreeMap<u64, Transaction>,
     /// By id, with the block.
     requested: BTreeMap<U256, (u64, Request)>,
     /// Successful answers by id and signer, with the block.
@@ -246,10 +247,10 @@ impl Chain {
             blocks: Vec::new(),
             gone: BTreeMap::new(),
             forks: 0,
-            nodes: vec![Node::default(); nodes],
+            nodes: vec![NodeState::default(); nodes],
             base_fee: 1_000_000_000,
             due: VecDeque::new(),
-            again: BTreeMap::new(),
+            resequenced: BTreeMap::new(),
             requested: BTreeMap::new(),
             answered: BTreeMap::new(),
             signers: vec![(0, signer)],
@@ -282,8 +283,8 @@ impl Chain {
     }
 
     /// The transaction is in the next block once more.
-    pub fn again(&mut self, transaction: Transaction) {
-        self.again.insert(transaction.nonce, transaction);
+    pub fn resequence(&mut self, transaction: Transaction) {
+        self.resequenced.insert(transaction.nonce, transaction);
     }
 
     /// The next block. Its logs are hidden for so many blocks.
@@ -330,14 +331,14 @@ impl Chain {
         let base_fee = Some(self.base_fee);
         let bloom = Some(bloom);
         let (gas_limit, by) = (Some(BLOCK_GAS), NodeId(0));
-        let head = Head { block, parent, bloom, base_fee, gas_limit, connection: 0, by };
+        let head = Head { block, parent, bloom, base_fee, gas_limit, connection: 0, node: by };
         let shown_from = if events.is_empty() { 0 } else { number + hidden_for };
         self.blocks.push(Block { head, events, transactions, nonce, requests, shown_from });
     }
 
     fn take_from_pools(&mut self, nonce: u64) -> Option<Transaction> {
         let base_fee = self.base_fee;
-        let mut found = self.again.remove(&nonce);
+        let mut found = self.resequenced.remove(&nonce);
         let resequenced = found.is_some();
         for node in &mut self.nodes {
             node.pool.retain(|known, _| *known >= nonce);
@@ -355,7 +356,7 @@ impl Chain {
     }
 
     /// How deep a reorganisation may be.
-    pub fn deepest(&self) -> u64 {
+    pub fn max_reorganisation(&self) -> u64 {
         self.height().saturating_sub(self.floor)
     }
 
@@ -430,7 +431,7 @@ impl Chain {
     }
 
     /// How far this node sees.
-    pub fn sight(&self, node: usize) -> u64 {
+    pub fn visible_height(&self, node: usize) -> u64 {
         self.height().saturating_sub(self.nodes[node].lag)
     }
 
@@ -470,7 +471,7 @@ impl Chain {
         mempool: bool,
         ahead: bool,
     ) -> Result<B256, (&'static str, Option<Bytes>)> {
-        let sight = self.sight(node);
+        let sight = self.visible_height(node);
         let next = self.nonce(sight);
         let Transaction { hash, nonce, max_fee, gas_limit, to, .. } = transaction;
         if gas_limit > BLOCK_GAS {

@@ -5,7 +5,7 @@
 //! Everything has its time and ends, but blooms and ranges, which are what they are for a whole story.
 //! A fault that was seen by the connector is counted where it is told, not where it is drawn.
 
-mod told;
+mod answers;
 
 use tokio::time::Instant;
 
@@ -61,7 +61,7 @@ struct BrokenIndex {
 
 /// A wrong count of the wallet's transactions.
 #[derive(Clone, Copy, Debug)]
-enum Count {
+enum CountLie {
     Ahead(u64),
     Behind(u64),
     None,
@@ -69,19 +69,19 @@ enum Count {
 
 /// A wrong number.
 #[derive(Clone, Copy, Debug)]
-struct Wrong<T> {
+struct WrongValue<T> {
     until: Instant,
     what: T,
     /// Each second answer is right.
     alternates: bool,
-    told: u64,
+    announced: u64,
 }
 
-impl<T: Copy> Wrong<T> {
-    fn tell(of: &mut Option<Self>) -> Option<T> {
+impl<T: Copy> WrongValue<T> {
+    fn next_value(of: &mut Option<Self>) -> Option<T> {
         let wrong = of.as_mut()?;
-        wrong.told += 1;
-        let now = Instant::now() < wrong.until && (!wrong.alternates || wrong.told % 2 == 1);
+        wrong.announced += 1;
+        let now = Instant::now() < wrong.until && (!wrong.alternates || wrong.announced % 2 == 1);
         now.then_some(wrong.what)
     }
 }
@@ -90,10 +90,10 @@ impl<T: Copy> Wrong<T> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lies {
     index: Option<BrokenIndex>,
-    count: Option<Wrong<Count>>,
-    tip: Option<Wrong<u128>>,
-    base: Option<Wrong<u128>>,
-    estimate: Option<Wrong<u64>>,
+    count: Option<WrongValue<CountLie>>,
+    tip: Option<WrongValue<u128>>,
+    base: Option<WrongValue<u128>>,
+    estimate: Option<WrongValue<u64>>,
     /// Since this height.
     tag: Option<(Instant, u64)>,
 }

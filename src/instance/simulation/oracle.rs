@@ -8,7 +8,7 @@ use std::{
 use super::{NAME, Running, chain::DECRYPTION, world::World};
 use crate::{
     domain::{Outcome, RequestKey, U256},
-    journal::{Listing, Query, ReadOnly, RequestRecord, Which},
+    journal::{Query, ReadOnly, RequestFilter, RequestPage, RequestRecord},
 };
 
 /// Time for everything that was held or waits to be tried again.
@@ -18,7 +18,7 @@ const SURE_WITHIN: Duration = Duration::from_secs(30);
 /// What was hidden is found, and not told any more: holes are looked at ever more seldom.
 const SEEN_WITHIN: Duration = Duration::from_mins(15);
 /// By then every index of logs is in order.
-const MENDED_WITHIN: Duration = Duration::from_mins(5);
+const INDEX_FIXED_WITHIN: Duration = Duration::from_mins(5);
 /// Time for one request in a world without faults.
 const FRESH_WITHIN: Duration = Duration::from_mins(2);
 
@@ -45,8 +45,8 @@ impl Stored {
     fn read(running: &Running<'_>) -> Result<Self, String> {
         let journal = ReadOnly::find(&[running.home.state_dir.to_owned()], NAME);
         let journal = journal.map_err(|error| error.to_string())?;
-        let look = journal.look();
-        let all = Listing { which: Which::All, after: None, limit: 10_000 };
+        let look = journal.queries();
+        let all = RequestPage { filter: RequestFilter::All, after: None, limit: 10_000 };
         let requests =
             look.ask(|slot| Query::Records(all, slot)).map_err(|error| error.to_string())?;
         let (mut signed, mut mined) = (BTreeSet::new(), BTreeSet::new());
@@ -78,16 +78,16 @@ impl Stored {
 }
 
 /// Waits until nothing is left to do, and judges.
-pub(super) async fn look(world: &World, running: &Running<'_>) {
+pub(super) async fn verify(world: &World, running: &Running<'_>) {
     tokio::time::sleep(SURE_WITHIN).await;
-    let mut quiet = world.until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
+    let mut quiet = world.wait_until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
     let stale = |left: &String| left.contains("StaleAnswer");
     if !quiet && still_open(world, running).iter().all(stale) {
-        // Asked for what left the chain before anybody could know: as docs/troubleshooting.md says, a restart of
+        // Asked for what left the chain before anybody could know: as config/troubleshooting.md says, a restart of
         // the Core mends it.
         world.say(format_args!("an operator restarts the core"));
         world.state().core.restart();
-        quiet = world.until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
+        quiet = world.wait_until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
     }
     if !quiet {
         for left in still_open(world, running) {
@@ -95,13 +95,13 @@ pub(super) async fn look(world: &World, running: &Running<'_>) {
         }
         return;
     }
-    let mended = world.until(MENDED_WITHIN, || !world.state().is_index_broken()).await;
+    let mended = world.wait_until(INDEX_FIXED_WITHIN, || !world.state().is_index_broken()).await;
     assert!(mended, "the world does as it was told");
     let fresh = world.state().request().transaction;
     let plan = world.state().plan;
     let within = if plan.may_hold_wallet() { FRESH_AFTER_FOREIGN } else { FRESH_WITHIN };
     let through = world
-        .until(within, || {
+        .wait_until(within, || {
             let key = {
                 let chain = &world.state().chain;
                 let mut requests = chain.requests();
@@ -117,7 +117,7 @@ pub(super) async fn look(world: &World, running: &Running<'_>) {
     }
     // It is looked at every few seconds.
     let hidden = || running.reporter.gauges.borrow().hidden.clone();
-    if !world.until(SEEN_WITHIN, || hidden().is_empty()).await {
+    if !world.wait_until(SEEN_WITHIN, || hidden().is_empty()).await {
         let hidden = hidden();
         world.violation(format!("requests are said to be hidden: {hidden:?}"));
     }

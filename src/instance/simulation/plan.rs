@@ -6,7 +6,7 @@ use fastrand::Rng;
 
 use crate::{
     domain::PerKind,
-    flow::depth::{Depth, Finality},
+    flow::finality::rule::{FinalityRule, FinalityTag},
 };
 
 /// What an endpoint says of the logs that a block may hold.
@@ -61,7 +61,7 @@ pub(super) struct Plan {
     /// The index of logs is broken before the connector's first start.
     pub broken_at_first: bool,
     /// How deep a block has to be before its requests are walked.
-    pub depth: Depth,
+    pub depth: FinalityRule,
     pub core: CoreAge,
     pub storm: Duration,
     pub faults: Faults,
@@ -184,17 +184,17 @@ impl Plan {
         let mut limit = || dice.bool().then(|| dice.usize(..LIMITS.len()));
         let limits = [limit(), limit()];
         let urls = dice.usize(1..=2);
-        let confirmations = Depth {
+        let confirmations = FinalityRule {
             confirmations: PerKind { public_decryption: 3, user_decryption: 1 },
-            ..Depth::NONE
+            ..FinalityRule::NONE
         };
         let depths = [
-            Depth::NONE,
-            Depth::NONE,
-            Depth::NONE,
+            FinalityRule::NONE,
+            FinalityRule::NONE,
+            FinalityRule::NONE,
             confirmations,
-            Depth { finality: Finality::Safe, ..Depth::NONE },
-            Depth { finality: Finality::Finalized, ..confirmations },
+            FinalityRule { finality: FinalityTag::Safe, ..FinalityRule::NONE },
+            FinalityRule { finality: FinalityTag::Finalized, ..confirmations },
         ];
         Self {
             requests: dice.u64(3..=20),

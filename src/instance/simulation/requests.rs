@@ -7,8 +7,8 @@ use alloy::{primitives::keccak256, sol, sol_types::SolEvent};
 use fastrand::Rng;
 
 use crate::{
+    contracts::abi::Counter,
     domain::{Address, B256, BlockRef, Bytes, Event, U256},
-    gateway::abi::Counter,
 };
 
 sol! {

@@ -17,14 +17,12 @@ use super::{
     chain::{Block, CHAIN_ID, DECRYPTION, GATEWAY_CONFIG, Transaction, domain},
     lies::{BlockReceipts, Refusal, refused},
     requests::{BUCKETS, COPROCESSORS, number_of},
-    world::{Life, State},
+    world::{Life, WorldState},
 };
 use crate::{
+    chain::provider::{CALL_DEADLINE, Head, endpoint::Endpoint},
+    contracts::abi,
     domain::{Address, B256, Bytes, Event, SigningDomain, U256},
-    gateway::{
-        abi,
-        provider::{CALL_DEADLINE, Head, endpoint::Endpoint},
-    },
 };
 
 const HOSTS: [&str; 2] = ["node-0", "node-1"];
@@ -38,7 +36,7 @@ const SYNC_PATIENCE: Duration = Duration::from_secs(2);
 const SYNC_EVERY: Duration = Duration::from_millis(200);
 
 /// What becomes of one message.
-enum Fate {
+enum CallFate {
     /// Done and answered.
     Answered,
     /// Done; the answer is lost.
@@ -104,7 +102,7 @@ pub(super) fn endpoint(life: &Life, wallet: Address, index: usize) -> Endpoint {
             Box::pin(async move { node.exchange(&message).await });
         exchange
     });
-    Endpoint::over(HOSTS[index], carrier)
+    Endpoint::with_transport(HOSTS[index], carrier)
 }
 
 /// Whom a message meets.
@@ -115,32 +113,35 @@ struct Node {
 }
 
 impl Node {
-    fn fate(&self, raw: bool) -> (Fate, Duration) {
+    fn draw_fate(&self, raw: bool) -> (CallFate, Duration) {
         let mut state = self.life.world.state();
         let faults = state.plan.faults;
         let quick = state.millis(20);
         if raw && state.fault(faults.lost) {
-            return (Fate::Lost, state.millis(3000));
+            return (CallFate::Lost, state.millis(3000));
         }
         if raw && state.fault(faults.silent) {
-            return (Fate::Unanswered, state.millis(3000));
+            return (CallFate::Unanswered, state.millis(3000));
         }
         if raw && state.fault(faults.untrue) {
             let (text, takes) = UNTRUE[state.dice.usize(..UNTRUE.len())];
-            let fate = if takes { Fate::Unanswered } else { Fate::Refused(-32_000, text) };
+            let fate = if takes { CallFate::Unanswered } else { CallFate::Refused(-32_000, text) };
             return (fate, quick);
         }
         if state.fault(faults.never) {
-            return (if state.dice.bool() { Fate::Lost } else { Fate::Unanswered }, CALL_DEADLINE);
+            return (
+                if state.dice.bool() { CallFate::Lost } else { CallFate::Unanswered },
+                CALL_DEADLINE,
+            );
         }
         if state.fault(faults.packet) {
             let (code, text) = PACKETS[state.dice.usize(..PACKETS.len())];
-            return (Fate::Refused(code, text), quick);
+            return (CallFate::Refused(code, text), quick);
         }
         if state.fault(faults.late) {
-            return (Fate::Answered, state.millis(9000));
+            return (CallFate::Answered, state.millis(9000));
         }
-        (Fate::Answered, quick)
+        (CallFate::Answered, quick)
     }
 
     /// One message, from the question to the answer. `None`: there is none.
@@ -154,17 +155,17 @@ impl Node {
         if calls.iter().all(Call::keeps_connection) {
             let pause = self.life.world.state().millis(20);
             sleep(pause).await;
-            let answers = self.life.world.state().answer(self, &calls, &Fate::Answered)?.1;
+            let answers = self.life.world.state().answer(self, &calls, &CallFate::Answered)?.1;
             return Some(spelled(together, answers));
         }
-        self.life.point().await;
+        self.life.death_point().await;
         let raw = calls.iter().any(Call::is_raw);
-        let (fate, pause) = self.fate(raw);
+        let (fate, pause) = self.draw_fate(raw);
         // On its way there; the rest on its way back.
         sleep(pause / 3).await;
         let refuses = together && self.life.world.state().plan.no_arrays[self.endpoint];
         let answered = if refuses {
-            self.life.world.state().fired("array");
+            self.life.world.state().record_fault("array");
             let odd = refused(-32_600, "batch requests are disabled", None);
             Some((0, vec![(None, (Err(odd), "no arrays".to_owned()))]))
         } else {
@@ -179,15 +180,18 @@ impl Node {
         let (notes, how) = (notes.join("; "), how(&fate));
         self.life.world.say(format_args!("node {machine}: {what}: {how}{notes}"));
         let sync = calls[0].method == "eth_sendRawTransactionSync";
-        if let (true, Fate::Answered, Some((_, (Ok(hash), _)))) = (sync, &fate, answers.first()) {
+        if let (true, CallFate::Answered, Some((_, (Ok(hash), _)))) = (sync, &fate, answers.first())
+        {
             let hash = serde_json::from_value(hash.clone()).expect("a hash");
             answers[0].1.0 = self.receipt_in_time(machine, hash).await;
         }
         sleep(pause / 3 * 2).await;
-        self.life.point_of(if raw { RISKY } else { 1 }).await;
+        self.life.weighted_death_point(if raw { RISKY } else { 1 }).await;
         match fate {
-            Fate::Answered | Fate::Refused(..) => Some(spelled(!refuses && together, answers)),
-            Fate::Unanswered | Fate::Lost => None,
+            CallFate::Answered | CallFate::Refused(..) => {
+                Some(spelled(!refuses && together, answers))
+            }
+            CallFate::Unanswered | CallFate::Lost => None,
         }
     }
 
@@ -205,11 +209,11 @@ impl Node {
     }
 }
 
-fn how(fate: &Fate) -> &'static str {
+fn how(fate: &CallFate) -> &'static str {
     match fate {
-        Fate::Answered | Fate::Refused(..) => "",
-        Fate::Unanswered => "unanswered: ",
-        Fate::Lost => "lost",
+        CallFate::Answered | CallFate::Refused(..) => "",
+        CallFate::Unanswered => "unanswered: ",
+        CallFate::Lost => "lost",
     }
 }
 
@@ -255,9 +259,9 @@ enum Where {
     Numbers { from: u64, to: u64 },
 }
 
-impl State {
+impl WorldState {
     /// What a machine behind the URL says to each call; which one it is. `None`: nothing is connected.
-    fn answer(&mut self, node: &Node, calls: &[Call], fate: &Fate) -> Option<(usize, Answers)> {
+    fn answer(&mut self, node: &Node, calls: &[Call], fate: &CallFate) -> Option<(usize, Answers)> {
         let machine = self.machine(node.endpoint);
         let endpoint = &mut self.endpoints[node.endpoint];
         if std::mem::take(&mut endpoint.cut) || endpoint.is_away() {
@@ -265,9 +269,11 @@ impl State {
         }
         let answers = calls.iter().map(|call| {
             let said = match fate {
-                Fate::Answered | Fate::Unanswered => self.say(node, machine, call),
-                Fate::Lost => (Ok(Value::Null), String::new()),
-                Fate::Refused(code, text) => (Err(refused(*code, text, None)), (*text).to_owned()),
+                CallFate::Answered | CallFate::Unanswered => self.say(node, machine, call),
+                CallFate::Lost => (Ok(Value::Null), String::new()),
+                CallFate::Refused(code, text) => {
+                    (Err(refused(*code, text, None)), (*text).to_owned())
+                }
             };
             (Some(call.id), said)
         });
@@ -283,7 +289,7 @@ impl State {
             "eth_chainId" => Ok(hex(CHAIN_ID)),
             "eth_getBlockByNumber" => return self.header(node, machine, params),
             "eth_getBlockByHash" => {
-                let sight = self.chain.sight(machine);
+                let sight = self.chain.visible_height(machine);
                 let block = self.chain.block_of(hash(0), sight).cloned();
                 return self.block_told(node, block, false);
             }
@@ -295,12 +301,12 @@ impl State {
             "eth_estimateGas" => {
                 let latest = json!([params[0], "latest"]);
                 let gas = self.call(node, machine, &latest).map(|_| 100_000);
-                gas.map(|gas| hex(self.told_estimate(endpoint, gas)))
+                gas.map(|gas| hex(self.shown_estimate(endpoint, gas)))
             }
             "eth_getCode" => Ok(json!("0x01")),
             "eth_getBalance" => Ok(json!(U256::MAX)),
             "eth_getTransactionCount" => self.count(endpoint, machine, &params[1]),
-            "eth_maxPriorityFeePerGas" => Ok(json!(U128::from(self.told_tip(endpoint)))),
+            "eth_maxPriorityFeePerGas" => Ok(json!(U128::from(self.shown_tip(endpoint)))),
             "eth_sendRawTransactionSync" if !self.plan.offers_receipts => {
                 Err(refused(-32_601, "the method does not exist", None))
             }
@@ -317,7 +323,7 @@ impl State {
     }
 
     fn header(&mut self, node: &Node, machine: usize, params: &Value) -> Said {
-        let sight = self.chain.sight(machine);
+        let sight = self.chain.visible_height(machine);
         let number = match params[0].as_str() {
             Some("latest") => Some(sight.min(self.endpoints[node.endpoint].announced)),
             Some(tag @ ("safe" | "finalized")) => {
@@ -333,14 +339,14 @@ impl State {
     /// As the endpoint tells it. `whole`: with its transactions, not with their hashes.
     fn block_told(&mut self, node: &Node, block: Option<Block>, whole: bool) -> Said {
         let Some(block) = block else { return (Ok(Value::Null), "unknown".to_owned()) };
-        let head = self.as_told(node.endpoint, &block.head);
+        let head = self.as_shown(node.endpoint, &block.head);
         let Head { block: own, parent, bloom, base_fee, gas_limit, .. } = head;
         let mut told = json!({
             "number": hex(own.number), "hash": own.hash, "parentHash": parent,
             "gasLimit": gas_limit.map(hex), "logsBloom": bloom,
             "baseFeePerGas": base_fee.map(U128::from),
         });
-        let sent = block.transactions.iter().map(|mined| mined.transaction.told());
+        let sent = block.transactions.iter().map(|mined| mined.transaction.as_rpc());
         told["transactions"] = if whole {
             let sent = sent.map(|sent| {
                 json!({
@@ -357,7 +363,7 @@ impl State {
 
     /// What a machine shows of its logs, but for what is broken at its endpoint.
     fn logs_of(&mut self, machine: usize, of: &Where) -> Result<Vec<Event>, Refusal> {
-        let (height, sight) = (self.chain.height(), self.chain.sight(machine));
+        let (height, sight) = (self.chain.height(), self.chain.visible_height(machine));
         let blind = self.blind_until.is_some_and(|until| Instant::now() < until);
         let shown = |block: &Block| {
             if blind || block.shown_from > height { Vec::new() } else { block.events.clone() }
@@ -431,13 +437,13 @@ impl State {
     }
 
     fn receipt(&mut self, machine: usize, hash: B256) -> Said {
-        let sight = self.chain.sight(machine);
+        let sight = self.chain.visible_height(machine);
         let Some(receipt) = self.chain.receipt(hash, sight) else {
             return (Ok(Value::Null), format!("{hash} no"));
         };
         let rate = self.plan.faults.odd_receipt;
         if self.fault(rate) {
-            self.fired("receipt");
+            self.record_fault("receipt");
             return (Ok(json!({ "transactionHash": hash, "status": "fine" })), "odd".to_owned());
         }
         let block = self.chain.block(receipt.block.number);
@@ -454,7 +460,7 @@ impl State {
 
     /// Which block a state is asked of, as far as the machine sees.
     fn place(&self, machine: usize, at: &Value) -> Result<u64, Refusal> {
-        let sight = self.chain.sight(machine);
+        let sight = self.chain.visible_height(machine);
         let number = if let Value::String(tag) = at {
             if tag.starts_with("0x") { number_in(at) } else { Some(sight) }
         } else {
@@ -514,7 +520,7 @@ impl State {
     /// The wallet's transactions. What is told of a block that is named by its number is right.
     fn count(&mut self, endpoint: usize, machine: usize, at: &Value) -> Result<Value, Refusal> {
         let count = self.chain.nonce(self.place(machine, at)?);
-        let told = if number_in(at).is_some() { count } else { self.told_count(endpoint, count) };
+        let told = if number_in(at).is_some() { count } else { self.shown_count(endpoint, count) };
         Ok(hex(told))
     }
 

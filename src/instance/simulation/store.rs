@@ -10,7 +10,7 @@ use url::Url;
 use super::world::Life;
 use crate::{
     domain::{B256, Bytes},
-    flow::ciphertexts::Get,
+    flow::ciphertexts::HttpGet,
 };
 
 fn response(status: u16, body: impl Into<Body>) -> Response {
@@ -32,7 +32,7 @@ fn cut() -> reqwest::Result<Response> {
 }
 
 /// The network of this life.
-pub(super) fn network(life: &Life) -> Get {
+pub(super) fn network(life: &Life) -> HttpGet {
     let life = life.clone();
     Arc::new(move |url: Url, _| {
         let life = life.clone();
@@ -41,7 +41,7 @@ pub(super) fn network(life: &Life) -> Get {
             let (answer, note, pause) = answer(&life, &url);
             life.world.say(format_args!("store: {} {note}", url.host_str().unwrap_or("?")));
             sleep(pause).await;
-            life.point().await;
+            life.death_point().await;
             answer
         })
     })

@@ -14,7 +14,7 @@ const FEW: u64 = 200;
 
 /// What came of many seeds.
 #[derive(Debug, Default)]
-struct Played {
+struct SeedResults {
     wrong: Vec<(u64, Vec<String>)>,
     /// In how many stories each fault was felt.
     fired: BTreeMap<&'static str, u64>,
@@ -46,15 +46,15 @@ fn play_all(from: u64, count: u64, plan: fn(u64) -> Plan) -> Vec<(u64, Vec<Strin
     play_many(from, count, plan).wrong
 }
 
-fn play_many(from: u64, count: u64, plan: fn(u64) -> Plan) -> Played {
+fn play_many(from: u64, count: u64, plan: fn(u64) -> Plan) -> SeedResults {
     let next = AtomicU64::new(from);
-    let mut all = Played::default();
+    let mut all = SeedResults::default();
     thread::scope(|scope| {
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
         let players: Vec<_> = (0..threads)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut played = Played::default();
+                    let mut played = SeedResults::default();
                     loop {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
                         if seed >= from + count {
@@ -90,7 +90,7 @@ fn play_many(from: u64, count: u64, plan: fn(u64) -> Plan) -> Played {
 /// Field failure T12.
 #[test]
 fn two_hundred_seeds_are_clean() {
-    let Played { wrong, fired } = play_many(0, FEW, Plan::of);
+    let SeedResults { wrong, fired } = play_many(0, FEW, Plan::of);
     assert!(wrong.is_empty(), "see `scripts/simulate --seed N --trace`: {wrong:#?}");
     // A fault that nobody felt proves nothing.
     let felt = |fault: &&str| fired.get(*fault).is_some_and(|stories| *stories >= ENOUGH);
@@ -150,7 +150,7 @@ fn seeds_asked_for() {
     let asked = std::env::var("SIMULATE").expect("SIMULATE names the seeds");
     let number = |text: &str| text.parse::<u64>().expect("a number");
     if let Some((from, count)) = asked.split_once(',') {
-        let Played { wrong, fired } = play_many(number(from), number(count), Plan::of);
+        let SeedResults { wrong, fired } = play_many(number(from), number(count), Plan::of);
         eprintln!("stories in which it was felt: {fired:?}");
         assert!(wrong.is_empty(), "{} of {count} seeds went wrong", wrong.len());
     } else {

@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{chain::Chain, core::Core, lies::Endpoint, plan::Plan, requests::Catalogue};
-use crate::clock::Clock;
+use crate::time::clock::Clock;
 
-pub(super) struct State {
+pub(super) struct WorldState {
     pub plan: Plan,
     pub dice: Rng,
     /// Faults happen.
@@ -43,9 +43,9 @@ pub(super) struct State {
 }
 
 /// Awaits of one seed that no run has come near.
-const MOST_POINTS: u64 = 3_000_000;
+const MAX_POINTS: u64 = 3_000_000;
 
-impl State {
+impl WorldState {
     pub fn new(plan: &Plan, seed: u64) -> Self {
         let core = Core::default();
         Self {
@@ -77,7 +77,7 @@ impl State {
         Duration::from_millis(self.dice.u64(0..=most))
     }
 
-    pub fn fired(&mut self, fault: &'static str) {
+    pub fn record_fault(&mut self, fault: &'static str) {
         *self.fired.entry(fault).or_default() += 1;
     }
 }
@@ -85,16 +85,16 @@ impl State {
 /// The world. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct World {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<WorldState>>,
     begun: Instant,
 }
 
 impl World {
-    pub fn new(state: State) -> Self {
+    pub fn new(state: WorldState) -> Self {
         Self { state: Arc::new(Mutex::new(state)), begun: Instant::now() }
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub fn state(&self) -> MutexGuard<'_, WorldState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,19 +128,19 @@ impl Life {
     }
 
     /// A place where the process may die; the dead never return from it.
-    pub async fn point(&self) {
-        self.point_of(1).await;
+    pub async fn death_point(&self) {
+        self.weighted_death_point(1).await;
     }
 
     /// A place where a death is worth seeing: it comes so many times as often.
-    pub async fn point_of(&self, weight: u64) {
+    pub async fn weighted_death_point(&self, weight: u64) {
         let dies = {
             let mut state = self.world.state();
             state.points += 1;
-            if state.points == MOST_POINTS {
+            if state.points == MAX_POINTS {
                 state.violations.push("the world is busy and gets nowhere".to_owned());
             }
-            let stuck = state.points >= MOST_POINTS;
+            let stuck = state.points >= MAX_POINTS;
             let rate = state.plan.faults.crash * weight;
             !self.died.is_cancelled() && (stuck || state.fault(rate))
         };
@@ -155,9 +155,9 @@ impl Life {
 
     /// The time something takes, with a place to die before and after.
     pub async fn takes(&self, most: u64) {
-        self.point().await;
+        self.death_point().await;
         let pause = self.world.state().millis(most);
         sleep(pause).await;
-        self.point().await;
+        self.death_point().await;
     }
 }

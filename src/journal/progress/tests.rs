@@ -23,7 +23,7 @@ fn hold(reason: HoldReason) -> Step {
 fn at(stage: StageName) -> Progress {
     Progress {
         stage,
-        held: Some(Held { hold: Hold::new(HoldReason::NoFunds, "empty"), since_ms: 5 }),
+        held: Some(StoredHold { hold: Hold::new(HoldReason::NoFunds, "empty"), since_ms: 5 }),
         attempts: 3,
         last_error: None,
         worked_ms: 8,
@@ -46,15 +46,15 @@ fn steps() -> Vec<Step> {
         Step::Returned { why: "reverted".into() },
         Step::Failed { why: "timeout".into() },
         hold(HoldReason::AccessDenied),
-        Step::Worked(Duration::from_millis(2)),
+        Step::WorkTime(Duration::from_millis(2)),
         Step::Settled(Outcome::Expired),
     ]
 }
 
-fn open(stored: Stored) -> Progress {
+fn open(stored: StoredRequest) -> Progress {
     match stored {
-        Stored::Open(Open(progress)) => progress,
-        Stored::Ended(ended) => panic!("{ended:?}"),
+        StoredRequest::Open(OpenProgress(progress)) => progress,
+        StoredRequest::Ended(ended) => panic!("{ended:?}"),
     }
 }
 
@@ -73,9 +73,9 @@ fn every_stage_and_step_lands_where_the_drawing_says() {
         // Failed, Held and Worked move nothing.
         let row = row.into_iter().chain([Some(before); 3]);
         for (step, expected) in steps().iter().zip(row) {
-            let after = Stored::from(at(before)).step(step, 9);
+            let after = StoredRequest::from(at(before)).step(step, 9);
             let Some(expected) = expected else {
-                assert_eq!(after, Err(Illegal::NoAnswer), "{before:?} {step:?}");
+                assert_eq!(after, Err(IllegalStep::NoAnswer), "{before:?} {step:?}");
                 continue;
             };
             let after = open(after.unwrap());
@@ -100,23 +100,24 @@ fn an_end_is_an_end_but_for_the_chain_and_an_operator() {
             Outcome::Observed => &[],
         };
         for stage in StageName::ALL {
-            let end = Stored::from(at(stage)).step(&Step::Settled(outcome.clone()), 9).unwrap();
-            let Stored::Ended(ended) = &end else { panic!("{end:?}") };
-            assert_eq!((&ended.outcome, ended.at_ms, &ended.was.held), (&outcome, 9, &None));
-            assert_eq!(ended.after(), Duration::from_millis(8));
+            let end =
+                StoredRequest::from(at(stage)).step(&Step::Settled(outcome.clone()), 9).unwrap();
+            let StoredRequest::Ended(ended) = &end else { panic!("{end:?}") };
+            assert_eq!((&ended.outcome, ended.at_ms, &ended.progress.held), (&outcome, 9, &None));
+            assert_eq!(ended.duration(), Duration::from_millis(8));
             for step in steps() {
-                assert_eq!(end.clone().step(&step, 10), Err(Illegal::HasEnded), "{step:?}");
+                assert_eq!(end.clone().step(&step, 10), Err(IllegalStep::HasEnded), "{step:?}");
             }
             for by in REOPENINGS {
                 assert_eq!(
-                    Stored::from(at(stage)).open_again(by, 10),
-                    Err(Illegal::IsOpen),
+                    StoredRequest::from(at(stage)).open_again(by, 10),
+                    Err(IllegalStep::IsOpen),
                     "{by:?}"
                 );
                 let again = end.clone().open_again(by, 10);
                 assert_eq!(again.is_ok(), opens.contains(&by), "{outcome:?} {by:?}");
-                let Ok(Open(after)) = again else {
-                    assert_eq!(again, Err(Illegal::EndStays));
+                let Ok(OpenProgress(after)) = again else {
+                    assert_eq!(again, Err(IllegalStep::CannotReopen));
                     continue;
                 };
                 let retried = by == RetryAsked;
@@ -133,7 +134,7 @@ fn an_end_is_an_end_but_for_the_chain_and_an_operator() {
 #[test]
 fn failures_count_and_are_cut_at_500_characters() {
     let step = Step::Failed { why: "ä".repeat(900) };
-    let after = open(Stored::from(at(StageName::Asked)).step(&step, 9).unwrap());
+    let after = open(StoredRequest::from(at(StageName::Asked)).step(&step, 9).unwrap());
     assert_eq!(after.attempts, 4);
     assert_eq!(after.last_error.unwrap().chars().count(), 501, "and a mark");
 }
@@ -141,7 +142,7 @@ fn failures_count_and_are_cut_at_500_characters() {
 #[test]
 fn a_hold_keeps_its_start_while_its_reason_stays() {
     let since = |reason| {
-        let after = Stored::from(at(StageName::Arrived)).step(&hold(reason), 9).unwrap();
+        let after = StoredRequest::from(at(StageName::Arrived)).step(&hold(reason), 9).unwrap();
         open(after).held.unwrap().since_ms
     };
     assert_eq!(since(HoldReason::NoFunds), 5);
@@ -184,36 +185,36 @@ proptest! {
     fn no_sequence_leads_to_two_outcomes_or_back_from_one(
         happenings in prop::collection::vec(happening(), 1..40),
     ) {
-        let mut stored = Stored::from(at(StageName::Arrived));
+        let mut stored = StoredRequest::from(at(StageName::Arrived));
         let mut ended = false;
         for (now_ms, happening) in (10..).zip(happenings) {
             let had_answer = match &stored {
-                Stored::Open(Open(progress)) => progress.stage.has_answer(),
-                Stored::Ended(end) => end.was.stage.has_answer(),
+                StoredRequest::Open(OpenProgress(progress)) => progress.stage.has_answer(),
+                StoredRequest::Ended(end) => end.progress.stage.has_answer(),
             };
             let (after, is_retry) = match happening {
                 Happening::Step(step) => (stored.clone().step(&step, now_ms), false),
                 Happening::Reopening(by) => {
-                    let again = stored.clone().open_again(by, now_ms).map(Stored::Open);
+                    let again = stored.clone().open_again(by, now_ms).map(StoredRequest::Open);
                     (again, by == Reopening::RetryAsked)
                 }
             };
             let Ok(after) = after else { continue };
-            let ends = matches!(after, Stored::Ended(_));
+            let ends = matches!(after, StoredRequest::Ended(_));
             prop_assert!(!(ended && ends), "ended twice");
             ended = ends;
             let progress = match &after {
-                Stored::Open(Open(progress)) => progress,
-                Stored::Ended(end) => &end.was,
+                StoredRequest::Open(OpenProgress(progress)) => progress,
+                StoredRequest::Ended(end) => &end.progress,
             };
             prop_assert!(progress.stage.has_answer() || !had_answer || is_retry);
             prop_assert_eq!((&progress.outcome, progress.settled_at_ms), (&None, None));
             // As it is written and read again.
             let mut read = progress.clone();
-            if let Stored::Ended(end) = &after {
+            if let StoredRequest::Ended(end) = &after {
                 (read.outcome, read.settled_at_ms) = (Some(end.outcome.clone()), Some(end.at_ms));
             }
-            prop_assert_eq!(&Stored::from(read), &after);
+            prop_assert_eq!(&StoredRequest::from(read), &after);
             stored = after;
         }
     }

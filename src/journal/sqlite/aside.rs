@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{keepers::keeper_of, names, salvage};
+use super::{files, keepers::keeper_of, salvage};
 use crate::{domain::Address, journal::OpenError};
 
 /// Sets the closed journal at `path` aside. The caller holds its lock. Returns the error to report.
@@ -11,9 +11,9 @@ pub(super) fn set_aside(
     contract: Address,
     detail: &str,
 ) -> Result<OpenError, OpenError> {
-    let aside = names::set_aside(path).map_err(OpenError::io(path, "setting it aside"))?;
+    let aside = files::set_aside(path).map_err(OpenError::io(path, "setting it aside"))?;
     log_set_aside(path, &aside, detail);
-    Ok(error(path, aside, contract))
+    Ok(set_aside_error(path, aside, contract))
 }
 
 fn log_set_aside(path: &Path, aside: &Path, detail: &str) {
@@ -23,13 +23,16 @@ fn log_set_aside(path: &Path, aside: &Path, detail: &str) {
 
 /// Returns the error that forbids a new journal at `path`: a damaged one was set aside and not rebuilt yet.
 /// `None`: a new journal may begin.
-pub(super) fn missing(path: &Path, contract: Address) -> Result<Option<OpenError>, OpenError> {
+pub(super) fn check_none_set_aside(
+    path: &Path,
+    contract: Address,
+) -> Result<Option<OpenError>, OpenError> {
     let io = OpenError::io(path, "looking for it");
     if path.try_exists().map_err(&io)? {
         return Ok(None);
     }
-    let aside = interrupted(path).map_err(&io)?;
-    Ok(aside.map(|aside| error(path, aside, contract)))
+    let aside = finish_set_aside(path).map_err(&io)?;
+    Ok(aside.map(|aside| set_aside_error(path, aside, contract)))
 }
 
 /// The damage reported for a write-ahead log whose database file is gone.
@@ -38,25 +41,25 @@ pub(super) const NO_DATABASE: &str = "its log is there, and the file itself is g
 /// Returns the journal that was set aside last, where there is no journal at `path`. A write-ahead log
 /// without its database is set aside first: its contents were stored, and the next database would not have
 /// them.
-pub(super) fn interrupted(path: &Path) -> std::io::Result<Option<PathBuf>> {
-    let aside = names::aside_of(path)?;
+pub(super) fn finish_set_aside(path: &Path) -> std::io::Result<Option<PathBuf>> {
+    let aside = files::latest_set_aside(path)?;
     let is_anothers = match &aside {
-        Some(aside) => names::has_log(path)? && !names::is_log_of(path, aside)?,
-        None => names::has_log(path)?,
+        Some(aside) => files::has_log(path)? && !files::is_log_of(path, aside)?,
+        None => files::has_log(path)?,
     };
     if is_anothers {
-        let aside = names::set_aside(path)?;
+        let aside = files::set_aside(path)?;
         log_set_aside(path, &aside, NO_DATABASE);
         return Ok(Some(aside));
     }
     if let Some(aside) = &aside {
-        names::move_log(path, aside)?;
+        files::move_log(path, aside)?;
     }
     Ok(aside)
 }
 
 /// The error to report for a journal that was set aside.
-pub(super) fn error(path: &Path, aside: PathBuf, contract: Address) -> OpenError {
+pub(super) fn set_aside_error(path: &Path, aside: PathBuf, contract: Address) -> OpenError {
     let at_most = salvage::first_block(&aside, contract);
     let keeper = keeper_of(path);
     OpenError::SetAside { path: path.to_owned(), aside, at_most, keeper }

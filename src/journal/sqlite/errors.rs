@@ -5,8 +5,8 @@ use std::{io, path::Path};
 use rusqlite::ErrorCode;
 use rustix::io::Errno;
 
-use super::footing::Footing;
-use crate::journal::{Fault, OpenError, StoreError};
+use super::file_system::FileDiagnosis;
+use crate::journal::{OpenError, StoreError, StoreFault};
 
 /// Advice for a file system that was unmounted.
 const UNMOUNTED: &str = "mount it again, the instance goes on by itself; what was stored is in it";
@@ -14,35 +14,43 @@ const UNMOUNTED: &str = "mount it again, the instance goes on by itself; what wa
 impl StoreError {
     pub(super) fn unmounted() -> Self {
         let said = "its file system was unmounted while the journal was open";
-        Self::new(Fault::Away, said, UNMOUNTED)
+        Self::new(StoreFault::Unmounted, said, UNMOUNTED)
     }
 
     /// The error of the journal at `path`.
     pub(super) fn of(path: &Path, cause: rusqlite::Error) -> Self {
-        let fault = cause.sqlite_error_code().map_or(Fault::Other, fault);
+        let fault = cause.sqlite_error_code().map_or(StoreFault::Other, fault);
         let advice = match fault {
-            Fault::Locked => return Self::new(fault, cause, Footing::of(path).of_lock()),
-            Fault::Failing => return Self::new(fault, cause, Footing::of(path).of_failure()),
-            Fault::Full => "free space on its filesystem",
-            Fault::Denied => "make the file and its directory writable for this user",
-            Fault::Damaged => "the file is damaged",
-            Fault::Away => UNMOUNTED,
-            Fault::Other => "if it comes again, keep a copy of the file and report it",
+            StoreFault::Locked => {
+                return Self::new(fault, cause, FileDiagnosis::of(path).lock_advice());
+            }
+            StoreFault::Failing => {
+                return Self::new(fault, cause, FileDiagnosis::of(path).failure_advice());
+            }
+            StoreFault::Full => "free space on its filesystem",
+            StoreFault::Denied => "make the file and its directory writable for this user",
+            StoreFault::Damaged => "the file is damaged",
+            StoreFault::Unmounted => UNMOUNTED,
+            StoreFault::Other => "if it comes again, keep a copy of the file and report it",
         };
         Self::new(fault, cause, advice)
     }
 
     pub(super) fn of_io(path: &Path, cause: io::Error) -> Self {
         if has_no_locks(&cause) {
-            return Self::new(Fault::Failing, cause, Footing::of(path).of_no_locks());
+            return Self::new(
+                StoreFault::Failing,
+                cause,
+                FileDiagnosis::of(path).no_locks_advice(),
+            );
         }
         let is = |kinds: &[io::ErrorKind]| kinds.contains(&cause.kind());
         let fault = if is(&[io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded]) {
-            Fault::Full
+            StoreFault::Full
         } else if is(&[io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem]) {
-            Fault::Denied
+            StoreFault::Denied
         } else {
-            Fault::Failing
+            StoreFault::Failing
         };
         Self::new(fault, cause, "check the state directory, its owner and its space")
     }
@@ -60,35 +68,35 @@ impl OpenError {
     pub(super) fn sqlite(path: &Path, cause: rusqlite::Error) -> Self {
         let (path, cause) = (path.to_owned(), StoreError::of(path, cause));
         match cause.fault {
-            Fault::Damaged => Self::Corrupt { path, cause },
-            Fault::Full
-            | Fault::Locked
-            | Fault::Denied
-            | Fault::Away
-            | Fault::Failing
-            | Fault::Other => Self::Store { path, doing: "opening it", cause },
+            StoreFault::Damaged => Self::Corrupt { path, cause },
+            StoreFault::Full
+            | StoreFault::Locked
+            | StoreFault::Denied
+            | StoreFault::Unmounted
+            | StoreFault::Failing
+            | StoreFault::Other => Self::Store { path, doing: "opening it", cause },
         }
     }
 }
 
-fn fault(code: ErrorCode) -> Fault {
+fn fault(code: ErrorCode) -> StoreFault {
     let known = [
-        (ErrorCode::DiskFull, Fault::Full),
-        (ErrorCode::DatabaseBusy, Fault::Locked),
-        (ErrorCode::DatabaseLocked, Fault::Locked),
-        (ErrorCode::FileLockingProtocolFailed, Fault::Locked),
-        (ErrorCode::ReadOnly, Fault::Denied),
-        (ErrorCode::PermissionDenied, Fault::Denied),
-        (ErrorCode::CannotOpen, Fault::Denied),
-        (ErrorCode::SystemIoFailure, Fault::Failing),
-        (ErrorCode::DatabaseCorrupt, Fault::Damaged),
-        (ErrorCode::NotADatabase, Fault::Damaged),
+        (ErrorCode::DiskFull, StoreFault::Full),
+        (ErrorCode::DatabaseBusy, StoreFault::Locked),
+        (ErrorCode::DatabaseLocked, StoreFault::Locked),
+        (ErrorCode::FileLockingProtocolFailed, StoreFault::Locked),
+        (ErrorCode::ReadOnly, StoreFault::Denied),
+        (ErrorCode::PermissionDenied, StoreFault::Denied),
+        (ErrorCode::CannotOpen, StoreFault::Denied),
+        (ErrorCode::SystemIoFailure, StoreFault::Failing),
+        (ErrorCode::DatabaseCorrupt, StoreFault::Damaged),
+        (ErrorCode::NotADatabase, StoreFault::Damaged),
     ];
-    known.into_iter().find(|(of, _)| *of == code).map_or(Fault::Other, |(_, fault)| fault)
+    known.into_iter().find(|(of, _)| *of == code).map_or(StoreFault::Other, |(_, fault)| fault)
 }
 
 pub(super) fn is_corrupt(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code().map(fault) == Some(Fault::Damaged)
+    error.sqlite_error_code().map(fault) == Some(StoreFault::Damaged)
 }
 
 /// Returns whether the error says that the file system does not support locks.
@@ -113,7 +121,7 @@ mod tests {
         let path = dir.path().join("a.sqlite3");
         std::fs::write(&path, "").unwrap();
         let nobody = OpenError::sqlite(&path, busy());
-        assert!(nobody.may_pass());
+        assert!(nobody.is_transient());
         let said = nobody.to_string();
         assert!(!said.contains("another program holds") && !said.contains("process "), "{said}");
 
@@ -131,23 +139,23 @@ mod tests {
         use rusqlite::ffi;
         let path = Path::new("/nowhere/a.sqlite3");
         for (code, fault, opens_later, commits_later) in [
-            (ffi::SQLITE_FULL, Fault::Full, true, true),
-            (ffi::SQLITE_BUSY, Fault::Locked, true, true),
-            (ffi::SQLITE_LOCKED, Fault::Locked, true, true),
-            (ffi::SQLITE_PROTOCOL, Fault::Locked, true, true),
-            (ffi::SQLITE_READONLY, Fault::Denied, true, false),
-            (ffi::SQLITE_CANTOPEN, Fault::Denied, true, false),
-            (ffi::SQLITE_IOERR_FSYNC, Fault::Failing, true, false),
-            (ffi::SQLITE_CORRUPT, Fault::Damaged, false, false),
-            (ffi::SQLITE_NOTADB, Fault::Damaged, false, false),
-            (ffi::SQLITE_MISUSE, Fault::Other, false, false),
+            (ffi::SQLITE_FULL, StoreFault::Full, true, true),
+            (ffi::SQLITE_BUSY, StoreFault::Locked, true, true),
+            (ffi::SQLITE_LOCKED, StoreFault::Locked, true, true),
+            (ffi::SQLITE_PROTOCOL, StoreFault::Locked, true, true),
+            (ffi::SQLITE_READONLY, StoreFault::Denied, true, false),
+            (ffi::SQLITE_CANTOPEN, StoreFault::Denied, true, false),
+            (ffi::SQLITE_IOERR_FSYNC, StoreFault::Failing, true, false),
+            (ffi::SQLITE_CORRUPT, StoreFault::Damaged, false, false),
+            (ffi::SQLITE_NOTADB, StoreFault::Damaged, false, false),
+            (ffi::SQLITE_MISUSE, StoreFault::Other, false, false),
         ] {
             let sqlite = || rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
             let cause = std::sync::Arc::new(StoreError::of(path, sqlite()));
             assert_eq!(cause.fault, fault);
             let error = JournalError::Store { path: path.into(), doing: "a commit", cause };
-            assert_eq!(error.may_pass(), commits_later, "{error}");
-            assert_eq!(OpenError::sqlite(path, sqlite()).may_pass(), opens_later, "{error}");
+            assert_eq!(error.is_transient(), commits_later, "{error}");
+            assert_eq!(OpenError::sqlite(path, sqlite()).is_transient(), opens_later, "{error}");
             let ledger = crate::domain::LedgerError::from(error);
             assert_eq!(ledger.code(), fault.code());
             let mut behind: Option<&dyn std::error::Error> = Some(&ledger);

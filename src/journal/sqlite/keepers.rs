@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::lock::Note;
+use super::lock::LockNote;
 use crate::domain::Address;
 
 /// An instance that keeps a journal, or kept it last.
@@ -37,12 +37,12 @@ fn keeper_by(lock: &Path) -> Option<Keeper> {
     let mut parts = stem.splitn(3, '-');
     let (chain, _genesis, wallet) = (parts.next()?, parts.next()?, parts.next()?);
     let (chain_id, wallet) = (chain.parse().ok()?, wallet.parse().ok()?);
-    Some(Keeper { name: Note::at(lock).ok()?.keeper?, chain_id, wallet })
+    Some(Keeper { name: LockNote::at(lock).ok()?.keeper?, chain_id, wallet })
 }
 
 /// The instance that kept the journal at `path` last, if its lock file names one.
 pub(super) fn keeper_of(path: &Path) -> Option<String> {
-    Note::at(&path.with_extension("lock")).ok()?.keeper
+    LockNote::at(&path.with_extension("lock")).ok()?.keeper
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //!
 //! The kernel releases the lock when the process ends, so a lock file left by `kill -9` blocks nobody. The
 //! file is never removed: otherwise two processes could lock two different files of one name. It contains a
-//! [`Note`]: the process that holds the lock, and the instance that kept the journal last. The note still
+//! [`LockNote`]: the process that holds the lock, and the instance that kept the journal last. The note still
 //! tells the instance when the journal itself can no longer be read.
 
 use std::{
@@ -15,7 +15,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::names::{give_to_owner, open_own};
+use super::files::{give_to_owner, open_private};
 
 /// The longest possible note: a process id and an instance's name.
 const LONGEST_NOTE: u64 = 1024;
@@ -24,12 +24,12 @@ const LONGEST_NOTE: u64 = 1024;
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
-    note: Note,
+    note: LockNote,
 }
 
 /// The contents of a lock file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Note {
+pub(super) struct LockNote {
     pub pid: Option<u32>,
     /// The instance that kept the journal last. Older versions wrote none.
     pub keeper: Option<String>,
@@ -45,10 +45,10 @@ pub(super) enum LockError {
     Io(#[from] io::Error),
 }
 
-impl Note {
+impl LockNote {
     /// Reads the note of the lock file at `path`, whoever holds the lock.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
-        let mut file = open_own(path, OFlags::RDONLY)?;
+        let mut file = open_private(path, OFlags::RDONLY)?;
         Ok(Self::read(&mut file)?.unwrap_or_default())
     }
 
@@ -77,8 +77,8 @@ impl Lock {
     /// Acquires the lock without waiting, and writes this process's id into the file. A file whose contents
     /// are no note of ours is left unchanged: it belongs to another program.
     pub(super) fn take(path: &Path) -> Result<Self, LockError> {
-        let mut file = open_own(path, OFlags::RDWR | OFlags::CREATE)?;
-        let note = Note::read(&mut file)?;
+        let mut file = open_private(path, OFlags::RDWR | OFlags::CREATE)?;
+        let note = LockNote::read(&mut file)?;
         if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if error != rustix::io::Errno::WOULDBLOCK {
                 return Err(LockError::Io(error.into()));
@@ -87,7 +87,7 @@ impl Lock {
         }
         // The last holder may have written after the first read.
         file.seek(SeekFrom::Start(0))?;
-        let Some(note) = Note::read(&mut file)? else {
+        let Some(note) = LockNote::read(&mut file)? else {
             let why = "its lock file holds something that no lock holds: move that file away";
             return Err(LockError::Io(io::Error::new(io::ErrorKind::InvalidData, why)));
         };
@@ -99,7 +99,7 @@ impl Lock {
     }
 
     /// Records the instance that keeps the journal.
-    pub(super) fn keep_as(&mut self, keeper: &str) -> io::Result<()> {
+    pub(super) fn set_keeper(&mut self, keeper: &str) -> io::Result<()> {
         if self.note.keeper.as_deref() == Some(keeper) {
             return Ok(());
         }
@@ -158,14 +158,14 @@ mod tests {
         for before in ["4711\n", ""] {
             fs::write(&path, before).unwrap();
             let mut lock = Lock::take(&path).unwrap();
-            let ours = Note { pid: Some(std::process::id()), keeper: None };
-            assert_eq!(Note::at(&path).unwrap(), ours);
-            lock.keep_as("node 1").unwrap();
+            let ours = LockNote { pid: Some(std::process::id()), keeper: None };
+            assert_eq!(LockNote::at(&path).unwrap(), ours);
+            lock.set_keeper("node 1").unwrap();
             assert!(matches!(Lock::take(&path), Err(LockError::Taken(pid)) if pid == ours.pid));
             drop(lock);
             drop(Lock::take(&path).unwrap());
             let keeper = Some("node 1".to_owned());
-            assert_eq!(Note::at(&path).unwrap(), Note { keeper, ..ours });
+            assert_eq!(LockNote::at(&path).unwrap(), LockNote { keeper, ..ours });
         }
     }
 
@@ -177,9 +177,9 @@ mod tests {
         let mut lock = Lock::take(&path).unwrap();
         let mut length = 0;
         for name in ["a", "a much longer name", "b", "ab"] {
-            lock.keep_as(name).unwrap();
+            lock.set_keeper(name).unwrap();
             let (pid, keeper) = (Some(std::process::id()), Some(name.to_owned()));
-            assert_eq!(Note::at(&path).unwrap(), Note { pid, keeper });
+            assert_eq!(LockNote::at(&path).unwrap(), LockNote { pid, keeper });
             let now = fs::metadata(&path).unwrap().len();
             assert!(now >= length && now <= LONGEST_NOTE, "{length} to {now}");
             length = now;
@@ -189,12 +189,12 @@ mod tests {
     #[test]
     fn what_is_no_note_is_told_from_one() {
         for text in ["7", "7\n", "7\na b\n", "\n", "\na\n", ""] {
-            assert!(Note::parse(text.as_bytes()).is_some(), "{text:?}");
+            assert!(LockNote::parse(text.as_bytes()).is_some(), "{text:?}");
         }
         let long = format!("7\n{}", "x".repeat(2000));
         for text in ["seven", "7 7", "7\na\nb\n", "-1", "\u{fffd}", &long] {
-            assert_eq!(Note::parse(text.as_bytes()), None, "{text:?}");
+            assert_eq!(LockNote::parse(text.as_bytes()), None, "{text:?}");
         }
-        assert_eq!(Note::parse(b"7\n\xff"), None);
+        assert_eq!(LockNote::parse(b"7\n\xff"), None);
     }
 }

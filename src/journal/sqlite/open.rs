@@ -6,19 +6,19 @@ use rusqlite::Connection;
 
 use super::{
     aside,
-    begin::{self, claim},
-    names::{self, sync_names},
+    create::{self, claim_identity},
+    files::{self, sync_names},
     schema::{self, Version},
     store::SqliteStore,
     tenure::Tenure,
     upgrade,
 };
 use crate::{
-    domain::{Address, Source},
+    domain::{Address, RequestSource},
     journal::{
-        Damage, Identity, Journal, Kept, OpenError, OpenWarning, StoreError, Writer,
-        store::{Mark, Reads},
-        writer::{Opening, assemble},
+        Damage, Identity, IdleStore, Journal, OpenError, OpenWarning, StoreError, Writer,
+        store::{StoreId, StoreReader},
+        writer::{JournalParts, assemble},
     },
     machine::Machine,
 };
@@ -45,7 +45,7 @@ impl Journal {
 /// An open file, and the warnings found while opening it.
 pub(super) struct OpenFile {
     // Fields are dropped in this order.
-    reads: Box<dyn Reads>,
+    reads: Box<dyn StoreReader>,
     pub store: SqliteStore,
     identity: Identity,
     warnings: Vec<OpenWarning>,
@@ -68,7 +68,7 @@ impl OpenFile {
         contract: Address,
     ) -> Result<Self, OpenError> {
         let tenure = Tenure::acquire(dir, identity)?;
-        if let Some(error) = aside::missing(&tenure.path, contract)? {
+        if let Some(error) = aside::check_none_set_aside(&tenure.path, contract)? {
             return Err(error);
         }
         match open_file(machine, dir, identity, &tenure.path) {
@@ -92,7 +92,7 @@ impl OpenFile {
     }
 
     /// Continues with the store that an earlier writer left open.
-    pub fn kept(kept: Kept) -> Result<Self, OpenError> {
+    pub fn from_idle_store(kept: IdleStore) -> Result<Self, OpenError> {
         let (store, identity) = kept.into_store();
         let reads = store.reader()?;
         Ok(Self { store, reads, identity, warnings: Vec::new() })
@@ -102,8 +102,9 @@ impl OpenFile {
     pub fn assemble(self, machine: &Machine, contract: Address) -> (Journal, Writer) {
         let Self { store, reads, identity, warnings } = self;
         let path = store.path().to_owned();
-        let (machine, source) = (machine.clone(), Source { chain_id: identity.chain_id, contract });
-        assemble(store, reads, Opening { path, identity, source, machine, warnings })
+        let (machine, source) =
+            (machine.clone(), RequestSource { chain_id: identity.chain_id, contract });
+        assemble(store, reads, JournalParts { path, identity, source, machine, warnings })
     }
 }
 
@@ -116,12 +117,12 @@ pub(super) fn open_file(
 ) -> Result<(Connection, Vec<OpenWarning>), OpenError> {
     let io = |doing| OpenError::io(path, doing);
     let sqlite = |cause| OpenError::sqlite(path, cause);
-    if !names::is_there(path).map_err(io("looking for it"))? {
+    if !files::exists(path).map_err(io("looking for it"))? {
         for ending in ["-wal", "-shm"] {
-            let log = names::beside(path, ending);
-            names::is_there(&log).map_err(io("looking for its log"))?;
+            let log = files::with_suffix(path, ending);
+            files::exists(&log).map_err(io("looking for its log"))?;
         }
-        begin::make(path, identity, |_| Ok(()))?;
+        create::create_journal(path, identity, |_| Ok(()))?;
     }
     let mut connection = schema::connect_writer(path).map_err(sqlite)?;
     if !machine.may_lose_power() {
@@ -140,18 +141,18 @@ pub(super) fn open_file(
     };
     let size = fs::metadata(&path).map_err(io("measuring it"))?.len();
     if size <= CHECKED_IN_FULL {
-        check(&connection, &path)?;
+        quick_check(&connection, &path)?;
     }
     if seen < schema::MIGRATIONS.len() {
         upgrade::keep_copy(&connection, &path, seen)?;
     }
     schema::migrate(&mut connection, schema::MIGRATIONS).map_err(sqlite)?;
-    let found = claim(&connection, identity).map_err(sqlite)?;
+    let found = claim_identity(&connection, identity).map_err(sqlite)?;
     if found != identity {
         return Err(OpenError::NotOurs { path, of: Some(found) });
     }
     sync_names(dir).map_err(io("syncing its directory"))?;
-    let warnings = resets(dir, identity).map_err(io("listing its directory"))?;
+    let warnings = find_resets(dir, identity).map_err(io("listing its directory"))?;
     Ok((connection, warnings))
 }
 
@@ -165,8 +166,8 @@ pub fn set_aside(
 ) -> Result<OpenError, OpenError> {
     let tenure = Tenure::acquire(dir, identity)?;
     let path = tenure.path.clone();
-    let found = names::id(&path).map_err(OpenError::io(&path, "looking for it"))?;
-    if Mark(found) != damage.mark {
+    let found = files::file_id(&path).map_err(OpenError::io(&path, "looking for it"))?;
+    if StoreId(found) != damage.store_id {
         // Somebody has created a new one since.
         let cause = StoreError::damaged(damage.cause.to_string());
         return Err(OpenError::Corrupt { path, cause });
@@ -175,7 +176,7 @@ pub fn set_aside(
 }
 
 /// `SQLite`'s own check of structure and cell order.
-fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+fn quick_check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let verdict: String = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|cause| OpenError::sqlite(path, cause))?;
@@ -186,7 +187,7 @@ fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
 }
 
 /// Finds journals of the same chain id and wallet with another genesis block.
-fn resets(dir: &Path, identity: Identity) -> io::Result<Vec<OpenWarning>> {
+fn find_resets(dir: &Path, identity: Identity) -> io::Result<Vec<OpenWarning>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();

@@ -10,19 +10,19 @@ use std::{
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    begin::read_identity,
+    columns::{Fixed, Number},
+    create::read_identity,
     errors::is_corrupt,
+    files,
     keepers::keeper_of,
-    names,
-    record::{Fixed, Number},
     schema::{self, Version},
     statements as sql,
     store::Reader,
     succession::written_ms,
 };
 use crate::{
-    domain::{Address, Source},
-    journal::{Identity, Journal, Look, OpenError, StoreError, Writer},
+    domain::{Address, RequestSource},
+    journal::{Identity, Journal, OpenError, Queries, StoreError, Writer},
 };
 
 /// How long a read waits for a writer.
@@ -82,7 +82,7 @@ fn others(keepers: &[String]) -> String {
 pub struct ReadOnly {
     reader: Reader,
     identity: Identity,
-    source: Source,
+    source: RequestSource,
 }
 
 impl ReadOnly {
@@ -170,7 +170,7 @@ impl ReadOnly {
         let identity = identity.ok_or_else(|| failed(rusqlite::Error::QueryReturnedNoRows))?;
         // A journal without any cursor has no requests either.
         let contract = contract.map_or(Address::ZERO, |contract| contract.0);
-        let source = Source { chain_id: identity.chain_id, contract };
+        let source = RequestSource { chain_id: identity.chain_id, contract };
         Ok(Self { reader: Reader { connection, home: identity.chain_id, path }, identity, source })
     }
 
@@ -181,8 +181,8 @@ impl ReadOnly {
 
     /// Queries about the Decryption contract that was served last. Blocking.
     #[must_use]
-    pub fn look(&self) -> Look<'_> {
-        Look::new(&self.reader, self.source)
+    pub fn queries(&self) -> Queries<'_> {
+        Queries::new(&self.reader, self.source)
     }
 
     /// Opens it for writing. Blocking, as [`Journal::open`].
@@ -195,8 +195,8 @@ impl ReadOnly {
 /// If `aside` is a journal that was set aside and not replaced since: the instance that kept it, and the
 /// error to report.
 fn set_aside(dir: &Path, aside: &Path) -> Option<(Option<String>, OpenError)> {
-    let stem = names::stem_of_aside(aside.file_name()?.to_str()?)?;
-    let path = dir.join(format!("{stem}{}", names::ENDING));
+    let stem = files::stem_of_aside(aside.file_name()?.to_str()?)?;
+    let path = dir.join(format!("{stem}{}", files::ENDING));
     if path.exists() {
         return None;
     }
@@ -210,7 +210,7 @@ fn unreadable(path: &Path, cause: rusqlite::Error) -> FindError {
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    schema::connect_to_look(path, BUSY_TIMEOUT)
+    schema::connect_read_only(path, BUSY_TIMEOUT)
 }
 
 /// The instance that keeps it, and since when. `None`: nobody yet, or it is no journal.

@@ -6,26 +6,25 @@ use rusqlite::{
 };
 
 use super::{
-    record::{
-        Fixed, Number, Origin, OutcomeColumns, block_from_columns, bytes, held_from_columns,
-        key_from_columns, source_from_column, told, topics_from_blob,
+    columns::{
+        Fixed, Number, OutcomeColumns, SourceColumn, block_from_columns, bounded_text, bytes,
+        held_from_columns, key_from_columns, source_from_column, topics_from_blob,
     },
     statements::{self as sql, PROGRESS_COLUMNS},
 };
 use crate::{
+    chain::lane::{MinedTransaction, SignedTransaction},
+    contracts::abi::Counter,
     domain::{
-        Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, SignedResult, Source, U256,
+        Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, RequestSource, SignedResult,
+        U256,
     },
-    flow::ledger::{Answered, IdRun, Unproven},
-    gateway::{
-        abi::Counter,
-        lane::{MinedTransaction, SignedTransaction},
-    },
+    flow::ledger::{AnsweredHere, IdRange, UnprovenRange},
     journal::{
-        Counts, Failing, JournaledTransaction, Listed, Listing, Position, Progress, RequestRecord,
-        StageName, Which,
+        Counts, FailingRequest, JournaledTransaction, Position, Progress, RequestFilter,
+        RequestPage, RequestRecord, RequestSummary, StageName,
     },
-    metrics::Standing,
+    telemetry::metrics::RequestGauges,
 };
 
 /// The error for a value of the right type that this program does not know.
@@ -77,7 +76,7 @@ pub(super) fn read_progress(row: &Row<'_>) -> Result<Progress> {
         stage: stage(row, 0)?,
         held: held_from_columns(reason.as_deref(), row.get(2)?, maybe_number(row, 3)?),
         attempts: row.get(4)?,
-        last_error: told(row.get(5)?),
+        last_error: bounded_text(row.get(5)?),
         worked_ms: number(row, 18)?,
         transaction: maybe_hash(row, 6)?,
         arrived_at_ms: number(row, 7)?,
@@ -90,7 +89,10 @@ pub(super) fn read_progress(row: &Row<'_>) -> Result<Progress> {
 }
 
 /// Reads position, key and kind, which follow the progress.
-pub(super) fn read_name(row: &Row<'_>, source: Source) -> Result<(Position, RequestKey, Kind)> {
+pub(super) fn read_name(
+    row: &Row<'_>,
+    source: RequestSource,
+) -> Result<(Position, RequestKey, Kind)> {
     let id: Fixed<U256> = row.get(PROGRESS_COLUMNS + 1)?;
     let kind = kind(row, PROGRESS_COLUMNS + 3)?;
     let key = RequestKey { source, id: id.0, content: hash(row, PROGRESS_COLUMNS + 2)? };
@@ -110,7 +112,7 @@ pub(super) fn read_event(row: &Row<'_>, first: usize) -> Result<Event> {
     })
 }
 
-pub(super) fn read_record(row: &Row<'_>, source: Source) -> Result<RequestRecord> {
+pub(super) fn read_record(row: &Row<'_>, source: RequestSource) -> Result<RequestRecord> {
     const EVENT: usize = PROGRESS_COLUMNS + 4;
     const ANSWER: usize = EVENT + 6;
     let (position, key, kind) = read_name(row, source)?;
@@ -140,17 +142,17 @@ pub(super) fn read_transaction(row: &Row<'_>, home: u64) -> Result<SignedTransac
     })
 }
 
-fn read_listed(row: &Row<'_>, source: Source) -> Result<Listed> {
+fn read_summary(row: &Row<'_>, source: RequestSource) -> Result<RequestSummary> {
     let (position, key, kind) = read_name(row, source)?;
     let block = number(row, PROGRESS_COLUMNS + 4)?;
-    Ok(Listed { position, key, kind, block, progress: read_progress(row)? })
+    Ok(RequestSummary { position, key, kind, block, progress: read_progress(row)? })
 }
 
 /// The rows of one source; of transactions, those of its chain.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'c> {
     pub db: &'c Connection,
-    pub of: Origin,
+    pub of: SourceColumn,
 }
 
 impl Rows<'_> {
@@ -197,10 +199,10 @@ impl Rows<'_> {
         Ok(read.flatten())
     }
 
-    pub fn unproven(&self) -> Result<Vec<Unproven>> {
+    pub fn unproven(&self) -> Result<Vec<UnprovenRange>> {
         self.many(sql::SELECT_UNPROVEN, [self.of], |row| {
             let (first, last) = (number(row, 0)?, number(row, 1)?);
-            Ok(Unproven { first, last, hash: maybe_hash(row, 2)?, since_ms: number(row, 3)? })
+            Ok(UnprovenRange { first, last, hash: maybe_hash(row, 2)?, since_ms: number(row, 3)? })
         })
     }
 
@@ -222,25 +224,25 @@ impl Rows<'_> {
     }
 
     /// The known ids of requests. Rows with an unknown counter are left out.
-    pub fn seen_ids(&self) -> Result<Vec<IdRun>> {
+    pub fn seen_ids(&self) -> Result<Vec<IdRange>> {
         let runs = self.many(sql::SELECT_SEEN_IDS, [self.of], |row| {
             let counter = row.get::<_, u8>(0).ok().and_then(Counter::from_tag);
             let (first, last) = (number(row, 1)?, number(row, 2)?);
             let (first_block, last_block) = (number(row, 3)?, number(row, 4)?);
-            Ok(counter.map(|counter| IdRun { counter, first, last, first_block, last_block }))
+            Ok(counter.map(|counter| IdRange { counter, first, last, first_block, last_block }))
         })?;
         Ok(runs.into_iter().flatten().collect())
     }
 
     /// Returns for each of these ids whether it was answered.
-    pub fn answered(&self, ids: &[U256]) -> Result<Vec<Answered>> {
+    pub fn answered(&self, ids: &[U256]) -> Result<Vec<AnsweredHere>> {
         let mut select = self.db.prepare_cached(sql::SELECT_ANSWERED)?;
         let mut answered = |id: &U256| {
             select.query_row(params![self.of, Fixed(*id)], |row| {
                 Ok(match (number(row, 0)?, number(row, 1)?) {
-                    (0, _) => Answered::Unknown,
-                    (_, 0) => Answered::No,
-                    _ => Answered::Yes,
+                    (0, _) => AnsweredHere::Unknown,
+                    (_, 0) => AnsweredHere::No,
+                    _ => AnsweredHere::Yes,
                 })
             })
         };
@@ -272,40 +274,40 @@ impl Rows<'_> {
         Ok(records.into_iter().map(|record| record.event).collect())
     }
 
-    /// A page of requests, read with `read`. Binds the parameters that the statement of its [`Which`] needs.
+    /// A page of requests, read with `read`. Binds the parameters that the statement of its [`RequestFilter`] needs.
     fn page<T>(
         &self,
         statement: &str,
-        Listing { which, after, limit }: Listing,
+        RequestPage { filter: which, after, limit }: RequestPage,
         read: impl FnMut(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
         let after = after_seq(after);
         match which {
-            Which::Ended { since_ms } => {
+            RequestFilter::Ended { since_ms } => {
                 self.many(statement, params![self.of, after, limit, Number(since_ms)], read)
             }
-            Which::Unfinished | Which::Held | Which::All => {
+            RequestFilter::Unfinished | RequestFilter::Held | RequestFilter::All => {
                 self.many(statement, params![self.of, after, limit], read)
             }
         }
     }
 
-    pub fn listed(&self, listing: Listing) -> Result<Vec<Listed>> {
-        let statement = match listing.which {
-            Which::Unfinished => sql::LISTED_UNFINISHED,
-            Which::Held => sql::LISTED_HELD,
-            Which::Ended { .. } => sql::LISTED_ENDED,
-            Which::All => sql::LISTED_ALL,
+    pub fn listed(&self, listing: RequestPage) -> Result<Vec<RequestSummary>> {
+        let statement = match listing.filter {
+            RequestFilter::Unfinished => sql::LISTED_UNFINISHED,
+            RequestFilter::Held => sql::LISTED_HELD,
+            RequestFilter::Ended { .. } => sql::LISTED_ENDED,
+            RequestFilter::All => sql::LISTED_ALL,
         };
-        self.page(statement, listing, |row| read_listed(row, self.of.source))
+        self.page(statement, listing, |row| read_summary(row, self.of.source))
     }
 
-    pub fn records(&self, listing: Listing) -> Result<Vec<RequestRecord>> {
-        let statement = match listing.which {
-            Which::Unfinished => sql::UNFINISHED,
-            Which::Held => sql::UNFINISHED_HELD,
-            Which::Ended { .. } => sql::ENDED,
-            Which::All => sql::ALL,
+    pub fn records(&self, listing: RequestPage) -> Result<Vec<RequestRecord>> {
+        let statement = match listing.filter {
+            RequestFilter::Unfinished => sql::UNFINISHED,
+            RequestFilter::Held => sql::UNFINISHED_HELD,
+            RequestFilter::Ended { .. } => sql::ENDED,
+            RequestFilter::All => sql::ALL,
         };
         self.page(statement, listing, self.record())
     }
@@ -316,8 +318,8 @@ impl Rows<'_> {
     }
 
     /// The oldest request without an outcome that is not held.
-    pub fn oldest(&self) -> Result<Option<Listed>> {
-        self.one(sql::LISTED_OLDEST, [self.of], |row| read_listed(row, self.of.source))
+    pub fn oldest(&self) -> Result<Option<RequestSummary>> {
+        self.one(sql::LISTED_OLDEST, [self.of], |row| read_summary(row, self.of.source))
     }
 
     pub fn open_transactions(&self) -> Result<Vec<SignedTransaction>> {
@@ -339,7 +341,7 @@ impl Rows<'_> {
         })
     }
 
-    pub fn newest(&self) -> Result<Option<Position>> {
+    pub fn latest_block_time(&self) -> Result<Option<Position>> {
         let newest = self.one(sql::NEWEST, [self.of], |row| row.get::<_, Option<i64>>(0))?;
         Ok(newest.flatten().map(Position))
     }
@@ -370,10 +372,10 @@ impl Rows<'_> {
         self.db.prepare_cached(sql::COUNT_IN_HAND)?.query_row([self.of], |row| number(row, 0))
     }
 
-    pub fn standings(&self) -> Result<Vec<Standing>> {
+    pub fn standings(&self) -> Result<Vec<RequestGauges>> {
         self.many(sql::COUNT_STANDINGS, [self.of], |row| {
             let reason: Option<String> = row.get(2)?;
-            Ok(Standing {
+            Ok(RequestGauges {
                 kind: kind(row, 0)?,
                 stage: stage(row, 1)?.as_str(),
                 held: reason.as_deref().and_then(HoldReason::from_name),
@@ -404,8 +406,8 @@ impl Rows<'_> {
         counts.skipped_logs =
             self.one(sql::COUNT_SKIPPED, [self.of], |row| number(row, 0))?.unwrap_or_default();
         counts.oldest_failing = self.one(sql::OLDEST_FAILING, [self.of], |row| {
-            let last_error = told(row.get(1)?).unwrap_or_default();
-            Ok(Failing { arrived_at_ms: number(row, 0)?, last_error })
+            let last_error = bounded_text(row.get(1)?).unwrap_or_default();
+            Ok(FailingRequest { arrived_at_ms: number(row, 0)?, last_error })
         })?;
         Ok(counts)
     }

@@ -18,22 +18,22 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::{
-    aside::interrupted,
-    begin::make,
-    names,
+    aside::finish_set_aside,
+    columns::{Fixed, Number, SourceColumn},
+    create::create_journal,
+    files,
     open::open_file,
     reader::Rows,
-    record::{Fixed, Number, Origin},
     salvage, statements as sql,
     tables::Tables,
     tenure::Tenure,
 };
 use crate::{
-    clock,
-    domain::{Address, BlockRef, Source},
+    domain::{Address, BlockRef, RequestSource},
     flow::ledger::Batch,
     journal::{Identity, OpenError},
     machine::Machine,
+    time::clock,
 };
 
 /// The result of a rebuild.
@@ -42,12 +42,12 @@ pub struct Rebuilt {
     pub path: PathBuf,
     /// The block before the first one that will be read.
     pub cursor: BlockRef,
-    pub way: Way,
+    pub kind: RebuildKind,
 }
 
 /// How the journal was built.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum RebuildKind {
     /// There was none.
     Anew,
     /// It replaces a damaged one.
@@ -61,9 +61,9 @@ pub enum Way {
         at_most: Option<u64>,
     },
     /// The journal was intact: only its cursor was moved back, from `before`.
-    ReadAgain { before: Option<BlockRef> },
+    CursorMovedBack { before: Option<BlockRef> },
     /// The journal was intact, and its cursor is still below the given one: nothing was changed.
-    NotThere { before: BlockRef },
+    CursorNotReached { before: BlockRef },
 }
 
 /// Builds the journal of `identity` with this cursor. An intact journal keeps its contents; only its cursor
@@ -77,29 +77,29 @@ pub fn rebuild(
     let tenure = Tenure::acquire(dir, identity)?;
     let path = tenure.path.clone();
     let io = |doing| OpenError::io(&path, doing);
-    let rebuilt = |way| Rebuilt { path: path.clone(), cursor, way };
+    let rebuilt = |way| Rebuilt { path: path.clone(), cursor, kind: way };
     let is_there = path.try_exists().map_err(io("looking for it"))?;
     let aside = if is_there {
         match open_file(&Machine::default(), dir, identity, &path) {
             Ok((mut connection, _)) => {
-                let way = go_back(&mut connection, contract, cursor);
+                let way = move_cursor_back(&mut connection, contract, cursor);
                 return way.map(rebuilt).map_err(|cause| OpenError::sqlite(&path, cause));
             }
             Err(OpenError::Corrupt { .. }) => {
-                Some(names::set_aside(&path).map_err(io("setting it aside"))?)
+                Some(files::set_aside(&path).map_err(io("setting it aside"))?)
             }
             Err(error) => return Err(error),
         }
     } else {
-        interrupted(&path).map_err(io("setting it aside"))?
+        finish_set_aside(&path).map_err(io("setting it aside"))?
     };
     let found = aside.as_deref().map(|aside| salvage::salvage(aside, identity, contract));
     let found = found.unwrap_or_default();
-    let source = Source { chain_id: identity.chain_id, contract };
-    make(&path, identity, |connection| fill(connection, source, cursor, &found))?;
+    let source = RequestSource { chain_id: identity.chain_id, contract };
+    create_journal(&path, identity, |connection| fill(connection, source, cursor, &found))?;
     Ok(rebuilt(match aside {
-        None => Way::Anew,
-        Some(aside) => Way::Salvaged {
+        None => RebuildKind::Anew,
+        Some(aside) => RebuildKind::Salvaged {
             requests: found.requests.len(),
             transactions: found.transactions.len(),
             at_most: salvage::first_block(&aside, contract),
@@ -111,13 +111,14 @@ pub fn rebuild(
 /// Writes the cursor and the salvaged rows.
 fn fill(
     connection: &mut Connection,
-    source: Source,
+    source: RequestSource,
     cursor: BlockRef,
     found: &salvage::Salvage,
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let now_ms = clock::unix_millis();
-    let tables = Tables { transaction: &transaction, of: Origin::of(source, source.chain_id) };
+    let tables =
+        Tables { transaction: &transaction, of: SourceColumn::of(source, source.chain_id) };
     let batch =
         Batch { arrivals: found.requests.clone(), cursor: Some(cursor), ..Batch::default() };
     tables.arrive(&batch, now_ms)?;
@@ -128,22 +129,22 @@ fn fill(
 }
 
 /// Moves the cursor of an intact journal back to `cursor`.
-fn go_back(
+fn move_cursor_back(
     connection: &mut Connection,
     contract: Address,
     cursor: BlockRef,
-) -> rusqlite::Result<Way> {
+) -> rusqlite::Result<RebuildKind> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let before = Rows { db: &transaction, of: Origin::home(contract) }.cursor()?;
+    let before = Rows { db: &transaction, of: SourceColumn::home(contract) }.cursor()?;
     if let Some(before) = before.filter(|before| before.number < cursor.number) {
-        return Ok(Way::NotThere { before });
+        return Ok(RebuildKind::CursorNotReached { before });
     }
     let (number, now) = (Number(cursor.number), Number(clock::unix_millis()));
     transaction.execute(
         sql::SET_CURSOR,
-        params![Origin::home(contract), number, Fixed(cursor.hash), now, None::<Number>],
+        params![SourceColumn::home(contract), number, Fixed(cursor.hash), now, None::<Number>],
     )?;
-    transaction.execute(sql::BEGIN_EARLIER, params![Origin::home(contract), number])?;
+    transaction.execute(sql::BEGIN_EARLIER, params![SourceColumn::home(contract), number])?;
     transaction.commit()?;
-    Ok(Way::ReadAgain { before })
+    Ok(RebuildKind::CursorMovedBack { before })
 }

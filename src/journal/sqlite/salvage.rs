@@ -15,14 +15,15 @@ use alloy::{
 use rusqlite::{Connection, Row, params};
 
 use super::{
+    columns::{Number, SourceColumn, key_from_columns},
     reader::{read_event, read_transaction},
-    record::{Number, Origin, key_from_columns},
     schema, statements as sql,
 };
 use crate::{
-    domain::{Address, Source},
+    chain::lane::SignedTransaction,
+    contracts::abi,
+    domain::{Address, RequestSource},
     flow::ledger::Arrival,
-    gateway::{abi, lane::SignedTransaction},
     journal::Identity,
 };
 
@@ -38,7 +39,7 @@ pub(super) struct Salvage {
 /// Recovers the rows of the damaged `file` that prove themselves.
 pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Salvage {
     let Ok(connection) = open(file) else { return Salvage::default() };
-    let source = Source { chain_id: identity.chain_id, contract };
+    let source = RequestSource { chain_id: identity.chain_id, contract };
     let mined: BTreeSet<u64> = rows(&connection, sql::SALVAGE_MINED, contract, |row| {
         row.get::<_, Number>(0).map(|nonce| nonce.0)
     })
@@ -83,7 +84,7 @@ pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Sal
 pub(super) fn first_block(file: &Path, contract: Address) -> Option<u64> {
     let connection = open(file).ok()?;
     let number = |statement| -> rusqlite::Result<Option<Number>> {
-        connection.query_row(statement, params![Origin::home(contract)], |row| row.get(0))
+        connection.query_row(statement, params![SourceColumn::home(contract)], |row| row.get(0))
     };
     let cursor = number(sql::SELECT_CURSOR).ok()??;
     let oldest = number(sql::OLDEST_UNFINISHED).ok()?;
@@ -92,7 +93,7 @@ pub(super) fn first_block(file: &Path, contract: Address) -> Option<u64> {
 }
 
 fn open(file: &Path) -> rusqlite::Result<Connection> {
-    schema::connect_to_look(file, Duration::ZERO)
+    schema::connect_read_only(file, Duration::ZERO)
 }
 
 /// All rows that can be read: forwards up to the first damage, then backwards from the end.
@@ -108,7 +109,7 @@ fn rows<T>(
             continue;
         };
         let wants = statement.parameter_count();
-        let all = params![Origin::home(contract)];
+        let all = params![SourceColumn::home(contract)];
         let Ok(mut rows) = statement.query(if wants == 0 { &[] } else { all }) else { continue };
         let whole = loop {
             match rows.next() {

@@ -227,7 +227,7 @@ pub(super) enum Version {
 
 /// The writing connection to a new, empty file. Never used under the final name: after a crash, a journal in
 /// the making could not be told from one that lost its contents.
-pub(super) fn connect_to_begin(path: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn connect_new(path: &Path) -> rusqlite::Result<Connection> {
     set_up_writer(Connection::open_with_flags(path, READ_WRITE)?)
 }
 
@@ -263,7 +263,7 @@ pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// A read-only connection for inspection, which waits for a writer up to `patience`.
-pub(super) fn connect_to_look(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
+pub(super) fn connect_read_only(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
     let connection = connect(path, READ_ONLY)?;
     connection.busy_timeout(patience)?;
     Ok(connection)
@@ -364,7 +364,7 @@ mod tests {
 
     fn create(path: &Path) -> rusqlite::Result<Connection> {
         fs::File::create(path).unwrap();
-        connect_to_begin(path)
+        connect_new(path)
     }
 
     /// Field failure T49.
@@ -449,7 +449,7 @@ mod tests {
         let path = dir.path().join("readme.sqlite3");
         let mut connection = create(&path).unwrap();
         migrate(&mut connection, MIGRATIONS).unwrap();
-        let readme = include_str!("../../../docs/troubleshooting.md");
+        let readme = include_str!("../../../config/troubleshooting.md");
         let after = readme.split("sqlite3 -readonly \"$journal\" \"").nth(1).unwrap();
         connection.prepare(after.split('"').next().unwrap()).unwrap();
     }

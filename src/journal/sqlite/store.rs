@@ -15,19 +15,19 @@ use std::{
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::{
-    names::{self, Files, Names},
+    columns::SourceColumn,
+    files::{self, JournalFiles, NameStatus},
     reader::Rows,
-    record::Origin,
     schema,
     tables::Tables,
     tenure::Tenure,
 };
 use crate::{
-    domain::Source,
+    domain::RequestSource,
     journal::{
         JournalError, OpenError, Space, StoreError,
-        commands::{Command, Done},
-        store::{Mark, Query, Reads, Slot, Store},
+        commands::{Command, CommandResult},
+        store::{Query, QueryReply, Store, StoreId, StoreReader},
     },
 };
 
@@ -39,7 +39,7 @@ pub struct SqliteStore {
     /// The chain that the journal belongs to.
     home: u64,
     /// The files that were opened.
-    files: Files,
+    files: JournalFiles,
     pub(super) tenure: Tenure,
 }
 
@@ -51,14 +51,14 @@ impl fmt::Debug for SqliteStore {
 
 impl SqliteStore {
     pub(super) fn new(connection: Connection, home: u64, tenure: Tenure) -> Self {
-        Self { connection, home, files: Files::of(&tenure.path), tenure }
+        Self { connection, home, files: JournalFiles::of(&tenure.path), tenure }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.tenure.path
     }
 
-    pub(super) fn reader(&self) -> Result<Box<dyn Reads>, OpenError> {
+    pub(super) fn reader(&self) -> Result<Box<dyn StoreReader>, OpenError> {
         let path = self.path();
         let connection = schema::connect_reader(path).map_err(|e| OpenError::sqlite(path, e))?;
         Ok(Box::new(Reader { connection, home: self.home, path: path.to_owned() }))
@@ -69,12 +69,12 @@ impl SqliteStore {
         &self.connection
     }
 
-    fn apply(&mut self, commands: &[Command]) -> rusqlite::Result<Vec<Done>> {
+    fn apply(&mut self, commands: &[Command]) -> rusqlite::Result<Vec<CommandResult>> {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let carry_out = |Command { of, work, at_ms, .. }: &Command| {
-            let of = Origin::of(*of, self.home);
-            Tables { transaction: &transaction, of }.carry_out(work, *at_ms)
+            let of = SourceColumn::of(*of, self.home);
+            Tables { transaction: &transaction, of }.execute(work, *at_ms)
         };
         let done = commands.iter().map(carry_out).collect::<rusqlite::Result<Vec<_>>>()?;
         transaction.commit()?;
@@ -82,15 +82,15 @@ impl SqliteStore {
     }
 
     /// Writes the whole open journal into a new file with the same name.
-    fn write_again(&self) -> Result<(), StoreError> {
+    fn rewrite(&self) -> Result<(), StoreError> {
         let path = self.path();
-        let copy = names::beside(path, ".new");
+        let copy = files::with_suffix(path, ".new");
         let io = |cause| StoreError::of_io(path, cause);
         if let Some(dir) = path.parent() {
-            names::make_directory(dir).map_err(io)?;
+            files::make_directory(dir).map_err(io)?;
         }
         copy_into(&self.connection, &copy, path)?;
-        names::put_in_place(&copy, path).map_err(io)
+        files::put_in_place(&copy, path).map_err(io)
     }
 }
 
@@ -101,37 +101,37 @@ pub(super) fn copy_into(
     path: &Path,
 ) -> Result<(), StoreError> {
     let io = |cause| StoreError::of_io(path, cause);
-    names::remove(copy).map_err(io)?;
-    names::create_new(copy).map_err(io)?;
+    files::remove(copy).map_err(io)?;
+    files::create_new(copy).map_err(io)?;
     let name = copy.as_os_str().as_bytes();
     let written = connection.execute("VACUUM INTO CAST(?1 AS TEXT)", [name]);
     written.map(|_| ()).map_err(|cause| StoreError::of(path, cause))
 }
 
 impl Store for SqliteStore {
-    fn commit(&mut self, commands: &[Command]) -> Result<Vec<Done>, StoreError> {
-        if self.files.names(self.path()) == Names::Unmounted {
+    fn commit(&mut self, commands: &[Command]) -> Result<Vec<CommandResult>, StoreError> {
+        if self.files.name_status(self.path()) == NameStatus::Unmounted {
             return Err(StoreError::unmounted());
         }
         self.apply(commands).map_err(|cause| StoreError::of(self.path(), cause))
     }
 
     /// A commit counts only if the journal's name still refers to the open file.
-    fn lost(&mut self) -> Option<JournalError> {
+    fn tenure_loss(&mut self) -> Option<JournalError> {
         let path = self.path().to_owned();
-        match self.files.names(&path) {
+        match self.files.name_status(&path) {
             // Unmounted just now: this commit is in the files; the next one waits until they are back.
-            Names::Ours | Names::Unmounted => None,
-            Names::Anothers => Some(JournalError::Replaced { path }),
-            Names::Gone => Some(match self.write_again() {
+            NameStatus::Unchanged | NameStatus::Unmounted => None,
+            NameStatus::Replaced => Some(JournalError::Replaced { path }),
+            NameStatus::Deleted => Some(match self.rewrite() {
                 Ok(()) => JournalError::Deleted { path },
                 Err(cause) => JournalError::Lost { path, cause: cause.into() },
             }),
         }
     }
 
-    fn mark(&self) -> Mark {
-        Mark(self.files.database)
+    fn id(&self) -> StoreId {
+        StoreId(self.files.database)
     }
 }
 
@@ -145,14 +145,14 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    fn answer<T>(&self, slot: Slot<T>, answer: rusqlite::Result<T>) {
-        slot.fill(answer.map_err(|cause| StoreError::of(&self.path, cause)));
+    fn answer<T>(&self, slot: QueryReply<T>, answer: rusqlite::Result<T>) {
+        slot.send(answer.map_err(|cause| StoreError::of(&self.path, cause)));
     }
 }
 
-impl Reads for Reader {
-    fn query(&self, of: Source, query: Query) {
-        let rows = Rows { db: &self.connection, of: Origin::of(of, self.home) };
+impl StoreReader for Reader {
+    fn query(&self, of: RequestSource, query: Query) {
+        let rows = Rows { db: &self.connection, of: SourceColumn::of(of, self.home) };
         match query {
             Query::Cursor(slot) => self.answer(slot, rows.cursor()),
             Query::BegunAfter(slot) => self.answer(slot, rows.begun_after()),
@@ -165,10 +165,10 @@ impl Reads for Reader {
                 self.answer(slot, rows.unfinished_keys(after, limit));
             }
             Query::Request(key, slot) => self.answer(slot, rows.request(key)),
-            Query::Newest(slot) => self.answer(slot, rows.newest()),
-            Query::Namesakes(key, slot) => self.answer(slot, rows.namesakes(key)),
-            Query::Answered(ids, slot) => self.answer(slot, rows.answered(&ids)),
-            Query::Listed(listing, slot) => self.answer(slot, rows.listed(listing)),
+            Query::NewestPosition(slot) => self.answer(slot, rows.latest_block_time()),
+            Query::EventsOfSameId(key, slot) => self.answer(slot, rows.namesakes(key)),
+            Query::AnsweredHere(ids, slot) => self.answer(slot, rows.answered(&ids)),
+            Query::Summaries(listing, slot) => self.answer(slot, rows.listed(listing)),
             Query::Records(listing, slot) => self.answer(slot, rows.records(listing)),
             Query::WithId(id, slot) => self.answer(slot, rows.with_id(id)),
             Query::Oldest(slot) => self.answer(slot, rows.oldest()),
@@ -179,18 +179,18 @@ impl Reads for Reader {
             Query::HighestNonce(slot) => self.answer(slot, rows.highest_nonce()),
             Query::TransactionsOf(key, slot) => self.answer(slot, rows.transactions_of(key)),
             Query::Counts(slot) => self.answer(slot, rows.counts()),
-            Query::Standings(slot) => self.answer(slot, rows.standings()),
+            Query::RequestGauges(slot) => self.answer(slot, rows.standings()),
             Query::IsEmpty(slot) => self.answer(slot, rows.is_empty()),
             Query::Space(slot) => {
                 let looked = space(&self.path);
-                slot.fill(looked.map_err(|cause| StoreError::of_io(&self.path, cause)));
+                slot.send(looked.map_err(|cause| StoreError::of_io(&self.path, cause)));
             }
         }
     }
 }
 
 fn space(path: &Path) -> std::io::Result<Space> {
-    let log = names::beside(path, "-wal");
+    let log = files::with_suffix(path, "-wal");
     let taken = fs::metadata(path)?.len() + fs::metadata(log).map_or(0, |log| log.len());
     let disk = rustix::fs::statvfs(path)?;
     Ok(Space { taken, free: disk.f_bavail.saturating_mul(disk.f_frsize) })

@@ -12,7 +12,7 @@
 //! lock file may still tell that it belongs to another instance. It is also ignored if it was last written
 //! before this instance opened its last known journal.
 //!
-//! What the old wallet signed stays in its journal: [`Opened::left`] lists the journals whose transactions
+//! What the old wallet signed stays in its journal: [`OpenedJournal::left`] lists the journals whose transactions
 //! must be followed.
 
 use std::{
@@ -26,18 +26,18 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::{
     aside,
-    begin::read_identity,
+    columns::{Number, SourceColumn},
+    create::read_identity,
     errors::is_corrupt,
+    files,
     keepers::keeper_of,
-    names,
     open::OpenFile,
     reader::Rows,
-    record::{Number, Origin},
     schema, statements as sql,
 };
 use crate::{
     domain::{Address, BlockRef},
-    journal::{Identity, Journal, Kept, OpenError, Writer},
+    journal::{Identity, IdleStore, Journal, OpenError, Writer},
     machine::Machine,
 };
 
@@ -49,13 +49,13 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The open journal of an instance, and what an earlier wallet left.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenedJournal {
     pub journal: Journal,
     pub writer: Writer,
     /// The wallet whose requests were taken over by this opening.
     pub predecessor: Option<Predecessor>,
     /// Journals of this instance's earlier wallets with transactions that are not known to be mined.
-    pub left: Vec<Result<Left, OpenError>>,
+    pub earlier: Vec<Result<EarlierJournal, OpenError>>,
 }
 
 /// What was taken over.
@@ -69,7 +69,7 @@ pub struct Predecessor {
 
 /// The open journal of an earlier wallet.
 #[derive(Debug)]
-pub struct Left {
+pub struct EarlierJournal {
     pub wallet: Address,
     pub journal: Journal,
     pub writer: Writer,
@@ -84,24 +84,24 @@ pub fn open_as(
     identity: Identity,
     contract: Address,
     keeper: &str,
-    kept: Option<Kept>,
-) -> Result<Opened, OpenError> {
+    kept: Option<IdleStore>,
+) -> Result<OpenedJournal, OpenError> {
     let mut own = match kept {
-        Some(kept) => OpenFile::kept(kept)?,
+        Some(kept) => OpenFile::from_idle_store(kept)?,
         None => OpenFile::open_own(machine, dir, identity, contract)?,
     };
     let (path, now_ms) = (own.store.path().to_owned(), machine.clock.unix_millis());
     let sqlite = |cause| OpenError::sqlite(&path, cause);
     let siblings = siblings(dir, identity, keeper, contract)
         .map_err(OpenError::io(&path, "looking for the journals beside it"))?;
-    let fresh = Rows { db: &own.store.connection, of: Origin::home(contract) }
+    let fresh = Rows { db: &own.store.connection, of: SourceColumn::home(contract) }
         .cursor()
         .map_err(sqlite)?
         .is_none();
     let (mut predecessor, mut left) = (None, Vec::new());
-    let Siblings { known, dark } = siblings;
+    let Siblings { known, unreadable: dark } = siblings;
     let heir_since = known.iter().find(|sibling| sibling.has_cursor).map(|known| known.kept_at_ms);
-    for Dark { error, written_ms } in dark {
+    for UnreadableSibling { error, written_ms } in dark {
         let may_be_last = heir_since.is_none_or(|since| written_ms.is_none_or(|at| at >= since));
         if fresh && may_be_last {
             return Err(error.of_predecessor());
@@ -138,14 +138,14 @@ pub fn open_as(
         }
         if sibling.has_open_transactions {
             let (journal, writer) = other.assemble(machine, contract);
-            left.push(Ok(Left { wallet, journal, writer }));
+            left.push(Ok(EarlierJournal { wallet, journal, writer }));
         }
     }
-    let noted = own.store.tenure.keep_as(keeper);
+    let noted = own.store.tenure.set_keeper(keeper);
     noted.map_err(OpenError::io(&path, "noting whose it is"))?;
-    keep_as(&mut own.store.connection, keeper, now_ms).map_err(sqlite)?;
+    set_keeper(&mut own.store.connection, keeper, now_ms).map_err(sqlite)?;
     let (journal, writer) = own.assemble(machine, contract);
-    Ok(Opened { journal, writer, predecessor, left })
+    Ok(OpenedJournal { journal, writer, predecessor, earlier: left })
 }
 
 /// The other journals in the directory that are, or may be, of the same instance.
@@ -154,7 +154,7 @@ struct Siblings {
     /// Those that `keeper` kept last, newest first.
     known: Vec<Sibling>,
     /// Those that cannot be read and may be this instance's.
-    dark: Vec<Dark>,
+    unreadable: Vec<UnreadableSibling>,
 }
 
 /// What an inspection of another journal shows.
@@ -166,7 +166,7 @@ struct Sibling {
 }
 
 /// A journal that cannot be read.
-struct Dark {
+struct UnreadableSibling {
     error: OpenError,
     /// When its file was last written.
     written_ms: Option<u64>,
@@ -187,17 +187,17 @@ fn siblings(
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
         let is_of_chain = |stem: &str| stem != own && identity.shares_chain_with(stem);
-        if let Some(stem) = names::stem_of_aside(name).filter(|stem| is_of_chain(stem)) {
+        if let Some(stem) = files::stem_of_aside(name).filter(|stem| is_of_chain(stem)) {
             aside.insert(stem.to_owned());
         }
-        if !name.strip_suffix(names::ENDING).is_some_and(is_of_chain) {
+        if !name.strip_suffix(files::ENDING).is_some_and(is_of_chain) {
             continue;
         }
         let path = entry.path();
         let looked = if entry.file_type()?.is_file() {
-            look_into(&path, keeper_of(&path).as_deref(), keeper, contract)
+            inspect_sibling(&path, keeper_of(&path).as_deref(), keeper, contract)
         } else {
-            Err(OpenError::io(&path, "looking into it")(names::no_file()))
+            Err(OpenError::io(&path, "looking into it")(files::no_file()))
         };
         match looked {
             Ok(Some(sibling))
@@ -208,9 +208,9 @@ fn siblings(
             Ok(_) => {}
             // It was removed since the directory was listed.
             Err(_) if matches!(path.try_exists(), Ok(false)) => {}
-            Err(error) if may_be(keeper, &path) => {
+            Err(error) if may_be_of(keeper, &path) => {
                 let written_ms = written_ms(&path);
-                found.dark.push(Dark { error, written_ms });
+                found.unreadable.push(UnreadableSibling { error, written_ms });
             }
             Err(error) => {
                 tracing::warn!(%error, "a journal beside this instance's own cannot be read");
@@ -218,31 +218,34 @@ fn siblings(
         }
     }
     for stem in aside {
-        let path = dir.join(format!("{stem}{}", names::ENDING));
+        let path = dir.join(format!("{stem}{}", files::ENDING));
         // If it was replaced, the new journal tells.
-        if path.try_exists()? || !may_be(keeper, &path) {
+        if path.try_exists()? || !may_be_of(keeper, &path) {
             continue;
         }
-        let Some(aside) = names::aside_of(&path)? else { continue };
+        let Some(aside) = files::latest_set_aside(&path)? else { continue };
         // It may still tell that it belongs to another instance.
-        if matches!(look_into(&aside, None, keeper, contract), Ok(None)) {
+        if matches!(inspect_sibling(&aside, None, keeper, contract), Ok(None)) {
             continue;
         }
         let written_ms = written_ms(&aside);
-        found.dark.push(Dark { error: aside::error(&path, aside, contract), written_ms });
+        found.unreadable.push(UnreadableSibling {
+            error: aside::set_aside_error(&path, aside, contract),
+            written_ms,
+        });
     }
     found.known.sort_by_key(|sibling| std::cmp::Reverse(sibling.kept_at_ms));
     Ok(found)
 }
 
 /// Returns whether the journal may be this instance's: no lock file names another keeper.
-fn may_be(keeper: &str, path: &Path) -> bool {
+fn may_be_of(keeper: &str, path: &Path) -> bool {
     keeper_of(path).is_none_or(|known| known == keeper)
 }
 
 /// When the file or its log was last written, in Unix milliseconds.
 pub(super) fn written_ms(path: &Path) -> Option<u64> {
-    let newest = [path.to_owned(), names::beside(path, "-wal")]
+    let newest = [path.to_owned(), files::with_suffix(path, "-wal")]
         .iter()
         .filter_map(|file| fs::metadata(file).ok()?.modified().ok())
         .max()?;
@@ -251,14 +254,14 @@ pub(super) fn written_ms(path: &Path) -> Option<u64> {
 
 /// Reads without the lock: another instance may be writing it. `by_lock` is the keeper according to the lock
 /// file, for a journal that names none (a rebuilt one). `None`: not kept by `keeper`.
-fn look_into(
+fn inspect_sibling(
     path: &Path,
     by_lock: Option<&str>,
     keeper: &str,
     contract: Address,
 ) -> Result<Option<Sibling>, OpenError> {
     let looking = || -> rusqlite::Result<Option<Sibling>> {
-        let connection = schema::connect_to_look(path, LOOK_TIMEOUT)?;
+        let connection = schema::connect_read_only(path, LOOK_TIMEOUT)?;
         if !schema::has_keepers(&connection)? {
             return Ok(None);
         }
@@ -276,7 +279,9 @@ fn look_into(
         Ok(Some(Sibling {
             identity,
             kept_at_ms,
-            has_cursor: Rows { db: &connection, of: Origin::home(contract) }.cursor()?.is_some(),
+            has_cursor: Rows { db: &connection, of: SourceColumn::home(contract) }
+                .cursor()?
+                .is_some(),
             has_open_transactions: connection.query_row(has_open, [], |row| row.get(0))?,
         }))
     };
@@ -305,15 +310,15 @@ fn copy(
     now_ms: u64,
 ) -> rusqlite::Result<(BlockRef, u64)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let of = params![Origin::home(contract)];
+    let of = params![SourceColumn::home(contract)];
     let now = Number(now_ms);
-    transaction.execute(sql::INHERIT_CURSOR, params![Origin::home(contract), now])?;
+    transaction.execute(sql::INHERIT_CURSOR, params![SourceColumn::home(contract), now])?;
     transaction.execute(sql::INHERIT_UNPROVEN, of)?;
-    let rows = Rows { db: &transaction, of: Origin::home(contract) };
+    let rows = Rows { db: &transaction, of: SourceColumn::home(contract) };
     let cursor = rows.cursor()?;
     let cursor = cursor.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
     let young = Number(cursor.number.saturating_sub(YOUNG));
-    transaction.execute(sql::INHERIT_REQUESTS, params![Origin::home(contract), young])?;
+    transaction.execute(sql::INHERIT_REQUESTS, params![SourceColumn::home(contract), young])?;
     transaction.execute(sql::INHERIT_EVENTS, of)?;
     transaction.execute(sql::INHERIT_ANSWERS, of)?;
     transaction.execute(sql::INHERIT_SEEN_IDS, of)?;
@@ -323,7 +328,7 @@ fn copy(
 }
 
 /// Records the instance that keeps this journal.
-fn keep_as(connection: &mut Connection, keeper: &str, now_ms: u64) -> rusqlite::Result<()> {
+fn set_keeper(connection: &mut Connection, keeper: &str, now_ms: u64) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute(sql::DELETE_KEEPER, [])?;
     transaction.execute(sql::INSERT_KEEPER, params![keeper, Number(now_ms)])?;

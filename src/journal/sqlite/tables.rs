@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{
+    columns::{Fixed, Number, OutcomeColumns, SourceColumn, step_name, topics_to_blob},
     reader::{read_progress, read_transaction},
-    record::{Fixed, Number, Origin, OutcomeColumns, step_name, topics_to_blob},
     statements as sql,
 };
 use crate::{
-    domain::{B256, BlockRef, Kind, RequestKey, SignedResult, Source},
-    flow::ledger::{Arrival, Batch, IdRun, Step, Taken, Unproven},
-    gateway::lane::{SignedTransaction, TransactionId},
+    chain::lane::{SignedTransaction, TransactionId},
+    domain::{B256, BlockRef, Kind, RequestKey, RequestSource, SignedResult},
+    flow::ledger::{Arrival, Batch, IdRange, Step, StoredBatch, UnprovenRange},
     journal::{
         Pruned,
-        commands::{Done, Settlement, Work},
-        progress::{Ended, Open, Reopening, Stored},
+        commands::{CommandResult, Settlement, Work},
+        progress::{EndedProgress, OpenProgress, Reopening, StoredRequest},
     },
 };
 
@@ -30,48 +30,50 @@ const PRUNE_CHUNK: u32 = 500;
 pub(super) struct Tables<'t> {
     pub transaction: &'t Transaction<'t>,
     /// What is asked of no request by its key.
-    pub of: Origin,
+    pub of: SourceColumn,
 }
 
 impl Tables<'_> {
-    pub(super) fn carry_out(&self, work: &Work, now_ms: u64) -> rusqlite::Result<Done> {
+    pub(super) fn execute(&self, work: &Work, now_ms: u64) -> rusqlite::Result<CommandResult> {
         match work {
-            Work::Arrive(batch) => self.arrive(batch, now_ms).map(Done::Taken),
+            Work::StoreBatch(batch) => self.arrive(batch, now_ms).map(CommandResult::StoredBatch),
             Work::Signed(transactions) => {
                 for transaction in transactions {
                     self.sign(transaction, now_ms)?;
                 }
-                Ok(Done::Nothing)
+                Ok(CommandResult::Nothing)
             }
             Work::Note(key, step) => self.note(*key, step, now_ms),
-            Work::Mined(id, block) => self.mine(*id, *block, now_ms).map(|()| Done::Nothing),
+            Work::Mined(id, block) => {
+                self.mine(*id, *block, now_ms).map(|()| CommandResult::Nothing)
+            }
             Work::GiveUp(ids, why) => {
                 let mut give_up = self.transaction.prepare_cached(sql::GIVE_UP_TRANSACTION)?;
                 for id in ids {
                     give_up.execute(params![Number(id.nonce), Fixed(id.hash), why.as_str()])?;
                 }
-                Ok(Done::Nothing)
+                Ok(CommandResult::Nothing)
             }
-            Work::Reopen(ids) => self.reopen(ids, now_ms).map(Done::Reopened),
-            Work::OpenAgain(key) => self.open_again(*key, now_ms).map(Done::OpenedAgain),
+            Work::Reopen(ids) => self.reopen(ids, now_ms).map(CommandResult::Reopened),
+            Work::OpenAgain(key) => self.open_again(*key, now_ms).map(CommandResult::OpenedAgain),
             Work::ForgetUpTo(block) => {
                 let up_to = params![self.of, Number(*block)];
                 self.transaction.prepare_cached(sql::FORGET)?.execute(up_to)?;
-                Ok(Done::Nothing)
+                Ok(CommandResult::Nothing)
             }
             Work::Prune { settled_before_ms, final_block } => {
                 self.prune(*settled_before_ms, *final_block)
             }
-            Work::Flush => Ok(Done::Nothing),
+            Work::Flush => Ok(CommandResult::Nothing),
         }
     }
 
-    fn origin(&self, source: Source) -> Origin {
-        Origin::of(source, self.of.home)
+    fn origin(&self, source: RequestSource) -> SourceColumn {
+        SourceColumn::of(source, self.of.home)
     }
 
-    pub(super) fn arrive(&self, batch: &Batch, now_ms: u64) -> rusqlite::Result<Taken> {
-        let mut taken = Taken::default();
+    pub(super) fn arrive(&self, batch: &Batch, now_ms: u64) -> rusqlite::Result<StoredBatch> {
+        let mut taken = StoredBatch::default();
         for (index, arrival) in batch.arrivals.iter().enumerate() {
             if self.insert_request(arrival, now_ms)? {
                 taken.new.push(index);
@@ -113,10 +115,10 @@ impl Tables<'_> {
         Ok(taken)
     }
 
-    fn replace_ids(&self, ids: &[IdRun]) -> rusqlite::Result<()> {
+    fn replace_ids(&self, ids: &[IdRange]) -> rusqlite::Result<()> {
         self.transaction.prepare_cached(sql::DELETE_SEEN_IDS)?.execute([self.of])?;
         let mut insert = self.transaction.prepare_cached(sql::INSERT_SEEN_IDS)?;
-        for IdRun { counter, first, last, first_block, last_block } in ids.iter().copied() {
+        for IdRange { counter, first, last, first_block, last_block } in ids.iter().copied() {
             insert.execute(params![
                 self.of,
                 counter.tag(),
@@ -129,11 +131,11 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn replace_unproven(&self, unproven: &[Unproven]) -> rusqlite::Result<()> {
+    fn replace_unproven(&self, unproven: &[UnprovenRange]) -> rusqlite::Result<()> {
         let contract = self.of;
         self.transaction.prepare_cached(sql::FORGET_UNPROVEN)?.execute([contract])?;
         let mut put = self.transaction.prepare_cached(sql::PUT_UNPROVEN)?;
-        for Unproven { first, last, hash, since_ms } in unproven {
+        for UnprovenRange { first, last, hash, since_ms } in unproven {
             put.execute(params![
                 contract,
                 Number(*first),
@@ -177,7 +179,7 @@ impl Tables<'_> {
             Number(event.log_index),
         ])?;
         if let Some(open) = &again {
-            self.open_stored(seq, open)?;
+            self.write_reopened(seq, open)?;
         }
         Ok(again.is_some())
     }
@@ -207,7 +209,7 @@ impl Tables<'_> {
         Ok(true)
     }
 
-    fn note(&self, key: RequestKey, step: &Step, now_ms: u64) -> rusqlite::Result<Done> {
+    fn note(&self, key: RequestKey, step: &Step, now_ms: u64) -> rusqlite::Result<CommandResult> {
         let stored = self
             .transaction
             .prepare_cached(sql::SELECT_PROGRESS)?
@@ -219,15 +221,15 @@ impl Tables<'_> {
             .optional()?;
         let Some((seq, stored, kind)) = stored else {
             tracing::warn!(request = %key, step = step_name(step), "step of a request the journal does not know");
-            return Ok(Done::Nothing);
+            return Ok(CommandResult::Nothing);
         };
         match stored.step(step, now_ms) {
             Err(illegal) => {
                 let (step, code) = (step_name(step), illegal.code());
                 tracing::error!(request = %key, step, code, "an illegal step is not stored");
-                Ok(Done::Nothing)
+                Ok(CommandResult::Nothing)
             }
-            Ok(Stored::Open(after)) => {
+            Ok(StoredRequest::Open(after)) => {
                 if let Step::Answered(answer) = step {
                     let SignedResult { payload, signature, extra_data } = answer.signed();
                     self.transaction.prepare_cached(sql::PUT_ANSWER)?.execute(params![
@@ -237,19 +239,19 @@ impl Tables<'_> {
                         extra_data.as_ref(),
                     ])?;
                 }
-                self.advance(seq, &after).map(|()| Done::Nothing)
+                self.advance(seq, &after).map(|()| CommandResult::Nothing)
             }
-            Ok(Stored::Ended(end)) => {
+            Ok(StoredRequest::Ended(end)) => {
                 self.settle(seq, &end)?;
-                let after = end.after();
-                Ok(Kind::from_name(&kind).map_or(Done::Nothing, |kind| {
-                    Done::Settled(Settlement { kind, outcome: end.outcome, after })
+                let after = end.duration();
+                Ok(Kind::from_name(&kind).map_or(CommandResult::Nothing, |kind| {
+                    CommandResult::Settled(Settlement { kind, outcome: end.outcome, after })
                 }))
             }
         }
     }
 
-    fn advance(&self, seq: i64, open: &Open) -> rusqlite::Result<()> {
+    fn advance(&self, seq: i64, open: &OpenProgress) -> rusqlite::Result<()> {
         let after = open.progress();
         let held = after.held.as_ref();
         self.transaction.prepare_cached(sql::ADVANCE)?.execute(params![
@@ -269,7 +271,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn settle(&self, seq: i64, end: &Ended) -> rusqlite::Result<()> {
+    fn settle(&self, seq: i64, end: &EndedProgress) -> rusqlite::Result<()> {
         let outcome = OutcomeColumns::from(&end.outcome);
         self.transaction.prepare_cached(sql::SETTLE)?.execute(params![
             seq,
@@ -360,22 +362,22 @@ impl Tables<'_> {
     /// Returns whether the request exists and this opened it again.
     fn reopen_stored(
         &self,
-        stored: Option<(i64, Stored)>,
+        stored: Option<(i64, StoredRequest)>,
         by: Reopening,
         now_ms: u64,
     ) -> rusqlite::Result<bool> {
         let Some((seq, stored)) = stored else { return Ok(false) };
         let Ok(open) = stored.open_again(by, now_ms) else { return Ok(false) };
-        self.open_stored(seq, &open).map(|()| true)
+        self.write_reopened(seq, &open).map(|()| true)
     }
 
     /// Stores a request that had ended and is open again.
-    fn open_stored(&self, seq: i64, open: &Open) -> rusqlite::Result<()> {
+    fn write_reopened(&self, seq: i64, open: &OpenProgress) -> rusqlite::Result<()> {
         self.transaction.prepare_cached(sql::REOPEN)?.execute([seq])?;
         self.advance(seq, open)
     }
 
-    fn prune(&self, settled_before_ms: u64, final_block: u64) -> rusqlite::Result<Done> {
+    fn prune(&self, settled_before_ms: u64, final_block: u64) -> rusqlite::Result<CommandResult> {
         let (before, last) = (Number(settled_before_ms), Number(final_block));
         let (chain, of_chain) = (Number(self.of.source.chain_id), self.of.chain());
         let old: Vec<i64> = self
@@ -419,7 +421,7 @@ impl Tables<'_> {
             statement.execute([seq])?;
         }
         let most = old.len().max(displaced.len()).max(skipped);
-        Ok(Done::Pruned {
+        Ok(CommandResult::Pruned {
             chunk: Pruned {
                 requests: old.len() as u64,
                 transactions: displaced.len() as u64,
@@ -431,6 +433,6 @@ impl Tables<'_> {
 }
 
 /// Reads a request from its progress and the `seq` that follows.
-fn read_stored(row: &Row<'_>) -> rusqlite::Result<(i64, Stored)> {
+fn read_stored(row: &Row<'_>) -> rusqlite::Result<(i64, StoredRequest)> {
     Ok((row.get(sql::PROGRESS_COLUMNS)?, read_progress(row)?.into()))
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
+    files::{self, make_directory},
     lock::{Lock, LockError},
-    names::{self, make_directory},
 };
 use crate::journal::{Identity, OpenError};
 
@@ -23,7 +23,7 @@ impl Tenure {
     /// Creates the directory (0700) if needed, and acquires the journal's lock without waiting.
     pub fn acquire(dir: &Path, identity: Identity) -> Result<Self, OpenError> {
         let stem = identity.file_stem();
-        let path = dir.join(format!("{stem}{}", names::ENDING));
+        let path = dir.join(format!("{stem}{}", files::ENDING));
         make_directory(dir).map_err(OpenError::io(&path, "making its directory"))?;
         match Lock::take(&dir.join(format!("{stem}.lock"))) {
             Ok(lock) => Ok(Self { path, lock }),
@@ -33,7 +33,7 @@ impl Tenure {
     }
 
     /// Records the instance that keeps the journal.
-    pub fn keep_as(&mut self, keeper: &str) -> io::Result<()> {
-        self.lock.keep_as(keeper)
+    pub fn set_keeper(&mut self, keeper: &str) -> io::Result<()> {
+        self.lock.set_keeper(keeper)
     }
 }

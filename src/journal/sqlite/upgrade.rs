@@ -17,7 +17,7 @@ use std::{
 
 use rusqlite::Connection;
 
-use super::{names, store::copy_into};
+use super::{files, store::copy_into};
 use crate::journal::OpenError;
 
 /// Separates a journal's name from the version of the tables in its copy.
@@ -34,14 +34,14 @@ pub(super) fn keep_copy(
 ) -> Result<(), OpenError> {
     const DOING: &str = "copying it before its tables change";
     let io = OpenError::io(path, DOING);
-    let copy = names::beside(path, &format!("{COPY}{version}"));
-    let new = names::beside(&copy, ".new");
+    let copy = files::with_suffix(path, &format!("{COPY}{version}"));
+    let new = files::with_suffix(&copy, ".new");
     copy_into(connection, &new, path).map_err(|cause| OpenError::Store {
         path: path.to_owned(),
         doing: DOING,
         cause,
     })?;
-    names::put_in_place(&new, &copy).map_err(&io)?;
+    files::put_in_place(&new, &copy).map_err(&io)?;
     tracing::info!(
         path = %path.display(),
         copy = %copy.display(),
@@ -49,7 +49,7 @@ pub(super) fn keep_copy(
         "the journal's tables change with this version of the program: as it was it is kept"
     );
     for old in superfluous(path, version).map_err(&io)? {
-        names::remove(&old).map_err(&io)?;
+        files::remove(&old).map_err(&io)?;
     }
     Ok(())
 }
@@ -80,7 +80,7 @@ mod tests {
     use crate::{
         domain::{Address, HoldReason, U256},
         journal::{
-            Identity, Journal, Query, RequestRecord, Which, sqlite::schema::MIGRATIONS,
+            Identity, Journal, Query, RequestFilter, RequestRecord, sqlite::schema::MIGRATIONS,
             tests::records,
         },
     };
@@ -107,8 +107,8 @@ mod tests {
 
     /// Writes the journal into `dir`, where its program would find it.
     fn lay(dir: &Path, sql: &str) -> PathBuf {
-        let path = dir.join(identity().file_stem() + names::ENDING);
-        names::create_new(&path).unwrap();
+        let path = dir.join(identity().file_stem() + files::ENDING);
+        files::create_new(&path).unwrap();
         let connection = Connection::open(&path).unwrap();
         connection.pragma_update(None, "journal_mode", "WAL").unwrap();
         connection.execute_batch(sql).unwrap();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     fn copy_of(path: &Path, version: usize) -> PathBuf {
-        names::beside(path, &format!(".version-{version}"))
+        files::with_suffix(path, &format!(".version-{version}"))
     }
 
     /// Checks that the journal still has its contents and can be used, whichever version it comes from.
@@ -146,16 +146,17 @@ mod tests {
         assert_eq!(journal.ask(Query::Cursor).await.unwrap().unwrap().number, 786);
         assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(1));
         assert_eq!(journal.recently_mined(9).await.unwrap()[0].nonce, 0);
-        let held = records(&journal, Which::Held).await;
+        let held = records(&journal, RequestFilter::Held).await;
         let reason = |one: &RequestRecord| one.progress.held.as_ref().unwrap().hold.reason;
         let held: Vec<_> = held.iter().map(|one| (one.key.id, reason(one))).collect();
         let twins = (U256::from(1) << 248) + U256::from(2);
         let wanted = [(twins, HoldReason::ContractRejected), (twins, HoldReason::StaleAnswer)];
         assert_eq!(held, wanted);
-        let unfinished = records(&journal, Which::Unfinished).await;
+        let unfinished = records(&journal, RequestFilter::Unfinished).await;
         assert_eq!(unfinished.len(), 2);
         for request in unfinished {
-            let decoded = crate::gateway::abi::decode(request.key.source, &request.event).unwrap();
+            let decoded =
+                crate::contracts::abi::decode(request.key.source, &request.event).unwrap();
             assert_eq!(decoded.key, request.key);
         }
         drop((journal, writer));
@@ -204,7 +205,7 @@ mod tests {
             [(6, vec![6]), (7, vec![6, 7]), (9, vec![7, 9]), (9, vec![7, 9]), (6, vec![6, 9])]
         {
             // An interrupted copy does not count.
-            fs::write(names::beside(&copy_of(&path, of), ".new"), "half").unwrap();
+            fs::write(files::with_suffix(&copy_of(&path, of), ".new"), "half").unwrap();
             keep_copy(&connection, &path, of).unwrap();
             assert_eq!(copies(), stay);
             assert_eq!(rows(&copy_of(&path, of)), rows(&path));
@@ -225,7 +226,7 @@ mod tests {
         // A directory cannot be replaced by a file.
         fs::create_dir(copy_of(&path, of)).unwrap();
         let error = Journal::open(dir.path(), identity(), contract()).unwrap_err();
-        assert!(error.may_pass() && error.to_string().contains("before its tables"), "{error}");
+        assert!(error.is_transient() && error.to_string().contains("before its tables"), "{error}");
         assert_eq!(version(&path), of);
         fs::remove_dir(copy_of(&path, of)).unwrap();
         drop(Journal::open(dir.path(), identity(), contract()).unwrap());

@@ -9,7 +9,7 @@ use alloy::{
 };
 
 use super::*;
-use crate::gateway::{abi, lane::GivenUp};
+use crate::{chain::lane::GiveUpReason, contracts::abi};
 
 fn signer() -> PrivateKeySigner {
     PrivateKeySigner::from_bytes(&B256::repeat_byte(0x11)).unwrap()
@@ -76,12 +76,12 @@ fn file(dir: &Path) -> PathBuf {
     dir.join(own().file_stem() + ".sqlite3")
 }
 
-fn open(dir: &Path) -> Result<Opened, OpenError> {
+fn open(dir: &Path) -> Result<OpenedJournal, OpenError> {
     open_as(&Machine::default(), dir, own(), CONTRACT, "one", None)
 }
 
 fn running(dir: &Path) -> Running {
-    let Opened { journal, writer, .. } = open(dir).unwrap();
+    let OpenedJournal { journal, writer, .. } = open(dir).unwrap();
     Running::start((journal, writer))
 }
 
@@ -120,7 +120,7 @@ fn a_damaged_journal_is_set_aside_and_no_other_one_begun() {
     assert_eq!(*path, file(dir.path()));
     assert_eq!(fs::read(aside).unwrap(), vec![0x42; 9000], "as it was");
     assert!(error.to_string().contains("journal rebuild --from BLOCK --instance"), "{error}");
-    assert!(!error.may_pass());
+    assert!(!error.is_transient());
     let before = names_in(dir.path());
     assert_eq!(before.len(), 1, "{before:?}");
     for _ in 0..2 {
@@ -137,7 +137,7 @@ fn a_damaged_journal_is_set_aside_and_no_other_one_begun() {
 async fn killed(dir: &Path) -> Vec<u8> {
     let elsewhere = TempDir::new().unwrap();
     let journal = running(elsewhere.path());
-    journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+    journal.store_batch(batch([1, 2], Some(5))).await.unwrap();
     for entry in fs::read_dir(elsewhere.path()).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
@@ -158,8 +158,8 @@ async fn c8_a_journal_that_was_emptied_or_removed_is_set_aside_with_its_log() {
         let log = killed(dir.path()).await;
         slip(&file(dir.path()));
         // Nobody's look takes the log away.
-        glance(dir.path(), own(), CONTRACT).unwrap_err();
-        beginnings(dir.path(), own().chain_id, own().wallet, "one").unwrap();
+        inspect(dir.path(), own(), CONTRACT).unwrap_err();
+        journal_chains(dir.path(), own().chain_id, own().wallet, "one").unwrap();
         ReadOnly::find(&[dir.path().to_owned()], "one").unwrap_err();
         for _ in 0..2 {
             let error = open(dir.path()).unwrap_err();
@@ -254,7 +254,7 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     let mut all = arrivals.clone();
     all.push(forged);
     let stored = Batch { arrivals: all, cursor: Some(block(20)), ..Batch::default() };
-    journal.arrive(stored).await.unwrap();
+    journal.store_batch(stored).await.unwrap();
     journal.note(keys[0], Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
     journal.note(keys[1], Step::Answered(answer(1, "a"))).await.unwrap();
     let good = sent(7, keys[1]);
@@ -263,9 +263,9 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     let unsigned = signed(9, 0, Some(keys[3]));
     let displaced = sent(5, keys[4]);
     let all = vec![displaced.clone(), mined.clone(), good.clone(), others, unsigned];
-    journal.signed(all).await.unwrap();
-    journal.gave_up(vec![displaced.id()], GivenUp::Displaced).await.unwrap();
-    journal.mined(mined.id(), block(18)).await.unwrap();
+    journal.record_signed(all).await.unwrap();
+    journal.record_given_up(vec![displaced.id()], GiveUpReason::Displaced).await.unwrap();
+    journal.record_mined(mined.id(), block(18)).await.unwrap();
     journal.close().await.unwrap();
     // An index, in the middle of the file: the tables can be read.
     let page: i64 = Connection::open(file(dir.path()))
@@ -285,14 +285,15 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     assert!(error.to_string().contains(command), "{error}");
 
     let rebuilt = rebuild(dir.path(), own(), CONTRACT, block(13)).unwrap();
-    let Way::Salvaged { aside: from, requests, transactions, at_most } = &rebuilt.way else {
+    let RebuildKind::Salvaged { aside: from, requests, transactions, at_most } = &rebuilt.kind
+    else {
         panic!("{rebuilt:?}")
     };
     assert_eq!((from, *requests, *transactions, *at_most), (aside, 5, 1, Some(11)));
     let journal = running(dir.path());
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(13)));
     assert_eq!(journal.ask(Query::BegunAfter).await.unwrap(), Some(13));
-    let open = records(&journal, Which::Unfinished).await;
+    let open = records(&journal, RequestFilter::Unfinished).await;
     let found: Vec<_> = open.iter().map(|request| (request.key, request.stage())).collect();
     let wanted: Vec<_> = keys[1..].iter().map(|key| (*key, Stage::Arrived)).collect();
     assert_eq!(found, wanted, "answers prove nothing");
@@ -312,9 +313,9 @@ async fn every_damaged_page_can_be_rebuilt_from() {
     for first in (0..60).step_by(20) {
         let arrivals = (first..first + 20).map(|number| real(100 + number)).collect();
         let cursor = Some(block(100 + first + 19));
-        journal.arrive(Batch { arrivals, cursor, ..Batch::default() }).await.unwrap();
+        journal.store_batch(Batch { arrivals, cursor, ..Batch::default() }).await.unwrap();
         let sent = (first..first + 20).map(|nonce| sent(nonce, real(100 + nonce).key)).collect();
-        journal.signed(sent).await.unwrap();
+        journal.record_signed(sent).await.unwrap();
     }
     journal.close().await.unwrap();
     let whole = fs::read(file(dir.path())).unwrap();
@@ -325,12 +326,12 @@ async fn every_damaged_page_can_be_rebuilt_from() {
         damage(&file(dir.path()), page..page + 1);
         let Err(OpenError::SetAside { .. }) = open(dir.path()) else { panic!("page {page}") };
         let rebuilt = rebuild(dir.path(), own(), CONTRACT, block(120)).unwrap();
-        let Way::Salvaged { requests, transactions, .. } = rebuilt.way else { panic!() };
+        let RebuildKind::Salvaged { requests, transactions, .. } = rebuilt.kind else { panic!() };
         most = most.max(requests + transactions);
         least = least.min(requests + transactions);
         let journal = running(dir.path());
         assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(120)));
-        for found in records(&journal, Which::Unfinished).await {
+        for found in records(&journal, RequestFilter::Unfinished).await {
             assert_eq!(found.event, real(found.event.block.number).event, "page {page}");
         }
         for found in journal.ask(Query::OpenTransactions).await.unwrap() {
@@ -345,7 +346,7 @@ async fn every_damaged_page_can_be_rebuilt_from() {
 async fn a_rebuild_where_nothing_is_begins_at_the_block() {
     let dir = TempDir::new().unwrap();
     let rebuilt = rebuild(dir.path(), own(), CONTRACT, block(41)).unwrap();
-    assert_eq!(rebuilt.way, Way::Anew);
+    assert_eq!(rebuilt.kind, RebuildKind::Anew);
     let journal = running(dir.path());
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(41)));
     journal.close().await.unwrap();
@@ -355,8 +356,8 @@ async fn a_rebuild_where_nothing_is_begins_at_the_block() {
 async fn a_journal_in_order_keeps_all_and_is_read_again_from_the_block() {
     let dir = TempDir::new().unwrap();
     let journal = running(dir.path());
-    journal.arrive(batch([], Some(30))).await.unwrap();
-    journal.arrive(batch([31, 32], Some(40))).await.unwrap();
+    journal.store_batch(batch([], Some(30))).await.unwrap();
+    journal.store_batch(batch([31, 32], Some(40))).await.unwrap();
     journal.note(key(31), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
     let error = rebuild(dir.path(), own(), CONTRACT, block(20)).unwrap_err();
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
@@ -364,13 +365,13 @@ async fn a_journal_in_order_keeps_all_and_is_read_again_from_the_block() {
     journal.close().await.unwrap();
 
     let forward = rebuild(dir.path(), own(), CONTRACT, block(41)).unwrap();
-    assert_eq!(forward.way, Way::NotThere { before: block(40) });
+    assert_eq!(forward.kind, RebuildKind::CursorNotReached { before: block(40) });
     let back = rebuild(dir.path(), own(), CONTRACT, block(20)).unwrap();
-    assert_eq!(back.way, Way::ReadAgain { before: Some(block(40)) });
+    assert_eq!(back.kind, RebuildKind::CursorMovedBack { before: Some(block(40)) });
     let journal = running(dir.path());
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(20)));
     assert_eq!(journal.ask(Query::BegunAfter).await.unwrap(), Some(20));
-    assert_eq!(keys(&journal, Which::Unfinished).await, [32]);
+    assert_eq!(keys(&journal, RequestFilter::Unfinished).await, [32]);
     assert!(journal.request(key(31)).await.unwrap().is_some(), "settled, and known");
     journal.close().await.unwrap();
 }
@@ -379,7 +380,7 @@ async fn a_journal_in_order_keeps_all_and_is_read_again_from_the_block() {
 async fn damage_found_while_it_is_open_is_told_and_set_aside() {
     let dir = TempDir::new().unwrap();
     let journal = running(dir.path());
-    journal.arrive(batch(0..400, Some(1))).await.unwrap();
+    journal.store_batch(batch(0..400, Some(1))).await.unwrap();
     journal.close().await.unwrap();
     let journal = running(dir.path());
     let condition = journal.condition();
@@ -389,10 +390,10 @@ async fn damage_found_while_it_is_open_is_told_and_set_aside() {
     bytes[4096..pages * 4096].fill(0xee);
     let open = fs::OpenOptions::new().write(true).open(file(dir.path())).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&open, &bytes, 0).unwrap();
-    let listing = Listing { which: Which::Unfinished, after: None, limit: 10 };
+    let listing = RequestPage { filter: RequestFilter::Unfinished, after: None, limit: 10 };
     let failed = journal.ask(|slot| Query::Records(listing, slot)).await.unwrap_err();
     assert!(failed.to_string().contains("damaged"), "{failed}");
-    let damage = condition.damaged().await;
+    let damage = condition.wait_damaged().await;
     drop(journal.close().await);
     let told = set_aside(&damage, dir.path(), own(), CONTRACT).unwrap();
     assert!(matches!(told, OpenError::SetAside { .. }), "{told}");
@@ -407,17 +408,17 @@ async fn a_journal_deleted_while_it_is_open_is_written_again() {
     for deleted in [&["", "-wal", "-shm"][..], &["-wal"], &[""]] {
         let dir = TempDir::new().unwrap();
         let mut journal = running(dir.path());
-        journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+        journal.store_batch(batch([1, 2], Some(5))).await.unwrap();
         for ending in deleted {
             fs::remove_file(beside(&file(dir.path()), ending)).unwrap();
         }
         // The next commit finds it, and is kept as well.
-        let taken = journal.arrive(batch([3], Some(6))).await.unwrap();
+        let taken = journal.store_batch(batch([3], Some(6))).await.unwrap();
         assert_eq!(taken.new, [0]);
         let ended = ended_by_itself(&mut journal).await;
         assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
         let journal = running(dir.path());
-        assert_eq!(keys(&journal, Which::Unfinished).await, [1, 2, 3], "{deleted:?}");
+        assert_eq!(keys(&journal, RequestFilter::Unfinished).await, [1, 2, 3], "{deleted:?}");
         assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(6)));
         journal.close().await.unwrap();
     }
@@ -438,23 +439,23 @@ async fn d8_a_journal_whose_file_system_is_unmounted_is_waited_for_and_not_writt
     };
     lead_to(there.path());
     let running = running(&mount);
-    running.arrive(batch([1], Some(5))).await.unwrap();
+    running.store_batch(batch([1], Some(5))).await.unwrap();
     lead_to(&below);
     let mut callers = JoinSet::new();
     let journal = running.journal.clone();
-    callers.spawn(async move { journal.arrive(batch([2], Some(6))).await.unwrap().new });
+    callers.spawn(async move { journal.store_batch(batch([2], Some(6))).await.unwrap().new });
     let condition = running.condition();
-    while condition.waits().is_none() {
+    while condition.waiting_reason().is_none() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let why = condition.waits().unwrap().to_string();
+    let why = condition.waiting_reason().unwrap().to_string();
     assert!(why.contains("unmounted") && !why.contains("deleted"), "{why}");
     assert!(names_in(&below).is_empty(), "{:?}", names_in(&below));
     lead_to(there.path());
     assert_eq!(callers.join_next().await.unwrap().unwrap(), [0]);
     running.flush().await.unwrap();
-    assert!(condition.waits().is_none());
-    assert_eq!(keys(&running, Which::Unfinished).await, [1, 2]);
+    assert!(condition.waiting_reason().is_none());
+    assert_eq!(keys(&running, RequestFilter::Unfinished).await, [1, 2]);
     running.close().await.unwrap();
 }
 
@@ -463,12 +464,12 @@ async fn d8_a_journal_whose_file_system_is_unmounted_is_waited_for_and_not_writt
 async fn a_journal_deleted_before_it_is_closed_is_written_again() {
     let dir = TempDir::new().unwrap();
     let journal = running(dir.path());
-    journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+    journal.store_batch(batch([1, 2], Some(5))).await.unwrap();
     fs::remove_file(file(dir.path())).unwrap();
     let ended = journal.close().await.unwrap_err();
     assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
     let journal = running(dir.path());
-    assert_eq!(keys(&journal, Which::Unfinished).await, [1, 2]);
+    assert_eq!(keys(&journal, RequestFilter::Unfinished).await, [1, 2]);
     journal.close().await.unwrap();
 }
 
@@ -477,13 +478,13 @@ async fn a_directory_deleted_under_a_journal_is_made_again() {
     let dir = TempDir::new().unwrap();
     let state = dir.path().join("state");
     let mut journal = running(&state);
-    journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+    journal.store_batch(batch([1, 2], Some(5))).await.unwrap();
     fs::remove_dir_all(&state).unwrap();
     journal.note(key(1), Step::Asked).await.unwrap();
     let ended = ended_by_itself(&mut journal).await;
     assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
     let journal = running(&state);
-    assert_eq!(keys(&journal, Which::Unfinished).await, [1, 2]);
+    assert_eq!(keys(&journal, RequestFilter::Unfinished).await, [1, 2]);
     journal.close().await.unwrap();
 }
 
@@ -491,13 +492,13 @@ async fn a_directory_deleted_under_a_journal_is_made_again() {
 async fn a_file_put_in_the_place_of_an_open_journal_is_left_alone_and_said() {
     let dir = TempDir::new().unwrap();
     let mut journal = running(dir.path());
-    journal.arrive(batch([1], Some(5))).await.unwrap();
+    journal.store_batch(batch([1], Some(5))).await.unwrap();
     let elsewhere = TempDir::new().unwrap();
     running(elsewhere.path()).close().await.unwrap();
     fs::rename(file(elsewhere.path()), file(dir.path())).unwrap();
     let before = fs::read(file(dir.path())).unwrap();
     // It is stored nowhere that counts, and so not answered.
-    let error = journal.arrive(batch([2], Some(6))).await.unwrap_err();
+    let error = journal.store_batch(batch([2], Some(6))).await.unwrap_err();
     assert!(error.to_string().contains("another file"), "{error}");
     let ended = ended_by_itself(&mut journal).await;
     assert!(matches!(ended, JournalError::Replaced { .. }), "{ended}");

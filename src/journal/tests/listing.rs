@@ -2,13 +2,13 @@
 
 use super::*;
 
-async fn numbers(journal: &Journal, which: Which, limit: u32) -> Vec<u64> {
+async fn numbers(journal: &Journal, which: RequestFilter, limit: u32) -> Vec<u64> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
-        let listing = Listing { which, after, limit };
-        let page = journal.look(move |look| {
+        let listing = RequestPage { filter: which, after, limit };
+        let page = journal.query(move |look| {
             Ok((
-                look.ask(|slot| Query::Listed(listing, slot))?,
+                look.ask(|slot| Query::Summaries(listing, slot))?,
                 look.ask(|slot| Query::Records(listing, slot))?,
             ))
         });
@@ -27,8 +27,8 @@ async fn pages_of_any_size_tell_each_once_in_the_order_of_arrival() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::open(dir.path());
     let journal = &running.journal;
-    journal.arrive(batch(1..=7, Some(7))).await.unwrap();
-    let before = crate::clock::unix_millis();
+    journal.store_batch(batch(1..=7, Some(7))).await.unwrap();
+    let before = crate::time::clock::unix_millis();
     journal.note(key(2), hold(HoldReason::NoFunds)).await.unwrap();
     journal.note(key(3), Step::Settled(Outcome::Expired)).await.unwrap();
     journal.note(key(4), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
@@ -36,16 +36,17 @@ async fn pages_of_any_size_tell_each_once_in_the_order_of_arrival() {
     journal.note(key(6), hold(HoldReason::FeeCap)).await.unwrap();
     journal.flush().await.unwrap();
     for limit in [1, 2, 3, 100] {
-        assert_eq!(numbers(journal, Which::All, limit).await, [1, 2, 3, 4, 5, 6, 7]);
-        assert_eq!(numbers(journal, Which::Unfinished, limit).await, [1, 2, 6, 7]);
-        assert_eq!(numbers(journal, Which::Held, limit).await, [2, 6]);
-        let ended = Which::Ended { since_ms: before };
+        assert_eq!(numbers(journal, RequestFilter::All, limit).await, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(numbers(journal, RequestFilter::Unfinished, limit).await, [1, 2, 6, 7]);
+        assert_eq!(numbers(journal, RequestFilter::Held, limit).await, [2, 6]);
+        let ended = RequestFilter::Ended { since_ms: before };
         assert_eq!(numbers(journal, ended, limit).await, [3, 5]);
-        let later = Which::Ended { since_ms: before + 3_600_000 };
+        let later = RequestFilter::Ended { since_ms: before + 3_600_000 };
         assert_eq!(numbers(journal, later, limit).await, [0_u64; 0]);
     }
-    let page = Listing { which: Which::Held, after: None, limit: 1 };
-    let held = journal.look(move |look| look.ask(|slot| Query::Listed(page, slot))).await.unwrap();
+    let page = RequestPage { filter: RequestFilter::Held, after: None, limit: 1 };
+    let held =
+        journal.query(move |look| look.ask(|slot| Query::Summaries(page, slot))).await.unwrap();
     assert_eq!((held[0].block, held[0].kind), (2, Kind::PublicDecryption));
     running.close().await.unwrap();
 }
@@ -55,10 +56,10 @@ async fn only_what_is_not_known_to_be_answered_is_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::open(dir.path());
     let journal = &running.journal;
-    journal.arrive(batch(1..=5, Some(5))).await.unwrap();
+    journal.store_batch(batch(1..=5, Some(5))).await.unwrap();
     journal.note(key(1), Step::Answered(answer(1, "one"))).await.unwrap();
     journal.note(key(1), Step::Failed { why: "late".into() }).await.unwrap();
-    journal.note(key(1), Step::Worked(Duration::from_hours(25))).await.unwrap();
+    journal.note(key(1), Step::WorkTime(Duration::from_hours(25))).await.unwrap();
     journal.note(key(1), Step::Settled(Outcome::Expired)).await.unwrap();
     let malformed = Refusal::Malformed("no materials".into());
     journal.note(key(2), Step::Settled(Outcome::Refused(malformed))).await.unwrap();
@@ -76,7 +77,7 @@ async fn only_what_is_not_known_to_be_answered_is_opened_again() {
     let two = journal.request(key(2)).await.unwrap().unwrap().progress;
     assert_eq!(two.last_error.as_deref(), Some("it had ended as refused (no materials)"));
     // It stands where a walk begins.
-    let standing = journal.standing(key(1)).await.unwrap().unwrap();
+    let standing = journal.request_state(key(1)).await.unwrap().unwrap();
     assert_eq!((standing.stage, standing.worked), (Stage::Arrived, Duration::ZERO));
     running.close().await.unwrap();
 }
@@ -94,12 +95,12 @@ async fn a_journal_that_nobody_has_open_is_found_by_who_kept_it() {
     let twin = RequestKey { content: B256::repeat_byte(0xd0), ..key(1) };
     let mut arrivals = batch(1..=2, Some(2));
     arrivals.arrivals.push(Arrival { key: twin, ..arrival(1) });
-    running.journal.arrive(arrivals).await.unwrap();
-    running.journal.signed(vec![signed(0, 0, Some(twin))]).await.unwrap();
+    running.journal.store_batch(arrivals).await.unwrap();
+    running.journal.record_signed(vec![signed(0, 0, Some(twin))]).await.unwrap();
 
     // While it is written, and after that.
     let known = |found: &ReadOnly| {
-        let (look, path) = (found.look(), found.path().to_owned());
+        let (look, path) = (found.queries(), found.path().to_owned());
         let twins = look.ask(|slot| Query::WithId(U256::from(1), slot)).unwrap();
         assert_eq!(twins.iter().map(|one| one.key).collect::<Vec<_>>(), [key(1), twin]);
         assert_eq!(look.ask(|slot| Query::TransactionsOf(twin, slot)).unwrap().len(), 1);

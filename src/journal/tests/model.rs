@@ -51,7 +51,7 @@ impl Model {
             (Step::Forgotten, None) => row.stage = Stage::Arrived,
             // Work is seen in `standing` alone, and what an answer is missing for is illegal.
             (Step::Forgotten, Some(_))
-            | (Step::Worked(_), _)
+            | (Step::WorkTime(_), _)
             | (Step::Submitted { .. } | Step::Returned { .. }, None) => {}
             (Step::Answered(answer), _) => {
                 row.held = None;
@@ -111,7 +111,7 @@ fn step(id: u64) -> impl Strategy<Value = Step> {
         2 => "[a-z]{1,9}".prop_map(|why| Step::Returned { why }),
         2 => "[a-z]{1,9}".prop_map(|why| Step::Failed { why }),
         3 => (reason, "[a-z]{1,9}").prop_map(|(reason, text)| Step::Held(Hold::new(reason, text))),
-        1 => (0..9u64).prop_map(|ms| Step::Worked(std::time::Duration::from_millis(ms))),
+        1 => (0..9u64).prop_map(|ms| Step::WorkTime(std::time::Duration::from_millis(ms))),
         1 => outcome.prop_map(Step::Settled),
     ]
 }
@@ -169,7 +169,7 @@ async fn play(calls: Vec<Call>) {
                 let cursor = cursor.map(block);
                 model.cursor = cursor.or(model.cursor);
                 let batch = Batch { arrivals, cursor, ..Batch::default() };
-                assert_eq!(journal.arrive(batch).await.unwrap().new, new);
+                assert_eq!(journal.store_batch(batch).await.unwrap().new, new);
             }
             Call::Note(id, content, step) => {
                 let key = request_key(id, content);
@@ -180,14 +180,14 @@ async fn play(calls: Vec<Call>) {
                 let one = signed(nonce, variant, id.map(|id| request_key(id, 0)));
                 let order = model.transactions.len();
                 model.transactions.entry(one.hash).or_insert((order, one.clone(), None));
-                journal.signed(vec![one]).await.unwrap();
+                journal.record_signed(vec![one]).await.unwrap();
             }
             Call::Mine(nonce, variant, number) => {
                 let id = signed(nonce, variant, None).id();
                 if let Some((_, _, mined)) = model.transactions.get_mut(&id.hash) {
                     *mined = Some(block(number));
                 }
-                journal.mined(id, block(number)).await.unwrap();
+                journal.record_mined(id, block(number)).await.unwrap();
             }
             Call::Restart => {
                 journal.close().await.unwrap();
@@ -218,12 +218,12 @@ async fn compare(journal: &Running, model: &Model) {
     let mut unfinished: Vec<_> =
         model.requests.iter().filter(|(_, row)| row.outcome.is_none()).collect();
     unfinished.sort_by_key(|(_, row)| row.order);
-    for which in [Which::Unfinished, Which::Held] {
+    for which in [RequestFilter::Unfinished, RequestFilter::Held] {
         let found = records(journal, which).await;
         let found: Vec<_> = found.iter().map(|one| (one.key, one.stage())).collect();
         let expected: Vec<_> = unfinished
             .iter()
-            .filter(|(_, row)| which == Which::Unfinished || row.held.is_some())
+            .filter(|(_, row)| which == RequestFilter::Unfinished || row.held.is_some())
             .map(|(key, row)| (**key, row.stage.clone()))
             .collect();
         assert_eq!(found, expected, "{which:?}");

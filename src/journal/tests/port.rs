@@ -7,9 +7,9 @@ use std::sync::{
 
 use super::*;
 use crate::journal::{
-    commands::{Command, Done},
-    store::{Mark, Query, Reads, Store},
-    writer::{Opening, assemble},
+    commands::{Command, CommandResult},
+    store::{Query, Store, StoreId, StoreReader},
+    writer::{JournalParts, assemble},
 };
 
 /// What it says is given in.
@@ -23,42 +23,42 @@ struct Fake {
 }
 
 impl Store for Fake {
-    fn commit(&mut self, commands: &[Command]) -> Result<Vec<Done>, StoreError> {
+    fn commit(&mut self, commands: &[Command]) -> Result<Vec<CommandResult>, StoreError> {
         let is_one = |left: u32| left.checked_sub(1);
         if self.locked.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_one).is_ok() {
-            return Err(StoreError::new(Fault::Locked, "somebody has it", "wait"));
+            return Err(StoreError::new(StoreFault::Locked, "somebody has it", "wait"));
         }
         self.commits.lock().unwrap().push(commands.len());
-        Ok(commands.iter().map(|_| Done::Nothing).collect())
+        Ok(commands.iter().map(|_| CommandResult::Nothing).collect())
     }
 
-    fn lost(&mut self) -> Option<JournalError> {
+    fn tenure_loss(&mut self) -> Option<JournalError> {
         self.lost.clone()
     }
 
-    fn mark(&self) -> Mark {
-        Mark(None)
+    fn id(&self) -> StoreId {
+        StoreId(None)
     }
 }
 
 /// Answers nothing.
 struct Nobody;
 
-impl Reads for Nobody {
-    fn query(&self, _: Source, _: Query) {}
+impl StoreReader for Nobody {
+    fn query(&self, _: RequestSource, _: Query) {}
 }
 
 fn run(fake: Fake) -> (Journal, JoinSet<Result<(), JournalError>>) {
-    let opening = Opening {
+    let opening = JournalParts {
         path: "fake".into(),
         identity: identity(),
-        source: Source { chain_id: 1, contract: CONTRACT },
+        source: RequestSource { chain_id: 1, contract: CONTRACT },
         machine: Machine::default(),
         warnings: Vec::new(),
     };
     let (journal, writer) = assemble(fake, Box::new(Nobody), opening);
     let mut tasks = JoinSet::new();
-    let running = writer.run(Heart::default(), Metrics::default(), CancellationToken::new());
+    let running = writer.run(Heartbeat::default(), Metrics::default(), CancellationToken::new());
     tasks.spawn(async move { running.await.map(drop) });
     (journal, tasks)
 }
@@ -67,7 +67,7 @@ fn run(fake: Fake) -> (Journal, JoinSet<Result<(), JournalError>>) {
 async fn what_is_asked_for_at_once_is_one_commit_and_a_lock_is_waited_for() {
     let fake = Fake { locked: Arc::new(2.into()), ..Fake::default() };
     let (journal, _running) = run(fake.clone());
-    let stored = (0..40).map(|_| journal.arrive(batch([1], None)));
+    let stored = (0..40).map(|_| journal.store_batch(batch([1], None)));
     let stored =
         tokio::time::timeout(Duration::from_secs(20), futures_util::future::join_all(stored));
     assert!(stored.await.unwrap().iter().all(Result::is_ok));
@@ -76,7 +76,7 @@ async fn what_is_asked_for_at_once_is_one_commit_and_a_lock_is_waited_for() {
     // The first one is tried alone until it is through.
     assert!(commits.len() <= 2, "{commits:?}");
     journal.flush().await.unwrap();
-    assert!(journal.condition().waits().is_none());
+    assert!(journal.condition().waiting_reason().is_none());
     assert!(journal.ask(Query::Cursor).await.is_err(), "nobody answers");
 }
 
@@ -89,7 +89,7 @@ async fn a_lost_tenure_ends_the_writer_and_everybody_hears_of_it() {
         (JournalError::Deleted { path: path() }, true),
     ] {
         let (journal, mut running) = run(Fake { lost: Some(lost.clone()), ..Fake::default() });
-        let told = journal.arrive(batch([1], None)).await;
+        let told = journal.store_batch(batch([1], None)).await;
         assert_eq!(told.is_ok(), is_stored);
         if let Err(error) = told {
             assert_eq!(error.code(), lost.code());

@@ -10,11 +10,11 @@ async fn requests_and_cursor_come_back_after_a_restart() {
     assert!(journal.ask(Query::IsEmpty).await.unwrap());
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), None);
     assert_eq!(journal.ask(Query::BegunAfter).await.unwrap(), None);
-    assert_eq!(journal.arrive(batch([5, 3, 9], Some(10))).await.unwrap().new, [0, 1, 2]);
+    assert_eq!(journal.store_batch(batch([5, 3, 9], Some(10))).await.unwrap().new, [0, 1, 2]);
     assert_eq!(journal.ask(Query::BegunAfter).await.unwrap(), Some(10));
-    assert_eq!(journal.arrive(batch([3, 4, 4, 5], None)).await.unwrap().new, [1]);
-    assert_eq!(journal.arrive(batch([], Some(12))).await.unwrap().new, [0; 0]);
-    assert_eq!(journal.arrive(batch([], Some(10))).await.unwrap().new, [0; 0]);
+    assert_eq!(journal.store_batch(batch([3, 4, 4, 5], None)).await.unwrap().new, [1]);
+    assert_eq!(journal.store_batch(batch([], Some(12))).await.unwrap().new, [0; 0]);
+    assert_eq!(journal.store_batch(batch([], Some(10))).await.unwrap().new, [0; 0]);
     assert_eq!(
         journal.ask(Query::BegunAfter).await.unwrap(),
         Some(10),
@@ -25,8 +25,8 @@ async fn requests_and_cursor_come_back_after_a_restart() {
 
     let journal = Running::open(dir.path());
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(10)));
-    assert_eq!(keys(&journal, Which::Unfinished).await, [5, 3, 9, 4]);
-    let page = records(&journal, Which::Unfinished).await;
+    assert_eq!(keys(&journal, RequestFilter::Unfinished).await, [5, 3, 9, 4]);
+    let page = records(&journal, RequestFilter::Unfinished).await;
     assert_eq!((&page[0].event, page[0].kind), (&event(5, 100), Kind::UserDecryption));
     let first = &page[0].progress;
     assert_eq!((page[0].stage(), &first.held, first.attempts), (Stage::Arrived, &None, 0));
@@ -41,7 +41,7 @@ async fn the_same_id_with_other_content_is_another_request() {
     let mut reorged = arrival(5);
     reorged.key.content = B256::repeat_byte(0xc1);
     let both = Batch { arrivals: vec![arrival(5), reorged], ..Batch::default() };
-    assert_eq!(journal.arrive(both).await.unwrap().new, [0, 1]);
+    assert_eq!(journal.store_batch(both).await.unwrap().new, [0, 1]);
     journal.close().await.unwrap();
 }
 
@@ -49,7 +49,7 @@ async fn the_same_id_with_other_content_is_another_request() {
 async fn steps_are_stored_and_survive() {
     let dir = TempDir::new().unwrap();
     let journal = Running::open(dir.path());
-    journal.arrive(batch(1..=5, Some(1))).await.unwrap();
+    journal.store_batch(batch(1..=5, Some(1))).await.unwrap();
     let tx = hash(77);
     let steps = [
         (1, Step::Asked),
@@ -69,7 +69,7 @@ async fn steps_are_stored_and_survive() {
     journal.close().await.unwrap();
 
     let journal = Running::open(dir.path());
-    let all = records(&journal, Which::Unfinished).await;
+    let all = records(&journal, RequestFilter::Unfinished).await;
     let stages: Vec<_> = all.iter().map(RequestRecord::stage).collect();
     let expected = [
         Stage::Asked,
@@ -91,8 +91,8 @@ async fn steps_are_stored_and_survive() {
     assert!(fifth.progress.asked_at_ms.is_none(), "a settled request never changes");
     assert_eq!(journal.request(key(99)).await.unwrap(), None);
 
-    assert_eq!(keys(&journal, Which::Held).await, [4]);
-    let held = records(&journal, Which::Held).await;
+    assert_eq!(keys(&journal, RequestFilter::Held).await, [4]);
+    let held = records(&journal, RequestFilter::Held).await;
     assert_eq!(held.len(), 1);
     assert_eq!(held[0].progress.held.as_ref().unwrap().hold.reason, HoldReason::AccessDenied);
     assert_eq!(held[0].progress.last_error.as_deref(), Some("no bucket"));
@@ -120,7 +120,7 @@ async fn what_settles_is_counted_once() {
     let (journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
     let metrics = Metrics::new();
     let journal = Running::counting((journal, writer), metrics.clone());
-    journal.arrive(batch(1..=3, Some(1))).await.unwrap();
+    journal.store_batch(batch(1..=3, Some(1))).await.unwrap();
     let accepted = Outcome::Accepted { transaction: hash(9), block: block(6) };
     for _ in 0..3 {
         journal.note(key(1), Step::Settled(accepted.clone())).await.unwrap();
@@ -145,7 +145,7 @@ async fn c11_skipped_logs_are_stored_once_and_pruned() {
         Batch { skipped: skipped.collect(), cursor: Some(block(8)), ..Batch::default() }
     };
     for (count, new) in [(1, vec![0]), (1, vec![]), (1500, (1..1500).collect::<Vec<usize>>())] {
-        let taken = journal.arrive(batch(count)).await.unwrap();
+        let taken = journal.store_batch(batch(count)).await.unwrap();
         assert_eq!((taken.new.len(), taken.skipped), (0, new));
     }
     assert_eq!(journal.ask(Query::Counts).await.unwrap().skipped_logs, 1500);
@@ -163,7 +163,7 @@ async fn pruning_takes_what_is_old_settled_and_final() {
     let journal = Running::open(dir.path());
     let accepted =
         |number| Step::Settled(Outcome::Accepted { transaction: hash(1), block: block(number) });
-    journal.arrive(batch(1..=1500, Some(1))).await.unwrap();
+    journal.store_batch(batch(1..=1500, Some(1))).await.unwrap();
     for id in 1..=1200 {
         journal.note(key(id), Step::Answered(answer(id, "bytes"))).await.unwrap();
         journal.note(key(id), accepted(if id > 1100 { 900 } else { 50 })).await.unwrap();
@@ -179,9 +179,9 @@ async fn pruning_takes_what_is_old_settled_and_final() {
         signed(6, 0, Some(key(4))),    // open: stays
         signed(7, 0, Some(key(5))),    // the highest nonce: stays though mined and final
     ];
-    journal.signed(transactions).await.unwrap();
+    journal.record_signed(transactions).await.unwrap();
     for (nonce, number) in [(0, 50), (1, 50), (2, 51), (4, 52), (5, 900)] {
-        journal.mined(signed(nonce, 0, None).id(), block(number)).await.unwrap();
+        journal.record_mined(signed(nonce, 0, None).id(), block(number)).await.unwrap();
     }
     assert_eq!(journal.prune(0, u64::MAX).await.unwrap(), Pruned::default(), "nothing is old yet");
 
@@ -197,8 +197,8 @@ async fn pruning_takes_what_is_old_settled_and_final() {
     assert_eq!(counts.unfinished, BTreeMap::from([(StageName::Arrived, 300)]));
     assert_eq!(counts.settled, BTreeMap::from([("accepted".to_owned(), 100)]));
 
-    journal.mined(signed(6, 0, None).id(), block(901)).await.unwrap();
-    journal.mined(signed(7, 0, None).id(), block(902)).await.unwrap();
+    journal.record_mined(signed(6, 0, None).id(), block(901)).await.unwrap();
+    journal.record_mined(signed(7, 0, None).id(), block(902)).await.unwrap();
     let pruned = journal.prune(u64::MAX, 1000).await.unwrap();
     assert_eq!(pruned, Pruned { requests: 100, transactions: 2, skipped_logs: 0 });
     assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(7));
@@ -219,23 +219,23 @@ async fn standing_sees_what_was_noted_just_before() {
     let dir = TempDir::new().unwrap();
     let running = Running::open(dir.path());
     let journal = &running.journal;
-    journal.arrive(batch([1], Some(1))).await.unwrap();
-    assert_eq!(journal.standing(key(2)).await.unwrap(), None, "not known");
+    journal.store_batch(batch([1], Some(1))).await.unwrap();
+    assert_eq!(journal.request_state(key(2)).await.unwrap(), None, "not known");
     journal.note(key(1), Step::Answered(answer(1, "a"))).await.unwrap();
-    journal.note(key(1), Step::Worked(Duration::from_millis(70))).await.unwrap();
+    journal.note(key(1), Step::WorkTime(Duration::from_millis(70))).await.unwrap();
     journal.note(key(1), hold(HoldReason::CoreFailed)).await.unwrap();
-    journal.note(key(1), Step::Worked(Duration::from_millis(30))).await.unwrap();
-    let standing = journal.standing(key(1)).await.unwrap().unwrap();
+    journal.note(key(1), Step::WorkTime(Duration::from_millis(30))).await.unwrap();
+    let standing = journal.request_state(key(1)).await.unwrap().unwrap();
     assert_eq!(
         standing,
-        Standing {
+        RequestState {
             stage: Stage::Answered(answer(1, "a")),
             held: Some(HoldReason::CoreFailed),
             worked: Duration::from_millis(100),
         }
     );
     journal.note(key(1), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
-    assert_eq!(journal.standing(key(1)).await.unwrap(), None, "settled");
+    assert_eq!(journal.request_state(key(1)).await.unwrap(), None, "settled");
 }
 
 #[tokio::test]
@@ -243,7 +243,7 @@ async fn a_request_of_a_reorganised_chain_takes_over_its_new_block() {
     let dir = TempDir::new().unwrap();
     let running = Running::open(dir.path());
     let journal = &running.journal;
-    journal.arrive(batch([1, 2, 3], Some(5))).await.unwrap();
+    journal.store_batch(batch([1, 2, 3], Some(5))).await.unwrap();
     journal.note(key(1), Step::Answered(answer(1, "a"))).await.unwrap();
     let settled = Outcome::Accepted { transaction: hash(9), block: block(6) };
     journal.note(key(2), Step::Settled(settled.clone())).await.unwrap();
@@ -257,28 +257,32 @@ async fn a_request_of_a_reorganised_chain_takes_over_its_new_block() {
         moved
     };
     // The word of one node only: an unsettled request moves, a settled one stays.
-    assert_eq!(journal.arrive(moved(None)).await.unwrap(), Taken::default());
+    assert_eq!(journal.store_batch(moved(None)).await.unwrap(), StoredBatch::default());
     assert_eq!(journal.request(key(2)).await.unwrap().unwrap().progress.outcome, Some(settled));
     let first = journal.request(key(1)).await.unwrap().unwrap();
     assert_eq!((first.event.block.number, first.event.log_index), (7, 9));
     assert_eq!(first.answer, Some(answer(1, "a")), "the answer stays");
     // Read block by block: what the chain had settled is open again, what we gave up is not.
-    let taken = journal.arrive(moved(Some(7))).await.unwrap();
-    assert_eq!(taken, Taken { reopened: vec![1], ..Taken::default() });
-    assert!(journal.standing(key(2)).await.unwrap().is_some());
-    assert_eq!(journal.standing(key(3)).await.unwrap(), None);
-    assert_eq!(journal.arrive(moved(Some(7))).await.unwrap(), Taken::default(), "only once");
+    let taken = journal.store_batch(moved(Some(7))).await.unwrap();
+    assert_eq!(taken, StoredBatch { reopened: vec![1], ..StoredBatch::default() });
+    assert!(journal.request_state(key(2)).await.unwrap().is_some());
+    assert_eq!(journal.request_state(key(3)).await.unwrap(), None);
+    assert_eq!(
+        journal.store_batch(moved(Some(7))).await.unwrap(),
+        StoredBatch::default(),
+        "only once"
+    );
 }
 
 #[tokio::test]
 async fn a0_known_ids_are_stored_with_the_batch_that_showed_them() {
     let dir = TempDir::new().unwrap();
     let running = Running::open(dir.path());
-    let run = |counter, first| IdRun { counter, first, last: 9, first_block: 3, last_block: 5 };
+    let run = |counter, first| IdRange { counter, first, last: 9, first_block: 3, last_block: 5 };
     let of_both = vec![run(Counter::Public, 1), run(Counter::User, 4)];
     let known = Batch { ids: Some(of_both.clone()), ..batch([1, 2], Some(5)) };
-    running.journal.arrive(known).await.unwrap();
-    running.journal.arrive(batch([3], Some(6))).await.unwrap();
+    running.journal.store_batch(known).await.unwrap();
+    running.journal.store_batch(batch([3], Some(6))).await.unwrap();
     assert_eq!(
         running.journal.ask(Query::SeenIds).await.unwrap(),
         of_both,
@@ -286,7 +290,7 @@ async fn a0_known_ids_are_stored_with_the_batch_that_showed_them() {
     );
     let fewer = vec![run(Counter::Common, 2)];
     let known = Batch { ids: Some(fewer.clone()), ..Batch::default() };
-    running.journal.arrive(known).await.unwrap();
+    running.journal.store_batch(known).await.unwrap();
     running.close().await.unwrap();
     assert_eq!(Running::open(dir.path()).ask(Query::SeenIds).await.unwrap(), fewer);
 }
@@ -296,8 +300,8 @@ async fn a0_known_ids_are_stored_with_the_batch_that_showed_them() {
 async fn a0_the_newest_requests_are_told_with_their_blocks() {
     let dir = TempDir::new().unwrap();
     let running = Running::open(dir.path());
-    running.journal.arrive(batch([7, 2], Some(8))).await.unwrap();
-    running.journal.arrive(batch([5], Some(9))).await.unwrap();
+    running.journal.store_batch(batch([7, 2], Some(8))).await.unwrap();
+    running.journal.store_batch(batch([5], Some(9))).await.unwrap();
     let newest = running.journal.newest_ids().await.unwrap();
     assert_eq!(newest, [7, 2, 5].map(|id| (U256::from(id), id)));
 }
@@ -307,7 +311,7 @@ async fn c0_whether_a_request_was_answered_is_told_by_its_id() {
     let dir = TempDir::new().unwrap();
     let running = Running::open(dir.path());
     let journal = &running.journal;
-    journal.arrive(batch(1..=5, Some(5))).await.unwrap();
+    journal.store_batch(batch(1..=5, Some(5))).await.unwrap();
     journal.note(key(2), Step::Answered(answer(2, "two"))).await.unwrap();
     journal.note(key(3), Step::Answered(answer(3, "three"))).await.unwrap();
     journal.note(key(3), Step::Submitted { transaction: hash(3) }).await.unwrap();
@@ -315,9 +319,9 @@ async fn c0_whether_a_request_was_answered_is_told_by_its_id() {
     journal.note(key(5), Step::Settled(Outcome::Expired)).await.unwrap();
     journal.flush().await.unwrap();
     let ids = (1..=6).map(U256::from).collect();
-    let (yes, no) = (Answered::Yes, Answered::No);
-    let expected = [no, no, yes, yes, no, Answered::Unknown];
-    assert_eq!(journal.answered(ids).await.unwrap(), expected);
+    let (yes, no) = (AnsweredHere::Yes, AnsweredHere::No);
+    let expected = [no, no, yes, yes, no, AnsweredHere::Unknown];
+    assert_eq!(journal.answered_here(ids).await.unwrap(), expected);
 }
 
 /// The chain went to another fork and came back: the request is in the block it was in.
@@ -326,12 +330,12 @@ async fn a14_an_orphan_is_open_again_where_the_chain_is_what_it_was() {
     let dir = TempDir::new().unwrap();
     let running = Running::open(dir.path());
     let journal = &running.journal;
-    journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+    journal.store_batch(batch([1, 2], Some(5))).await.unwrap();
     journal.note(key(1), Step::Settled(Outcome::Orphaned)).await.unwrap();
     journal.note(key(2), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
-    assert_eq!(journal.arrive(batch([1, 2], None)).await.unwrap(), Taken::default());
-    let back = journal.arrive(batch([1, 2], Some(5))).await.unwrap();
-    assert_eq!(back, Taken { reopened: vec![0], ..Taken::default() });
-    assert!(journal.standing(key(1)).await.unwrap().is_some());
-    assert_eq!(journal.arrive(batch([1, 2], Some(5))).await.unwrap(), Taken::default());
+    assert_eq!(journal.store_batch(batch([1, 2], None)).await.unwrap(), StoredBatch::default());
+    let back = journal.store_batch(batch([1, 2], Some(5))).await.unwrap();
+    assert_eq!(back, StoredBatch { reopened: vec![0], ..StoredBatch::default() });
+    assert!(journal.request_state(key(1)).await.unwrap().is_some());
+    assert_eq!(journal.store_batch(batch([1, 2], Some(5))).await.unwrap(), StoredBatch::default());
 }

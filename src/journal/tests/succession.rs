@@ -8,13 +8,14 @@ fn wallet(byte: u8) -> Identity {
     Identity { wallet: Address::repeat_byte(byte), ..identity() }
 }
 
-fn open_for(dir: &Path, identity: Identity, name: &str) -> Opened {
+fn open_for(dir: &Path, identity: Identity, name: &str) -> OpenedJournal {
     open_as(&Machine::default(), dir, identity, CONTRACT, name, None).unwrap()
 }
 
 /// Opens, and has the writer run.
 fn run_for(dir: &Path, identity: Identity, name: &str) -> (Running, Option<Predecessor>) {
-    let Opened { journal, writer, predecessor, left } = open_for(dir, identity, name);
+    let OpenedJournal { journal, writer, predecessor, earlier: left } =
+        open_for(dir, identity, name);
     assert_eq!(left.len(), 0);
     (Running::start((journal, writer)), predecessor)
 }
@@ -23,7 +24,7 @@ fn run_for(dir: &Path, identity: Identity, name: &str) -> (Running, Option<Prede
 async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     let dir = TempDir::new().unwrap();
     let old = Running::open(dir.path());
-    old.arrive(batch([1, 2], Some(7))).await.unwrap();
+    old.store_batch(batch([1, 2], Some(7))).await.unwrap();
     old.note(key(1), Step::Asked).await.unwrap();
     let handle = old.journal.clone();
     let kept = old.keep().await.unwrap();
@@ -32,7 +33,7 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     assert!(matches!(locked, OpenError::Locked { .. }), "{locked}");
 
     // What is still held of the old generation can neither write nor read.
-    let late = handle.arrive(batch([3], Some(8))).await.unwrap_err();
+    let late = handle.store_batch(batch([3], Some(8))).await.unwrap_err();
     assert!(late.to_string().contains("closed"), "{late}");
     handle.note(key(2), Step::Asked).await.unwrap_err();
     handle.ask(Query::Cursor).await.unwrap_err();
@@ -40,10 +41,10 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     let new = Running::start(reopen(dir.path(), kept, CONTRACT));
     handle.note(key(2), Step::Asked).await.unwrap_err();
     assert_eq!(new.ask(Query::Cursor).await.unwrap(), Some(block(7)));
-    let stages: Vec<_> = records(&new, Which::Unfinished).await;
+    let stages: Vec<_> = records(&new, RequestFilter::Unfinished).await;
     let stages: Vec<_> = stages.iter().map(RequestRecord::stage).collect();
     assert_eq!(stages, [Stage::Asked, Stage::Arrived]);
-    new.arrive(batch([3], Some(8))).await.unwrap();
+    new.store_batch(batch([3], Some(8))).await.unwrap();
 
     // Another contract in the same file; then it is closed, and anybody may open it.
     let other = Address::repeat_byte(0xdd);
@@ -51,16 +52,16 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     assert_eq!(new.ask(Query::Cursor).await.unwrap(), None);
     new.close().await.unwrap();
     let again = Running::open(dir.path());
-    assert_eq!(keys(&again, Which::Unfinished).await, [1, 2, 3]);
+    assert_eq!(keys(&again, RequestFilter::Unfinished).await, [1, 2, 3]);
 }
 
 #[tokio::test]
 async fn a_writer_that_never_ran_leaves_its_journal_too() {
     let dir = TempDir::new().unwrap();
     let (_journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
-    let kept = tokio::task::spawn_blocking(move || writer.keep()).await.unwrap();
+    let kept = tokio::task::spawn_blocking(move || writer.into_idle_store()).await.unwrap();
     let journal = Running::start(reopen(dir.path(), kept, CONTRACT));
-    journal.arrive(batch([1], Some(7))).await.unwrap();
+    journal.store_batch(batch([1], Some(7))).await.unwrap();
 }
 
 #[tokio::test]
@@ -68,9 +69,9 @@ async fn requests_in_hand_are_counted_as_they_move() {
     let dir = TempDir::new().unwrap();
     let journal = Running::open(dir.path());
     let moves = journal.statistics().moves;
-    journal.arrive(batch([], Some(7))).await.unwrap();
+    journal.store_batch(batch([], Some(7))).await.unwrap();
     assert_eq!(journal.statistics().moves, moves, "a cursor alone moves no request");
-    journal.arrive(batch(1..=5, Some(8))).await.unwrap();
+    journal.store_batch(batch(1..=5, Some(8))).await.unwrap();
     assert!(journal.statistics().moves > moves);
     journal.note(key(1), hold(HoldReason::NoFunds)).await.unwrap();
     journal.note(key(2), hold(HoldReason::NoFunds)).await.unwrap();
@@ -78,7 +79,7 @@ async fn requests_in_hand_are_counted_as_they_move() {
     journal.flush().await.unwrap();
     journal.note(key(3), Step::Asked).await.unwrap();
     journal.flush().await.unwrap();
-    let standings = journal.ask(Query::Standings).await.unwrap();
+    let standings = journal.ask(Query::RequestGauges).await.unwrap();
     // Of both kinds.
     let mut counted = BTreeMap::new();
     for one in &standings {
@@ -89,32 +90,32 @@ async fn requests_in_hand_are_counted_as_they_move() {
     assert_eq!(counted, BTreeMap::from(wanted));
 }
 
-const DOUBT: Unproven = Unproven { first: 180, last: 181, hash: None, since_ms: 1 };
-fn known() -> IdRun {
-    IdRun { counter: Counter::Public, first: 1, last: 8, first_block: 100, last_block: 150 }
+const DOUBT: UnprovenRange = UnprovenRange { first: 180, last: 181, hash: None, since_ms: 1 };
+fn known() -> IdRange {
+    IdRange { counter: Counter::Public, first: 1, last: 8, first_block: 100, last_block: 150 }
 }
 
 /// Requests in every stage, one settled.
 async fn fill(journal: &Journal) {
-    journal.arrive(batch([], Some(3))).await.unwrap();
+    journal.store_batch(batch([], Some(3))).await.unwrap();
     // A request's id is its block's number here.
     let mut settled_young = arrival(8);
     settled_young.event = event(150, 100);
     let more =
         Batch { arrivals: vec![settled_young], ids: Some(vec![known()]), ..Batch::default() };
-    journal.arrive(more).await.unwrap();
+    journal.store_batch(more).await.unwrap();
     journal.note(key(8), Step::Answered(answer(8, "eight"))).await.unwrap();
     journal.note(key(8), Step::Settled(Outcome::Expired)).await.unwrap();
     let unproven = Some(vec![DOUBT]);
     let arrived = Batch { read_twice: Some(150), unproven, ..batch([9, 1, 2, 3, 4, 5], Some(200)) };
-    journal.arrive(arrived).await.unwrap();
+    journal.store_batch(arrived).await.unwrap();
     let steps = [
         (1, Step::Asked),
         (2, Step::Answered(answer(2, "two"))),
         (3, Step::Answered(answer(3, "three"))),
         (3, Step::Submitted { transaction: hash(300) }),
         (4, Step::Failed { why: "no bucket".into() }),
-        (4, Step::Worked(Duration::from_millis(1500))),
+        (4, Step::WorkTime(Duration::from_millis(1500))),
         (4, hold(HoldReason::AccessDenied)),
         (5, Step::Settled(Outcome::AlreadyAnswered)),
     ];
@@ -140,7 +141,7 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     assert_eq!(new.ask(Query::ReadTwice).await.unwrap(), Some(150));
     assert_eq!(new.ask(Query::Unproven).await.unwrap(), [DOUBT]);
     assert_eq!(new.ask(Query::SeenIds).await.unwrap(), [known()]);
-    let requests = records(&new, Which::Unfinished).await;
+    let requests = records(&new, RequestFilter::Unfinished).await;
     let found: Vec<_> =
         requests.iter().map(|request| (request.key.id.to::<u64>(), request.stage())).collect();
     let stages = [
@@ -162,19 +163,19 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
         (young.progress.outcome, young.answer),
         (Some(Outcome::Expired), Some(answer(8, "eight")))
     );
-    new.arrive(batch([6], Some(230))).await.unwrap();
+    new.store_batch(batch([6], Some(230))).await.unwrap();
     new.note(key(1), Step::Settled(Outcome::Expired)).await.unwrap();
     new.close().await.unwrap();
 
     // Only once, and back again without a loss.
     let (new, none) = run_for(dir.path(), wallet(2), NAME);
     assert_eq!(none, None);
-    assert_eq!(keys(&new, Which::Unfinished).await, [9, 2, 3, 4, 6]);
+    assert_eq!(keys(&new, RequestFilter::Unfinished).await, [9, 2, 3, 4, 6]);
     new.close().await.unwrap();
     let (old, none) = run_for(dir.path(), wallet(1), NAME);
     assert_eq!(none, None);
     assert_eq!(old.ask(Query::Cursor).await.unwrap(), Some(block(200)));
-    assert_eq!(keys(&old, Which::Unfinished).await, [9, 1, 2, 3, 4]);
+    assert_eq!(keys(&old, RequestFilter::Unfinished).await, [9, 1, 2, 3, 4]);
     old.close().await.unwrap();
 }
 
@@ -201,8 +202,8 @@ async fn only_what_this_instance_kept_last_is_taken_over() {
         let opened =
             open_as(&Machine::default(), dir.path(), identity, contract, name, None).unwrap();
         let journal = Running::start((opened.journal, opened.writer));
-        let source = Source { chain_id: identity.chain_id, contract };
-        journal.arrive(of(source, batch([cursor], Some(cursor)))).await.unwrap();
+        let source = RequestSource { chain_id: identity.chain_id, contract };
+        journal.store_batch(of(source, batch([cursor], Some(cursor)))).await.unwrap();
         journal.close().await.unwrap();
         // So that "last" is not a matter of the same millisecond.
         tokio::time::sleep(Duration::from_millis(3)).await;
@@ -226,7 +227,7 @@ async fn only_what_this_instance_kept_last_is_taken_over() {
     let predecessor = predecessor.unwrap();
     assert_eq!((predecessor.wallet, predecessor.cursor.number), (Address::repeat_byte(2), 12));
     assert_eq!(
-        keys(&new, Which::Unfinished).await,
+        keys(&new, RequestFilter::Unfinished).await,
         [11, 12],
         "from the one before, it from its own"
     );
@@ -241,22 +242,22 @@ async fn what_the_earlier_wallet_signed_is_left_to_be_followed_at_every_start() 
     let dir = TempDir::new().unwrap();
     let (old, _) = run_for(dir.path(), wallet(1), NAME);
     fill(&old).await;
-    old.signed(vec![signed(0, 0, Some(key(3))), signed(1, 0, Some(key(2)))]).await.unwrap();
-    old.mined(signed(0, 0, None).id(), block(21)).await.unwrap();
+    old.record_signed(vec![signed(0, 0, Some(key(3))), signed(1, 0, Some(key(2)))]).await.unwrap();
+    old.record_mined(signed(0, 0, None).id(), block(21)).await.unwrap();
     old.close().await.unwrap();
 
     for first in [true, false] {
         let mut opened = open_for(dir.path(), wallet(2), NAME);
         assert_eq!(opened.predecessor.is_some(), first);
-        let Left { wallet: whose, journal, writer } = opened.left.remove(0).unwrap();
-        assert!(opened.left.is_empty());
+        let EarlierJournal { wallet: whose, journal, writer } = opened.earlier.remove(0).unwrap();
+        assert!(opened.earlier.is_empty());
         assert_eq!(whose, Address::repeat_byte(1));
         let locked = Journal::open(dir.path(), wallet(1), CONTRACT).unwrap_err();
         assert!(matches!(locked, OpenError::Locked { .. }), "{locked}");
         let left = Running::start((journal, writer));
         assert_eq!(left.ask(Query::OpenTransactions).await.unwrap(), [signed(1, 0, Some(key(2)))]);
         if !first {
-            left.mined(signed(1, 0, None).id(), block(22)).await.unwrap();
+            left.record_mined(signed(1, 0, None).id(), block(22)).await.unwrap();
         }
         left.close().await.unwrap();
     }
@@ -294,7 +295,7 @@ async fn a11_a_new_wallet_does_not_begin_without_a_journal_that_cannot_be_read()
     let error = refused(dir.path(), 2);
     assert!(error.to_string().contains(old.to_str().unwrap()), "{error}");
     assert!(error.to_string().contains("journal rebuild"), "{error}");
-    assert!(error.needs_rebuild() && !error.may_pass(), "{error}");
+    assert!(error.needs_rebuild() && !error.is_transient(), "{error}");
 
     // Set aside by the instance itself, before its wallet was changed.
     assert!(refused(dir.path(), 1).to_string().contains("kept as"));
@@ -305,7 +306,7 @@ async fn a11_a_new_wallet_does_not_begin_without_a_journal_that_cannot_be_read()
     // What is no file is waited for: somebody may put it right.
     fs::create_dir(&old).unwrap();
     let error = refused(dir.path(), 2);
-    assert!(error.may_pass() && !error.needs_rebuild(), "{error}");
+    assert!(error.is_transient() && !error.needs_rebuild(), "{error}");
     fs::remove_dir(&old).unwrap();
 
     fs::write(&old, whole).unwrap();
@@ -321,7 +322,7 @@ async fn a11_a_journal_that_is_locked_for_a_while_is_waited_for() {
     operator.pragma_update(None, "locking_mode", "EXCLUSIVE").unwrap();
     operator.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let error = refused(dir.path(), 2);
-    assert!(error.may_pass(), "{error}");
+    assert!(error.is_transient(), "{error}");
     drop(operator);
     let (_new, predecessor) = run_for(dir.path(), wallet(2), NAME);
     assert_eq!(predecessor.unwrap().requests, 5);

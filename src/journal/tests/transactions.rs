@@ -10,14 +10,14 @@ async fn transactions_are_followed_by_nonce() {
     let first = signed(4, 0, Some(key(1)));
     let bumped = signed(4, 1, Some(key(1)));
     let filler = signed(6, 0, None);
-    journal.signed(vec![filler.clone(), first.clone()]).await.unwrap();
-    journal.signed(vec![bumped.clone(), first.clone()]).await.unwrap();
+    journal.record_signed(vec![filler.clone(), first.clone()]).await.unwrap();
+    journal.record_signed(vec![bumped.clone(), first.clone()]).await.unwrap();
     let open = journal.ask(Query::OpenTransactions).await.unwrap();
     assert_eq!(open, [first.clone(), bumped.clone(), filler.clone()]);
     assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(6));
 
-    journal.mined(bumped.id(), block(50)).await.unwrap();
-    journal.mined(TransactionId { nonce: 1, hash: hash(123_456) }, block(50)).await.unwrap();
+    journal.record_mined(bumped.id(), block(50)).await.unwrap();
+    journal.record_mined(TransactionId { nonce: 1, hash: hash(123_456) }, block(50)).await.unwrap();
     journal.close().await.unwrap();
 
     let journal = Running::open(dir.path());
@@ -36,15 +36,15 @@ async fn transactions_are_followed_by_nonce() {
 async fn another_contract_shares_the_lane_and_nothing_else() {
     let dir = TempDir::new().unwrap();
     let journal = Running::open(dir.path());
-    journal.arrive(batch([1], Some(7))).await.unwrap();
-    journal.signed(vec![signed(0, 0, Some(key(1)))]).await.unwrap();
+    journal.store_batch(batch([1], Some(7))).await.unwrap();
+    journal.record_signed(vec![signed(0, 0, Some(key(1)))]).await.unwrap();
     journal.close().await.unwrap();
 
-    let other = Source { contract: Address::repeat_byte(0xdd), ..SOURCE };
+    let other = RequestSource { contract: Address::repeat_byte(0xdd), ..SOURCE };
     let journal = Running::start(Journal::open(dir.path(), identity(), other.contract).unwrap());
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), None);
-    assert!(records(&journal, Which::Unfinished).await.is_empty());
-    assert_eq!(journal.arrive(of(other, batch([1], None))).await.unwrap().new, [0]);
+    assert!(records(&journal, RequestFilter::Unfinished).await.is_empty());
+    assert_eq!(journal.store_batch(of(other, batch([1], None))).await.unwrap().new, [0]);
     let open = journal.ask(Query::OpenTransactions).await.unwrap();
     assert_eq!(open[0].request, Some(key(1)), "it is still the other contract's");
     assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(0));
@@ -57,12 +57,12 @@ async fn a_transaction_mined_for_a_request_without_outcome_is_looked_at_again() 
     let dir = TempDir::new().unwrap();
     let running = Running::open(dir.path());
     let journal = &running.journal;
-    journal.arrive(batch([1, 2], Some(1))).await.unwrap();
+    journal.store_batch(batch([1, 2], Some(1))).await.unwrap();
     let (first, second, other) =
         (signed(0, 0, Some(key(1))), signed(1, 0, Some(key(1))), signed(2, 0, Some(key(2))));
-    journal.signed(vec![first.clone(), second.clone(), other.clone()]).await.unwrap();
+    journal.record_signed(vec![first.clone(), second.clone(), other.clone()]).await.unwrap();
     for transaction in [&first, &second, &other] {
-        journal.mined(transaction.id(), block(3)).await.unwrap();
+        journal.record_mined(transaction.id(), block(3)).await.unwrap();
     }
     journal.note(key(2), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
     journal.flush().await.unwrap();
@@ -76,12 +76,12 @@ async fn a9_what_was_mined_is_followed_whatever_was_signed_far_beyond() {
     let dir = TempDir::new().unwrap();
     let journal = Running::open(dir.path());
     let (mined, stranded) = (signed(11, 0, None), signed(1 << 40, 0, None));
-    journal.signed(vec![mined.clone(), stranded.clone()]).await.unwrap();
-    journal.mined(mined.id(), block(3)).await.unwrap();
+    journal.record_signed(vec![mined.clone(), stranded.clone()]).await.unwrap();
+    journal.record_mined(mined.id(), block(3)).await.unwrap();
     journal.flush().await.unwrap();
     let followed = journal.recently_mined(4096).await.unwrap();
     assert_eq!(followed.iter().map(|one| one.nonce).collect::<Vec<_>>(), [11]);
-    journal.gave_up(vec![stranded.id()], GivenUp::Stranded).await.unwrap();
+    journal.record_given_up(vec![stranded.id()], GiveUpReason::Stranded).await.unwrap();
     journal.flush().await.unwrap();
     assert_eq!(journal.recently_mined(4096).await.unwrap().len(), 1);
 }
@@ -90,14 +90,14 @@ async fn a9_what_was_mined_is_followed_whatever_was_signed_far_beyond() {
 async fn what_a_reorganisation_drops_is_open_again_and_so_is_its_request() {
     let dir = TempDir::new().unwrap();
     let journal = Running::open(dir.path());
-    journal.arrive(batch([1, 2], Some(1))).await.unwrap();
+    journal.store_batch(batch([1, 2], Some(1))).await.unwrap();
     let first = signed(0, 0, Some(key(1)));
     let bumped = signed(0, 1, Some(key(1)));
     let other = signed(1, 0, Some(key(2)));
-    journal.signed(vec![first.clone(), bumped.clone(), other.clone()]).await.unwrap();
+    journal.record_signed(vec![first.clone(), bumped.clone(), other.clone()]).await.unwrap();
     for (transaction, id) in [(&bumped, 1), (&other, 2)] {
         journal.note(key(id), Step::Answered(answer(id, "yes"))).await.unwrap();
-        journal.mined(transaction.id(), block(3)).await.unwrap();
+        journal.record_mined(transaction.id(), block(3)).await.unwrap();
         let outcome = Outcome::Accepted { transaction: transaction.hash, block: block(3) };
         journal.note(key(id), Step::Settled(outcome)).await.unwrap();
     }
@@ -117,12 +117,12 @@ async fn what_a_reorganisation_drops_is_open_again_and_so_is_its_request() {
     journal.close().await.unwrap();
     let journal = Running::open(dir.path());
     assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), [first, bumped.clone()]);
-    let held = records(&journal, Which::Held).await;
+    let held = records(&journal, RequestFilter::Held).await;
     assert_eq!(held.iter().map(|one| one.key).collect::<Vec<_>>(), [key(1)]);
     assert_eq!(held[0].progress.held.as_ref().unwrap().hold.reason, HoldReason::AnswerDropped);
-    let standing = journal.standing(key(1)).await.unwrap().expect("open");
+    let standing = journal.request_state(key(1)).await.unwrap().expect("open");
     assert_eq!(standing.stage, Stage::Answered(answer(1, "yes")), "nobody is asked again");
-    assert!(journal.standing(key(2)).await.unwrap().is_none(), "the other one stands");
+    assert!(journal.request_state(key(2)).await.unwrap().is_none(), "the other one stands");
     journal.close().await.unwrap();
 }
 
@@ -134,13 +134,13 @@ async fn what_is_given_up_is_not_followed_until_it_is_signed_again() {
     let (kept, rejected) = (signed(0, 0, Some(key(1))), signed(1, 0, Some(key(2))));
     let displaced = signed(0, 1, None);
     let all = vec![kept.clone(), rejected.clone(), displaced.clone()];
-    journal.signed(all).await.unwrap();
-    journal.gave_up(vec![rejected.id()], GivenUp::Rejected).await.unwrap();
-    journal.gave_up(vec![displaced.id()], GivenUp::Displaced).await.unwrap();
+    journal.record_signed(all).await.unwrap();
+    journal.record_given_up(vec![rejected.id()], GiveUpReason::Rejected).await.unwrap();
+    journal.record_given_up(vec![displaced.id()], GiveUpReason::Displaced).await.unwrap();
     journal.flush().await.unwrap();
     assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), std::slice::from_ref(&kept));
     assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(0), "nonce 1 is free");
-    journal.signed(vec![rejected.clone()]).await.unwrap();
+    journal.record_signed(vec![rejected.clone()]).await.unwrap();
     assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), [kept, rejected]);
     assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(1));
     journal.close().await.unwrap();
@@ -151,18 +151,18 @@ async fn what_is_given_up_is_not_followed_until_it_is_signed_again() {
 async fn each_chain_has_its_own_cursor_requests_and_nonces() {
     let dir = TempDir::new().unwrap();
     let home = Running::open(dir.path());
-    let elsewhere = Source { chain_id: 1, contract: CONTRACT };
-    let other = |home: &Journal| home.on(elsewhere);
+    let elsewhere = RequestSource { chain_id: 1, contract: CONTRACT };
+    let other = |home: &Journal| home.for_source(elsewhere);
     let abroad = |id| RequestKey { source: elsewhere, ..key(id) };
     let (here, there) = (signed(5, 0, Some(key(1))), signed(5, 1, Some(abroad(1))));
-    home.arrive(batch([1], Some(7))).await.unwrap();
-    home.signed(vec![here.clone()]).await.unwrap();
-    home.mined(here.id(), block(7)).await.unwrap();
+    home.store_batch(batch([1], Some(7))).await.unwrap();
+    home.record_signed(vec![here.clone()]).await.unwrap();
+    home.record_mined(here.id(), block(7)).await.unwrap();
     let away = other(&home);
-    away.arrive(of(elsewhere, batch([1, 2], Some(3)))).await.unwrap();
+    away.store_batch(of(elsewhere, batch([1, 2], Some(3)))).await.unwrap();
     let late = signed(9, 1, None);
-    away.signed(vec![there.clone(), late.clone()]).await.unwrap();
-    away.mined(there.id(), block(3)).await.unwrap();
+    away.record_signed(vec![there.clone(), late.clone()]).await.unwrap();
+    away.record_mined(there.id(), block(3)).await.unwrap();
     for _ in 0..2 {
         // What is final on one chain says nothing about the other.
         home.prune(u64::MAX, 6).await.unwrap();
@@ -174,8 +174,8 @@ async fn each_chain_has_its_own_cursor_requests_and_nonces() {
     let away = other(&home);
     assert_eq!(home.ask(Query::Cursor).await.unwrap(), Some(block(7)));
     assert_eq!(away.ask(Query::Cursor).await.unwrap(), Some(block(3)));
-    assert_eq!(keys(&home, Which::Unfinished).await, [1]);
-    assert_eq!(keys(&away, Which::Unfinished).await, [1, 2]);
+    assert_eq!(keys(&home, RequestFilter::Unfinished).await, [1]);
+    assert_eq!(keys(&away, RequestFilter::Unfinished).await, [1, 2]);
     assert_eq!(home.ask(Query::HighestNonce).await.unwrap(), Some(5));
     assert_eq!(away.ask(Query::HighestNonce).await.unwrap(), Some(9));
     assert_eq!(home.ask(Query::OpenTransactions).await.unwrap(), []);
@@ -193,6 +193,6 @@ async fn each_chain_has_its_own_cursor_requests_and_nonces() {
     assert_eq!((pruned.requests, pruned.transactions), (0, 0), "it is of another chain, or open");
     let pruned = home.prune(u64::MAX, 100).await.unwrap();
     assert_eq!((pruned.requests, pruned.transactions), (1, 0), "the highest nonce stays");
-    assert_eq!(keys(&away, Which::Unfinished).await, [1, 2]);
+    assert_eq!(keys(&away, RequestFilter::Unfinished).await, [1, 2]);
     home.close().await.unwrap();
 }

@@ -12,9 +12,9 @@ async fn many_callers_share_few_commits() {
         callers.spawn(async move {
             for turn in 0..10 {
                 let id = caller * 100 + turn;
-                assert_eq!(journal.arrive(batch([id], None)).await.unwrap().new, [0]);
+                assert_eq!(journal.store_batch(batch([id], None)).await.unwrap().new, [0]);
                 journal.note(key(id), Step::Asked).await.unwrap();
-                journal.signed(vec![signed(id, 0, Some(key(id)))]).await.unwrap();
+                journal.record_signed(vec![signed(id, 0, Some(key(id)))]).await.unwrap();
             }
         });
     }
@@ -32,7 +32,7 @@ async fn many_callers_share_few_commits() {
 async fn steps_alone_share_commits_and_arrive_without_a_durable_command() {
     let dir = TempDir::new().unwrap();
     let journal = Running::open(dir.path());
-    journal.arrive(batch(0..500, None)).await.unwrap();
+    journal.store_batch(batch(0..500, None)).await.unwrap();
     for id in 0..500 {
         journal.note(key(id), Step::Asked).await.unwrap();
     }
@@ -53,16 +53,16 @@ async fn what_is_queued_when_the_stop_comes_is_stored() {
     stop.cancel();
     let caller = {
         let journal = journal.clone();
-        async move { journal.arrive(batch([1, 2], Some(3))).await }
+        async move { journal.store_batch(batch([1, 2], Some(3))).await }
     };
     // The caller is polled first: its command is in the queue when the writer sees the stop.
-    let writing = writer.run(Heart::default(), Metrics::default(), stop);
+    let writing = writer.run(Heartbeat::default(), Metrics::default(), stop);
     let (arrived, ended) = tokio::join!(biased; caller, writing);
     assert_eq!(arrived.unwrap().new, [0, 1]);
     ended.unwrap();
     journal.note(key(1), Step::Asked).await.unwrap_err();
     let journal = Running::open(dir.path());
-    assert_eq!(keys(&journal, Which::Unfinished).await, [1, 2]);
+    assert_eq!(keys(&journal, RequestFilter::Unfinished).await, [1, 2]);
     journal.close().await.unwrap();
 }
 
@@ -75,7 +75,7 @@ async fn a_writer_dropped_in_mid_commit_loses_nothing_it_answered() {
         let mut calls = JoinSet::new();
         for id in next..next + 8 {
             let journal = running.journal.clone();
-            calls.spawn(async move { (id, journal.arrive(batch([id], None)).await.is_ok()) });
+            calls.spawn(async move { (id, journal.store_batch(batch([id], None)).await.is_ok()) });
         }
         next += 8;
         let mut stored = Vec::new();
@@ -110,7 +110,7 @@ async fn without_room(dir: &Path) -> Running {
     // As many as there are.
     writer.store().connection().pragma_update(None, "max_page_count", 1).unwrap();
     let running = Running::start((journal, writer));
-    running.arrive(batch([1], Some(1))).await.unwrap();
+    running.store_batch(batch([1], Some(1))).await.unwrap();
     running
 }
 
@@ -130,12 +130,12 @@ async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
         Batch { arrivals: vec![arrival(3), large], cursor: Some(block(2)), ..Batch::default() };
     let mut callers = JoinSet::new();
     let journal = running.journal.clone();
-    callers.spawn(async move { journal.arrive(large).await.unwrap().new });
+    callers.spawn(async move { journal.store_batch(large).await.unwrap().new });
     let condition = running.condition();
-    while condition.waits().is_none() {
+    while condition.waiting_reason().is_none() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let why = condition.waits().unwrap().to_string();
+    let why = condition.waiting_reason().unwrap().to_string();
     assert!(why.contains(".sqlite3") && why.contains("free space"), "{why}");
     // What comes meanwhile waits its turn; reads go on.
     running.note(key(1), Step::Asked).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
     make_room(&running);
     assert_eq!(callers.join_next().await.unwrap().unwrap(), [0, 1]);
     running.flush().await.unwrap();
-    assert!(condition.waits().is_none());
+    assert!(condition.waiting_reason().is_none());
     assert_eq!(running.ask(Query::Cursor).await.unwrap(), Some(block(2)));
     let first = running.request(key(1)).await.unwrap().unwrap();
     assert_eq!(first.progress.stage, StageName::Asked, "in the order it was said");
@@ -159,24 +159,24 @@ async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
 async fn d1_a_disk_that_hangs_is_told_within_seconds_and_goes_on_by_itself() {
     let dir = TempDir::new().unwrap();
     let running = Running::open(dir.path());
-    running.arrive(batch([1], Some(1))).await.unwrap();
+    running.store_batch(batch([1], Some(1))).await.unwrap();
     let other = Connection::open(running.path()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut callers = JoinSet::new();
     let journal = running.journal.clone();
-    callers.spawn(async move { journal.arrive(batch([2], Some(2))).await.unwrap().new });
+    callers.spawn(async move { journal.store_batch(batch([2], Some(2))).await.unwrap().new });
     let condition = running.condition();
     let begun = std::time::Instant::now();
-    while condition.waits().is_none() {
+    while condition.waiting_reason().is_none() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    let why = condition.waits().unwrap().to_string();
+    let why = condition.waiting_reason().unwrap().to_string();
     assert!(why.contains(".sqlite3") && why.contains("no answer"), "{why}");
     other.execute_batch("ROLLBACK").unwrap();
     assert_eq!(callers.join_next().await.unwrap().unwrap(), [0]);
     running.flush().await.unwrap();
-    assert!(condition.waits().is_none());
+    assert!(condition.waiting_reason().is_none());
     running.close().await.unwrap();
 }
 
@@ -188,10 +188,10 @@ async fn a_journal_that_finds_no_room_can_be_stopped() {
     let mut callers = JoinSet::new();
     callers.spawn(async move {
         let large = Arrival { event: event(2, 500_000), ..arrival(2) };
-        journal.arrive(Batch { arrivals: vec![large], ..Batch::default() }).await
+        journal.store_batch(Batch { arrivals: vec![large], ..Batch::default() }).await
     });
     let condition = running.condition();
-    while condition.waits().is_none() {
+    while condition.waiting_reason().is_none() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let error = running.close().await.unwrap_err();
@@ -199,7 +199,7 @@ async fn a_journal_that_finds_no_room_can_be_stopped() {
     let told = callers.join_next().await.unwrap().unwrap().unwrap_err();
     assert!(told.to_string().contains("free space"), "{told}");
     let again = Running::open(dir.path());
-    assert_eq!(keys(&again, Which::Unfinished).await, [1]);
+    assert_eq!(keys(&again, RequestFilter::Unfinished).await, [1]);
     again.close().await.unwrap();
 }
 
@@ -217,14 +217,14 @@ async fn throughput() {
             .map(|id| Arrival { event: event(id, 1000), ..arrival(id) })
             .collect();
         let batch = Batch { arrivals, cursor: Some(block(first)), ..Batch::default() };
-        assert_eq!(journal.arrive(batch).await.unwrap().new.len(), 2000);
+        assert_eq!(journal.store_batch(batch).await.unwrap().new.len(), 2000);
     }
     let rate = |count: u32, start: Instant| f64::from(count) / start.elapsed().as_secs_f64();
     println!("requests stored per second, batches of 2000: {:.0}", rate(100_000, start));
 
     let start = Instant::now();
     for nonce in 0..500 {
-        journal.signed(vec![signed(nonce, 0, None)]).await.unwrap();
+        journal.record_signed(vec![signed(nonce, 0, None)]).await.unwrap();
     }
     println!("durable commits per second, one caller: {:.0}", rate(500, start));
 
@@ -235,7 +235,7 @@ async fn throughput() {
         callers.spawn(async move {
             for turn in 0..40 {
                 let nonce = 1000 + caller * 40 + turn;
-                journal.signed(vec![signed(nonce, 0, Some(key(nonce)))]).await.unwrap();
+                journal.record_signed(vec![signed(nonce, 0, Some(key(nonce)))]).await.unwrap();
             }
         });
     }
@@ -259,7 +259,7 @@ async fn throughput() {
     let mut after = None;
     let mut pages = 0;
     loop {
-        let listing = Listing { which: Which::Unfinished, after, limit: 1000 };
+        let listing = RequestPage { filter: RequestFilter::Unfinished, after, limit: 1000 };
         let page = journal.ask(|slot| Query::Records(listing, slot)).await.unwrap();
         let Some(last) = page.last() else { break };
         after = Some(last.position);

@@ -14,21 +14,21 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answer, Candidates, LONGEST_PATH, Request};
+use super::{LONGEST_PATH, Request, Response, SocketCandidates};
 
 /// How long connecting to one candidate may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Above every real answer: the status of thousands of instances fits.
-const LONGEST_ANSWER: u64 = 64 << 20;
+const MAX_RESPONSE_BYTES: u64 = 64 << 20;
 
 /// No supervisor answers at any candidate.
 #[derive(Debug)]
-pub struct NotFound {
+pub struct NoSupervisor {
     /// Each candidate with the error.
     pub tried: Vec<(PathBuf, io::Error)>,
 }
 
-impl NotFound {
+impl NoSupervisor {
     /// Returns whether a socket exists that this user may not open.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
@@ -37,7 +37,7 @@ impl NotFound {
 }
 
 /// Explanations of the most common errors.
-const WORDS: [(io::ErrorKind, &str); 4] = [
+const KNOWN_REASONS: [(io::ErrorKind, &str); 4] = [
     (io::ErrorKind::NotFound, "there is no such socket"),
     (io::ErrorKind::ConnectionRefused, "nobody listens (left behind by a process that was killed)"),
     (
@@ -51,19 +51,19 @@ const WORDS: [(io::ErrorKind, &str); 4] = [
 ];
 
 /// Returns whether another kind of file is at this path.
-fn is_no_socket(path: &Path) -> bool {
+fn is_other_file(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket())
 }
 
-impl fmt::Display for NotFound {
+impl fmt::Display for NoSupervisor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("no supervisor answers; tried:")?;
         for (path, error) in &self.tried {
             write!(f, "\n  {}: ", path.display())?;
-            let known = WORDS.iter().find(|(kind, _)| *kind == error.kind());
+            let known = KNOWN_REASONS.iter().find(|(kind, _)| *kind == error.kind());
             match known {
                 // connect(2) fails with the same error for every file that is not a socket.
-                Some((io::ErrorKind::ConnectionRefused, _)) if is_no_socket(path) => {
+                Some((io::ErrorKind::ConnectionRefused, _)) if is_other_file(path) => {
                     f.write_str("that is no socket: --socket takes the path of a control.sock")?;
                 }
                 Some((_, words)) => f.write_str(words)?,
@@ -74,13 +74,13 @@ impl fmt::Display for NotFound {
     }
 }
 
-impl std::error::Error for NotFound {}
+impl std::error::Error for NoSupervisor {}
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     #[error(transparent)]
-    NotFound(#[from] NotFound),
+    NotFound(#[from] NoSupervisor),
     #[error("the supervisor at {} does not answer within {deadline:?}; see its log", path.display())]
     TimedOut { path: PathBuf, deadline: Duration },
     #[error("the supervisor at {} ended the connection without an answer: {cause}", path.display())]
@@ -97,7 +97,7 @@ pub struct Connection {
 }
 
 /// Connects to the first candidate that accepts.
-pub async fn find(candidates: &Candidates) -> Result<Connection, NotFound> {
+pub async fn find(candidates: &SocketCandidates) -> Result<Connection, NoSupervisor> {
     let mut tried = Vec::new();
     for path in &candidates.paths {
         match timeout(CONNECT_DEADLINE, connect(path)).await {
@@ -106,15 +106,15 @@ pub async fn find(candidates: &Candidates) -> Result<Connection, NotFound> {
             Err(_) => tried.push((path.clone(), io::ErrorKind::TimedOut.into())),
         }
     }
-    Err(NotFound { tried })
+    Err(NoSupervisor { tried })
 }
 
 /// Finds a supervisor and asks it.
 pub async fn ask(
-    candidates: &Candidates,
+    candidates: &SocketCandidates,
     request: &Request,
     deadline: Duration,
-) -> Result<Answer, AskError> {
+) -> Result<Response, AskError> {
     find(candidates).await?.ask(request, deadline).await
 }
 
@@ -140,7 +140,7 @@ impl Connection {
     }
 
     /// Sends the request and waits for the answer.
-    pub async fn ask(self, request: &Request, deadline: Duration) -> Result<Answer, AskError> {
+    pub async fn ask(self, request: &Request, deadline: Duration) -> Result<Response, AskError> {
         let path = self.path.clone();
         match timeout(deadline, self.exchange(request)).await {
             Ok(Ok(line)) => {
@@ -156,7 +156,7 @@ impl Connection {
         line.push(b'\n');
         self.stream.write_all(&line).await?;
         let mut answer = Vec::new();
-        let mut reading = BufReader::new(self.stream.take(LONGEST_ANSWER));
+        let mut reading = BufReader::new(self.stream.take(MAX_RESPONSE_BYTES));
         reading.read_until(b'\n', &mut answer).await?;
         if answer.last() != Some(&b'\n') {
             return Err(io::ErrorKind::UnexpectedEof.into());

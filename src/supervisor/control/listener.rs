@@ -25,35 +25,37 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Answer, Asked, Candidates, LONGEST_PATH, Request,
-    socket_file::{ListenError, SocketFile, identity, lock, make_way, open_to_group},
+    LONGEST_PATH, PendingRequest, Request, Response, SocketCandidates,
+    socket_file::{
+        ListenError, SocketFile, file_identity, lock, remove_stale_socket, set_group_mode,
+    },
 };
-use crate::crowd::{Crowd, Most, Place};
+use crate::net::connection_limit::{ConnectionLimit, ConnectionPermit, MaxConnections};
 
 /// Connections that have not sent a request yet, and those whose request is being carried out. A
 /// script may restart a hundred instances at once.
-pub(super) const PLACES: Most = Most { silent: 128, served: 128 };
+pub(super) const CONNECTION_LIMITS: MaxConnections = MaxConnections { silent: 128, served: 128 };
 /// Connections that the kernel queues until they are accepted.
 const BACKLOG: u32 = 256;
 /// The largest request in bytes.
-const LONGEST_REQUEST: u64 = 64 << 10;
+const MAX_REQUEST_BYTES: u64 = 64 << 10;
 /// How long a client may take to send its request.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the loop may take to answer.
-const ANSWER_DEADLINE: Duration = Duration::from_mins(1);
+const RESPONSE_DEADLINE: Duration = Duration::from_mins(1);
 /// How often a waiting client is checked for having hung up.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const HANGUP_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a client may take to read the answer.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long to wait at startup for a socket in use: a process that was just killed may still hold
 /// it.
-const TAKEN_FOR: Duration = Duration::from_secs(3);
+const IN_USE_LIMIT: Duration = Duration::from_secs(3);
 /// Pause between two attempts to bind it.
-const TRIED_EVERY: Duration = Duration::from_millis(100);
+const BIND_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// How often to check that the socket's path still leads to our socket.
-const THERE_EVERY: Duration = Duration::from_secs(30);
+const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// How long that check may take.
-const THERE_DEADLINE: Duration = Duration::from_secs(5);
+const SOCKET_CHECK_DEADLINE: Duration = Duration::from_secs(5);
 /// How long to deliver the last answers after the loop has ended.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -65,20 +67,20 @@ pub struct Listener {
     file: SocketFile,
     socket: UnixListener,
     /// Where the socket may be bound again.
-    candidates: Candidates,
+    candidates: SocketCandidates,
     /// The warning that the socket is gone and cannot be bound again was logged.
-    complained: bool,
+    has_warned: bool,
 }
 
 impl Listener {
-    /// Binds the first usable candidate. Replaces a stale socket. Waits [`TAKEN_FOR`] for one that
+    /// Binds the first usable candidate. Replaces a stale socket. Waits [`IN_USE_LIMIT`] for one that
     /// is in use.
-    pub async fn bind(candidates: &Candidates) -> Result<Self, ListenError> {
+    pub async fn bind(candidates: &SocketCandidates) -> Result<Self, ListenError> {
         let begun = Instant::now();
         loop {
             match Self::bind_at_once(candidates).await {
-                Err(ListenError::InUse { .. }) if begun.elapsed() < TAKEN_FOR => {
-                    sleep(TRIED_EVERY).await;
+                Err(ListenError::InUse { .. }) if begun.elapsed() < IN_USE_LIMIT => {
+                    sleep(BIND_RETRY_INTERVAL).await;
                 }
                 bound => return bound,
             }
@@ -87,9 +89,9 @@ impl Listener {
 
     /// [`Self::bind`] without waiting for a socket in use. Runs on a blocking thread: if its file
     /// system hangs, this returns only when that answers.
-    pub(super) async fn bind_at_once(candidates: &Candidates) -> Result<Self, ListenError> {
+    pub(super) async fn bind_at_once(candidates: &SocketCandidates) -> Result<Self, ListenError> {
         let (runtime, there) = (Handle::current(), candidates.clone());
-        let binding = spawn_blocking(move || runtime.block_on(Self::bind_here(&there)));
+        let binding = spawn_blocking(move || runtime.block_on(Self::bind_blocking(&there)));
         match binding.await {
             Ok(bound) => bound,
             Err(error) => match error.try_into_panic() {
@@ -99,7 +101,7 @@ impl Listener {
         }
     }
 
-    async fn bind_here(candidates: &Candidates) -> Result<Self, ListenError> {
+    async fn bind_blocking(candidates: &SocketCandidates) -> Result<Self, ListenError> {
         let path = candidates.to_listen_at();
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         if path.as_os_str().len() > LONGEST_PATH {
@@ -110,32 +112,33 @@ impl Listener {
             move |cause| ListenError::Io { path, doing, cause }
         };
         let directory = path.parent().unwrap_or(Path::new("/"));
-        if !candidates.named {
+        if !candidates.is_named {
             // The state directory may not exist yet.
             let making = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             making.map_err(failed("making its directory"))?;
         }
         // No other supervisor may bind between the check and the bind.
         let _lock = lock(directory).await.map_err(failed("locking its directory"))?;
-        make_way(&path).await?;
+        remove_stale_socket(&path).await?;
         let socket = UnixSocket::new_stream().map_err(failed("making it"))?;
         socket.bind(&path).map_err(failed("binding it"))?;
         let made = fs::symlink_metadata(&path).map_err(failed("looking at it"))?;
-        let file = SocketFile { path: path.clone(), identity: identity(&made) };
+        let file = SocketFile { path: path.clone(), identity: file_identity(&made) };
         // Nobody can connect before `listen`, so no connection sees another mode.
-        open_to_group(&path, &file).map_err(failed("setting its mode"))?;
+        set_group_mode(&path, &file).map_err(failed("setting its mode"))?;
         let socket = socket.listen(BACKLOG).map_err(failed("listening"))?;
-        Ok(Self { file, socket, candidates: candidates.clone(), complained: false })
+        Ok(Self { file, socket, candidates: candidates.clone(), has_warned: false })
     }
 
     /// Binds again if the socket's file was removed or replaced: no command would find it.
-    async fn look_after_itself(&mut self) {
+    async fn rebind_if_removed(&mut self) {
         let (path, own) = (self.file.path.clone(), self.file.identity);
-        let there = move || fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == own);
-        let looking = timeout(THERE_DEADLINE, spawn_blocking(there)).await;
+        let there =
+            move || fs::symlink_metadata(path).is_ok_and(|found| file_identity(&found) == own);
+        let looking = timeout(SOCKET_CHECK_DEADLINE, spawn_blocking(there)).await;
         // A disk that does not answer proves nothing.
         if !matches!(looking, Ok(Ok(false))) {
-            self.complained &= !matches!(looking, Ok(Ok(true)));
+            self.has_warned &= !matches!(looking, Ok(Ok(true)));
             return;
         }
         match Self::bind_at_once(&self.candidates).await {
@@ -143,10 +146,10 @@ impl Listener {
                 *self = again;
                 warn!(path = %self.path().display(), "the control socket was removed and is bound again");
             }
-            Err(error) if !self.complained => {
-                self.complained = true;
+            Err(error) if !self.has_warned => {
+                self.has_warned = true;
                 warn!(
-                    %error, again_in = ?THERE_EVERY,
+                    %error, again_in = ?SOCKET_CHECK_INTERVAL,
                     "the control socket was removed and cannot be bound again: commands do not reach this process"
                 );
             }
@@ -161,24 +164,24 @@ impl Listener {
     }
 
     /// Serves until `stop`. Clients that are still waiting get [`CLOSE_DEADLINE`] for their answer.
-    pub async fn serve(mut self, commands: mpsc::Sender<Asked>, stop: CancellationToken) {
-        let crowd = Crowd::new(PLACES);
-        let mut looks = interval(THERE_EVERY);
+    pub async fn serve(mut self, commands: mpsc::Sender<PendingRequest>, stop: CancellationToken) {
+        let crowd = ConnectionLimit::new(CONNECTION_LIMITS);
+        let mut looks = interval(SOCKET_CHECK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut connections = JoinSet::new();
         let mut accepting = true;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(ended) = connections.join_next() => note(ended),
-                _ = looks.tick() => self.look_after_itself().await,
+                Some(ended) = connections.join_next() => log_failure(ended),
+                _ = looks.tick() => self.rebind_if_removed().await,
                 accepted = self.socket.accept() => {
                     match accepted {
                         Ok((stream, _)) => {
                             accepting = true;
                             let peer = Peer::of(&stream);
-                            let place = crowd.enter(peer.uid);
-                            connections.spawn(converse(stream, peer, place, commands.clone()));
+                            let place = crowd.admit(peer.uid);
+                            connections.spawn(serve_connection(stream, peer, place, commands.clone()));
                         }
                         Err(error) => {
                             if accepting {
@@ -194,7 +197,7 @@ impl Listener {
         drop(self);
         let ending = async {
             while let Some(ended) = connections.join_next().await {
-                note(ended);
+                log_failure(ended);
             }
         };
         if timeout(CLOSE_DEADLINE, ending).await.is_err() {
@@ -203,7 +206,7 @@ impl Listener {
     }
 }
 
-fn note(ended: Result<(), tokio::task::JoinError>) {
+fn log_failure(ended: Result<(), tokio::task::JoinError>) {
     if let Err(cause) = ended {
         error!(%cause, "a control connection failed");
     }
@@ -224,43 +227,45 @@ impl Peer {
 }
 
 /// Serves one connection: reads a request line, writes an answer line.
-async fn converse(
+async fn serve_connection(
     stream: UnixStream,
     peer: Peer,
-    place: Place<Option<u32>>,
-    commands: mpsc::Sender<Asked>,
+    place: ConnectionPermit<Option<u32>>,
+    commands: mpsc::Sender<PendingRequest>,
 ) {
     let Peer { uid, pid } = peer;
     let (reading, mut writing) = stream.into_split();
     let read = tokio::select! {
         read = timeout(REQUEST_DEADLINE, read_request(reading)) => read,
-        () = place.wanted() => return debug!(uid, pid, "a silent control client has to leave"),
+        () = place.evicted() => return debug!(uid, pid, "a silent control client has to leave"),
     };
     let answer = match read {
         // The client only tested the connection.
         Ok(Ok(None)) => return,
-        Ok(Ok(Some(Request::Status))) => pass_on(Request::Status, &commands).await,
+        Ok(Ok(Some(Request::Status))) => forward(Request::Status, &commands).await,
         Ok(Ok(Some(request))) => {
-            place.serve();
+            place.mark_served();
             // Questions come in many pages and are not worth a log line each.
-            let is_question = |request: &Request| matches!(request, Request::Requests { inquiry, .. } if !inquiry.is_wish());
+            let is_question = |request: &Request| matches!(request, Request::Requests { inquiry, .. } if !inquiry.is_action());
             if !is_question(&request) {
                 info!(%request, uid, pid, "control request");
             }
             tokio::select! {
-                answer = pass_on(request, &commands) => answer,
-                () = gone(&writing) => return debug!(uid, pid, "a control client hung up"),
-                () = place.wanted() => Answer::Silent {
+                answer = forward(request, &commands) => answer,
+                () = hung_up(&writing) => return debug!(uid, pid, "a control client hung up"),
+                () = place.evicted() => Response::Silent {
                     why: "others who asked later are served in its place; what was asked may still \
                           be done: see the log"
                         .to_owned(),
                 },
             }
         }
-        Ok(Err(why)) => Answer::Refused { why },
-        Err(_) => Answer::Refused { why: format!("no whole request within {REQUEST_DEADLINE:?}") },
+        Ok(Err(why)) => Response::Refused { why },
+        Err(_) => {
+            Response::Refused { why: format!("no whole request within {REQUEST_DEADLINE:?}") }
+        }
     };
-    if let Answer::Refused { why } | Answer::Silent { why } = &answer {
+    if let Response::Refused { why } | Response::Silent { why } = &answer {
         info!(why, uid, pid, "control request not answered as asked");
     }
     let line = match serde_json::to_vec(&answer) {
@@ -282,9 +287,9 @@ async fn converse(
 
 /// Waits until the other end is closed. A client that only shut down its writing side still
 /// listens.
-async fn gone(writing: &OwnedWriteHalf) {
+async fn hung_up(writing: &OwnedWriteHalf) {
     loop {
-        sleep(LOOK_EVERY).await;
+        sleep(HANGUP_CHECK_INTERVAL).await;
         match writing.ready(Interest::WRITABLE).await {
             Ok(ready) if !ready.is_write_closed() => {}
             Ok(_) | Err(_) => return,
@@ -295,31 +300,31 @@ async fn gone(writing: &OwnedWriteHalf) {
 /// `None`: the client closed without sending anything. `Err`: what is wrong with the request.
 async fn read_request(reading: impl AsyncRead + Unpin) -> Result<Option<Request>, String> {
     let mut line = Vec::new();
-    let mut reading = BufReader::new(reading.take(LONGEST_REQUEST + 1));
+    let mut reading = BufReader::new(reading.take(MAX_REQUEST_BYTES + 1));
     let read = reading.read_until(b'\n', &mut line).await;
     if read.is_err() || line.is_empty() {
         return Ok(None);
     }
-    if line.len() as u64 > LONGEST_REQUEST {
-        return Err(format!("the request is longer than {LONGEST_REQUEST} bytes"));
+    if line.len() as u64 > MAX_REQUEST_BYTES {
+        return Err(format!("the request is longer than {MAX_REQUEST_BYTES} bytes"));
     }
     serde_json::from_slice(&line)
         .map(Some)
         .map_err(|error| format!("the request cannot be read: {error}"))
 }
 
-async fn pass_on(request: Request, commands: &mpsc::Sender<Asked>) -> Answer {
+async fn forward(request: Request, commands: &mpsc::Sender<PendingRequest>) -> Response {
     let (reply, answer) = oneshot::channel();
     let asking = async {
-        commands.send(Asked { request, reply }).await.ok()?;
-        Some(answer.await.ok()?.answer().await)
+        commands.send(PendingRequest { request, reply }).await.ok()?;
+        Some(answer.await.ok()?.into_response().await)
     };
-    match timeout(ANSWER_DEADLINE, asking).await {
+    match timeout(RESPONSE_DEADLINE, asking).await {
         Ok(Some(answer)) => answer,
-        Ok(None) => Answer::Silent { why: "the supervisor is ending".to_owned() },
-        Err(_) => Answer::Silent {
+        Ok(None) => Response::Silent { why: "the supervisor is ending".to_owned() },
+        Err(_) => Response::Silent {
             why: format!(
-                "the supervisor has not answered within {ANSWER_DEADLINE:?}; it may still do what \
+                "the supervisor has not answered within {RESPONSE_DEADLINE:?}; it may still do what \
                  was asked: see its log"
             ),
         },

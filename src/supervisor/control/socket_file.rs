@@ -51,7 +51,9 @@ pub(super) struct SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity) {
+        if fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| file_identity(&found) == self.identity)
+        {
             // Another process may have removed it first. A file left behind is replaced at the next
             // start.
             let _ = fs::remove_file(&self.path);
@@ -59,7 +61,7 @@ impl Drop for SocketFile {
     }
 }
 
-pub(super) fn identity(file: &Metadata) -> (u64, u64) {
+pub(super) fn file_identity(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
@@ -84,7 +86,7 @@ pub(super) async fn lock(directory: &Path) -> io::Result<Option<File>> {
 }
 
 /// Removes a socket that a killed supervisor left behind.
-pub(super) async fn make_way(path: &Path) -> Result<(), ListenError> {
+pub(super) async fn remove_stale_socket(path: &Path) -> Result<(), ListenError> {
     let failed = |doing| move |cause| ListenError::Io { path: path.to_owned(), doing, cause };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -112,10 +114,10 @@ pub(super) async fn make_way(path: &Path) -> Result<(), ListenError> {
 }
 
 /// Sets the mode of the socket we made, and of no file that replaced it meanwhile.
-pub(super) fn open_to_group(path: &Path, made: &SocketFile) -> io::Result<()> {
+pub(super) fn set_group_mode(path: &Path, made: &SocketFile) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = File::from(open(path, flags, Mode::empty())?);
-    if identity(&file.metadata()?) != made.identity {
+    if file_identity(&file.metadata()?) != made.identity {
         return Err(io::Error::other("another file was put in its place"));
     }
     let itself = format!("/proc/self/fd/{}", file.as_raw_fd());

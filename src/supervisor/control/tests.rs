@@ -22,24 +22,24 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Answer, AskError, Asked, Candidates, ListenError, Listener, Request, candidates, client,
-    listener::PLACES,
+    AskError, ListenError, Listener, PendingRequest, Request, Response, SocketCandidates,
+    candidates, client, listener::CONNECTION_LIMITS,
 };
 use crate::{
+    admin::requests::{Inquiry, InquiryFilter},
     config::Environment,
-    observe::requests::{Inquiry, Which},
 };
 
 const SOON: Duration = Duration::from_secs(20);
 
-fn at(path: &Path) -> Candidates {
+fn at(path: &Path) -> SocketCandidates {
     candidates(Some(path), &Environment::default(), Path::new("/nowhere"))
 }
 
 /// A supervisor that answers a restart with the instance's name and never answers a stop.
 struct World {
     directory: TempDir,
-    candidates: Candidates,
+    candidates: SocketCandidates,
     asked: Arc<AtomicUsize>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -50,14 +50,14 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let candidates = at(&directory.path().join("control.sock"));
         let listener = Listener::bind(&candidates).await.unwrap();
-        let (commands, mut received) = mpsc::channel::<Asked>(1);
+        let (commands, mut received) = mpsc::channel::<PendingRequest>(1);
         let (stop, asked) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let mut tasks = JoinSet::new();
         tasks.spawn(listener.serve(commands, stop.clone()));
         let count = asked.clone();
         tasks.spawn(async move {
             let mut unanswered = Vec::new();
-            while let Some(Asked { request, reply }) = received.recv().await {
+            while let Some(PendingRequest { request, reply }) = received.recv().await {
                 count.fetch_add(1, Ordering::SeqCst);
                 match request {
                     Request::Restart { name } => {
@@ -84,12 +84,12 @@ impl World {
         UnixStream::connect(self.path()).await.unwrap()
     }
 
-    async fn restart(&self, name: &str) -> Result<Answer, AskError> {
+    async fn restart(&self, name: &str) -> Result<Response, AskError> {
         client::ask(&self.candidates, &Request::Restart { name: name.to_owned() }, SOON).await
     }
 
     /// Sends these bytes, which may exceed the limit, and returns the answer.
-    async fn answer_to(&self, bytes: &[u8]) -> Answer {
+    async fn answer_to(&self, bytes: &[u8]) -> Response {
         let (reading, mut writing) = self.connect().await.into_split();
         let _ = writing.write_all(bytes).await;
         let mut answer = Vec::new();
@@ -99,12 +99,12 @@ impl World {
     }
 }
 
-fn done(name: &str) -> Answer {
-    Answer::Done { lines: vec![name.to_owned()], failed: false }
+fn done(name: &str) -> Response {
+    Response::Done { lines: vec![name.to_owned()], failed: false }
 }
 
-fn refusal(answer: Answer) -> String {
-    let Answer::Refused { why } = answer else { panic!("not refused: {answer:?}") };
+fn refusal(answer: Response) -> String {
+    let Response::Refused { why } = answer else { panic!("not refused: {answer:?}") };
     why
 }
 
@@ -203,7 +203,7 @@ async fn b12_a_directory_that_somebody_keeps_locked_keeps_nobody_from_starting()
 }
 
 /// Asks repeatedly until a supervisor answers; fails after a minute of test time.
-async fn until_reached(candidates: &Candidates) {
+async fn until_reached(candidates: &SocketCandidates) {
     let reached = async {
         while client::find(candidates).await.is_err() {
             sleep(Duration::from_secs(1)).await;
@@ -243,7 +243,7 @@ async fn d4_a_directory_that_was_removed_is_made_again() {
     let home = tempfile::tempdir().unwrap();
     let state = home.path().join("state");
     let nobody = Environment::default();
-    let candidates = Candidates::among(None, &nobody, &home.path().join("run"), &state);
+    let candidates = SocketCandidates::among(None, &nobody, &home.path().join("run"), &state);
     let listener = Listener::bind(&candidates).await.unwrap();
     let (commands, _asked) = mpsc::channel(1);
     let stop = CancellationToken::new();
@@ -382,13 +382,13 @@ async fn wishers(world: &World, count: usize) -> Vec<UnixStream> {
 #[tokio::test]
 async fn so_many_wishes_wait_and_the_oldest_gives_way() {
     let world = World::new().await;
-    let mut waiting = wishers(&world, PLACES.served).await;
+    let mut waiting = wishers(&world, CONNECTION_LIMITS.served).await;
     assert_eq!(world.restart("one more").await.unwrap(), done("one more"));
     let mut answer = Vec::new();
     let mut oldest = waiting.remove(0);
     timeout(SOON, oldest.read_to_end(&mut answer)).await.unwrap().unwrap();
-    let answer: Answer = serde_json::from_slice(&answer).unwrap();
-    assert!(matches!(&answer, Answer::Silent { why } if why.contains("later")), "{answer:?}");
+    let answer: Response = serde_json::from_slice(&answer).unwrap();
+    assert!(matches!(&answer, Response::Silent { why } if why.contains("later")), "{answer:?}");
     // The others still wait.
     for stream in &mut waiting {
         let heard = timeout(Duration::from_millis(2), stream.read_u8()).await;
@@ -418,10 +418,10 @@ async fn b8_whoever_sits_there_in_silence_keeps_no_operator_out() {
 #[tokio::test]
 async fn b8_who_hangs_up_leaves_and_who_has_said_all_is_answered() {
     let world = World::new().await;
-    drop(wishers(&world, PLACES.served).await);
+    drop(wishers(&world, CONNECTION_LIMITS.served).await);
     sleep(Duration::from_secs(1)).await;
     // All places are free again: none of these has to wait or to leave.
-    let waiting = wishers(&world, PLACES.served - 1);
+    let waiting = wishers(&world, CONNECTION_LIMITS.served - 1);
     let mut waiting = timeout(Duration::from_secs(10), waiting).await.unwrap();
     let (mut heard, mut said) = world.connect().await.into_split();
     said.write_all(b"{\"request\":\"restart\",\"name\":\"half\"}\n").await.unwrap();
@@ -429,7 +429,7 @@ async fn b8_who_hangs_up_leaves_and_who_has_said_all_is_answered() {
     drop(said);
     let mut answer = String::new();
     timeout(SOON, heard.read_to_string(&mut answer)).await.unwrap().unwrap();
-    assert_eq!(serde_json::from_str::<Answer>(&answer).unwrap(), done("half"));
+    assert_eq!(serde_json::from_str::<Response>(&answer).unwrap(), done("half"));
     for stream in &mut waiting {
         let heard = timeout(Duration::from_millis(2), stream.read_u8()).await;
         assert!(heard.is_err(), "{heard:?}");
@@ -450,7 +450,7 @@ async fn a_loop_that_does_not_answer_is_told_as_such() {
     let world = World::new().await;
     let request = Request::Stop { name: "x".to_owned() };
     let answer = client::ask(&world.candidates, &request, Duration::from_mins(2)).await.unwrap();
-    let Answer::Silent { why } = answer else { panic!("{answer:?}") };
+    let Response::Silent { why } = answer else { panic!("{answer:?}") };
     assert!(why.contains("60s"), "{why}");
 }
 
@@ -480,7 +480,7 @@ async fn a_loop_that_is_gone_is_told() {
     let mut tasks = JoinSet::new();
     tasks.spawn(listener.serve(commands, CancellationToken::new()));
     let answer = client::ask(&candidates, &Request::Status, SOON).await.unwrap();
-    assert!(matches!(answer, Answer::Silent { .. }), "{answer:?}");
+    assert!(matches!(answer, Response::Silent { .. }), "{answer:?}");
 }
 
 #[tokio::test]
@@ -510,7 +510,7 @@ fn the_places_are_tried_in_order() {
         ["runtime", "system", "state"].map(|name| directory.path().join(name));
     let environment = |value: &str| [("RUNTIME_DIRECTORY", value)].into_iter().collect();
     let among = |given: Option<&Path>, environment: &Environment| {
-        Candidates::among(given, environment, &system, &state)
+        SocketCandidates::among(given, environment, &system, &state)
     };
     let none = Environment::default();
     let listed = format!("{}:/run/other", runtime.display());
@@ -518,15 +518,15 @@ fn the_places_are_tried_in_order() {
     let socket = |directory: &Path| directory.join("control.sock");
 
     let given = among(Some(Path::new("/x.sock")), &listed);
-    assert_eq!((given.paths.clone(), given.named), (vec!["/x.sock".into()], true));
+    assert_eq!((given.paths.clone(), given.is_named), (vec!["/x.sock".into()], true));
     let of_systemd = among(None, &listed);
     assert_eq!(of_systemd.paths, [socket(&runtime), socket(&system), socket(&state)]);
-    assert_eq!((of_systemd.to_listen_at(), of_systemd.named), (&*socket(&runtime), true));
+    assert_eq!((of_systemd.to_listen_at(), of_systemd.is_named), (&*socket(&runtime), true));
 
     // The system's directory does not exist.
     let default = among(None, &none);
     assert_eq!(default.paths, [socket(&system), socket(&state)]);
-    assert_eq!((default.to_listen_at(), default.named), (&*socket(&state), false));
+    assert_eq!((default.to_listen_at(), default.is_named), (&*socket(&state), false));
     fs::create_dir(&system).unwrap();
     assert_eq!(default.to_listen_at(), socket(&system));
     assert_eq!(among(None, &environment("")), default);
@@ -536,7 +536,7 @@ fn the_places_are_tried_in_order() {
 async fn the_state_directory_is_made_and_the_first_that_answers_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let [system, state] = ["system", "state"].map(|name| directory.path().join(name));
-    let candidates = Candidates::among(None, &Environment::default(), &system, &state);
+    let candidates = SocketCandidates::among(None, &Environment::default(), &system, &state);
     let listener = Listener::bind(&candidates).await.unwrap();
     assert_eq!(listener.path(), state.join("control.sock"));
     assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
@@ -556,7 +556,7 @@ fn requests_are_lines_a_person_can_write() {
             r#"{"request":"requests","name":"a","inquiry":{"ask":"list","which":"held"}}"#,
             Request::Requests {
                 name: "a".to_owned(),
-                inquiry: Inquiry::List { which: Which::Held, after: None },
+                inquiry: Inquiry::List { which: InquiryFilter::Held, after: None },
             },
         ),
         (

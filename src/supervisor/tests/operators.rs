@@ -4,40 +4,40 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn an_operator_stops_and_restarts() {
-    let rig = Rig::new();
+    let rig = Harness::new();
     rig.write("a.toml", &content(1, 1));
     rig.write("b.toml", &content(2, 1));
     quiet().await;
     let stop = |name: &str| Request::Stop { name: name.to_owned() };
     let answer = rig.ask(stop("a")).await;
     let lines = vec!["a: stopped by operator".to_owned()];
-    assert_eq!(answer, Answer::Done { lines, failed: false });
+    assert_eq!(answer, Response::Done { lines, failed: false });
     // Rewritten unchanged, it stays down; a restart or a change starts it.
     rig.write("a.toml", &content(1, 1));
     quiet().await;
-    assert_eq!(rig.instance("a").await.state, State::Stopped { by: StoppedBy::Operator });
+    assert_eq!(rig.instance("a").await.state, InstanceState::Stopped { by: StoppedBy::Operator });
     let answer = rig.ask(Request::Restart { name: "a".into() }).await;
     let lines = vec!["a: running, generation 2".to_owned()];
-    assert_eq!(answer, Answer::Done { lines, failed: false });
+    assert_eq!(answer, Response::Done { lines, failed: false });
     rig.ask(stop("a")).await;
     rig.write("a.toml", &content(1, 2));
     quiet().await;
-    assert_eq!(rig.instance("a").await.state, State::Running);
+    assert_eq!(rig.instance("a").await.state, InstanceState::Running);
     let answer = rig.ask(stop("c")).await;
-    assert!(matches!(answer, Answer::Refused { .. }), "{answer:?}");
+    assert!(matches!(answer, Response::Refused { .. }), "{answer:?}");
     assert_eq!(rig.instance("b").await.generation, 1);
     rig.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn reload_answers_when_everything_is_applied() {
-    let rig = Rig::new();
+    let rig = Harness::new();
     rig.write("a.toml", &content(1, 1));
     quiet().await;
     fs::write(rig.dir.join("a.toml"), content(1, 2)).unwrap();
     fs::write(rig.dir.join("b.toml"), "nonsense").unwrap();
     let answer = rig.ask(Request::Reload { name: None }).await;
-    let Answer::Done { lines, failed: true } = answer else { panic!("{answer:?}") };
+    let Response::Done { lines, failed: true } = answer else { panic!("{answer:?}") };
     assert_eq!(lines[0], "a: running, generation 2");
     assert!(lines[1].starts_with("b: parked"), "{lines:?}");
     rig.end().await;
@@ -46,7 +46,7 @@ async fn reload_answers_when_everything_is_applied() {
 /// Half of the requests are for all instances, half for the one whose change is checked for 20 s.
 #[tokio::test(start_paused = true)]
 async fn d6_fifty_reloads_at_once_all_end_and_a_good_file_is_not_blamed() {
-    let rig = Rig::new();
+    let rig = Harness::new();
     rig.write("a.toml", &content(1, 1));
     quiet().await;
     rig.write("a.toml", &content(1, BLACK_HOLE));
@@ -64,11 +64,14 @@ async fn d6_fifty_reloads_at_once_all_end_and_a_good_file_is_not_blamed() {
         });
     }
     for answer in asking.join_all().await {
-        let Answer::Done { lines, failed } = answer else { panic!("{answer:?}") };
+        let Response::Done { lines, failed } = answer else { panic!("{answer:?}") };
         assert!(failed && lines[0].contains("waits") && !lines[0].contains("failed"), "{lines:?}");
     }
     let a = rig.instance("a").await;
-    assert!(a.state == State::Running && a.reload_failed.is_some() && a.reload_waits, "{a:?}");
+    assert!(
+        a.state == InstanceState::Running && a.reload_failed.is_some() && a.reload_waits,
+        "{a:?}"
+    );
     // An invalid file affects only its own instance.
     rig.write("a.toml", "nonsense");
     quiet().await;
@@ -85,15 +88,15 @@ async fn d6_fifty_reloads_at_once_all_end_and_a_good_file_is_not_blamed() {
 /// Two operators at once: the one that was overruled is told.
 #[tokio::test(start_paused = true)]
 async fn d6_a_restart_beaten_by_a_stop_says_so_and_the_other_way_round() {
-    let rig = Rig::new();
+    let rig = Harness::new();
     rig.write("a.toml", &content(1, 1));
     quiet().await;
     let restart = || Request::Restart { name: "a".into() };
     let stop = || Request::Stop { name: "a".into() };
     let (restarted, stopped) = tokio::join!(rig.ask(restart()), rig.ask(stop()));
     let lines = vec!["a: stopped by operator".to_owned()];
-    assert_eq!(stopped, Answer::Done { lines, failed: false });
-    let Answer::Done { lines, failed: true } = restarted else { panic!("{restarted:?}") };
+    assert_eq!(stopped, Response::Done { lines, failed: false });
+    let Response::Done { lines, failed: true } = restarted else { panic!("{restarted:?}") };
     assert!(lines[0].contains("`stop` came after"), "{lines:?}");
     // The overruled restart is not carried out later.
     rig.ask(restart()).await;
@@ -101,8 +104,8 @@ async fn d6_a_restart_beaten_by_a_stop_says_so_and_the_other_way_round() {
     assert_eq!(rig.instance("a").await.generation, 2);
 
     let (stopped, restarted) = tokio::join!(rig.ask(stop()), rig.ask(restart()));
-    assert!(matches!(restarted, Answer::Done { failed: false, .. }), "{restarted:?}");
-    let Answer::Done { lines, failed: true } = stopped else { panic!("{stopped:?}") };
+    assert!(matches!(restarted, Response::Done { failed: false, .. }), "{restarted:?}");
+    let Response::Done { lines, failed: true } = stopped else { panic!("{stopped:?}") };
     assert!(lines[0].contains("`restart`"), "{lines:?}");
     rig.end().await;
 }
@@ -110,7 +113,7 @@ async fn d6_a_restart_beaten_by_a_stop_says_so_and_the_other_way_round() {
 /// An unmounted directory: `reload` of one instance, then SIGHUP, then `reload` of all.
 #[tokio::test(start_paused = true)]
 async fn d2_only_a_whole_reload_ends_what_a_vanished_directory_had_and_says_whom() {
-    let rig = Rig::new();
+    let rig = Harness::new();
     rig.write("a.toml", &content(1, 1));
     rig.write("b.toml", &content(2, 1));
     quiet().await;
@@ -119,12 +122,12 @@ async fn d2_only_a_whole_reload_ends_what_a_vanished_directory_had_and_says_whom
     let reload = async |name: Option<&str>| {
         let name = name.map(str::to_owned);
         match rig.ask(Request::Reload { name }).await {
-            Answer::Done { lines, failed } => (lines.join("\n"), failed),
-            other @ (Answer::Status { .. }
-            | Answer::Told { .. }
-            | Answer::Absent { .. }
-            | Answer::Refused { .. }
-            | Answer::Silent { .. }) => panic!("{other:?}"),
+            Response::Done { lines, failed } => (lines.join("\n"), failed),
+            other @ (Response::Status { .. }
+            | Response::Told { .. }
+            | Response::Absent { .. }
+            | Response::Refused { .. }
+            | Response::Silent { .. }) => panic!("{other:?}"),
         }
     };
     for name in [Some("b"), None, Some("a")] {
@@ -136,7 +139,7 @@ async fn d2_only_a_whole_reload_ends_what_a_vanished_directory_had_and_says_whom
         let (told, failed) = reload(name).await;
         assert!(failed && told.contains("another directory"), "{told}");
         assert_eq!(rig.status().await.instances.len(), 2);
-        assert_eq!(rig.instance("a").await.state, State::Running);
+        assert_eq!(rig.instance("a").await.state, InstanceState::Running);
     }
     let (told, failed) = reload(None).await;
     assert!(!failed && told.contains("a has ended") && told.contains("b has ended"), "{told}");

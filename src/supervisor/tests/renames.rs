@@ -2,13 +2,13 @@
 
 use super::*;
 
-impl Rig {
+impl Harness {
     fn rename(&self, from: &str, to: &str) {
         fs::rename(self.dir.join(from), self.dir.join(to)).unwrap();
     }
 
     /// The running instances with their versions.
-    fn on_stage(&self) -> Vec<(String, u64)> {
+    fn running(&self) -> Vec<(String, u64)> {
         let playing = self.stage.playing();
         playing.into_values().map(|playing| (playing.name, playing.version)).collect()
     }
@@ -18,7 +18,7 @@ impl Rig {
         self.signals.send(Signal::Terminate("SIGTERM")).await.unwrap();
         self.signals.send(Signal::Terminate("SIGTERM")).await.unwrap();
         sleep(Duration::from_secs(5)).await;
-        assert_eq!(self.on_stage(), [], "something runs after the end");
+        assert_eq!(self.running(), [], "something runs after the end");
         self.stage.check();
         self.stop.cancel();
         while let Some(ended) = self.tasks.join_next().await {
@@ -28,14 +28,14 @@ impl Rig {
 }
 
 /// `b` runs, `a` drains for a long time.
-async fn one_drains() -> Rig {
-    let rig = Rig::new();
+async fn one_drains() -> Harness {
+    let rig = Harness::new();
     rig.write("a.toml", &content(1, DRAINS_LONG));
     rig.write("b.toml", &content(2, 2));
     quiet().await;
     rig.remove("a.toml");
     sleep(Duration::from_secs(5)).await;
-    assert_eq!(rig.instance("a").await.state, State::Draining);
+    assert_eq!(rig.instance("a").await.state, InstanceState::Draining);
     rig
 }
 
@@ -45,7 +45,7 @@ async fn a12_a_file_renamed_onto_the_name_of_one_that_drains_leaves_no_orphan() 
     rig.rename("b.toml", "a.toml");
     rig.wake.notify_one();
     quiet().await;
-    assert_eq!(rig.on_stage(), [("a".to_owned(), 2)]);
+    assert_eq!(rig.running(), [("a".to_owned(), 2)]);
     rig.end().await;
 }
 
@@ -60,7 +60,7 @@ async fn a12_the_second_signal_reaches_one_that_drains_whatever_was_renamed_onto
 
 #[tokio::test(start_paused = true)]
 async fn a12_a_wallet_that_comes_back_under_its_old_name_waits_for_its_own_drain() {
-    let rig = Rig::new();
+    let rig = Harness::new();
     rig.write("a.toml", &content(1, DRAINS_LONG));
     quiet().await;
     rig.remove("a.toml");
@@ -70,14 +70,14 @@ async fn a12_a_wallet_that_comes_back_under_its_old_name_waits_for_its_own_drain
     rig.rename("b.toml", "a.toml");
     rig.wake.notify_one();
     quiet().await;
-    assert_eq!(rig.on_stage(), [("a".to_owned(), 2)]);
+    assert_eq!(rig.running(), [("a".to_owned(), 2)]);
     rig.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a12_names_go_round_and_letters_change_their_case() {
     for (first, second) in [(DRAINS_LONG, 2), (2, DRAINS_LONG), (DRAINS_LONG, DRAINS_LONG)] {
-        let rig = Rig::new();
+        let rig = Harness::new();
         rig.write("a.toml", &content(1, first));
         rig.write("b.toml", &content(2, second));
         quiet().await;
@@ -87,7 +87,7 @@ async fn a12_names_go_round_and_letters_change_their_case() {
         rig.rename("a.toml", "b.toml");
         rig.wake.notify_one();
         quiet().await;
-        assert_eq!(rig.on_stage(), [("b".to_owned(), first), ("c".to_owned(), second)]);
+        assert_eq!(rig.running(), [("b".to_owned(), first), ("c".to_owned(), second)]);
 
         // Two names are swapped.
         rig.rename("c.toml", "x");
@@ -95,7 +95,7 @@ async fn a12_names_go_round_and_letters_change_their_case() {
         rig.rename("x", "b.toml");
         rig.wake.notify_one();
         quiet().await;
-        assert_eq!(rig.on_stage(), [("b".to_owned(), second), ("c".to_owned(), first)]);
+        assert_eq!(rig.running(), [("b".to_owned(), second), ("c".to_owned(), first)]);
 
         // A name in other letter case and back, while the first run of that name may still be
         // ending.
@@ -105,7 +105,7 @@ async fn a12_names_go_round_and_letters_change_their_case() {
         rig.rename("C.toml", "c.toml");
         rig.wake.notify_one();
         quiet().await;
-        assert_eq!(rig.on_stage(), [("b".to_owned(), second), ("c".to_owned(), first)]);
+        assert_eq!(rig.running(), [("b".to_owned(), second), ("c".to_owned(), first)]);
         rig.end().await;
     }
 }

@@ -2,20 +2,21 @@
 
 use tokio::{net::UnixDatagram, time::Instant};
 
-use super::{super::directory, *};
+use super::*;
+use crate::supervisor::config_dir::snapshot;
 
 const WATCHDOG: Duration = Duration::from_millis(800);
 
 /// Its start blocks the loop for twice the watchdog's timeout, which no real instance may do.
 struct Blocking;
 
-impl Instances for Blocking {
-    type Estate = ();
+impl InstanceRunner for Blocking {
+    type Tenure = ();
 
-    fn check(
+    fn preflight(
         &self,
         _: Arc<Config>,
-    ) -> impl Future<Output = Result<(), CheckError>> + Send + 'static {
+    ) -> impl Future<Output = Result<(), PreflightError>> + Send + 'static {
         std::future::ready(Ok(()))
     }
 
@@ -32,7 +33,7 @@ impl Instances for Blocking {
         }
     }
 
-    async fn close((): ()) {}
+    async fn close_tenure((): ()) {}
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,21 +45,21 @@ async fn a_blocked_loop_feeds_no_watchdog() {
         ("NOTIFY_SOCKET", socket.display().to_string()),
         ("WATCHDOG_USEC", WATCHDOG.as_micros().to_string()),
     ];
-    let manager = ServiceManager::of(&variables.into_iter().collect());
+    let manager = ServiceManager::from_environment(&variables.into_iter().collect());
     let directory = home.path().to_owned();
     let mut supervisor =
         Supervisor::new(Blocking, home.path().join("state"), Some(directory.clone()), manager);
-    let (sender, looks) = mpsc::channel(1);
+    let (sender, snapshots) = mpsc::channel(1);
     let (signals, script) = mpsc::channel(1);
-    let (_commands, asked) = mpsc::channel(1);
-    let (nudges, _) = watch::channel(Nudges::default());
-    let inputs = Inputs { signals: Script(script), looks, asked, nudges };
+    let (_commands, control_requests) = mpsc::channel(1);
+    let (reload_requests, _) = watch::channel(ReloadRequests::default());
+    let inputs = Inputs { signals: Script(script), snapshots, control_requests, reload_requests };
     let mut running = JoinSet::new();
     running.spawn(async move { supervisor.run(inputs).await });
 
     fs::write(directory.join("one.toml"), content(0, 1)).unwrap();
     let (look, _) =
-        directory::look_first(&Files::Directory(directory), &Environment::default(), &[]);
+        snapshot::first_snapshot(&ConfigFiles::Directory(directory), &Environment::default(), &[]);
     let mut look = Some(look);
     let mut fed = Vec::new();
     while fed.len() < 6 {

@@ -72,7 +72,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// A file in the model: its wallet, and its version if it is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Paper {
+struct FileModel {
     wallet: usize,
     version: Option<u64>,
 }
@@ -82,14 +82,14 @@ struct Paper {
 struct Model {
     /// Wallets handed out so far; never reused.
     wallets: usize,
-    papers: BTreeMap<usize, Paper>,
+    files: BTreeMap<usize, FileModel>,
     /// The versions each file may have been read with, at the last rest and since.
     seen: BTreeMap<usize, BTreeSet<u64>>,
     /// Files changed since the last rest.
     touched: BTreeSet<usize>,
     /// Files present all the time since the last rest whose instance ran then.
     kept: BTreeSet<usize>,
-    rested: BTreeMap<usize, (Playing, InstanceStatus)>,
+    rested: BTreeMap<usize, (RunningInstance, InstanceStatus)>,
 }
 
 fn name(file: usize) -> String {
@@ -99,13 +99,13 @@ fn name(file: usize) -> String {
 impl Model {
     /// The text of a file with this version, or an invalid text.
     fn write(&mut self, file: usize, version: Option<u64>) -> String {
-        let known = self.papers.get(&file).map(|paper| paper.wallet);
+        let known = self.files.get(&file).map(|paper| paper.wallet);
         let wallet = known.unwrap_or_else(|| {
             self.wallets += 1;
             self.wallets
         });
-        let paper = Paper { wallet, version };
-        if self.papers.insert(file, paper.clone()) != Some(paper) {
+        let paper = FileModel { wallet, version };
+        if self.files.insert(file, paper.clone()) != Some(paper) {
             self.touched.insert(file);
         }
         self.seen.entry(file).or_default().extend(version);
@@ -113,17 +113,17 @@ impl Model {
     }
 
     fn remove(&mut self, file: usize) {
-        self.papers.remove(&file);
+        self.files.remove(&file);
         self.touched.insert(file);
         self.kept.remove(&file);
     }
 
     fn rename(&mut self, from: usize, to: usize) {
-        let Some(paper) = self.papers.get(&from).cloned() else { return };
+        let Some(paper) = self.files.get(&from).cloned() else { return };
         let mut seen = self.seen.get(&from).cloned().unwrap_or_default();
         seen.extend(self.seen.get(&to).into_iter().flatten());
         self.remove(from);
-        self.papers.insert(to, paper);
+        self.files.insert(to, paper);
         self.seen.insert(to, seen);
         self.touched.insert(to);
         // Its wallet changes, and its old one may appear under another name.
@@ -131,11 +131,11 @@ impl Model {
     }
 
     /// Compares what runs with what the files say.
-    fn rest(&mut self, playing: &BTreeMap<String, Playing>, status: &Status) {
+    fn rest(&mut self, playing: &BTreeMap<String, RunningInstance>, status: &Status) {
         let mut left = playing.clone();
         let instance = |file| status.instances.iter().find(|one| one.name == name(file));
         let mut rested = BTreeMap::new();
-        for (&file, paper) in &self.papers {
+        for (&file, paper) in &self.files {
             let plays = left.remove(&name(file));
             match (&plays, paper.version) {
                 (None, Some(_)) if waits_for_bad(&name(file), status) => {}
@@ -164,10 +164,10 @@ impl Model {
             rested.insert(file, (plays, now));
         }
         assert!(left.is_empty(), "{left:?} run without a file");
-        assert!(status.instances.len() == self.papers.len(), "{status:?}");
+        assert!(status.instances.len() == self.files.len(), "{status:?}");
         self.seen =
             rested.iter().map(|(file, (plays, _))| (*file, [plays.version].into())).collect();
-        for (file, paper) in &self.papers {
+        for (file, paper) in &self.files {
             self.seen.entry(*file).or_default().extend(paper.version);
         }
         self.kept = rested.keys().copied().collect();
@@ -188,7 +188,7 @@ fn waits_for_bad(name: &str, status: &Status) -> bool {
 }
 
 /// The directory, written like an editor or like a Kubernetes volume.
-struct Desk {
+struct ConfigDir {
     dir: PathBuf,
     wake: Arc<Notify>,
     /// Files are links into `..data`, which is itself a link and swapped as a whole.
@@ -196,7 +196,7 @@ struct Desk {
     swaps: u64,
 }
 
-impl Desk {
+impl ConfigDir {
     fn file(file: usize) -> String {
         format!("{}.toml", name(file))
     }
@@ -278,7 +278,7 @@ impl Desk {
                 self.change(wakes, |dir| fs::write(dir.join(Self::file(file)), text).unwrap());
             }
             Op::Touch { file } => {
-                let Some(version) = model.papers.get(&file).map(|paper| paper.version) else {
+                let Some(version) = model.files.get(&file).map(|paper| paper.version) else {
                     return;
                 };
                 let text = model.write(file, version);
@@ -291,7 +291,7 @@ impl Desk {
                 });
             }
             Op::Rename { from, to } => {
-                if from != to && model.papers.contains_key(&from) {
+                if from != to && model.files.contains_key(&from) {
                     model.rename(from, to);
                     self.change(wakes, |dir| {
                         fs::rename(dir.join(Self::file(from)), dir.join(Self::file(to))).unwrap();
@@ -312,8 +312,8 @@ impl Desk {
 }
 
 async fn whatever_is_done(config_map: bool, ops: Vec<(Op, u64, bool)>) {
-    let rig = Rig::new();
-    let mut desk = Desk { dir: rig.dir.clone(), wake: rig.wake.clone(), config_map, swaps: 0 };
+    let rig = Harness::new();
+    let mut desk = ConfigDir { dir: rig.dir.clone(), wake: rig.wake.clone(), config_map, swaps: 0 };
     let mut model = Model::default();
     for (op, pause, wakes) in ops {
         let rests = matches!(op, Op::Rest);

@@ -5,15 +5,15 @@ use super::*;
 const C: Counter = Counter::Public;
 
 /// First and last number and block of what is missing for long.
-fn missing(ids: &Ids, cursor: u64, now: Instant) -> Vec<(u64, u64, u64, u64)> {
-    let told = ids.missing(cursor, now + PATIENCE);
+fn missing(ids: &KnownIds, cursor: u64, now: Instant) -> Vec<(u64, u64, u64, u64)> {
+    let told = ids.missing(cursor, now + HIDDEN_AFTER);
     told.iter().map(|one| (one.first, one.last, one.from, one.to)).collect()
 }
 
-fn with(seen: &[(u64, u64)], now: Instant) -> Ids {
-    let mut ids = Ids::default();
+fn with(seen: &[(u64, u64)], now: Instant) -> KnownIds {
+    let mut ids = KnownIds::default();
     for (number, block) in seen {
-        ids.saw(C, *number, *block, now);
+        ids.record(C, *number, *block, now);
     }
     ids
 }
@@ -24,15 +24,15 @@ fn a0_a_hole_is_between_the_blocks_of_its_neighbours_until_it_is_filled() {
     let mut ids = with(&[(10, 100), (11, 100), (15, 120), (16, 130)], now);
     assert_eq!(ids.missing(200, now), [], "a node may show logs late");
     assert_eq!(missing(&ids, 200, now), [(12, 14, 100, 120)]);
-    ids.saw(C, 13, 110, now);
+    ids.record(C, 13, 110, now);
     assert_eq!(missing(&ids, 200, now), [(12, 12, 100, 110), (14, 14, 110, 120)]);
-    ids.saw(C, 12, 105, now);
-    ids.saw(C, 14, 120, now);
+    ids.record(C, 12, 105, now);
+    ids.record(C, 14, 120, now);
     assert_eq!(missing(&ids, 200, now), []);
-    let run = IdRun { counter: C, first: 10, last: 16, first_block: 100, last_block: 130 };
+    let run = IdRange { counter: C, first: 10, last: 16, first_block: 100, last_block: 130 };
     assert_eq!(ids.runs().collect::<Vec<_>>(), [run]);
     // Nothing is asked of what was before the first one.
-    ids.saw(C, 3, 50, now);
+    ids.record(C, 3, 50, now);
     assert_eq!(ids.runs().count(), 1);
 }
 
@@ -42,30 +42,30 @@ fn b5_an_id_whose_request_is_not_there_is_missing_until_it_is_shown() {
     let now = Instant::now();
     let id = |number| C.id(number);
     let mut ids = with(&[(1, 10), (2, 160), (3, 161), (4, 162), (5, 170)], now);
-    ids.lost(id(3), 161, now);
+    ids.remove(id(3), 161, now);
     assert_eq!(missing(&ids, 200, now), [(3, 3, 160, 162)]);
-    ids.lost(id(2), 160, now);
-    ids.lost(id(4), 162, now);
+    ids.remove(id(2), 160, now);
+    ids.remove(id(4), 162, now);
     assert_eq!(missing(&ids, 200, now), [(2, 4, 10, 170)]);
-    ids.saw(C, 3, 100, now);
-    ids.lost(id(3), 161, now);
+    ids.record(C, 3, 100, now);
+    ids.remove(id(3), 161, now);
     assert_eq!(missing(&ids, 200, now), [(2, 2, 10, 100), (4, 4, 100, 170)], "another one");
     // The last one is known by nothing else; the first one is where it begins.
-    ids.lost(id(5), 170, now);
+    ids.remove(id(5), 170, now);
     assert_eq!(ids.last_known(), [(C, 3)]);
-    ids.lost(id(1), 10, now);
+    ids.remove(id(1), 10, now);
     assert_eq!((ids.last_known(), missing(&ids, 200, now)), (vec![(C, 3)], vec![]));
-    ids.lost(id(3), 100, now);
+    ids.remove(id(3), 100, now);
     assert_eq!(ids.runs().count(), 0);
-    ids.lost(id(3), 100, now);
+    ids.remove(id(3), 100, now);
 }
 
 #[test]
 fn a0_each_counter_has_holes_of_its_own() {
     let now = Instant::now();
     let mut ids = with(&[(1, 10), (3, 30)], now);
-    ids.saw(Counter::User, 1, 10, now);
-    ids.saw(Counter::User, 2, 20, now);
+    ids.record(Counter::User, 1, 10, now);
+    ids.record(Counter::User, 2, 20, now);
     assert_eq!(missing(&ids, 99, now), [(2, 2, 10, 30)]);
     assert_eq!(ids.last_known(), [(C, 3), (Counter::User, 2)]);
 }
@@ -74,14 +74,14 @@ fn a0_each_counter_has_holes_of_its_own() {
 #[test]
 fn a0_an_upgraded_contract_counts_anew() {
     let now = Instant::now();
-    let mut ids = Ids::default();
+    let mut ids = KnownIds::default();
     for counter in Counter::ALL {
-        ids.begins(counter, 0, 5, now);
+        ids.set_beginning(counter, 0, 5, now);
     }
     assert_eq!(ids.last_known().len(), 3, "nobody has asked for anything yet");
-    ids.saw(Counter::Common, 1, 10, now);
+    ids.record(Counter::Common, 1, 10, now);
     assert_eq!(ids.last_known(), [(Counter::Common, 1)]);
-    ids.saw(Counter::Public, 7, 20, now);
+    ids.record(Counter::Public, 7, 20, now);
     assert_eq!(ids.last_known(), [(Counter::Public, 7)]);
     assert_eq!(missing(&ids, 99, now), []);
 }
@@ -89,16 +89,16 @@ fn a0_an_upgraded_contract_counts_anew() {
 #[test]
 fn a0_what_was_hidden_at_the_first_start_is_missing() {
     let now = Instant::now();
-    let mut ids = Ids::default();
-    ids.begins(C, 20, 100, now);
-    ids.saw(C, 23, 130, now);
+    let mut ids = KnownIds::default();
+    ids.set_beginning(C, 20, 100, now);
+    ids.record(C, 23, 130, now);
     assert_eq!(missing(&ids, 200, now), [(21, 22, 100, 130)]);
     // Told late, after the first one was seen.
     let mut late = with(&[(23, 130)], now);
-    late.begins(C, 20, 100, now);
+    late.set_beginning(C, 20, 100, now);
     assert_eq!(missing(&late, 200, now), [(21, 22, 100, 130)]);
     let mut dense = with(&[(21, 130)], now);
-    dense.begins(C, 20, 100, now);
+    dense.set_beginning(C, 20, 100, now);
     assert_eq!(missing(&dense, 200, now), []);
     assert!(dense.is_known(C, 20) && dense.is_known(C, 3) && !dense.is_known(C, 22));
 }
@@ -107,24 +107,24 @@ fn a0_what_was_hidden_at_the_first_start_is_missing() {
 fn a0_an_id_that_only_the_contract_knows_is_missing_once_its_block_was_read() {
     let now = Instant::now();
     let mut ids = with(&[(10, 100)], now);
-    ids.exists(C, 12, 140, now);
+    ids.record_existing(C, 12, 140, now);
     assert_eq!(missing(&ids, 139, now), [], "its block is not read yet");
-    assert!(ids.due(139, now + PATIENCE).is_empty());
+    assert!(ids.due(139, now + HIDDEN_AFTER).is_empty());
     // From here on its time counts.
-    let later = now + PATIENCE;
-    assert!(ids.due(140, later + PATIENCE - Duration::from_secs(1)).is_empty());
-    let due = ids.due(140, later + PATIENCE);
+    let later = now + HIDDEN_AFTER;
+    assert!(ids.due(140, later + HIDDEN_AFTER - Duration::from_secs(1)).is_empty());
+    let due = ids.due(140, later + HIDDEN_AFTER);
     assert_eq!((due[0].0.first, due[0].0.last, due[0].1), (11, 12, true));
     assert_eq!((due[0].0.from, due[0].0.to, due[0].0.above), (100, 140, None));
-    ids.saw(C, 12, 120, later);
+    ids.record(C, 12, 120, later);
     assert_eq!(missing(&ids, 140, later), [(11, 11, 100, 120)], "and as long ago");
-    ids.saw(C, 11, 120, later);
+    ids.record(C, 11, 120, later);
     assert_eq!(missing(&ids, 140, later), []);
     // It says that it was wrong.
-    ids.exists(C, 13, 150, later);
-    ids.ends(C, 12, 149);
+    ids.record_existing(C, 13, 150, later);
+    ids.set_end(C, 12, 149);
     assert_eq!(missing(&ids, 150, later).len(), 1);
-    ids.ends(C, 12, 150);
+    ids.set_end(C, 12, 150);
     assert_eq!(missing(&ids, 150, later), []);
 }
 
@@ -132,23 +132,23 @@ fn a0_an_id_that_only_the_contract_knows_is_missing_once_its_block_was_read() {
 fn a0_a_tail_that_leaves_the_chain_is_no_hole() {
     let now = Instant::now();
     let mut ids = with(&[(10, 100), (11, 110), (12, 120), (13, 130)], now);
-    ids.exists(C, 14, 130, now);
-    ids.back_to(115);
+    ids.record_existing(C, 14, 130, now);
+    ids.rewind_to(115);
     assert_eq!(missing(&ids, 115, now), []);
     assert_eq!(ids.last_known(), [(C, 11)]);
     // They come back in other blocks, one of them hidden.
-    ids.saw(C, 13, 127, now);
+    ids.record(C, 13, 127, now);
     assert_eq!(missing(&ids, 130, now), [(12, 12, 110, 127)]);
-    ids.saw(C, 12, 126, now);
+    ids.record(C, 12, 126, now);
     assert_eq!(missing(&ids, 130, now), []);
     // All of them are gone: the counter begins anew, and what is below may be hidden.
-    ids.back_to(50);
+    ids.rewind_to(50);
     assert_eq!(ids.last_known(), []);
     ids.set_origin(5);
     assert!(ids.without_beginning().contains(&(C, None)));
-    ids.saw(C, 11, 60, now);
+    ids.record(C, 11, 60, now);
     assert!(ids.without_beginning().contains(&(C, Some((11, 60)))));
-    ids.begins(C, 8, 5, now);
+    ids.set_beginning(C, 8, 5, now);
     assert_eq!(missing(&ids, 130, now), [(9, 10, 5, 60)]);
     assert!(!ids.without_beginning().iter().any(|(counter, _)| *counter == C));
 }
@@ -158,12 +158,12 @@ fn a0_a_tail_that_leaves_the_chain_is_no_hole() {
 fn a0_a_reorganisation_after_a_restart_takes_ids_with_it() {
     let now = Instant::now();
     let before = with(&[(10, 100), (11, 110), (12, 120), (13, 130)], now);
-    let runs: Vec<IdRun> = before.runs().collect();
+    let runs: Vec<IdRange> = before.runs().collect();
     let newest: Vec<_> = (9..14).map(|number| (C.id(number), number * 10)).collect();
-    let mut ids = Ids::stored(&runs, now).in_blocks(&newest);
-    ids.back_to(115);
+    let mut ids = KnownIds::from_stored(&runs, now).with_blocks(&newest);
+    ids.rewind_to(115);
     assert_eq!(ids.last_known(), [(C, 11)]);
-    ids.saw(C, 13, 127, now);
+    ids.record(C, 13, 127, now);
     assert_eq!(missing(&ids, 130, now), [(12, 12, 110, 127)]);
 }
 
@@ -171,15 +171,15 @@ fn a0_a_reorganisation_after_a_restart_takes_ids_with_it() {
 #[test]
 fn a0_what_one_reorganisation_left_proves_nothing_after_a_deeper_one() {
     let now = Instant::now();
-    let mut ids = Ids::default();
-    ids.begins(C, 0, 10, now);
-    ids.saw(C, 1, 30, now);
-    ids.back_to(29);
-    assert!(ids.lines[&C].is_whole(28));
-    ids.back_to(20);
-    assert!(!ids.lines[&C].is_whole(28), "a block of another chain");
+    let mut ids = KnownIds::default();
+    ids.set_beginning(C, 0, 10, now);
+    ids.record(C, 1, 30, now);
+    ids.rewind_to(29);
+    assert!(ids.counters[&C].is_complete(28));
+    ids.rewind_to(20);
+    assert!(!ids.counters[&C].is_complete(28), "a block of another chain");
     // Hidden in block 25.
-    ids.saw(C, 2, 27, now);
+    ids.record(C, 2, 27, now);
     assert_eq!(missing(&ids, 40, now), [(1, 1, 20, 27)]);
 }
 
@@ -215,35 +215,39 @@ fn a0_what_the_contract_denies_is_forgotten() {
 fn a0_ids_prove_blocks_whole_that_lie_between_known_ones() {
     let now = Instant::now();
     let mut ids = with(&[(10, 100), (11, 110), (13, 130), (14, 140)], now);
-    ids.begins(Counter::User, 0, 90, now);
-    let whole = |ids: &Ids| (95..150).filter(|block| ids.is_whole(*block)).collect::<Vec<_>>();
+    ids.set_beginning(Counter::User, 0, 90, now);
+    let whole =
+        |ids: &KnownIds| (95..150).filter(|block| ids.is_complete(*block)).collect::<Vec<_>>();
     assert_eq!(whole(&ids), [] as [u64; 0], "of the user requests nothing is known");
-    ids.ends(Counter::User, 0, 135);
+    ids.set_end(Counter::User, 0, 135);
     let expected: Vec<u64> = (101..110).chain(131..=135).collect();
     assert_eq!(whole(&ids), expected);
-    ids.ends(C, 14, 200);
-    ids.ends(Counter::User, 0, 200);
+    ids.set_end(C, 14, 200);
+    ids.set_end(Counter::User, 0, 200);
     let expected: Vec<u64> = (101..110).chain(131..150).collect();
     assert_eq!(whole(&ids), expected);
-    ids.back_to(145);
-    assert!(ids.is_whole(145) && !ids.is_whole(146));
-    let mut common = Ids::default();
-    common.saw(Counter::Common, 1, 10, now);
-    common.saw(Counter::Common, 2, 20, now);
-    assert!(common.is_whole(15) && !common.is_whole(20));
+    ids.rewind_to(145);
+    assert!(ids.is_complete(145) && !ids.is_complete(146));
+    let mut common = KnownIds::default();
+    common.record(Counter::Common, 1, 10, now);
+    common.record(Counter::Common, 2, 20, now);
+    assert!(common.is_complete(15) && !common.is_complete(20));
 }
 
 #[test]
 fn a0_what_is_known_survives_a_restart() {
     let now = Instant::now();
     let mut ids = with(&[(10, 100), (12, 120)], now);
-    assert_eq!(ids.changed().map(|runs| runs.len()), Some(2));
-    assert_eq!(ids.changed(), None);
-    let mut runs: Vec<IdRun> = ids.runs().collect();
+    assert_eq!(ids.take_changed().map(|runs| runs.len()), Some(2));
+    assert_eq!(ids.take_changed(), None);
+    let mut runs: Vec<IdRange> = ids.runs().collect();
     // Somebody has edited the file.
-    runs.extend([IdRun { first: 9, last: 3, ..runs[0] }, IdRun { first: 10, last: 11, ..runs[0] }]);
+    runs.extend([
+        IdRange { first: 9, last: 3, ..runs[0] },
+        IdRange { first: 10, last: 11, ..runs[0] },
+    ]);
     runs.reverse();
-    let again = Ids::stored(&runs, now);
+    let again = KnownIds::from_stored(&runs, now);
     assert_eq!(missing(&again, 200, now), [(11, 11, 100, 120)]);
     assert_eq!(again.last_known(), [(C, 12)]);
 }
@@ -256,22 +260,22 @@ proptest! {
         steps in prop::collection::vec((0u64..4, any::<u8>(), 0u64..12, any::<bool>()), 1..60),
     ) {
         let now = Instant::now();
-        let mut ids = Ids::default();
-        ids.begins(C, 0, 0, now);
+        let mut ids = KnownIds::default();
+        ids.set_beginning(C, 0, 0, now);
         // Of each block: the counter after it, and which of its ids were shown.
         let mut chain: Vec<(u64, Vec<(u64, bool)>)> = vec![(0, Vec::new())];
         for (new, shown, back, late) in steps {
             let height = chain.len() as u64 - 1;
             if back > 0 && back <= height && back < 4 {
                 chain.truncate(chain.len() - usize::try_from(back).unwrap());
-                ids.back_to(height - back);
+                ids.rewind_to(height - back);
             }
             let count = chain.last().unwrap().0;
             let block = chain.len() as u64;
             let events: Vec<(u64, bool)> =
                 (0..new).map(|nth| (count + nth + 1, shown >> nth & 1 == 1)).collect();
             for (id, _) in events.iter().filter(|(_, shown)| *shown) {
-                ids.saw(C, *id, block, now);
+                ids.record(C, *id, block, now);
             }
             chain.push((count + new, events));
             if late {
@@ -279,7 +283,7 @@ proptest! {
                 let again = usize::try_from(back).unwrap() % chain.len();
                 for (id, shown) in &mut chain[again].1 {
                     *shown = true;
-                    ids.saw(C, *id, again as u64, now);
+                    ids.record(C, *id, again as u64, now);
                 }
             }
             let all = chain.iter().flat_map(|(_, events)| events);
@@ -288,7 +292,7 @@ proptest! {
                 .filter(|(id, shown)| !*shown && Some(*id) < highest)
                 .map(|(id, _)| *id)
                 .collect();
-            let told = ids.missing(u64::MAX, now + PATIENCE);
+            let told = ids.missing(u64::MAX, now + HIDDEN_AFTER);
             let found: Vec<u64> = told.iter().flat_map(|one| one.first..=one.last).collect();
             prop_assert_eq!(&found, &expected);
             for one in &told {
@@ -301,10 +305,10 @@ proptest! {
             }
             for (block, (_, events)) in chain.iter().enumerate().skip(1) {
                 let hidden = events.iter().any(|(_, shown)| !shown);
-                prop_assert!(!ids.lines[&C].is_whole(block as u64) || !hidden);
+                prop_assert!(!ids.counters[&C].is_complete(block as u64) || !hidden);
             }
-            let stored = Ids::stored(&ids.runs().collect::<Vec<_>>(), now);
-            prop_assert_eq!(stored.missing(u64::MAX, now + PATIENCE).len(), told.len());
+            let stored = KnownIds::from_stored(&ids.runs().collect::<Vec<_>>(), now);
+            prop_assert_eq!(stored.missing(u64::MAX, now + HIDDEN_AFTER).len(), told.len());
         }
     }
 
@@ -313,11 +317,11 @@ proptest! {
     #[test]
     fn a0_books_stay_small(numbers in prop::collection::vec(1u64..100_000, 1..400)) {
         let now = Instant::now();
-        let mut ids = Ids::default();
+        let mut ids = KnownIds::default();
         for number in &numbers {
-            ids.saw(C, *number, *number / 10, now);
+            ids.record(C, *number, *number / 10, now);
         }
-        prop_assert!(ids.runs().count() <= MOST_RUNS);
+        prop_assert!(ids.runs().count() <= MAX_RUNS);
         let mut last = 0;
         for run in ids.runs() {
             prop_assert!(run.first <= run.last && (last == 0 || run.first > last + 1));

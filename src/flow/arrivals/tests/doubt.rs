@@ -4,11 +4,11 @@
 use alloy::primitives::Address;
 
 use super::*;
-use crate::gateway::{abi, fake_chain::CONTRACT};
+use crate::{chain::fake_chain::CONTRACT, contracts::abi};
 
 /// Its index of logs is broken, and its receipts cannot be had.
-fn blind() -> Lies {
-    Lies { blind: true, no_block_receipts: true, ..Lies::default() }
+fn blind() -> NodeFaults {
+    NodeFaults { hides_logs: true, no_block_receipts: true, ..NodeFaults::default() }
 }
 
 /// A log of another contract, and one of ours that asks for nothing: their bloom is that of a request.
@@ -27,23 +27,23 @@ async fn a1_a_block_whose_logs_are_hidden_is_listed_until_they_show() {
     let chain = FakeChain::new(40);
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
-    chain.node().lies[0] = blind();
+    chain.state().faults[0] = blind();
     for id in 0..240 {
         chain.mine(if id % 40 == 0 { vec![request_event(id)] } else { Vec::new() });
         pass(500).await;
     }
     assert_eq!(reading.walked(), [0_u64; 0]);
     assert_eq!(reading.cursor(), Some(chain.block(chain.height())), "no block waits for another");
-    let listed = reading.ledger.book().unproven.clone();
+    let listed = reading.ledger.contents().unproven.clone();
     let numbers: Vec<u64> = listed.iter().map(|one| one.first).collect();
     assert_eq!(numbers, [41, 81, 121, 161, 201, 241]);
     assert!(listed.iter().all(|one| one.hash == Some(chain.block(one.first).hash)));
-    chain.node().lies[0] = Lies::default();
+    chain.state().faults[0] = NodeFaults::default();
     pass(35_000).await;
     let mut walked = reading.walked();
     walked.sort_unstable();
     assert_eq!(walked, [0, 40, 80, 120, 160, 200]);
-    assert_eq!(reading.ledger.book().unproven, []);
+    assert_eq!(reading.ledger.contents().unproven, []);
 }
 
 /// A1: the list survives a restart.
@@ -52,30 +52,31 @@ async fn a1_what_was_listed_before_a_restart_is_proven_after_it() {
     let chain = FakeChain::new(40);
     let mut first = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
-    chain.node().lies[0] = blind();
+    chain.state().faults[0] = blind();
     chain.mine(vec![request_event(1)]);
     chain.mine_empty(1000);
     pass(100_000).await;
     let (ledger, cursor) = (first.ledger.clone(), first.cursor());
     first.stop.cancel();
     first.running.join_next().await;
-    chain.node().lies[0] = Lies::default();
+    chain.state().faults[0] = NodeFaults::default();
     let channel = 1000;
     let mut second = Reading::resumed(ledger, chain.clone(), Start::Latest, cursor, channel);
     pass(10_000).await;
     assert_eq!((first.walked(), second.walked()), (vec![], vec![1]));
-    assert_eq!(second.ledger.book().unproven, []);
+    assert_eq!(second.ledger.contents().unproven, []);
 }
 
 /// A1: whoever can prove it is asked at once: the node's own receipts, and the other nodes.
 #[tokio::test(start_paused = true)]
 async fn a1_a_hidden_request_is_found_wherever_it_shows() {
-    let receipts = vec![Lies { blind: true, ..Lies::default() }];
-    let others = vec![blind(), blind(), Lies::default()];
-    let without_bloom = vec![blind(), Lies { blooms: Blooms::Missing, ..Lies::default() }];
+    let receipts = vec![NodeFaults { hides_logs: true, ..NodeFaults::default() }];
+    let others = vec![blind(), blind(), NodeFaults::default()];
+    let without_bloom =
+        vec![blind(), NodeFaults { blooms: Blooms::Missing, ..NodeFaults::default() }];
     for lies in [receipts, others, without_bloom] {
         let chain = FakeChain::new(40);
-        chain.node().lies = lies.clone();
+        chain.state().faults = lies.clone();
         let mut reading = Reading::of(chain.clone(), Start::Latest, None);
         pass(100).await;
         chain.mine(vec![request_event(1)]);
@@ -84,7 +85,7 @@ async fn a1_a_hidden_request_is_found_wherever_it_shows() {
         let mut walked = reading.walked();
         walked.sort_unstable();
         assert_eq!(walked, [1, 2], "{lies:?}");
-        assert_eq!(reading.ledger.book().unproven, []);
+        assert_eq!(reading.ledger.contents().unproven, []);
     }
 }
 
@@ -92,7 +93,7 @@ async fn a1_a_hidden_request_is_found_wherever_it_shows() {
 #[tokio::test(start_paused = true)]
 async fn a1_an_answer_in_part_is_an_answer_in_doubt() {
     let chain = FakeChain::new(40);
-    chain.node().shows_at_most = Some(1);
+    chain.state().shows_at_most = Some(1);
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
     let other = Event { topics: vec![abi::request_topics()[5], B256::ZERO], ..request_event(2) };
@@ -108,7 +109,11 @@ async fn a1_a_coincidence_costs_one_call() {
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(40_000).await;
     let count = |chain: &FakeChain| {
-        (chain.calls("logs"), chain.calls("block_logs"), chain.calls("block_receipts"))
+        (
+            chain.call_count("logs"),
+            chain.call_count("block_logs"),
+            chain.call_count("block_receipts"),
+        )
     };
     let before = count(&chain);
     for id in 0..10 {
@@ -122,7 +127,7 @@ async fn a1_a_coincidence_costs_one_call() {
     let after = count(&chain);
     assert_eq!(reading.walked(), (0..10).collect::<Vec<_>>());
     assert_eq!((after.0 - before.0, after.1 - before.1, after.2), (20, 10, 0));
-    assert_eq!(reading.ledger.book().unproven, []);
+    assert_eq!(reading.ledger.contents().unproven, []);
 }
 
 /// A1: blooms that are missing, full, or wrong prove nothing.
@@ -130,7 +135,7 @@ async fn a1_a_coincidence_costs_one_call() {
 async fn a1_a_bloom_that_says_nothing_lists_nothing() {
     for blooms in [Blooms::Missing, Blooms::Full, Blooms::Empty] {
         let chain = FakeChain::new(40);
-        chain.node().lies[0].blooms = blooms;
+        chain.state().faults[0].blooms = blooms;
         let mut reading = Reading::of(chain.clone(), Start::Latest, None);
         pass(100).await;
         for id in 0..200 {
@@ -142,7 +147,7 @@ async fn a1_a_bloom_that_says_nothing_lists_nothing() {
         let mut walked = reading.walked();
         walked.sort_unstable();
         assert_eq!(walked, (0..200).collect::<Vec<_>>(), "{blooms:?}");
-        assert_eq!(reading.ledger.book().unproven, [], "{blooms:?}");
+        assert_eq!(reading.ledger.contents().unproven, [], "{blooms:?}");
     }
 }
 
@@ -152,15 +157,15 @@ async fn a1_a_block_that_left_the_chain_leaves_the_list() {
     let chain = FakeChain::new(40);
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
-    chain.node().lies[0] = blind();
+    chain.state().faults[0] = blind();
     chain.mine(vec![request_event(1)]);
     chain.mine_empty(2);
     pass(1000).await;
-    assert_eq!(reading.ledger.book().unproven.len(), 1);
+    assert_eq!(reading.ledger.contents().unproven.len(), 1);
     chain.reorganise(3, vec![vec![], vec![], vec![]]);
     pass(5000).await;
     assert_eq!(reading.walked(), [0_u64; 0]);
-    assert_eq!(reading.ledger.book().unproven, []);
+    assert_eq!(reading.ledger.contents().unproven, []);
 }
 
 /// A1: who knows that no request is missing may say so.
@@ -169,15 +174,15 @@ async fn a1_whole_ids_prove_a_block() {
     let chain = FakeChain::new(40);
     let reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
-    chain.node().lies[0] = blind();
+    chain.state().faults[0] = blind();
     chain.mine(vec![request_event(1)]);
     chain.mine_empty(1);
     pass(1000).await;
-    assert_eq!(reading.ledger.book().unproven.len(), 1);
-    reading.notes.hold_nothing(40, 42);
+    assert_eq!(reading.ledger.contents().unproven.len(), 1);
+    reading.notes.mark_proven(40, 42);
     chain.mine_empty(1);
     pass(1000).await;
-    assert_eq!(reading.ledger.book().unproven, []);
+    assert_eq!(reading.ledger.contents().unproven, []);
 }
 
 /// A2: far from the head there are no headers to look at. Another node reads for the second time.
@@ -187,7 +192,7 @@ async fn a2_what_one_node_hides_in_far_ranges_another_one_shows() {
     for id in 0..600 {
         chain.mine(if id % 50 == 0 { vec![request_event(id)] } else { Vec::new() });
     }
-    chain.node().lies = vec![blind(), Lies::default()];
+    chain.state().faults = vec![blind(), NodeFaults::default()];
     let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
     pass(75_000).await;
     let mut walked = reading.walked();
@@ -202,16 +207,16 @@ async fn a2_where_nodes_disagree_the_blocks_around_are_proven() {
     for id in 0..600 {
         chain.mine(if id == 100 || id == 120 { vec![request_event(id)] } else { Vec::new() });
     }
-    let index_broken = Lies { blind: true, ..Lies::default() };
-    chain.node().lies = vec![index_broken, Lies::default()];
+    let index_broken = NodeFaults { hides_logs: true, ..NodeFaults::default() };
+    chain.state().faults = vec![index_broken, NodeFaults::default()];
     // The second node has lost a block's logs from ranges.
-    chain.node().missing_in_ranges.insert(122);
+    chain.state().missing_in_ranges.insert(122);
     let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
     pass(75_000).await;
     let mut walked = reading.walked();
     walked.sort_unstable();
     assert_eq!(walked, [100, 120]);
-    assert_eq!(reading.ledger.book().unproven, []);
+    assert_eq!(reading.ledger.contents().unproven, []);
 }
 
 const TEN: (u64, i64, &str) = (
@@ -224,25 +229,26 @@ const TEN: (u64, i64, &str) = (
 #[tokio::test(start_paused = true)]
 async fn a3_a_node_that_takes_ten_blocks_is_not_asked_all_the_time() {
     let chain = FakeChain::new(1000);
-    chain.node().lies[0].takes_blocks = Some(TEN);
+    chain.state().faults[0].block_range_limit = Some(TEN);
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(60_000).await;
-    let before = (chain.calls("logs"), chain.calls("refused"));
+    let before = (chain.call_count("logs"), chain.call_count("refused"));
     for _ in 0..1200 {
         chain.mine_empty(1);
         pass(500).await;
     }
-    let (logs, refused) = (chain.calls("logs") - before.0, chain.calls("refused") - before.1);
+    let (logs, refused) =
+        (chain.call_count("logs") - before.0, chain.call_count("refused") - before.1);
     // Ten minutes: 92 blocks in half a minute.
     assert!(logs <= 10 * 22, "{logs} calls");
     assert!(refused <= 5, "{refused} refused");
     // A request that no bloom tells of shows after six seconds.
-    chain.node().empty_blooms = true;
+    chain.state().empty_blooms = true;
     let hidden = chain.height() + 1;
-    chain.node().hidden.insert(hidden, 1000);
+    chain.state().hidden.insert(hidden, 1000);
     chain.mine(vec![request_event(1)]);
     pass(6000).await;
-    chain.node().hidden.clear();
+    chain.state().hidden.clear();
     let mut waited = 0;
     while reading.walked().is_empty() {
         chain.mine_empty(1);
@@ -258,42 +264,45 @@ async fn a3_a_second_reading_goes_on_where_it_was_and_ends() {
     let chain = FakeChain::new(100);
     let cursor = chain.block(100);
     chain.mine_empty(900);
-    chain.node().lies[0].takes_blocks = Some((100, -32602, "range 600 exceeds limit of 100"));
+    chain.state().faults[0].block_range_limit =
+        Some((100, -32602, "range 600 exceeds limit of 100"));
     let reading = Reading::of(chain.clone(), Start::Latest, Some(cursor));
     let mut seconds = 0;
-    while reading.notes.open().twice.done(chain.height()) < chain.height() - 100 {
+    while reading.notes.lock().read_once.read_twice_up_to(chain.height()) < chain.height() - 100 {
         chain.mine_empty(2);
         pass(1000).await;
         seconds += 1;
-        assert!(seconds < 90, "{:?}", reading.notes.open().twice);
+        assert!(seconds < 90, "{:?}", reading.notes.lock().read_once);
     }
-    assert!(chain.calls("logs") < 60, "{} calls", chain.calls("logs"));
-    assert!(chain.calls("refused") <= 2, "{} refused", chain.calls("refused"));
+    assert!(chain.call_count("logs") < 60, "{} calls", chain.call_count("logs"));
+    assert!(chain.call_count("refused") <= 2, "{} refused", chain.call_count("refused"));
 }
 
 /// A3: a long way at ten blocks a time. Lag says that the second reading is late, and it ends.
 #[tokio::test(start_paused = true)]
 async fn a3_a_long_second_reading_is_told_and_ends() {
     let chain = FakeChain::new(20_000);
-    chain.node().lies[0].takes_blocks = Some(TEN);
+    chain.state().faults[0].block_range_limit = Some(TEN);
     let reading = Reading::of(chain.clone(), Start::Block(1), None);
     pass(180_000).await;
     assert_eq!(reading.cursor(), Some(chain.block(chain.height())));
     assert!(reading.notes.uncertain().read_once.is_some());
-    let calls = chain.calls("logs");
+    let calls = chain.call_count("logs");
     pass(60_000).await;
-    assert!(chain.calls("logs") - calls <= 610, "ten calls a second");
+    assert!(chain.call_count("logs") - calls <= 610, "ten calls a second");
     pass(300_000).await;
-    assert_eq!(reading.notes.open().twice.done(chain.height()), chain.height());
-    assert_eq!(reading.notes.uncertain(), notes::Uncertain::default());
+    assert_eq!(reading.notes.lock().read_once.read_twice_up_to(chain.height()), chain.height());
+    assert_eq!(reading.notes.uncertain(), reading_state::UncertainBlocks::default());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a3_where_a_node_refuses_logs_the_other_one_shows_them() {
     let chain = FakeChain::new(100);
-    let refuses =
-        Lies { no_block_logs: Some((-32000, "logs are not available")), ..Lies::default() };
-    chain.node().lies = vec![refuses, Lies::default()];
+    let refuses = NodeFaults {
+        no_block_logs: Some((-32000, "logs are not available")),
+        ..NodeFaults::default()
+    };
+    chain.state().faults = vec![refuses, NodeFaults::default()];
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(1000).await;
     chain.mine(vec![request_event(7)]);

@@ -15,7 +15,7 @@ async fn a_reorganised_chain_is_read_again_and_repeats_nothing() {
     assert_eq!(reading.walked(), [3], "1 is known, 2 has left the chain");
     assert_eq!(reading.cursor(), Some(chain.block(chain.height())));
     let block = chain.block(102);
-    let book = reading.ledger.book();
+    let book = reading.ledger.contents();
     let moved: Vec<u64> =
         book.requests.iter().filter(|(_, at)| **at == block).map(|(key, _)| key.id.to()).collect();
     assert!(moved.contains(&1), "1 was stored with its new block");
@@ -103,7 +103,7 @@ async fn a_reorganisation_while_down_is_noticed_far_from_the_head() {
         10,
         (0..500).map(|n| if n == 5 { vec![request_event(7)] } else { vec![] }).collect(),
     );
-    chain.node().hidden.insert(196, 1);
+    chain.state().hidden.insert(196, 1);
     let mut reading = Reading::of(chain.clone(), Start::Latest, Some(cursor));
     pass(5000).await;
     assert_eq!(reading.walked(), [7]);
@@ -117,9 +117,9 @@ async fn a_chain_that_never_joins_is_read_at_a_pause() {
     chain.mine(Vec::new());
     let _reading = Reading::of(chain.clone(), Start::Latest, Some(stray));
     pass(100).await;
-    chain.node().lags_from = Some(60);
-    let before = chain.calls("header");
+    chain.state().lags_from = Some(60);
+    let before = chain.call_count("header");
     pass(60_000).await;
-    let asked = chain.calls("header") - before;
+    let asked = chain.call_count("header") - before;
     assert!(asked < 1000, "{asked} headers in a minute");
 }

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
+use crate::chain::fake_chain::SOURCE;
 use crate::domain::{BlockRef, EventShape, Material, Operation, RequestKey};
-use crate::gateway::fake_chain::SOURCE;
 
 mod g7 {
     alloy::sol! {
@@ -307,7 +307,8 @@ fn a_response_of_the_first_shape_becomes_an_answer() {
     let registered = &[signer().address()];
     let meaning = ExtraDataMeaning::Opaque;
     let answer =
-        public_answer_of(&domain(), &request, &operation, meaning, response, registered).unwrap();
+        decode_public_answer(&domain(), &request, &operation, meaning, response, registered)
+            .unwrap();
     assert_eq!(answer.signature, reply.signature);
 }
 
@@ -395,7 +396,7 @@ fn believed(shape: usize, bytes: &[u8]) -> bool {
         let Ok(response) = v1::PublicDecryptionResponse::decode(bytes) else { return false };
         let answer = |registered: &[Address]| {
             let response = response.clone();
-            public_answer_of(&domain(), &request, &operation, meaning, response, registered)
+            decode_public_answer(&domain(), &request, &operation, meaning, response, registered)
         };
         let _ = answer(&[]);
         answer(&[by]).map(|answer| {

@@ -3,8 +3,8 @@ use alloy::sol_types::{SolType, sol_data};
 use proptest::prelude::*;
 
 use super::*;
+use crate::chain::fake_chain::SOURCE;
 use crate::domain::{BlockRef, EventShape, Kind, RequestKey};
-use crate::gateway::fake_chain::SOURCE;
 
 fn material(fhe_type: u8, key_id: u64) -> Material {
     let mut handle = B256::repeat_byte(0x11);
@@ -142,22 +142,25 @@ fn ciphertexts_of_another_request_or_in_part_are_not_sent() {
 fn extra_data_means_what_its_contract_says() {
     use ExtraDataMeaning::{Context, Opaque};
     let zero = Bytes::from_static(&[0]);
-    assert_eq!(Opaque.sent(&zero), zero);
-    assert_eq!(Context.sent(&zero), Bytes::new());
+    assert_eq!(Opaque.signed_bytes(&zero), zero);
+    assert_eq!(Context.signed_bytes(&zero), Bytes::new());
     for other in [&[][..], &[0, 0], &[1], &[2; 65]] {
         let other = Bytes::copy_from_slice(other);
-        assert_eq!(Context.sent(&other), other);
+        assert_eq!(Context.signed_bytes(&other), other);
     }
 
     let of = |bytes: &[u8]| Some(v1::RequestId { request_id: hex::encode(bytes) });
     let version_1 = [&[1][..], &[0xC7; 32]].concat();
     let version_2 = [&[2][..], &[0xC7; 32], &[0xE8; 32]].concat();
-    assert_eq!(Context.ids(&version_1), (of(&[0xC7; 32]), None));
-    assert_eq!(Context.ids(&[&version_1[..], &[9]].concat()), (of(&[0xC7; 32]), None));
-    assert_eq!(Context.ids(&version_2), (of(&[0xC7; 32]), of(&[0xE8; 32])));
-    assert_eq!(Opaque.ids(&version_2), (None, None));
+    assert_eq!(Context.context_and_epoch(&version_1), (of(&[0xC7; 32]), None));
+    assert_eq!(
+        Context.context_and_epoch(&[&version_1[..], &[9]].concat()),
+        (of(&[0xC7; 32]), None)
+    );
+    assert_eq!(Context.context_and_epoch(&version_2), (of(&[0xC7; 32]), of(&[0xE8; 32])));
+    assert_eq!(Opaque.context_and_epoch(&version_2), (None, None));
     for short in [&[][..], &[0], &version_1[..32], &[3; 65]] {
-        assert_eq!(Context.ids(short), (None, None));
+        assert_eq!(Context.context_and_epoch(short), (None, None));
     }
 }
 

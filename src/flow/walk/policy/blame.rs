@@ -7,14 +7,14 @@
 
 use super::setback::{Cause, Setback};
 use crate::{
+    contracts::abi::ContractError,
     domain::{Address, Hold, HoldReason, Remedy},
     flow::submission::SubmissionError,
-    gateway::abi::ContractError,
 };
 
 /// Who can mend it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::flow) enum Fault {
+pub(in crate::flow) enum Blame {
     /// As the contract says.
     Operator,
     /// The contract checks other content than the event had.
@@ -25,19 +25,19 @@ pub(in crate::flow) enum Fault {
 
 /// `ours`: who signed the answer to the request's content; `registered`: whom the nodes' registry lists
 /// for this wallet, asked just now.
-pub(in crate::flow) fn fault(
+pub(in crate::flow) fn blame_for(
     error: &ContractError,
     ours: Option<Address>,
     registered: &[Address],
-) -> Fault {
+) -> Blame {
     match error {
         ContractError::NotKmsSigner(signer)
         | ContractError::KmsSignerDoesNotMatchTxSender { signer, .. } => match ours {
-            Some(ours) if ours != *signer => Fault::Content,
-            Some(ours) if registered.contains(&ours) => Fault::Node,
-            Some(_) | None => Fault::Operator,
+            Some(ours) if ours != *signer => Blame::Content,
+            Some(ours) if registered.contains(&ours) => Blame::Node,
+            Some(_) | None => Blame::Operator,
         },
-        ContractError::NotKmsTxSender(_) if !registered.is_empty() => Fault::Node,
+        ContractError::NotKmsTxSender(_) if !registered.is_empty() => Blame::Node,
         ContractError::NotKmsTxSender(_)
         | ContractError::DecryptionNotRequested(_)
         | ContractError::KmsNodeAlreadySigned { .. }
@@ -53,7 +53,7 @@ pub(in crate::flow) fn fault(
         | ContractError::Error(_)
         | ContractError::Panic(_)
         | ContractError::Other { .. }
-        | ContractError::UnknownData(_) => Fault::Operator,
+        | ContractError::UnknownData(_) => Blame::Operator,
     }
 }
 
@@ -69,10 +69,10 @@ pub(in crate::flow) fn blames_answer(reason: HoldReason) -> bool {
 }
 
 /// What follows for a request of this block from an answer that the contract does not take.
-pub(in crate::flow) fn setback(fault: Fault, error: SubmissionError, block: u64) -> Setback {
+pub(in crate::flow) fn setback(fault: Blame, error: SubmissionError, block: u64) -> Setback {
     match fault {
-        Fault::Operator => Setback::of(error),
-        Fault::Content => Setback::held(Hold::new(
+        Blame::Operator => Setback::of_submission(error),
+        Blame::Content => Setback::held(Hold::new(
             HoldReason::ContractRejected,
             format!(
                 "the contract checks other content under this id, or under another domain, than the \
@@ -81,7 +81,7 @@ pub(in crate::flow) fn setback(fault: Fault, error: SubmissionError, block: u64)
                  gateway nodes show of it"
             ),
         )),
-        Fault::Node => Setback::own(Remedy::Retry, Cause::NodeContradictsItself(error)),
+        Blame::Node => Setback::own(Remedy::Retry, Cause::NodeContradictsItself(error)),
     }
 }
 
@@ -99,17 +99,17 @@ mod tests {
         let of_another =
             |signer| ContractError::KmsSignerDoesNotMatchTxSender { signer, tx_sender: WALLET };
         for rejected in [unregistered, of_another] {
-            assert_eq!(fault(&rejected(OTHER), Some(CORE), &[CORE]), Fault::Content);
-            assert_eq!(fault(&rejected(OTHER), Some(CORE), &[]), Fault::Content);
-            assert_eq!(fault(&rejected(CORE), Some(CORE), &[CORE]), Fault::Node);
-            assert_eq!(fault(&rejected(CORE), Some(CORE), &[OTHER]), Fault::Operator);
-            assert_eq!(fault(&rejected(CORE), Some(CORE), &[]), Fault::Operator);
-            assert_eq!(fault(&rejected(CORE), None, &[CORE]), Fault::Operator);
+            assert_eq!(blame_for(&rejected(OTHER), Some(CORE), &[CORE]), Blame::Content);
+            assert_eq!(blame_for(&rejected(OTHER), Some(CORE), &[]), Blame::Content);
+            assert_eq!(blame_for(&rejected(CORE), Some(CORE), &[CORE]), Blame::Node);
+            assert_eq!(blame_for(&rejected(CORE), Some(CORE), &[OTHER]), Blame::Operator);
+            assert_eq!(blame_for(&rejected(CORE), Some(CORE), &[]), Blame::Operator);
+            assert_eq!(blame_for(&rejected(CORE), None, &[CORE]), Blame::Operator);
         }
         let wallet = ContractError::NotKmsTxSender(WALLET);
-        assert_eq!(fault(&wallet, Some(CORE), &[CORE]), Fault::Node);
-        assert_eq!(fault(&wallet, Some(CORE), &[]), Fault::Operator);
+        assert_eq!(blame_for(&wallet, Some(CORE), &[CORE]), Blame::Node);
+        assert_eq!(blame_for(&wallet, Some(CORE), &[]), Blame::Operator);
         let text = ContractError::Error("no".into());
-        assert_eq!(fault(&text, Some(CORE), &[CORE]), Fault::Operator);
+        assert_eq!(blame_for(&text, Some(CORE), &[CORE]), Blame::Operator);
     }
 }

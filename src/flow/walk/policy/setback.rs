@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::History;
 use crate::{
+    chain::provider::RpcError,
+    contracts::gateway_config::RegistryError,
     domain::{Hold, HoldReason, Remedy, stage::Stage},
     flow::{
         ciphertexts::FetchError,
         kms_core::{CoreError, wire::RequestError},
         submission::SubmissionError,
     },
-    gateway::{gateway_config::RegistryError, provider::RpcError},
 };
 
 /// What stands in the way.
@@ -33,17 +34,17 @@ pub(in crate::flow) enum Cause {
     #[error("{0}")]
     Held(Hold),
     #[error("its block has left the chain, and may come back")]
-    LeftItsBlock,
+    BlockLeftChain,
     #[error("no gateway node shows the request just now")]
-    ShownByNobody,
+    NoNodeShowsIt,
     #[error(
         "the gateway node {denied_by} does not have this request, which {}: the KMS Core is not asked \
          until they agree; one of them is broken, or lies",
-        shown(shown_by)
+        list_showing(shown_by)
     )]
     Disputed { shown_by: Vec<String>, denied_by: String },
     #[error("this node was registered anew; its Core's answer is checked again")]
-    RegisteredAnew,
+    RegistrationChanged,
     /// That the contract did not take.
     #[error("the KMS Core gives the same answer again")]
     SameAnswer,
@@ -51,7 +52,7 @@ pub(in crate::flow) enum Cause {
     Stopping,
 }
 
-fn shown(by: &[String]) -> String {
+fn list_showing(by: &[String]) -> String {
     match by {
         [] => "was told before".to_owned(),
         [one] => format!("{one} shows"),
@@ -71,10 +72,10 @@ impl Cause {
             Self::Submission(error) => error.code(),
             Self::NodeContradictsItself(_) => "node_contradicts_itself",
             Self::Held(hold) => hold.reason.as_str(),
-            Self::LeftItsBlock => "left_its_block",
-            Self::ShownByNobody => "shown_by_nobody",
+            Self::BlockLeftChain => "left_its_block",
+            Self::NoNodeShowsIt => "shown_by_nobody",
             Self::Disputed { .. } => "disputed",
-            Self::RegisteredAnew => "registered_anew",
+            Self::RegistrationChanged => "registered_anew",
             Self::SameAnswer => "same_answer",
             Self::Stopping => "stopping",
         }
@@ -87,13 +88,13 @@ pub(in crate::flow) struct Setback {
     pub remedy: Remedy,
     pub cause: Cause,
     /// Other requests need not have the same trouble.
-    pub own: bool,
+    pub is_own: bool,
 }
 
 impl Setback {
     /// Trouble that every request has: the chain or the Core does not answer.
     pub fn new(remedy: Remedy, cause: impl Into<Cause>) -> Self {
-        Self { remedy, cause: cause.into(), own: false }
+        Self { remedy, cause: cause.into(), is_own: false }
     }
 
     /// The same, and it passes.
@@ -102,12 +103,12 @@ impl Setback {
     }
 
     /// Of room 4.
-    pub fn of(error: SubmissionError) -> Self {
-        Self { own: error.is_own(), ..Self::new(error.remedy(), error) }
+    pub fn of_submission(error: SubmissionError) -> Self {
+        Self { is_own: error.is_own(), ..Self::new(error.remedy(), error) }
     }
 
     pub fn own(remedy: Remedy, cause: impl Into<Cause>) -> Self {
-        Self { own: true, ..Self::new(remedy, cause) }
+        Self { is_own: true, ..Self::new(remedy, cause) }
     }
 
     pub fn held(hold: Hold) -> Self {

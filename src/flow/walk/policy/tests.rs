@@ -2,9 +2,10 @@
 
 use super::{setback::Cause, *};
 use crate::{
+    chain::provider::RpcError,
+    contracts::abi::ContractError,
     domain::{Address, SignedResult, U256},
     flow::submission::SubmissionError,
-    gateway::{abi::ContractError, provider::RpcError},
 };
 
 const EXPIRY: Duration = Duration::from_mins(10);
@@ -26,11 +27,11 @@ fn held(reason: HoldReason) -> Setback {
 }
 
 fn trouble(own: bool) -> Setback {
-    Setback { own, ..Setback::retry(Cause::LeftItsBlock) }
+    Setback { is_own: own, ..Setback::retry(Cause::BlockLeftChain) }
 }
 
 fn refused() -> Setback {
-    Setback::own(Remedy::Refuse(Refusal::NotRequested), Cause::ShownByNobody)
+    Setback::own(Remedy::Refuse(Refusal::NotRequested), Cause::NoNodeShowsIt)
 }
 
 /// Whatever the room that sends comes to.
@@ -46,10 +47,10 @@ fn submission_errors() -> Vec<SubmissionError> {
     all.extend([
         SubmissionError::Rpc(RpcError::Unavailable { host: "a".into(), what: "away".into() }),
         SubmissionError::Held(Hold::new(HoldReason::MessageTooLarge, "it is")),
-        SubmissionError::EarlierYoung,
-        SubmissionError::EarlierNotYet,
-        SubmissionError::Contradicted,
-        SubmissionError::Unheard,
+        SubmissionError::PriorAnswerNotFinal,
+        SubmissionError::PriorAnswerSearchIncomplete,
+        SubmissionError::NodesContradict,
+        SubmissionError::NotSaidByAll,
         SubmissionError::Paused,
         SubmissionError::NotRequestedYet,
         SubmissionError::NotRequested,
@@ -62,12 +63,12 @@ fn setbacks() -> Vec<Setback> {
     let mut all: Vec<Setback> = HoldReason::ALL.iter().map(|reason| held(*reason)).collect();
     all.extend([trouble(false), trouble(true), refused()]);
     all.push(Setback::own(Remedy::Refuse(Refusal::Malformed("odd".to_owned())), Cause::SameAnswer));
-    all.extend(submission_errors().into_iter().map(Setback::of));
+    all.extend(submission_errors().into_iter().map(Setback::of_submission));
     all
 }
 
-fn standing(worked: Duration) -> Standing {
-    Standing { stage: Stage::Arrived, held: None, worked }
+fn standing(worked: Duration) -> RequestState {
+    RequestState { stage: Stage::Arrived, held: None, worked }
 }
 
 /// Every history that makes a difference to [`decide`].
@@ -95,12 +96,12 @@ fn histories(begun: Instant) -> Vec<History> {
 }
 
 /// Of this moment, `wanted`, after an attempt that took so long.
-fn moment(took: Duration, wanted: bool, dice: f64) -> Moment {
+fn moment(took: Duration, wanted: bool, dice: f64) -> FailedAttempt {
     let begun = Instant::now() + Duration::from_hours(1);
-    Moment { begun, now: begun + took, wanted, dice }
+    FailedAttempt { begun, now: begun + took, is_recalled: wanted, dice }
 }
 
-fn moments() -> Vec<Moment> {
+fn moments() -> Vec<FailedAttempt> {
     let mut all = Vec::new();
     for took in [Duration::ZERO, Duration::from_secs(1), GIVE_WAY_AFTER] {
         for wanted in [false, true] {
@@ -115,8 +116,8 @@ struct Case {
     stage: Stage,
     setback: Setback,
     before: History,
-    at: Moment,
-    then: Then,
+    at: FailedAttempt,
+    then: WalkDecision,
     after: History,
 }
 
@@ -169,7 +170,8 @@ fn each_line_of_the_table() {
     let second = Duration::from_secs(1);
     let new = || History::begin(None, false, LONGEST_PAUSE);
     let again = |worked| History::begin(Some(&standing(worked)), false, LONGEST_PAUSE);
-    let stuck = |at: Moment| History { stuck_since: Some(at.begun - GIVE_WAY_AFTER), ..new() };
+    let stuck =
+        |at: FailedAttempt| History { stuck_since: Some(at.begun - GIVE_WAY_AFTER), ..new() };
     let [arrived, asked, answered, _] = stages();
     let at = moment(second, true, 1.0);
     let then = |stage: &Stage, setback: Setback, mut history: History, at| {
@@ -177,41 +179,44 @@ fn each_line_of_the_table() {
     };
     let hold = |reason, worked| {
         let Remedy::Hold(hold) = held(reason).remedy else { unreachable!("it is one") };
-        Then::Hold { hold, worked }
+        WalkDecision::Hold { hold, worked }
     };
 
-    assert_eq!(then(&asked, refused(), again(EXPIRY), at), Then::Refuse(Refusal::NotRequested));
+    assert_eq!(
+        then(&asked, refused(), again(EXPIRY), at),
+        WalkDecision::Refuse(Refusal::NotRequested)
+    );
 
     let blamed = HoldReason::SignerNotRegistered;
-    assert_eq!(then(&answered, held(blamed), again(EXPIRY), at), Then::AskForAnother);
+    assert_eq!(then(&answered, held(blamed), again(EXPIRY), at), WalkDecision::AskForBetterAnswer);
     assert_eq!(then(&answered, held(blamed), new(), at), hold(blamed, Duration::ZERO));
     let poor = HoldReason::NoFunds;
     assert_eq!(then(&answered, held(poor), again(second), at), hold(poor, Duration::ZERO));
 
     let silent = Setback::no_answer(Some(second));
     let almost = || again(ALMOST);
-    assert_eq!(then(&asked, silent.clone(), almost(), at), Then::Expire { worked: second });
+    assert_eq!(then(&asked, silent.clone(), almost(), at), WalkDecision::Expire { worked: second });
     let [half, zero] = [second / 2, Duration::ZERO];
     let reason = HoldReason::CoreSilent;
     let soon = moment(half, true, 1.0);
     assert!(matches!(
         then(&asked, silent, almost(), soon),
-        Then::Hold { hold, worked } if hold.reason == reason && worked == half
+        WalkDecision::Hold { hold, worked } if hold.reason == reason && worked == half
     ));
     let denied = HoldReason::AccessDenied;
     assert_eq!(then(&arrived, held(denied), almost(), at), hold(denied, zero));
 
     assert!(matches!(
         then(&arrived, trouble(true), stuck(at), at),
-        Then::GiveWay(hold) if hold.reason == HoldReason::NoProgress
+        WalkDecision::GiveWay(hold) if hold.reason == HoldReason::NoProgress
     ));
-    let denied = |at: Moment| History {
+    let denied = |at: FailedAttempt| History {
         stuck_since: Some(at.begun - DENIED_GIVES_WAY_AFTER),
         doubted: true,
         ..new()
     };
-    assert!(matches!(then(&arrived, trouble(true), denied(at), at), Then::GiveWay(_)));
-    let unwanted = Moment { wanted: false, ..at };
+    assert!(matches!(then(&arrived, trouble(true), denied(at), at), WalkDecision::GiveWay(_)));
+    let unwanted = FailedAttempt { is_recalled: false, ..at };
     for (setback, history, at) in [
         (trouble(false), stuck(at), at),
         (trouble(true), denied(at), unwanted),
@@ -220,7 +225,7 @@ fn each_line_of_the_table() {
         (trouble(true), new(), at),
         (trouble(true), again(EXPIRY), at),
     ] {
-        let retry = Then::Retry { after: FIRST_PAUSE, news: true };
+        let retry = WalkDecision::Retry { after: FIRST_PAUSE, is_new_cause: true };
         assert_eq!(then(&arrived, setback, history, at), retry);
     }
 }
@@ -230,15 +235,15 @@ fn each_line_of_the_table() {
 fn a13_what_the_nodes_do_not_agree_on_is_tried_again() {
     each_case(|case| {
         let Cause::Submission(error) = &case.setback.cause else { return };
-        let refused = matches!(case.then, Then::Refuse(_));
+        let refused = matches!(case.then, WalkDecision::Refuse(_));
         assert_eq!(refused, matches!(error, SubmissionError::NotRequested), "{error}");
         let unclear = matches!(
             error,
-            SubmissionError::Contradicted
-                | SubmissionError::Unheard
+            SubmissionError::NodesContradict
+                | SubmissionError::NotSaidByAll
                 | SubmissionError::NotRequestedYet
         );
-        let goes_on = matches!(case.then, Then::Retry { .. } | Then::GiveWay(_));
+        let goes_on = matches!(case.then, WalkDecision::Retry { .. } | WalkDecision::GiveWay(_));
         assert!(goes_on || !unclear, "{error}");
     });
 }
@@ -246,8 +251,10 @@ fn a13_what_the_nodes_do_not_agree_on_is_tried_again() {
 #[test]
 fn what_is_refused_ends_and_nothing_else_is_refused() {
     each_case(|case| match (&case.setback.remedy, &case.then) {
-        (Remedy::Refuse(refusal), then) => assert_eq!(then, &Then::Refuse(refusal.clone())),
-        (Remedy::Hold(_) | Remedy::Retry, then) => assert!(!matches!(then, Then::Refuse(_))),
+        (Remedy::Refuse(refusal), then) => assert_eq!(then, &WalkDecision::Refuse(refusal.clone())),
+        (Remedy::Hold(_) | Remedy::Retry, then) => {
+            assert!(!matches!(then, WalkDecision::Refuse(_)));
+        }
     });
 }
 
@@ -258,8 +265,8 @@ fn t33_only_work_expires_and_all_that_has_worked_enough_does() {
         let is_held = matches!(case.setback.remedy, Remedy::Hold(_));
         let expires =
             is_held && case.before.worked + case.work() >= EXPIRY && !case.asks_for_another();
-        assert_eq!(matches!(case.then, Then::Expire { .. }), expires);
-        if let Then::Expire { worked } | Then::Hold { worked, .. } = case.then {
+        assert_eq!(matches!(case.then, WalkDecision::Expire { .. }), expires);
+        if let WalkDecision::Expire { worked } | WalkDecision::Hold { worked, .. } = case.then {
             assert_eq!(worked, case.work());
         }
     });
@@ -268,11 +275,11 @@ fn t33_only_work_expires_and_all_that_has_worked_enough_does() {
 #[test]
 fn what_somebody_has_to_mend_is_held_for_what_was_said() {
     each_case(|case| {
-        if let Then::Hold { hold, .. } = &case.then {
+        if let WalkDecision::Hold { hold, .. } = &case.then {
             assert_eq!(case.setback.remedy, Remedy::Hold(hold.clone()));
         }
         if matches!(case.setback.remedy, Remedy::Hold(_)) {
-            assert!(!matches!(case.then, Then::Retry { .. } | Then::GiveWay(_)));
+            assert!(!matches!(case.then, WalkDecision::Retry { .. } | WalkDecision::GiveWay(_)));
         }
     });
 }
@@ -283,23 +290,23 @@ fn what_somebody_has_to_mend_is_held_for_what_was_said() {
 fn t63_who_gets_nowhere_gives_way_to_who_waits() {
     each_case(|case| {
         let gives_way = matches!(case.setback.remedy, Remedy::Retry)
-            && case.setback.own
-            && case.at.wanted
+            && case.setback.is_own
+            && case.at.is_recalled
             && case.stuck_for()
                 >= if case.before.doubted { DENIED_GIVES_WAY_AFTER } else { GIVE_WAY_AFTER };
-        assert_eq!(matches!(case.then, Then::GiveWay(_)), gives_way);
+        assert_eq!(matches!(case.then, WalkDecision::GiveWay(_)), gives_way);
     });
 }
 
 #[test]
 fn another_answer_is_asked_for_once() {
     each_case(|case| {
-        assert_eq!(matches!(case.then, Then::AskForAnother), case.asks_for_another());
-        if case.then == Then::AskForAnother {
+        assert_eq!(matches!(case.then, WalkDecision::AskForBetterAnswer), case.asks_for_another());
+        if case.then == WalkDecision::AskForBetterAnswer {
             let (mut after, at) = (case.after.clone(), case.at);
             assert!(after.was_rejected(&answer(1)) && !after.was_rejected(&answer(2)));
             let again = decide(&case.stage, &case.setback, &mut after, at, EXPIRY);
-            assert_ne!(again, Then::AskForAnother);
+            assert_ne!(again, WalkDecision::AskForBetterAnswer);
         }
     });
 }
@@ -320,26 +327,28 @@ fn who_has_no_other_answer_is_held_for_the_one_it_has() {
 #[test]
 fn pauses_grow_and_have_a_bound_and_a_reason_is_news_once() {
     each_case(|case| {
-        let Then::Retry { after, news, .. } = &case.then else { return };
+        let WalkDecision::Retry { after, is_new_cause: news, .. } = &case.then else { return };
         assert!(*news && *after >= FIRST_PAUSE / 2 && *after <= FIRST_PAUSE, "{after:?}");
         let mut history = case.after.clone();
         let mut last = *after;
         for _ in 0..20 {
             let then = decide(&case.stage, &case.setback, &mut history, case.at, EXPIRY);
-            let Then::Retry { after, news, .. } = then else { panic!("{then:?}") };
+            let WalkDecision::Retry { after, is_new_cause: news, .. } = then else {
+                panic!("{then:?}")
+            };
             assert!(!news && after >= last && after <= LONGEST_PAUSE, "{after:?}");
             last = after;
         }
         assert!(last >= LONGEST_PAUSE / 2);
-        history.entered(&Stage::Asked, &Stage::Answered(answer(1)));
-        assert!(history.went_back(case.at.dice) <= FIRST_PAUSE);
+        history.advanced(&Stage::Asked, &Stage::Answered(answer(1)));
+        assert!(history.pause_before_core(case.at.dice) <= FIRST_PAUSE);
     });
 }
 
 #[test]
 fn the_third_panic_holds() {
     for times in 0..10 {
-        match panicked(times) {
+        match after_panic(times) {
             Ok(pause) => assert!(times < 3 && pause == PANIC_PAUSE),
             Err(hold) => assert!(times >= 3 && hold.reason == HoldReason::Panicked),
         }
@@ -353,17 +362,17 @@ fn an_answer_that_may_be_on_its_way_is_looked_for() {
         let standing = recovered.then(|| standing(Duration::ZERO));
         let mut history = History::begin(standing.as_ref(), forgotten, LONGEST_PAUSE);
         let expected = match (forgotten, recovered) {
-            (true, _) => Before::MaybeForgotten,
-            (false, true) => Before::MaybeSent,
-            (false, false) => Before::Nothing,
+            (true, _) => PriorAnswer::MaybeForgotten,
+            (false, true) => PriorAnswer::MaybeSent,
+            (false, false) => PriorAnswer::Impossible,
         };
-        assert_eq!((history.before, history.maybe_asked), (expected, recovered));
-        history.was_at(&Stage::Asked);
-        assert_eq!((history.before, history.maybe_asked), (expected, true));
-        history.was_at(&Stage::Answered(answer(1)));
-        assert_ne!(history.before, Before::Nothing);
-        assert_eq!(history.before == Before::MaybeForgotten, forgotten);
-        history.is_unanswered();
-        assert_eq!(history.before, Before::MaybeSent);
+        assert_eq!((history.prior_answer, history.maybe_asked), (expected, recovered));
+        history.visited(&Stage::Asked);
+        assert_eq!((history.prior_answer, history.maybe_asked), (expected, true));
+        history.visited(&Stage::Answered(answer(1)));
+        assert_ne!(history.prior_answer, PriorAnswer::Impossible);
+        assert_eq!(history.prior_answer == PriorAnswer::MaybeForgotten, forgotten);
+        history.no_forgotten_answer();
+        assert_eq!(history.prior_answer, PriorAnswer::MaybeSent);
     }
 }

@@ -14,7 +14,7 @@ use super::{Entry, short};
 use crate::{
     domain::B256,
     flow::kms_core::{
-        Carrier,
+        GrpcService,
         proto::{
             grpc::health::v1 as health,
             kms::v1,
@@ -34,20 +34,20 @@ const ASKS_OF_DELETED: u32 = 30;
 
 /// The Core as one life of the process meets it.
 #[derive(Clone)]
-struct Met(Life);
+struct ServedCore(Life);
 
 /// How the line to the Core is.
-enum Way {
+enum ConnectionFate {
     Open,
     /// Cut before the Core heard of it.
-    CutThere,
+    CutBeforeCore,
     /// Cut before its answer was heard.
-    CutBack,
+    CutAfterCore,
     Silent,
 }
 
 /// The function the real client calls instead of a connection.
-pub(in crate::instance::simulation) fn carrier(life: &Life) -> Carrier {
+pub(in crate::instance::simulation) fn carrier(life: &Life) -> GrpcService {
     let life = life.clone();
     Arc::new(move |request| {
         let life = life.clone();
@@ -58,20 +58,20 @@ pub(in crate::instance::simulation) fn carrier(life: &Life) -> Carrier {
                 let rate = state.plan.faults.core_cut;
                 if state.fault(rate) {
                     match state.dice.u8(..3) {
-                        0 => Way::CutThere,
-                        1 => Way::CutBack,
-                        _ => Way::Silent,
+                        0 => ConnectionFate::CutBeforeCore,
+                        1 => ConnectionFate::CutAfterCore,
+                        _ => ConnectionFate::Silent,
                     }
                 } else {
-                    Way::Open
+                    ConnectionFate::Open
                 }
             };
             let cut = || StdError::from("connection reset");
-            if matches!(way, Way::CutThere) {
+            if matches!(way, ConnectionFate::CutBeforeCore) {
                 life.world.say(format_args!("core: cut"));
                 return Err(cut());
             }
-            let met = Met(life.clone());
+            let met = ServedCore(life.clone());
             let answer = if request.uri().path().starts_with("/grpc.health") {
                 HealthServer::new(met).call(request).await
             } else {
@@ -80,9 +80,9 @@ pub(in crate::instance::simulation) fn carrier(life: &Life) -> Carrier {
             let Ok(answer) = answer;
             life.takes(10).await;
             match way {
-                Way::Open | Way::CutThere => Ok(answer),
-                Way::CutBack => Err(cut()),
-                Way::Silent => {
+                ConnectionFate::Open | ConnectionFate::CutBeforeCore => Ok(answer),
+                ConnectionFate::CutAfterCore => Err(cut()),
+                ConnectionFate::Silent => {
                     sleep(Duration::from_mins(5)).await;
                     Err(cut())
                 }
@@ -91,7 +91,7 @@ pub(in crate::instance::simulation) fn carrier(life: &Life) -> Carrier {
     })
 }
 
-impl Met {
+impl ServedCore {
     fn ask(
         &self,
         id: Option<v1::RequestId>,
@@ -184,7 +184,7 @@ impl Met {
 }
 
 #[tonic::async_trait]
-impl CoreServiceEndpoint for Met {
+impl CoreServiceEndpoint for ServedCore {
     async fn public_decrypt(
         &self,
         request: Request<v1::PublicDecryptionRequest>,
@@ -261,7 +261,7 @@ impl CoreServiceEndpoint for Met {
 }
 
 #[tonic::async_trait]
-impl Health for Met {
+impl Health for ServedCore {
     async fn check(
         &self,
         _: Request<health::HealthCheckRequest>,

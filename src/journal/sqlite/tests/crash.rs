@@ -10,12 +10,12 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::{
+    chain::lane::{SignedTransaction, TransactionLedger as _},
     domain::Outcome,
     flow::ledger::{RequestLedger as _, Step},
-    gateway::lane::{SignedTransaction, TransactionLedger as _},
     journal::{
         StageName,
-        sqlite::{open::OpenFile, reader::Rows, record::Origin},
+        sqlite::{columns::SourceColumn, open::OpenFile, reader::Rows},
         tests::{CONTRACT, Running, SOURCE, answer, batch, event, hash, identity, key, signed},
     },
     machine::Machine,
@@ -43,7 +43,7 @@ fn ids(number: u64) -> [u64; 2] {
 async fn run(dir: &Path, before: u64, batches: u64) -> (PathBuf, Vec<(u64, Promise)>) {
     let journal = Running::open(dir);
     for number in 0..before {
-        journal.arrive(batch(ids(number), Some(number))).await.unwrap();
+        journal.store_batch(batch(ids(number), Some(number))).await.unwrap();
     }
     journal.close().await.unwrap();
 
@@ -58,7 +58,7 @@ async fn run(dir: &Path, before: u64, batches: u64) -> (PathBuf, Vec<(u64, Promi
     callers.spawn(async move {
         let mut kept = Vec::new();
         for number in before..before + batches {
-            journal.arrive(batch(ids(number), Some(number))).await.unwrap();
+            journal.store_batch(batch(ids(number), Some(number))).await.unwrap();
             kept.push((at(), Promise::Arrived(number)));
             let [first, second] = ids(number).map(key);
             let answer = answer(ids(number)[0], "an answer");
@@ -74,7 +74,7 @@ async fn run(dir: &Path, before: u64, batches: u64) -> (PathBuf, Vec<(u64, Promi
             let mut kept = Vec::new();
             for turn in 0..batches / 2 {
                 let one = signed(turn, caller, Some(key(turn)));
-                journal.signed(vec![one.clone()]).await.unwrap();
+                journal.record_signed(vec![one.clone()]).await.unwrap();
                 kept.push((at(), Promise::Signed(one)));
             }
             kept
@@ -105,7 +105,7 @@ fn verify(file: &[u8], log: &[u8], whole: usize, promised: &[(u64, Promise)], be
     fs::write(path.with_extension("sqlite3-wal"), log).unwrap();
     let open = OpenFile::open(&Machine::default(), dir.path(), identity()).unwrap();
     let connection = &open.store.connection;
-    let rows = Rows { db: connection, of: Origin::of(SOURCE, SOURCE.chain_id) };
+    let rows = Rows { db: connection, of: SourceColumn::of(SOURCE, SOURCE.chain_id) };
     let cursor = rows.cursor().unwrap().unwrap();
     assert_eq!(cursor.hash, hash(cursor.number));
     assert!(cursor.number + 1 >= before);

@@ -1,0 +1,53 @@
+//! What an operator should do about an instance: the same text for the command line, the page and
+//! JSON.
+
+use super::status::{InstanceState, InstanceStatus, StoppedBy};
+use crate::domain::HoldReason;
+
+/// One entry per thing to do; empty if there is nothing. Where several are possible, each names its
+/// subject.
+#[must_use]
+pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
+    let InstanceStatus { name, state, .. } = instance;
+    let mut to_do = Vec::new();
+    match state {
+        InstanceState::Running | InstanceState::Starting | InstanceState::Draining => {}
+        InstanceState::Waiting { .. } => {
+            to_do.push("waiting: nothing if that is known, it goes on by itself".to_owned());
+        }
+        InstanceState::BackingOff { .. } => {
+            to_do.push(format!("`kms-connector restart {name}` tries at once"));
+        }
+        InstanceState::Parked { retry_at_ms: Some(_), .. } => {
+            to_do.push(format!("fix what it says; `kms-connector restart {name}` tries at once"));
+        }
+        InstanceState::Parked { retry_at_ms: None, .. } => {
+            to_do.push("fix what it says, then nothing: the file is watched".to_owned());
+        }
+        // Under `start` its file is not watched.
+        InstanceState::Stopped { by: StoppedBy::Operator } => {
+            to_do.push(format!("if it should run: `kms-connector restart {name}`"));
+        }
+        InstanceState::Stopped { by: StoppedBy::File } => {
+            to_do.push("if it should run: remove that line of its file".to_owned());
+        }
+    }
+    if state.is_up() {
+        for reason in instance.gauges.held_by.keys() {
+            to_do.push(format!("{reason}: {}", HoldReason::remedy_of(reason)));
+        }
+        to_do.extend(instance.gauges.chain_warnings());
+        to_do.extend(instance.gauges.read_once.iter().map(ToString::to_string));
+    }
+    if instance.reload_failed.is_some() && state.is_up() {
+        to_do.push(if instance.reload_waits {
+            format!(
+                "new file: if the addresses in it are right, nothing: it is applied once what it \
+                 needs answers; else correct them; `kms-connector reload {name}` tries at once"
+            )
+        } else {
+            "file: fix it; until then the instance keeps running as before".to_owned()
+        });
+    }
+    to_do
+}

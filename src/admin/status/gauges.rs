@@ -1,0 +1,300 @@
+//! What an instance updates while it runs, and in words what there is to doubt about its nodes.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::clock;
+
+/// Values that an instance updates while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gauges {
+    /// The wallet's address, once it is known.
+    pub wallet: Option<String>,
+    /// The newest block seen.
+    pub head: Option<u64>,
+    /// The last block whose requests are all stored.
+    pub cursor: Option<u64>,
+    /// Requests without an outcome, including held ones.
+    pub in_hand: u64,
+    pub held: u64,
+    /// Held requests by reason.
+    #[serde(default)]
+    pub held_by: BTreeMap<String, u64>,
+    /// The oldest request that is not held, if it has not progressed for long.
+    #[serde(default)]
+    pub waits: Option<WaitingRequest>,
+    pub catching_up: Option<CatchUp>,
+    /// Observing instances only: requests processed completely since the start.
+    #[serde(default)]
+    pub observed: Option<u64>,
+    /// Gateway nodes that are connected and do not follow the chain.
+    #[serde(default)]
+    pub stale: Vec<StaleNode>,
+    /// The finality tag, if requests wait for it and it does not move.
+    #[serde(default)]
+    pub still_tag: Option<StaleTag>,
+    /// Blocks up to the cursor whose logs are not proven.
+    #[serde(default)]
+    pub unproven: Option<UnprovenBlocks>,
+    /// Blocks up to the cursor whose second reading is late.
+    #[serde(default)]
+    pub read_once: Option<ReadOnce>,
+    /// Waiting answers, if none has been sent for long.
+    #[serde(default)]
+    pub unsent: Option<UnsentAnswers>,
+    /// Requests that are on chain although no node shows them.
+    #[serde(default)]
+    pub hidden: Vec<HiddenRequests>,
+    /// Requests that other nodes have answered and this one has not.
+    #[serde(default)]
+    pub unanswered: Option<UnansweredRequests>,
+}
+
+impl Gauges {
+    /// For example `2 no_funds, 1 signer_mismatch`; `None`: nothing is held, or no reason is known.
+    #[must_use]
+    pub fn hold_counts(&self) -> Option<String> {
+        let each = self.held_by.iter().map(|(reason, many)| format!("{many} {reason}"));
+        (!self.held_by.is_empty()).then(|| each.collect::<Vec<_>>().join(", "))
+    }
+
+    /// Descriptions of doubts about what the nodes show, and of answers that are not sent, with
+    /// what to do.
+    pub fn chain_warnings(&self) -> impl Iterator<Item = String> {
+        let stale = self.stale.iter().map(ToString::to_string);
+        let tag = self.still_tag.iter().map(ToString::to_string);
+        let unproven = self.unproven.iter().map(ToString::to_string);
+        let hidden = self.hidden.iter().map(ToString::to_string);
+        let unanswered = self.unanswered.iter().map(ToString::to_string);
+        let unsent = self.unsent.iter().map(ToString::to_string);
+        stale.chain(tag).chain(unproven).chain(hidden).chain(unanswered).chain(unsent)
+    }
+
+    /// Blocks between cursor and head, plus unproven blocks below the cursor.
+    #[must_use]
+    pub fn lag(&self) -> Option<u64> {
+        let behind = self.head?.saturating_sub(self.cursor?);
+        Some(behind.saturating_add(self.unproven.as_ref().map_or(0, |unproven| unproven.blocks)))
+    }
+}
+
+/// A gateway node that is connected and does not follow the chain, as far as can be seen from here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaleNode {
+    /// Host and port; those of all nodes if none shows a new block.
+    pub host: String,
+    /// Its newest block.
+    pub head: u64,
+    /// Since when (Unix ms) other nodes have shown a newer block, or no node has shown any.
+    pub since_ms: u64,
+    /// The newest block of another node. `None`: no node shows a newer one.
+    pub others: Option<u64>,
+}
+
+/// A description with what to do.
+impl fmt::Display for StaleNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, head, since_ms, others } = self;
+        let since = clock::utc(*since_ms);
+        match others {
+            Some(newest) => write!(
+                f,
+                "the gateway node at {host} has been behind since {since}: its newest block is \
+                 {head}, that of another node {newest}; ask its operator, or take it out of the \
+                 configuration: others are read from meanwhile"
+            ),
+            None => write!(
+                f,
+                "the gateway node at {host} has shown no new block since {since}: its newest is \
+                 {head}; if the chain goes on elsewhere, ask its operator, or name another node in \
+                 gateway_url or gateway_fallback_urls"
+            ),
+        }
+    }
+}
+
+/// A finality tag that has not moved for longer than is normal, while the chain went on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaleTag {
+    /// `safe` or `finalized`.
+    pub tag: String,
+    /// The tagged block; `None`: no node has reported it.
+    pub at: Option<u64>,
+    /// Since when (Unix ms).
+    pub since_ms: u64,
+}
+
+/// A description with what to do.
+impl fmt::Display for StaleTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tag, at, since_ms } = self;
+        let since = clock::utc(*since_ms);
+        match at {
+            Some(at) => write!(f, "the tag {tag} stands at block {at} since {since}")?,
+            None => write!(f, "no gateway node has told which block is {tag} since {since}")?,
+        }
+        f.write_str(
+            ": requests of later blocks wait for it; if an explorer of the chain shows another \
+             one, ask the node's operator, or name another node",
+        )
+    }
+}
+
+/// Blocks that were read and whose logs no gateway node could prove within a minute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnprovenBlocks {
+    pub blocks: u64,
+    /// The lowest of them.
+    pub first: u64,
+    /// Since when (Unix ms) the first of them has been unproven.
+    pub since_ms: u64,
+}
+
+/// A description with what to do.
+impl fmt::Display for UnprovenBlocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { blocks, first, since_ms } = self;
+        let since = clock::utc(*since_ms);
+        write!(
+            f,
+            "no gateway node has proven the logs of {blocks} blocks, the first of them {first}, \
+             since {since}: a request may be hidden in them; they are asked about until they are \
+             proven; ask the node's operator whether its index of logs is whole, or name another \
+             node in gateway_fallback_urls"
+        )
+    }
+}
+
+/// Every block is read twice; this second reading is late.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadOnce {
+    /// The block that has waited longest.
+    pub first: u64,
+    /// Since when (Unix ms).
+    pub since_ms: u64,
+}
+
+/// A description with what to do.
+impl fmt::Display for ReadOnce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, since_ms } = self;
+        let since = clock::utc(*since_ms);
+        write!(
+            f,
+            "the second reading of blocks from {first} on is late: they were read once, at {since}; \
+             it goes on by itself, and takes long where a gateway node answers little at a time"
+        )
+    }
+}
+
+/// A request that does not progress, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingRequest {
+    /// In the notation of the chain.
+    pub id: String,
+    /// The last stage it entered, and when (Unix ms).
+    pub stage: String,
+    pub since_ms: u64,
+    pub why: String,
+}
+
+/// A description.
+impl fmt::Display for WaitingRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, stage, since_ms, why } = self;
+        write!(f, "request {id} {stage} since {}: {why}", clock::utc(*since_ms))
+    }
+}
+
+/// Answers are waiting, and for long no transaction was accepted by a node or mined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnsentAnswers {
+    pub answers: u64,
+    /// Since when (Unix ms).
+    pub since_ms: u64,
+}
+
+/// A description with what to do.
+impl fmt::Display for UnsentAnswers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { answers, since_ms } = self;
+        let since = clock::utc(*since_ms);
+        write!(
+            f,
+            "nothing was sent or mined since {since} while {answers} answers wait: what they are held \
+             for says why; where they are not held, the log does: look for what is said of the \
+             transaction count and of broadcasts, and at the gateway nodes"
+        )
+    }
+}
+
+/// Requests whose ids prove that they are on chain, and that no gateway node shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HiddenRequests {
+    pub requests: u64,
+    /// Their ids in the notation of the chain.
+    pub first: String,
+    pub last: String,
+    /// The range of blocks that contains them.
+    pub from_block: u64,
+    pub to_block: u64,
+    /// Since when this has been known (Unix ms).
+    pub since_ms: u64,
+}
+
+/// A description with what to do.
+impl fmt::Display for HiddenRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requests, first, last, from_block, to_block, since_ms } = self;
+        let since = clock::utc(*since_ms);
+        match requests {
+            1 => write!(f, "request {first} is hidden")?,
+            _ => write!(f, "{requests} requests are hidden ({first} to {last})")?,
+        }
+        write!(
+            f,
+            " since {since}: no gateway node shows an event of theirs in blocks {from_block} to \
+             {to_block}, which are read again; have the log index of the node mended, or add \
+             another node to gateway_fallback_urls"
+        )
+    }
+}
+
+/// Requests that other nodes answered more than a minute ago and this one has not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnansweredRequests {
+    pub requests: u64,
+    /// The one that was answered by others first, in the notation of the chain.
+    pub id: String,
+    /// The block that shows it, and since when this has been known (Unix ms).
+    pub block: u64,
+    pub since_ms: u64,
+}
+
+/// A description with what to do.
+impl fmt::Display for UnansweredRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requests, id, block, since_ms } = self;
+        let since = clock::utc(*since_ms);
+        let count =
+            if *requests == 1 { "1 request".to_owned() } else { format!("{requests} requests") };
+        write!(
+            f,
+            "others have answered {count} that this node has not (the first one {id}, in block \
+             {block}, since {since}): `kms-connector requests show` of it says why; if it is not \
+             known there, have the log index of the gateway node mended, or add another node"
+        )
+    }
+}
+
+/// The progress of reading blocks that were produced while the instance was down.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CatchUp {
+    /// In blocks.
+    pub done: u64,
+    pub to_do: u64,
+    pub blocks_per_second: f64,
+    /// `None` until a rate is known.
+    pub seconds_left: Option<u64>,
+}

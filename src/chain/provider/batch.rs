@@ -1,0 +1,119 @@
+//! Several calls to one node: as a JSON-RPC batch if the node accepts that, else one by one.
+//!
+//! Support is found by trying. If a batch is refused, the same calls are made one by one at once; if
+//! those succeed, the node does not support batches, and none is sent for [`RETRIED_AFTER`].
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, value::RawValue};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::{
+    RpcError,
+    client::{BatchError, Client},
+    message::NO_PARAMETERS,
+};
+
+/// Nodes are upgraded, and providers' plans change.
+const RETRIED_AFTER: Duration = Duration::from_hours(1);
+/// Separate calls to one node at the same time.
+const SEPARATE_AT_ONCE: usize = 8;
+
+/// A method and its parameters.
+pub(super) type RpcCall = (&'static str, Value);
+/// Result of a call.
+pub(super) type RpcReply = Result<Box<RawValue>, RpcError>;
+
+/// Whether a node accepts batches, as far as known.
+#[derive(Debug, Default)]
+pub(super) struct BatchSupport(Mutex<BatchState>);
+
+#[derive(Debug, Default)]
+struct BatchState {
+    refused_at: Option<Instant>,
+    is_logged: bool,
+}
+
+impl BatchSupport {
+    pub(super) fn is_supported(&self) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.refused_at.is_none_or(|at| at.elapsed() >= RETRIED_AFTER)
+    }
+
+    fn record_refusal(&self, error: &RpcError) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.refused_at = Some(Instant::now());
+        if std::mem::replace(&mut known.is_logged, true) {
+            debug!(%error, "a gateway node still refuses several calls in one message");
+        } else {
+            info!(%error, "a gateway node refuses several calls in one message: each is made by itself");
+        }
+    }
+}
+
+/// The result of each call, in order. Fails if the node does not answer or is overloaded.
+pub(super) async fn call_each(
+    client: &Client,
+    batches: &BatchSupport,
+    calls: Vec<RpcCall>,
+) -> Result<Vec<RpcReply>, RpcError> {
+    let apart = call_separately(client, calls.clone());
+    call_batched_or_separately(client, batches, &calls, Ok, apart).await
+}
+
+/// Sends several calls as a batch and reads the results together; runs `apart` instead if the node does
+/// not accept batches.
+pub(super) async fn call_batched_or_separately<T>(
+    client: &Client,
+    batches: &BatchSupport,
+    calls: &[RpcCall],
+    read: impl FnOnce(Vec<RpcReply>) -> Result<T, RpcError>,
+    apart: impl Future<Output = Result<T, RpcError>>,
+) -> Result<T, RpcError> {
+    if calls.len() < 2 || !client.supports_batches() || !batches.is_supported() {
+        return apart.await;
+    }
+    let error = match client.call_batch(calls).await {
+        Ok(said) => return read(said),
+        Err(BatchError { error, may_call_separately: false }) => return Err(error),
+        Err(BatchError { error, may_call_separately: true }) => error,
+    };
+    let answer = apart.await?;
+    batches.record_refusal(&error);
+    Ok(answer)
+}
+
+/// Why a node refuses batches, if it does.
+pub(super) async fn batch_refusal(client: &Client) -> Result<Option<RpcError>, RpcError> {
+    if !client.supports_batches() {
+        return Ok(None);
+    }
+    let calls = [("eth_chainId", NO_PARAMETERS), ("eth_blockNumber", NO_PARAMETERS)];
+    match client.call_batch(&calls).await {
+        Ok(_) => Ok(None),
+        Err(BatchError { error, may_call_separately: true }) => Ok(Some(error)),
+        Err(BatchError { error, may_call_separately: false }) => Err(error),
+    }
+}
+
+async fn call_separately(client: &Client, calls: Vec<RpcCall>) -> Result<Vec<RpcReply>, RpcError> {
+    let at_once = if client.supports_batches() { SEPARATE_AT_ONCE } else { calls.len().max(1) };
+    let asked = calls.into_iter().map(|(method, params)| async move {
+        match client.call::<Box<RawValue>>(method, &params).await {
+            Err(
+                error @ (RpcError::Unavailable { .. }
+                | RpcError::WrongChain { .. }
+                | RpcError::WrongGenesis { .. }),
+            ) => Err(error),
+            Err(error) if error.is_busy() => Err(error),
+            said => Ok(said),
+        }
+    });
+    let asked: Vec<_> = asked.collect();
+    stream::iter(asked).buffered(at_once).try_collect().await
+}

@@ -1,0 +1,6 @@
+//! ADAPTERS: what the contracts mean. They know encoding, events and errors of each generation, and use a
+//! provider (`chain`).
+
+pub mod abi;
+pub mod decryption;
+pub mod gateway_config;

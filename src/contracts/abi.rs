@@ -1,0 +1,218 @@
+//! The ABI of the contracts: decodes logs, errors and view results, encodes calldata. Pure: no I/O, no
+//! clock, no tracing. The only place that knows Solidity; callers see types of `domain`.
+//!
+//! | generation | file | what differs from the one before |
+//! |---|---|---|
+//! | G7 | `g7` | requests and responses without `extraData` |
+//! | G8 | `g8` | `bytes extraData` at the end of both |
+//! | G9 (to G13) | `g8` | same events and calls; the id's top byte tells the kind |
+//! | G14 | `g14` | a second, unified user request event; recognised, not served |
+//! | HEAD | `head` | handle-only overloads beside every request event; recognised, not served |
+//!
+//! A generation is chosen once per direction: by `topic0` in [`decode`], by the request in
+//! [`response_call`]. To add one: a file here, its shapes in [`SHAPES`], its arm in [`response_call`].
+//!
+//! Invariants:
+//! - Every log with a topic of [`request_topics`] becomes a [`Request`] or a [`DecodeError`]. A shape
+//!   that cannot be served becomes [`Operation::Unsupported`]; no request is invisible.
+//! - What a Solidity decoder accepts is accepted (gaps and trailing bytes included); what it reverts on
+//!   (a bad offset, an address with dirty upper bytes) is refused.
+//! - Whether a request makes sense (no materials, several keys, unknown types) is decided by the walk,
+//!   not here.
+//!
+//! Source: gateway-abi sections 1 to 5 and 10 to 12.
+
+mod g7;
+mod g8;
+mod g14;
+mod head;
+mod consensus;
+mod errors;
+mod ids;
+mod responses;
+mod views;
+mod deployment;
+
+pub use consensus::{CONSENSUS_TOPICS, consensus_id};
+pub use deployment::{Deployment, deployment_from_version};
+pub use errors::{ContractError, RevertMeaning};
+pub use ids::{Counter, HIGHEST_COUNT, empty_response_call, request_event_id};
+pub use responses::{
+    RESPONSE_TOPICS, Responder, has_answer_events, parse_response_event, response_calldata_id,
+};
+pub use views::{
+    Coprocessor, KmsNode, View, ViewDecodeError, ViewProblem, coprocessor, coprocessor_tx_senders,
+    current_kms_context_id, decryption_consensus_tx_senders, decryption_version,
+    is_decryption_done, kms_node, kms_signers, kms_tx_senders, signing_domain,
+};
+
+use alloy::primitives::{Keccak256, b256};
+use alloy::sol_types::{self, abi::AbiDecoderConfig};
+
+use crate::domain::{
+    Address, Answer, B256, BlockRef, Bytes, Event, EventShape, Kind, Material, Operation, Request,
+    RequestKey, RequestSource, U256,
+};
+
+/// `Upgraded(address)` of the contract's proxy (ERC-1967): the deployment has to be probed again.
+pub const UPGRADED_TOPIC: B256 =
+    b256!("bc7cd75a20ee27fd9adebab32041f755214dbc6bffa90cc0225b39da2e5c2d3b");
+
+/// Decoder settings for everything here: words must fit their types, trailing bytes are ignored. The
+/// memory limit guards against data whose offsets alias one array many times; the largest legal request
+/// (1,024 handles) stays far below it.
+const DECODER: AbiDecoderConfig = AbiDecoderConfig::new().validate(true).memory_limit(64 << 20);
+
+/// What a shape decodes from a log.
+type ParsedOperation = (EventShape, Operation);
+
+/// One overload of a request event.
+struct RequestEventShape {
+    topic0: B256,
+    /// The canonical event signature.
+    event: &'static str,
+    kind: Kind,
+    /// Decodes id and data.
+    read: fn(U256, &[u8]) -> sol_types::Result<ParsedOperation>,
+}
+
+/// Every request event of every generation.
+const SHAPES: [RequestEventShape; 8] = [
+    g7::PUBLIC_REQUEST,
+    g7::USER_REQUEST,
+    g8::PUBLIC_REQUEST,
+    g8::USER_REQUEST,
+    g14::UNIFIED_USER_REQUEST,
+    head::PUBLIC_REQUEST,
+    head::USER_REQUEST,
+    head::UNIFIED_USER_REQUEST,
+];
+
+/// An `SnsCiphertextMaterial` as decoded.
+type RawMaterial = (B256, U256, B256, Vec<Address>);
+
+fn materials(raw: Vec<RawMaterial>) -> Vec<Material> {
+    raw.into_iter()
+        .map(|(handle, key_id, digest, coprocessors)| Material {
+            handle,
+            key_id,
+            digest,
+            coprocessors,
+        })
+        .collect()
+}
+
+/// Every `topic0` to subscribe to at the Decryption contract: all request events of all generations, and
+/// [`UPGRADED_TOPIC`].
+#[must_use]
+pub fn request_topics() -> Vec<B256> {
+    SHAPES.iter().map(|shape| shape.topic0).chain([UPGRADED_TOPIC]).collect()
+}
+
+/// The kind of request that a log with this `topic0` is. `None`: not a request.
+#[must_use]
+pub fn kind_of_topic(topic0: B256) -> Option<Kind> {
+    SHAPES.iter().find(|shape| shape.topic0 == topic0).map(|shape| shape.kind)
+}
+
+/// Decodes a request from a log.
+///
+/// The content of its key is keccak256(topic0 ‖ topic1 ‖ data), over the bytes as they came. The data of
+/// an unsupported shape is not decoded: the request is held, and a later version decodes the stored log
+/// again.
+pub fn decode(source: RequestSource, event: &Event) -> Result<Request, DecodeError> {
+    let fail = |problem| DecodeError {
+        block: event.block,
+        transaction: event.transaction,
+        log_index: event.log_index,
+        problem,
+    };
+    let topic0 = *event.topics.first().ok_or_else(|| fail(DecodeProblem::Anonymous))?;
+    let shape = SHAPES
+        .iter()
+        .find(|shape| shape.topic0 == topic0)
+        .ok_or_else(|| fail(DecodeProblem::NotARequest { topic0 }))?;
+    let &[_, topic1] = event.topics.as_slice() else {
+        return Err(fail(DecodeProblem::Topics { event: shape.event, found: event.topics.len() }));
+    };
+    let id = U256::from_be_bytes(topic1.0);
+    let (shape, operation) = (shape.read)(id, &event.data).map_err(|cause| {
+        fail(DecodeProblem::Data { event: shape.event, source: Box::new(cause) })
+    })?;
+
+    let mut content = Keccak256::new();
+    content.update(topic0);
+    content.update(topic1);
+    content.update(&event.data);
+    Ok(Request {
+        key: RequestKey { source, id, content: content.finalize() },
+        shape,
+        block: event.block,
+        transaction: event.transaction,
+        operation,
+    })
+}
+
+/// The calldata that delivers `answer` to the contract, in the form that goes with the request's
+/// shape. `None`: the request's shape cannot be served.
+///
+/// In G7 the answer's `extra_data` is left out.
+#[must_use]
+pub fn response_call(request: &Request, answer: &Answer) -> Option<Bytes> {
+    if let Operation::Unsupported { .. } = request.operation {
+        return None;
+    }
+    Some(ResponseForm::of(request.shape).call(request.key.id, answer))
+}
+
+/// The form of the functions that bring answers: what a deployment takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseForm {
+    /// G7: without `extraData`.
+    Plain,
+    /// From G8 on.
+    WithExtraData,
+}
+
+impl ResponseForm {
+    /// That of the deployments which emit requests of this shape.
+    fn of(shape: EventShape) -> Self {
+        if shape.has_extra_data() { Self::WithExtraData } else { Self::Plain }
+    }
+
+    fn call(self, id: U256, answer: &Answer) -> Bytes {
+        match self {
+            Self::Plain => g7::response_call(id, answer),
+            Self::WithExtraData => g8::response_call(id, answer),
+        }
+    }
+}
+
+/// A log that does not decode to a request: which log, and why. There is no request to retry, hold or
+/// refuse; the log itself is stored, counted and skipped.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("log {log_index} of transaction {transaction} in block {}: {problem}", block.number)]
+pub struct DecodeError {
+    pub block: BlockRef,
+    pub transaction: B256,
+    pub log_index: u64,
+    #[source]
+    pub problem: DecodeProblem,
+}
+
+/// Why a log does not decode.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum DecodeProblem {
+    #[error("it has no topics")]
+    Anonymous,
+    /// Also [`UPGRADED_TOPIC`], which is watched and is no request.
+    #[error("its topic {topic0} is no request event")]
+    NotARequest { topic0: B256 },
+    #[error("{event} has two topics (signature and decryption id), found {found}")]
+    Topics { event: &'static str, found: usize },
+    #[error("the data is not that of {event}: {source}")]
+    Data { event: &'static str, source: Box<sol_types::Error> },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! G7 (fhevm v0.7.0 to v0.8.0-1): requests and responses without `extraData`.
+//!
+//! The tuple in the events is `SnsCiphertextMaterial`: `ctHandle`, `keyId`,
+//! `snsCiphertextDigest`, `coprocessorTxSenderAddresses`.
+
+use alloy::sol;
+use alloy::sol_types::{SolCall, SolEvent};
+
+use super::{DECODER, RequestEventShape, materials};
+use crate::domain::{Answer, Bytes, EventShape, Kind, Operation, SignedResult, U256};
+use crate::domain::{PublicDecryption, UserDecryption};
+
+sol! {
+    event PublicDecryptionRequest(
+        uint256 indexed decryptionId,
+        (bytes32, uint256, bytes32, address[])[] snsCtMaterials
+    );
+    event UserDecryptionRequest(
+        uint256 indexed decryptionId,
+        (bytes32, uint256, bytes32, address[])[] snsCtMaterials,
+        address userAddress,
+        bytes publicKey
+    );
+
+    function publicDecryptionResponse(
+        uint256 decryptionId, bytes decryptedResult, bytes signature
+    ) external;
+    function userDecryptionResponse(
+        uint256 decryptionId, bytes userDecryptedShare, bytes signature
+    ) external;
+}
+
+/// Selectors of the response functions.
+pub(super) const RESPONSE_SELECTORS: [[u8; 4]; 2] =
+    [publicDecryptionResponseCall::SELECTOR, userDecryptionResponseCall::SELECTOR];
+
+pub(super) const PUBLIC_REQUEST: RequestEventShape = RequestEventShape {
+    topic0: PublicDecryptionRequest::SIGNATURE_HASH,
+    event: PublicDecryptionRequest::SIGNATURE,
+    kind: Kind::PublicDecryption,
+    read: |_, data| {
+        let (raw,) = PublicDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
+        let public = PublicDecryption { materials: materials(raw), extra_data: Bytes::new() };
+        Ok((EventShape::G7, Operation::PublicDecryption(public)))
+    },
+};
+
+pub(super) const USER_REQUEST: RequestEventShape = RequestEventShape {
+    topic0: UserDecryptionRequest::SIGNATURE_HASH,
+    event: UserDecryptionRequest::SIGNATURE,
+    kind: Kind::UserDecryption,
+    read: |_, data| {
+        let (raw, user, public_key) =
+            UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
+        let user = UserDecryption {
+            materials: materials(raw),
+            user,
+            public_key,
+            extra_data: Bytes::new(),
+        };
+        Ok((EventShape::G7, Operation::UserDecryption(user)))
+    },
+};
+
+pub(super) fn response_call(id: U256, answer: &Answer) -> Bytes {
+    match answer.clone() {
+        Answer::PublicDecryption(SignedResult { payload, signature, extra_data: _ }) => {
+            publicDecryptionResponseCall { decryptionId: id, decryptedResult: payload, signature }
+                .abi_encode()
+        }
+        Answer::UserDecryption(SignedResult { payload, signature, extra_data: _ }) => {
+            userDecryptionResponseCall { decryptionId: id, userDecryptedShare: payload, signature }
+                .abi_encode()
+        }
+    }
+    .into()
+}

@@ -1,0 +1,203 @@
+//! ADAPTER: the Decryption contract. Knows its events, response functions and versions; reads the chain
+//! through a provider.
+
+mod agreement;
+mod wallet_answers;
+mod id_probe;
+mod location;
+mod witness;
+
+pub use self::{
+    agreement::{Agreement, EndClaim},
+    id_probe::{IdProbe, IdStatus},
+    location::{ORPHANED_AFTER, RequestLocation},
+    wallet_answers::{AnswerQuery, AnswerStatus},
+    witness::WitnessVerdict,
+};
+use crate::{
+    chain::provider::{BlockId, ChainReader, EthCall, LogFilter, LogRange, NodeId, RpcError},
+    contracts::abi::{self, DecodeError, Deployment, View},
+    domain::{
+        Address, Answer, B256, Bytes, Event, Request, RequestSource, SigningDomain, UntrustedText,
+    },
+};
+
+/// Whether requests of the deployed contract can be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeploymentSupport {
+    Served,
+    /// From G12 on the gateway does not check access; the connector would have to, on the host chain.
+    FromG12 {
+        version: UntrustedText,
+    },
+    /// Upgraded in this block and not probed since: until then no request is asked.
+    Upgraded {
+        block: u64,
+    },
+}
+
+/// Addresses of a deployment's two contracts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The chain that they are on.
+    pub chain_id: u64,
+    pub decryption: Address,
+    pub gateway_config: Address,
+}
+
+/// The adapter.
+#[derive(Clone, Debug)]
+pub struct DecryptionAdapter<P> {
+    provider: P,
+    addresses: Addresses,
+    topics: std::sync::Arc<[B256]>,
+    witness_cache: witness::WitnessCache,
+    uncontested: agreement::UncontestedClaims,
+}
+
+/// Why a view returned no value.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ViewError {
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    #[error(transparent)]
+    Undecodable(#[from] abi::ViewDecodeError),
+}
+
+impl ViewError {
+    /// Stable, for throttling.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Rpc(error) => error.code(),
+            Self::Undecodable(error) => error.code(),
+        }
+    }
+
+    /// Whether the contract itself answered: it has no such function, or refuses. Not an outage.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::Rpc(error) => error.revert_data().is_some(),
+            Self::Undecodable(_) => true,
+        }
+    }
+}
+
+/// Calls a view of the contract at `to`.
+pub(super) async fn call_view<T, P: ChainReader>(
+    provider: &P,
+    to: Address,
+    view: &View<T>,
+) -> Result<T, ViewError> {
+    let call = EthCall { from: None, to, data: view.calldata() };
+    let returned = provider.call(&call, BlockId::Latest).await?;
+    Ok(view.decode(&returned)?)
+}
+
+impl<P: ChainReader> DecryptionAdapter<P> {
+    pub fn new(provider: P, addresses: Addresses) -> Self {
+        let (witness_cache, uncontested) = Default::default();
+        Self {
+            provider,
+            addresses,
+            topics: abi::request_topics().into(),
+            witness_cache,
+            uncontested,
+        }
+    }
+
+    pub fn provider(&self) -> &P {
+        &self.provider
+    }
+
+    /// The same contract as seen by this node alone.
+    #[must_use]
+    pub fn for_node(&self, node: NodeId) -> Self {
+        Self { provider: self.provider.for_node(node), ..self.clone() }
+    }
+
+    /// Where its requests come from.
+    pub fn source(&self) -> RequestSource {
+        let Addresses { chain_id, decryption: contract, .. } = self.addresses;
+        RequestSource { chain_id, contract }
+    }
+
+    pub fn address(&self) -> Address {
+        self.addresses.decryption
+    }
+
+    /// Everything this adapter reads: all request events of all generations, and the proxy's upgrade.
+    pub fn filter(&self) -> LogFilter<'_> {
+        self.of(&self.topics, &[])
+    }
+
+    fn of<'t>(&'t self, first: &'t [B256], second: &'t [B256]) -> LogFilter<'t> {
+        LogFilter {
+            addresses: std::slice::from_ref(&self.addresses.decryption),
+            topic0: first,
+            topic1: second,
+        }
+    }
+
+    /// Logs of a range that say that enough nodes have answered a request.
+    pub async fn consensus_events(&self, from: u64, to: u64) -> Result<Vec<Event>, RpcError> {
+        let range = LogRange::Numbers { from, to };
+        let logs = self.provider.logs(self.of(&abi::CONSENSUS_TOPICS, &[]), range).await?;
+        Ok(logs.value)
+    }
+
+    pub fn is_upgrade(&self, event: &Event) -> bool {
+        event.topics.first() == Some(&abi::UPGRADED_TOPIC)
+    }
+
+    pub fn decode(&self, event: &Event) -> Result<Request, DecodeError> {
+        abi::decode(self.source(), event)
+    }
+
+    /// The calldata that delivers `answer`. `None`: the generation has no such function.
+    pub fn response(&self, request: &Request, answer: &Answer) -> Option<Bytes> {
+        abi::response_call(request, answer)
+    }
+
+    /// Whether there is a contract at the address.
+    pub async fn is_deployed(&self) -> Result<bool, RpcError> {
+        Ok(self.provider.code_size(self.address()).await? > 0)
+    }
+
+    /// The domain that the Core signs under, as the contract reports it. `None`: it does not.
+    pub async fn signing_domain(&self) -> Result<Option<SigningDomain>, RpcError> {
+        self.optional_view(self.address(), abi::signing_domain()).await
+    }
+
+    /// The deployment: by the contract's version text; if that is unknown, by the registry, which has
+    /// KMS contexts from G12 on.
+    pub async fn support(&self) -> Result<(DeploymentSupport, Option<UntrustedText>), RpcError> {
+        let version: Option<String> =
+            self.optional_view(self.address(), abi::decryption_version()).await?;
+        let from_g12 = match version.as_deref().map(abi::deployment_from_version) {
+            Some(Deployment::FromG12) => true,
+            Some(Deployment::UpToG10) => false,
+            Some(Deployment::Unknown(_)) | None => {
+                let registry = self.addresses.gateway_config;
+                self.optional_view(registry, abi::current_kms_context_id()).await?.is_some()
+            }
+        };
+        let version = version.map(UntrustedText::from);
+        let support = if from_g12 {
+            DeploymentSupport::FromG12 { version: version.clone().unwrap_or_default() }
+        } else {
+            DeploymentSupport::Served
+        };
+        Ok((support, version))
+    }
+
+    async fn optional_view<T>(&self, at: Address, of: View<T>) -> Result<Option<T>, RpcError> {
+        match call_view(&self.provider, at, &of).await {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.is_answer() => Ok(None),
+            Err(ViewError::Rpc(error)) => Err(error),
+            Err(ViewError::Undecodable(_)) => Ok(None),
+        }
+    }
+}

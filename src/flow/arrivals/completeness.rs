@@ -1,0 +1,524 @@
+//! What the contract itself says of the requests that were read: whether it knows ids that nobody has
+//! shown ([`super::ids`]), and which requests others have answered ([`super::consensus`]).
+//!
+//! ```text
+//! ids: a hole, or an id that only the contract knows --> suspects: read again at every sound node
+//!  ^                                                \--> told: log, status, metric
+//!  \-- is the id after the last one known requested? (eth_call, every 30 s)
+//! consensus logs --> not answered within a minute? --> told
+//! ```
+//!
+//! A task of its own beside the reading: nothing waits for it, and it needs no log index. It asks the
+//! node that is read from and the others by turns.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tracing::{debug, info, warn};
+
+pub use super::consensus::MissedConsensus;
+use super::{
+    consensus::ConsensusTracker,
+    gap::NEAR,
+    ids::{MissingIds, SharedIds},
+    pages::PageSizes,
+    suspects::SuspectBlocks,
+};
+use crate::{
+    chain::provider::{BlockId, ChainReader, NodeId, RpcError},
+    contracts::{
+        abi::{self, Counter, HIGHEST_COUNT},
+        decryption::{DecryptionAdapter, IdProbe, IdStatus},
+    },
+    domain::{Address, BlockRef, DisplayId, LedgerError},
+    flow::ledger::{AnsweredHere, RequestLedger},
+    telemetry::{log_throttle::LogThrottle, metrics::Metrics},
+};
+
+/// How often holes are looked at.
+const HOLE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the contract is asked.
+const CONTRACT_POLL_INTERVAL: Duration = Duration::from_secs(30);
+/// A contract that tells nothing may be upgraded.
+const ASK_AGAIN_AFTER: Duration = Duration::from_mins(10);
+/// How far above the last one known the contract's last id is looked for.
+const MAX_DISTANCE: u64 = 1 << 20;
+/// So often it is asked where a counter stood when reading began. That block's state may be gone.
+const MOST_TRIES: u32 = 10;
+/// Ranges of blocks read for consensus at a time.
+const MAX_PAGES: usize = 4;
+/// Requests that nobody has shown and others have answered, asked about at a time.
+const MOST_BEYOND: usize = 16;
+/// What is farther back is not read for consensus.
+const MAX_LOOKBACK: u64 = 10_000;
+
+/// What an operator should know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompletenessReport {
+    /// Requests that nobody shows.
+    pub hidden: Vec<MissingIds>,
+    /// Requests that others have answered.
+    pub unanswered: Option<MissedConsensus>,
+}
+
+/// The task.
+#[derive(Debug)]
+pub struct CompletenessAudit<P, L> {
+    pub adapter: DecryptionAdapter<P>,
+    pub ledger: L,
+    pub ids: SharedIds,
+    pub suspects: SuspectBlocks,
+    /// The cursor, as it moves.
+    pub progress: watch::Receiver<Option<BlockRef>>,
+    /// Absent where only observed: then it is nobody's to answer.
+    pub wallet: Option<Address>,
+    pub report: watch::Sender<CompletenessReport>,
+    pub metrics: Metrics,
+}
+
+/// What is remembered from one look to the next.
+#[derive(Debug, Default)]
+struct AuditState {
+    asked: Option<Instant>,
+    /// Counts the rounds of questions.
+    node_turn: usize,
+    question: IdQuestion,
+    /// How often the beginning of a counter was looked for in vain.
+    begun: BTreeMap<Counter, u32>,
+    consensus: ConsensusTracker,
+    pages: PageSizes,
+    /// Up to this block consensus was looked for.
+    consensus_read_up_to: Option<u64>,
+    log_throttle: LogThrottle,
+}
+
+/// Whether the contract tells which ids it knows.
+#[derive(Clone, Copy, Debug, Default)]
+enum IdQuestion {
+    #[default]
+    NotAsked,
+    Supported(IdProbe),
+    Unsupported {
+        asked: Instant,
+    },
+}
+
+impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
+    /// Looks until it is dropped. Fails only when the journal does.
+    pub async fn run(self) -> Result<std::convert::Infallible, LedgerError> {
+        let mut tick = interval(HOLE_CHECK_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut memory = AuditState::default();
+        loop {
+            tick.tick().await;
+            let Some(cursor) = *self.progress.borrow() else { continue };
+            if memory.asked.is_none_or(|asked| asked.elapsed() >= CONTRACT_POLL_INTERVAL) {
+                memory.asked = Some(Instant::now());
+                self.ask_contract(cursor, &mut memory).await?;
+            }
+            self.forget_orphans().await?;
+            self.check_holes(cursor, &mut memory).await;
+            let hidden = self.ids.lock().missing(cursor.number, Instant::now());
+            self.metrics.hidden_requests(hidden.iter().map(MissingIds::count).sum());
+            let sight = CompletenessReport { hidden, unanswered: memory.consensus.unanswered() };
+            self.report.send_if_modified(|current| {
+                let changed = *current != sight;
+                *current = sight;
+                changed
+            });
+        }
+    }
+
+    /// The id of a request that was never there, or has left the chain, is not known any more, unless
+    /// another request has it now.
+    async fn forget_orphans(&self) -> Result<(), LedgerError> {
+        for (key, block) in self.suspects.take_orphans() {
+            let others = self.ledger.events_of_same_id(key).await?;
+            let answered = self.ledger.answered_here(vec![key.id]).await?;
+            if others.is_empty() && !answered.contains(&AnsweredHere::Yes) {
+                self.ids.lock().remove(key.id, block.number, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of holes, and has their blocks read again.
+    async fn check_holes(&self, cursor: BlockRef, memory: &mut AuditState) {
+        let due = self.ids.lock().due(cursor.number, Instant::now());
+        for (missing, news) in due {
+            if self.is_denied(&missing, memory).await {
+                continue;
+            }
+            let MissingIds { counter, first, last, from, to, .. } = missing;
+            if news {
+                let (first, last) = (counter.id(first), counter.id(last));
+                warn!(
+                    kind = counter.as_str(),
+                    first = %DisplayId(first),
+                    last = %DisplayId(last),
+                    requests = missing.count(),
+                    from,
+                    to,
+                    "requests are hidden: no node shows their events"
+                );
+            }
+            self.suspects.reread_everywhere(from, to);
+        }
+    }
+
+    /// Whether the contract does not know the id that proves the hole: then whoever showed that
+    /// lied, or it has left the chain.
+    async fn is_denied(&self, missing: &MissingIds, memory: &mut AuditState) -> bool {
+        let (Some(above), IdQuestion::Supported(question)) = (missing.above, memory.question)
+        else {
+            return false;
+        };
+        let nodes = self.adapter.provider().sound_nodes();
+        for node in &nodes {
+            let adapter = self.adapter.for_node(*node);
+            let head = match adapter.provider().header(BlockId::Latest).await {
+                Ok(Some(head)) if head.block.number >= missing.to => BlockId::Hash(head.block.hash),
+                // It cannot know.
+                Ok(_) | Err(_) => return false,
+            };
+            let said = adapter.id_status(question, missing.counter, above, head).await;
+            if !matches!(said, Ok(IdStatus::NotRequested)) {
+                return false;
+            }
+        }
+        if nodes.is_empty() {
+            return false;
+        }
+        let id = DisplayId(missing.counter.id(above)).to_string();
+        if let Some(times) = memory.log_throttle.should_log("id_denied", Instant::now()) {
+            warn!(
+                id,
+                block = missing.to,
+                times,
+                "the contract does not know a request that was shown: its id is not believed"
+            );
+        }
+        self.ids.lock().forget(missing.counter, above);
+        true
+    }
+
+    /// Asks the contract for what was not shown.
+    async fn ask_contract(
+        &self,
+        cursor: BlockRef,
+        memory: &mut AuditState,
+    ) -> Result<(), LedgerError> {
+        let Some(node) = self.node_for_turn(memory.node_turn) else { return Ok(()) };
+        memory.node_turn = memory.node_turn.wrapping_add(1);
+        let adapter = self.adapter.for_node(node);
+        let head = self.adapter.provider().heads().borrow().map(|head| head.block.number);
+        // Before that the reading itself is on its way there.
+        if head.is_some_and(|head| head.saturating_sub(cursor.number) <= NEAR)
+            && let Err(error) = self.ask_for_ids(&adapter, cursor, memory).await
+        {
+            debug!(%error, "could not ask the contract which ids it knows");
+        }
+        if self.wallet.is_some() {
+            if let Err(error) = self.read_consensus(node, cursor, memory).await {
+                debug!(%error, "could not read what others have answered");
+            }
+            self.check_answered(memory).await?;
+        }
+        Ok(())
+    }
+
+    /// The node that is read from, and each other one, by turns.
+    fn node_for_turn(&self, turn: usize) -> Option<NodeId> {
+        let nodes = self.adapter.provider().sound_nodes();
+        let (first, others) = nodes.split_first()?;
+        if turn.is_multiple_of(2) || others.is_empty() {
+            return Some(*first);
+        }
+        others.get(turn / 2 % others.len()).copied()
+    }
+
+    async fn ask_for_ids(
+        &self,
+        adapter: &DecryptionAdapter<P>,
+        cursor: BlockRef,
+        memory: &mut AuditState,
+    ) -> Result<(), RpcError> {
+        let question = match memory.question {
+            IdQuestion::Supported(question) => question,
+            IdQuestion::Unsupported { asked } if asked.elapsed() < ASK_AGAIN_AFTER => return Ok(()),
+            before @ (IdQuestion::NotAsked | IdQuestion::Unsupported { .. }) => {
+                let found = adapter.id_probe(self.wallet).await?;
+                let Some(question) = found else {
+                    if matches!(before, IdQuestion::NotAsked) {
+                        info!(
+                            "the contract does not tell which ids it knows: a hidden request shows \
+                             by the next one only"
+                        );
+                    }
+                    memory.question = IdQuestion::Unsupported { asked: Instant::now() };
+                    return Ok(());
+                };
+                memory.question = IdQuestion::Supported(question);
+                question
+            }
+        };
+        self.find_beginnings(adapter, question, cursor, memory).await?;
+        let known = self.ids.lock().last_known();
+        for (counter, last) in known {
+            self.ask_above(adapter, question, cursor, (counter, last), memory).await?;
+        }
+        Ok(())
+    }
+
+    /// Where the counters stood when reading began, as far as that is not known: what was asked for
+    /// since then, and is below the first one that was shown, is hidden.
+    async fn find_beginnings(
+        &self,
+        adapter: &DecryptionAdapter<P>,
+        question: IdProbe,
+        cursor: BlockRef,
+        memory: &mut AuditState,
+    ) -> Result<(), RpcError> {
+        let (open, origin) = {
+            let ids = self.ids.lock();
+            (ids.without_beginning(), ids.origin())
+        };
+        let Some(origin) = origin else { return Ok(()) };
+        for (counter, first) in open {
+            let tries = memory.begun.entry(counter).or_default();
+            if *tries >= MOST_TRIES {
+                continue;
+            }
+            *tries += 1;
+            let found = match count_at_origin(adapter, question, counter, first, origin).await {
+                Ok(count) => count.map(|count| (count, origin)),
+                // The state of that block is gone, or the node does not have it yet.
+                Err(error @ RpcError::Refused { .. }) => {
+                    debug!(%error, counter = counter.as_str(), "where the ids began is not known");
+                    let now = adapter.id_status(question, counter, 1, BlockId::Latest).await?;
+                    match (now, first) {
+                        (IdStatus::NotRequested, _) => Some((0, origin)),
+                        // Nothing was shown up to the cursor: what is hidden below stays so.
+                        (IdStatus::Requested, None) if *tries >= MOST_TRIES => {
+                            let at = BlockId::Hash(cursor.hash);
+                            let count = count_at(adapter, question, counter, 0, at).await?;
+                            count.map(|count| (count, cursor.number))
+                        }
+                        (IdStatus::Requested | IdStatus::Undisclosed, _) => None,
+                    }
+                }
+                Err(error) => return Err(error),
+            };
+            if let Some((count, block)) = found {
+                self.ids.lock().set_beginning(counter, count, block, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is an id above the last one known.
+    async fn ask_above(
+        &self,
+        adapter: &DecryptionAdapter<P>,
+        question: IdProbe,
+        cursor: BlockRef,
+        (counter, last): (Counter, u64),
+        memory: &mut AuditState,
+    ) -> Result<(), RpcError> {
+        // At the cursor: up to there all was read.
+        let at = BlockId::Hash(cursor.hash);
+        let (said, at) = match adapter.id_status(question, counter, last + 1, at).await {
+            Ok(said) => (said, at),
+            // It does not have that block, or its state no more.
+            Err(RpcError::Refused { .. }) => {
+                let said = adapter.id_status(question, counter, last + 1, BlockId::Latest).await?;
+                (said, BlockId::Latest)
+            }
+            Err(error) => return Err(error),
+        };
+        match said {
+            IdStatus::NotRequested if at == BlockId::Latest => {}
+            IdStatus::NotRequested => self.ids.lock().set_end(counter, last, cursor.number),
+            IdStatus::Undisclosed => memory.question = IdQuestion::NotAsked,
+            IdStatus::Requested => {
+                if !adapter.rejects_impossible_id(question, at).await? {
+                    memory.question = IdQuestion::NotAsked;
+                    return Ok(());
+                }
+                let Some(count) = count_at(adapter, question, counter, last, at).await? else {
+                    return Ok(());
+                };
+                let block = match at {
+                    BlockId::Latest => {
+                        let head = adapter.provider().header(BlockId::Latest).await?;
+                        head.map_or(cursor.number, |head| head.block.number)
+                    }
+                    BlockId::Safe | BlockId::Finalized | BlockId::Number(_) | BlockId::Hash(_) => {
+                        cursor.number
+                    }
+                };
+                self.ids.lock().record_existing(counter, count, block, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Hears of consensus in the blocks that were read since the last time.
+    async fn read_consensus(
+        &self,
+        node: NodeId,
+        cursor: BlockRef,
+        memory: &mut AuditState,
+    ) -> Result<(), RpcError> {
+        let adapter = self.adapter.for_node(node);
+        let mut beyond = Vec::new();
+        let looked = memory.consensus_read_up_to.unwrap_or(cursor.number);
+        let mut looked = looked.max(cursor.number.saturating_sub(MAX_LOOKBACK)).min(cursor.number);
+        memory.consensus_read_up_to = Some(looked);
+        for _ in 0..MAX_PAGES {
+            if looked >= cursor.number {
+                break;
+            }
+            let (from, to) = memory.pages.page(node, looked + 1, cursor.number);
+            let events = match adapter.consensus_events(from, to).await {
+                Ok(events) => events,
+                Err(error) => {
+                    if memory.pages.record_failure(node, (from, to), &error, Instant::now()) {
+                        continue;
+                    }
+                    return Err(error);
+                }
+            };
+            memory.pages.record_success(node, (from, to), Instant::now());
+            let ids = self.ids.lock();
+            for event in &events {
+                let Some(id) = abi::consensus_id(event) else { continue };
+                let Some((counter, number)) = Counter::of(id) else { continue };
+                if !ids.is_after_first(counter, number) {
+                    continue;
+                }
+                memory.consensus.record(id, event.block.number, Instant::now());
+                if !ids.is_known(counter, number) && beyond.len() < MOST_BEYOND {
+                    beyond.push((counter, number, event.block.number));
+                }
+            }
+            drop(ids);
+            looked = to;
+            memory.consensus_read_up_to = Some(looked);
+        }
+        for (counter, number, block) in beyond {
+            // A log may be a lie; the contract's own word is better.
+            let denied = match memory.question {
+                IdQuestion::Supported(question) => {
+                    let at = BlockId::Hash(cursor.hash);
+                    let said = adapter.id_status(question, counter, number, at).await;
+                    matches!(said, Ok(IdStatus::NotRequested))
+                }
+                IdQuestion::NotAsked | IdQuestion::Unsupported { .. } => false,
+            };
+            if !denied {
+                self.ids.lock().record_existing(counter, number, block, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Which of the requests that others have answered were answered here.
+    async fn check_answered(&self, memory: &mut AuditState) -> Result<(), LedgerError> {
+        let due = memory.consensus.due(Instant::now());
+        if due.is_empty() {
+            return Ok(());
+        }
+        let answered = self.ledger.answered_here(due.clone()).await?;
+        let mut more = 0;
+        for (id, answered) in due.into_iter().zip(answered) {
+            let hidden = Counter::of(id)
+                .is_some_and(|(counter, number)| !self.ids.lock().is_known(counter, number));
+            more += u64::from(memory.consensus.resolve(id, answered, hidden));
+        }
+        self.metrics.consensus_missed(more);
+        if more > 0
+            && let Some(MissedConsensus { requests, id, block, .. }) = memory.consensus.unanswered()
+            && let Some(times) =
+                memory.log_throttle.should_log("answered_without_us", Instant::now())
+        {
+            let id = DisplayId(id).to_string();
+            warn!(
+                requests,
+                id, block, times, "others have answered requests that this node has not"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// How far a counter had counted at the block `origin`. `first`: the first of its ids that was shown,
+/// and in which block. `None`: not told.
+async fn count_at_origin<P: ChainReader>(
+    adapter: &DecryptionAdapter<P>,
+    question: IdProbe,
+    counter: Counter,
+    first: Option<(u64, u64)>,
+    origin: u64,
+) -> Result<Option<u64>, RpcError> {
+    let at = BlockId::Number(origin);
+    let Some((below, block)) = first.map(|(first, block)| (first.saturating_sub(1), block)) else {
+        return count_at(adapter, question, counter, 0, at).await;
+    };
+    if below == 0 {
+        return Ok(Some(0));
+    }
+    match adapter.id_status(question, counter, below, at).await? {
+        IdStatus::Requested => return Ok(Some(below)),
+        IdStatus::NotRequested => {}
+        IdStatus::Undisclosed => return Ok(None),
+    }
+    // One that counts from somewhere since an upgrade has none below.
+    match adapter.id_status(question, counter, below, BlockId::Number(block)).await? {
+        IdStatus::Requested => count_at(adapter, question, counter, 0, at).await,
+        IdStatus::NotRequested => Ok(Some(below)),
+        IdStatus::Undisclosed => Ok(None),
+    }
+}
+
+/// How far a counter has counted at that block, from a number on that it has reached. `None`: not told,
+/// or too far to be true.
+async fn count_at<P: ChainReader>(
+    adapter: &DecryptionAdapter<P>,
+    question: IdProbe,
+    counter: Counter,
+    reached: u64,
+    at: BlockId,
+) -> Result<Option<u64>, RpcError> {
+    let farthest = if reached == 0 { HIGHEST_COUNT / 2 } else { MAX_DISTANCE };
+    let (mut low, mut step) = (reached, 1);
+    // Up in ever larger steps, then the middle between what is and what is not.
+    let mut high = loop {
+        let number = reached + step;
+        match adapter.id_status(question, counter, number, at).await? {
+            IdStatus::Requested => low = number,
+            IdStatus::NotRequested => break number,
+            IdStatus::Undisclosed => return Ok(None),
+        }
+        step *= 2;
+        if step > farthest {
+            // More than enough to look for.
+            return Ok((reached > 0).then_some(low));
+        }
+    };
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        match adapter.id_status(question, counter, middle, at).await? {
+            IdStatus::Requested => low = middle,
+            IdStatus::NotRequested => high = middle,
+            IdStatus::Undisclosed => return Ok(None),
+        }
+    }
+    Ok(Some(low))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+//! How the world of a configuration is, as a list of findings for an operator: each thing that the
+//! instance needs is looked at once, all at the same time, each with a deadline, and what fails
+//! hides nothing else.
+//!
+//! Nothing is changed: no transaction is sent, the Core is asked for no decryption, no journal is
+//! made or locked. One signature of the wallet is made, over a hash that means nothing, and one
+//! file is written into the state directory and removed. An instance of the same configuration may
+//! run meanwhile.
+//!
+//! [`super::check`] asks whether an instance may replace another one, and answers with yes or no;
+//! this one is for people, and looks at much more.
+
+mod buckets;
+mod contracts;
+mod disk;
+mod balance;
+mod nodes;
+mod node_reads;
+
+use std::{path::Path, time::Duration};
+
+use serde::Serialize;
+use tokio::{task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BuildError, OBSERVER_WALLET, dependencies,
+    edges::{self, fallback_store, gateway_provider, load_roots},
+    parts::addresses,
+    report,
+};
+use crate::{
+    chain::wallet::Wallet,
+    config::{self, Config},
+    contracts::gateway_config::GatewayConfigAdapter,
+    domain::{Address, B256},
+    flow::{
+        ciphertexts,
+        kms_core::{self, CoreHealth, KmsCore},
+    },
+    machine::Machine,
+    telemetry::{heartbeat::Heartbeats, metrics::Metrics},
+};
+
+/// How long each look may take.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// The wallet's: AWS KMS is tried for up to 30 s before it is known what is wrong, credentials above all.
+const WALLET_DEADLINE: Duration = Duration::from_secs(35);
+
+/// What to make of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Ok,
+    /// It works, and somebody should know.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub verdict: Severity,
+    /// What was looked at.
+    pub subject: &'static str,
+    pub found: String,
+    /// What to do; empty if nothing is to be done.
+    pub remedy: String,
+}
+
+impl Finding {
+    pub fn ok(subject: &'static str, found: impl Into<String>) -> Self {
+        Self { verdict: Severity::Ok, subject, found: found.into(), remedy: String::new() }
+    }
+
+    pub fn warn(
+        subject: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { verdict: Severity::Warn, subject, found: found.into(), remedy: remedy.into() }
+    }
+
+    pub fn fail(
+        subject: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { verdict: Severity::Fail, subject, found: found.into(), remedy: remedy.into() }
+    }
+}
+
+/// All that was found.
+#[derive(Clone, Debug, Default)]
+pub struct Diagnosis {
+    pub findings: Vec<Finding>,
+    /// Chain and wallet, if both are known: two instances must not have the same.
+    pub wallet: Option<(u64, Address)>,
+}
+
+/// Looks at everything this configuration needs. `state_dir` is where its journal is: for one that
+/// only observes [`super::observe_dir`].
+pub async fn diagnose(config: &Config, state_dir: &Path) -> Diagnosis {
+    let mut tasks = JoinSet::new();
+    let prepared = prepare(config, &mut tasks);
+    let found = match prepared {
+        Ok(tools) => run_all(config, state_dir, &tools).await,
+        Err(error) => {
+            let remedy = "correct the configuration";
+            let findings = vec![Finding::fail("configuration", error.to_string(), remedy)];
+            Diagnosis { findings, wallet: None }
+        }
+    };
+    tasks.shutdown().await;
+    found
+}
+
+/// What the looks are made with.
+struct Clients {
+    nodes: Vec<node_reads::DiagnosedNode>,
+    core: KmsCore,
+    http: ciphertexts::BucketClient,
+    fallback: Option<ciphertexts::FallbackStore>,
+}
+
+fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Clients, BuildError> {
+    let roots = load_roots(config)?;
+    let fallback = fallback_store(config)?;
+    let (mut nodes, metrics) = (Vec::new(), Metrics::default()); // nobody looks at them
+    for url in std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls) {
+        let (provider, connections) =
+            gateway_provider(config, &roots, std::iter::once(url), metrics.clone())?;
+        tasks.spawn(connections.run(Heartbeats::default(), CancellationToken::new()));
+        let (shown, addresses) = (url.to_string(), addresses(config));
+        nodes.push(node_reads::DiagnosedNode { shown, provider, addresses });
+    }
+    let (transport, domain) =
+        (edges::core_transport(config, &roots)?, dependencies::configured_domain(config));
+    let core = KmsCore::new(transport, domain, kms_core::Options::default(), metrics);
+    let http = edges::bucket_client(config, &roots)?;
+    Ok(Clients { nodes, core, http, fallback })
+}
+
+async fn run_all(config: &Config, state_dir: &Path, tools: &Clients) -> Diagnosis {
+    let by_nodes = async {
+        let Some(configured) = &config.wallet else {
+            let seen = nodes::diagnose_nodes(&tools.nodes).await;
+            let of_chain = Box::pin(diagnose_chain(config, state_dir, tools, &seen, None)).await;
+            return (seen, Finding::ok("wallet", "none: it only observes"), None, of_chain);
+        };
+        let looking = diagnose_wallet(configured, config);
+        let looking = within_limit(WALLET_DEADLINE, "wallet", looking);
+        let (seen, wallet) = tokio::join!(nodes::diagnose_nodes(&tools.nodes), looking);
+        let (of_wallet, wallet) = wallet.unwrap_or_else(|late| (late, None));
+        let of_chain =
+            Box::pin(diagnose_chain(config, state_dir, tools, &seen, wallet.as_ref())).await;
+        (seen, of_wallet, wallet, of_chain)
+    };
+    let of_core = async {
+        if config.observes() {
+            return Finding::ok("KMS Core", "none: it only observes");
+        }
+        within_deadline("KMS Core", diagnose_core(&tools.core)).await.unwrap_or_else(|late| late)
+    };
+    let of_fallback = buckets::diagnose_fallback(&tools.http, tools.fallback.as_ref());
+    let of_disk = disk::diagnose_directory(state_dir.to_owned());
+    let (by_nodes, of_core, of_fallback, of_disk) =
+        tokio::join!(Box::pin(by_nodes), of_core, of_fallback, of_disk);
+    let (seen, of_wallet, wallet, of_chain) = by_nodes;
+    let mut dates = of_chain.dates;
+    let mut findings = seen.findings.clone();
+    findings.extend(of_chain.contracts);
+    findings.push(of_wallet);
+    findings.extend(of_chain.wallet);
+    findings.push(of_core);
+    findings.extend(of_chain.buckets);
+    if let Some((finding, date)) = of_fallback {
+        findings.push(finding);
+        dates.extend(date);
+    }
+    findings.push(nodes::diagnose_clock(seen.newest, &dates));
+    findings.extend(of_disk);
+    findings.extend(of_chain.journal);
+    Diagnosis { findings, wallet: wallet.map(|wallet| (config.chain_id, wallet.address())) }
+}
+
+/// What only a node can tell.
+#[derive(Default)]
+struct ChainFindings {
+    contracts: Vec<Finding>,
+    /// Registration and balance.
+    wallet: Vec<Finding>,
+    buckets: Vec<Finding>,
+    dates: Vec<buckets::ServerDate>,
+    journal: Vec<Finding>,
+}
+
+async fn diagnose_chain(
+    config: &Config,
+    state_dir: &Path,
+    tools: &Clients,
+    seen: &nodes::NodesOverview,
+    wallet: Option<&Wallet>,
+) -> ChainFindings {
+    let Some(best) = seen.best else {
+        let (what, remedy) = if seen.elsewhere {
+            (
+                "not looked at: no gateway node of the right chain answers",
+                "see the gateway node first",
+            )
+        } else {
+            ("not looked at: no gateway node answers", "fix gateway_url first")
+        };
+        return ChainFindings {
+            contracts: vec![Finding::warn("contracts, wallet on chain, journal", what, remedy)],
+            ..ChainFindings::default()
+        };
+    };
+    let provider = &tools.nodes[best].provider;
+    let address = wallet.map(Wallet::address);
+    let registry = async {
+        let (at, wallet) = (config.gateway_config_address, address.unwrap_or_default());
+        let connecting = GatewayConfigAdapter::connect(provider.clone(), at, wallet);
+        let connected = timeout(DEADLINE, connecting).await.ok()?.ok()?;
+        let registration = contracts::diagnose_registry(&connected, config, address);
+        let looked = tokio::join!(registration, buckets::diagnose_buckets(&connected, &tools.http));
+        Some(looked)
+    };
+    let balance = async {
+        let Some(address) = address else { return Vec::new() };
+        vec![
+            within_deadline("balance", balance::diagnose_balance(provider, address))
+                .await
+                .unwrap_or_else(|late| late),
+        ]
+    };
+    let journal = async {
+        let own = config.observes().then_some(OBSERVER_WALLET);
+        let Some(address) = address.or(own) else { return Vec::new() };
+        let known = dependencies::ask_beginnings(
+            &Machine::default(),
+            config.chain_id,
+            state_dir,
+            address,
+            "",
+        )
+        .await;
+        let known = known.unwrap_or_default();
+        match dependencies::settle_genesis(provider, &known).await {
+            Ok(genesis) => {
+                let head = seen.newest.map(|(number, _)| number);
+                let whose = disk::JournalTarget { config, genesis, wallet: address, head };
+                disk::diagnose_journal(state_dir.to_owned(), &whose).await
+            }
+            Err(_) => Vec::new(),
+        }
+    };
+    let of_contract = contracts::diagnose_decryption(provider, config);
+    let of_tag =
+        within_deadline("finality", nodes::diagnose_tag(provider, config.finality, seen.newest));
+    let (mut contracts, registry, balance, journal, of_tag) =
+        tokio::join!(of_contract, registry, balance, journal, of_tag);
+    contracts.extend(of_tag.unwrap_or_else(Some));
+    let (of_registry, (buckets, dates)) = registry.unwrap_or_else(|| {
+        let finding = Finding::fail(
+            "GatewayConfig",
+            "the node did not answer the question",
+            "try again; another gateway_url if it stays so",
+        );
+        ((finding, None), Default::default())
+    });
+    let (of_registry, registration) = of_registry;
+    contracts.push(of_registry);
+    let wallet = registration.into_iter().chain(balance).collect();
+    ChainFindings { contracts, wallet, buckets, dates, journal }
+}
+
+/// Opens the wallet and has it sign; a signature counts only if it recovers to the address.
+async fn diagnose_wallet(
+    configured: &config::Wallet,
+    config: &Config,
+) -> (Finding, Option<Wallet>) {
+    const SUBJECT: &str = "wallet";
+    let (kind, remedy) = match configured {
+        config::Wallet::PrivateKey(_) => ("private key", "correct private_key"),
+        config::Wallet::AwsKms { .. } => {
+            ("key in AWS KMS", "correct [aws_kms_config], the credentials or the key's policy")
+        }
+    };
+    let wallet = match dependencies::ask_wallet(configured, config).await {
+        Ok(wallet) => wallet,
+        Err(why) => return (Finding::fail(SUBJECT, why.to_string(), remedy), None),
+    };
+    let (address, hash) = (wallet.address(), meaningless_hash());
+    let finding = match wallet.sign_hash(hash).await {
+        Ok(signature) if signature.recover_address_from_prehash(&hash).ok() == Some(address) => {
+            Finding::ok(SUBJECT, format!("{address}, {kind}; it signs"))
+        }
+        Ok(_) => Finding::fail(
+            SUBJECT,
+            format!("{address}, {kind}: its signature is of another key"),
+            "check that the key's alias was not moved",
+        ),
+        Err(error) => Finding::fail(SUBJECT, format!("{address}, {kind}: {error}"), remedy),
+    };
+    (finding, Some(wallet))
+}
+
+/// A hash that no transaction and no message has.
+fn meaningless_hash() -> B256 {
+    alloy::primitives::keccak256("kms-connector check: this signature means nothing")
+}
+
+async fn diagnose_core(core: &KmsCore) -> Finding {
+    const SUBJECT: &str = "KMS Core";
+    let name = report::core_name(core);
+    let remedy = "look at the Core; correct kms_core_endpoint if it is another one";
+    match core.health().await {
+        // Its version cannot be asked for; what it is shows at the first answer.
+        Ok(CoreHealth::Serving) => Finding::ok(SUBJECT, format!("{name} is serving")),
+        Ok(CoreHealth::Unknown) => Finding::warn(
+            SUBJECT,
+            format!("{name} answers, and does not say whether it is well"),
+            "nothing if it is an old Core without a health service; else correct kms_core_endpoint",
+        ),
+        Ok(CoreHealth::NotServing) => {
+            Finding::fail(SUBJECT, format!("{name} says that it is not serving"), remedy)
+        }
+        Err(error) => Finding::fail(SUBJECT, format!("{name}: {error}"), remedy),
+    }
+}
+
+/// One look, in time or not.
+async fn within_deadline<T>(
+    subject: &'static str,
+    look: impl Future<Output = T>,
+) -> Result<T, Finding> {
+    within_limit(DEADLINE, subject, look).await
+}
+
+async fn within_limit<T>(
+    patience: Duration,
+    subject: &'static str,
+    look: impl Future<Output = T>,
+) -> Result<T, Finding> {
+    timeout(patience, look).await.map_err(|_| {
+        let what = format!("no answer within {} s", patience.as_secs());
+        Finding::fail(subject, what, "look at what is asked there, and at the network between")
+    })
+}

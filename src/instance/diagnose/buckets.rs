@@ -1,0 +1,135 @@
+//! Every registered coprocessor's bucket, and the one of `[s3_config]`.
+
+use std::collections::BTreeSet;
+
+use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
+
+use super::{DEADLINE, Finding, Severity};
+use crate::{
+    chain::provider::ChainReader,
+    contracts::gateway_config::GatewayConfigAdapter,
+    flow::ciphertexts::{
+        BucketClient, FallbackStore, ProbeAnswer, ProbeResult, probe, probe_fallback,
+    },
+    time::clock,
+};
+
+const SUBJECT: &str = "bucket";
+const CONCURRENCY: usize = 16;
+
+/// What a server's clock said, and ours.
+#[derive(Clone, Debug)]
+pub(super) struct ServerDate {
+    pub host: String,
+    /// Unix seconds.
+    pub date: u64,
+    pub at_ms: u64,
+}
+
+/// A finding for each bucket. One that fails is a warning as long as another works: there the same
+/// ciphertexts are.
+pub(super) async fn diagnose_buckets<P: ChainReader>(
+    registry: &GatewayConfigAdapter<P>,
+    http: &BucketClient,
+) -> (Vec<Finding>, Vec<ServerDate>) {
+    if !registry.is_deployed() {
+        return Default::default();
+    }
+    let urls = match timeout(DEADLINE, urls(registry)).await {
+        Ok(Ok(urls)) => urls,
+        Ok(Err(finding)) => return (vec![finding], Vec::new()),
+        Err(_) => {
+            let found = "the coprocessors could not be asked for in time";
+            return (vec![Finding::fail(SUBJECT, found, "try again")], Vec::new());
+        }
+    };
+    if urls.is_empty() {
+        let found = "no coprocessor is registered with a bucket";
+        let remedy = "correct gateway_config_address, or set [s3_config]";
+        return (vec![Finding::warn(SUBJECT, found, remedy)], Vec::new());
+    }
+    // Collected first: the stream would have to name the closure's lifetime otherwise.
+    let probes: Vec<_> = urls.iter().map(|url| ask(http, url)).collect();
+    let probes: Vec<(ProbeResult, Option<ServerDate>)> =
+        stream::iter(probes).buffered(CONCURRENCY).collect().await;
+    let works = probes.iter().any(|(probed, _)| probed.outcome.is_ok());
+    let (probes, dates): (Vec<_>, Vec<_>) = probes.into_iter().unzip();
+    let findings = probes.iter().map(|probed| judge(SUBJECT, probed, works));
+    (findings.collect(), dates.into_iter().flatten().collect())
+}
+
+async fn ask(http: &BucketClient, url: &str) -> (ProbeResult, Option<ServerDate>) {
+    let probed = probe(http, url).await;
+    let date = server_date(&probed);
+    (probed, date)
+}
+
+/// Bucket URLs, each once.
+async fn urls<P: ChainReader>(registry: &GatewayConfigAdapter<P>) -> Result<Vec<String>, Finding> {
+    let failed = |error: String| {
+        Finding::fail(SUBJECT, error, "try again; another gateway_url if it stays so")
+    };
+    let coprocessors = registry.coprocessors().await.map_err(|error| failed(error.to_string()))?;
+    let mut urls = BTreeSet::new();
+    for coprocessor in coprocessors {
+        let url = registry.bucket_url(coprocessor).await;
+        urls.extend(url.map_err(|error| failed(error.to_string()))?);
+    }
+    Ok(urls.into_iter().collect())
+}
+
+/// The bucket of `[s3_config]`, if there is one.
+pub(super) async fn diagnose_fallback(
+    http: &BucketClient,
+    store: Option<&FallbackStore>,
+) -> Option<(Finding, Option<ServerDate>)> {
+    let probed = probe_fallback(http, store?).await;
+    let date = server_date(&probed);
+    Some((judge("s3_config", &probed, false), date))
+}
+
+fn judge(subject: &'static str, probed: &ProbeResult, others_work: bool) -> Finding {
+    let shown = match &probed.proxy {
+        Some(proxy) => format!("{} through the proxy {proxy}", probed.bucket),
+        None => probed.bucket.clone(),
+    };
+    match &probed.outcome {
+        Ok(ProbeAnswer::Status(status)) => {
+            Finding::ok(subject, format!("{shown} answers (status {status})"))
+        }
+        Ok(ProbeAnswer::Denied(error)) => Finding::ok(
+            subject,
+            format!(
+                "{shown} answers ({error}: as S3 does of an object that is not there, without \
+                     s3:ListBucket)"
+            ),
+        ),
+        Ok(ProbeAnswer::Doubtful(error)) => Finding::warn(
+            subject,
+            format!("{shown} answers: {error}"),
+            probed.remedy.clone().unwrap_or_default(),
+        ),
+        Err(trouble) => Finding {
+            verdict: if others_work { Severity::Warn } else { Severity::Fail },
+            subject,
+            found: format!("{shown}: {trouble}"),
+            remedy: if let Some(remedy) = &probed.remedy {
+                remedy.clone()
+            } else if others_work {
+                "others have the same ciphertexts: tell the coprocessor's operator".to_owned()
+            } else if subject == SUBJECT {
+                "look at the network and the proxy; tell the coprocessors' operators".to_owned()
+            } else {
+                "correct [s3_config], or look at the network and the proxy".to_owned()
+            },
+        },
+    }
+}
+
+fn server_date(probed: &ProbeResult) -> Option<ServerDate> {
+    let date = httpdate::parse_http_date(probed.date.as_deref()?).ok()?;
+    let since = date.duration_since(std::time::UNIX_EPOCH).ok()?;
+    let (host, at_ms) = (probed.bucket.clone(), clock::unix_millis());
+    Some(ServerDate { host, date: since.as_secs(), at_ms })
+}

@@ -1,0 +1,135 @@
+//! The two contracts, and what they say of this node.
+
+use super::{Finding, addresses, dependencies, within_deadline};
+use crate::{
+    chain::provider::{ChainReader, RpcError},
+    config::Config,
+    contracts::{
+        decryption::{DecryptionAdapter, DeploymentSupport},
+        gateway_config::GatewayConfigAdapter,
+    },
+    domain::Address,
+};
+
+const ASK_AGAIN: &str = "try again; another gateway_url if it stays so";
+
+/// The Decryption contract: whether it is there, which one it is, and what it signs under.
+pub(super) async fn diagnose_decryption<P: ChainReader>(
+    provider: &P,
+    config: &Config,
+) -> Vec<Finding> {
+    const SUBJECT: &str = "Decryption";
+    let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
+    let looking = async {
+        let address = decryption.address();
+        if !decryption.is_deployed().await? {
+            let found = format!("there is no code at {address}");
+            let remedy = "correct decryption_address, or wait until the contract is deployed";
+            return Ok(vec![Finding::fail(SUBJECT, found, remedy)]);
+        }
+        let ((support, version), domain) =
+            tokio::try_join!(decryption.support(), decryption.signing_domain())?;
+        let another = version.as_deref().is_some_and(is_other_contract);
+        let version = version.unwrap_or_else(|| "a contract that tells no version".into());
+        let of_version = match support {
+            _ if another => Finding::fail(
+                SUBJECT,
+                format!("the contract at {address} names itself {version}"),
+                "correct decryption_address",
+            ),
+            DeploymentSupport::Served | DeploymentSupport::Upgraded { .. } => {
+                Finding::ok(SUBJECT, format!("{version} at {address}"))
+            }
+            DeploymentSupport::FromG12 { .. } => Finding::fail(
+                SUBJECT,
+                format!("{version} at {address} is from G12 on: its requests are held"),
+                "upgrade the connector to a version that serves it",
+            ),
+        };
+        let configured = dependencies::configured_domain(config);
+        let of_domain = match domain {
+            Some(deployed) if deployed != configured => Finding::fail(
+                "signing domain",
+                format!("the contract says {deployed}; the configuration says {configured}"),
+                "correct decryption_domain_name, decryption_domain_version, chain_id or \
+                 decryption_address",
+            ),
+            Some(domain) => {
+                let found = format!("{} {}, as configured", domain.name, domain.version);
+                Finding::ok("signing domain", found)
+            }
+            None => Finding::warn(
+                "signing domain",
+                "the contract does not tell its EIP-712 domain",
+                "make sure that decryption_address is the Decryption contract",
+            ),
+        };
+        Ok(vec![of_version, of_domain])
+    };
+    match within_deadline(SUBJECT, looking).await {
+        Ok(Ok(findings)) => findings,
+        Ok(Err(error)) => {
+            let error: RpcError = error;
+            vec![Finding::fail(SUBJECT, error.to_string(), ASK_AGAIN)]
+        }
+        Err(late) => vec![late],
+    }
+}
+
+/// Whether a contract that calls itself so (`GatewayConfig v0.4.0`) is not the Decryption contract.
+fn is_other_contract(version: &str) -> bool {
+    version.split_once(" v").is_some_and(|(name, _)| name != "Decryption")
+}
+
+/// The GatewayConfig contract, and whether it knows this wallet.
+pub(super) async fn diagnose_registry<P: ChainReader>(
+    registry: &GatewayConfigAdapter<P>,
+    config: &Config,
+    wallet: Option<Address>,
+) -> (Finding, Option<Finding>) {
+    const SUBJECT: &str = "GatewayConfig";
+    let address = config.gateway_config_address;
+    if !registry.is_deployed() {
+        let found = format!("there is no code at {address}");
+        let finding = if config.s3.is_some() {
+            let remedy = "correct gateway_config_address if ciphertexts should not come from \
+                          [s3_config] alone";
+            Finding::warn(SUBJECT, found, remedy)
+        } else {
+            let remedy = "correct gateway_config_address, or set [s3_config]: until then no \
+                          ciphertext can be found";
+            Finding::fail(SUBJECT, found, remedy)
+        };
+        return (finding, None);
+    }
+    let finding = Finding::ok(SUBJECT, format!("at {address}"));
+    let Some(wallet) = wallet else { return (finding, None) };
+    let asked = within_deadline("registration", registry.core_signers()).await;
+    let registration = match asked.map(|asked| asked.map(|signers| signers.first().copied())) {
+        // The Core does not tell its key: what it signs with shows at its first answer.
+        Ok(Ok(Some(signer))) => Finding::ok(
+            "registration",
+            format!("{wallet} is a KMS transaction sender; its Core has to sign as {signer}"),
+        ),
+        Ok(Ok(None)) => Finding::fail(
+            "registration",
+            format!("{wallet} is not registered as a KMS transaction sender"),
+            "have the owner of GatewayConfig register the wallet, or use the one that is: answers \
+             are held until then",
+        ),
+        Ok(Err(error)) => Finding::fail("registration", error.to_string(), ASK_AGAIN),
+        Err(late) => late,
+    };
+    (finding, Some(registration))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contract_that_names_itself_otherwise_is_not_decryption() {
+        assert!(is_other_contract("GatewayConfig v0.4.0"));
+        assert!(!is_other_contract("Decryption v0.3.0") && !is_other_contract("2.1"));
+    }
+}

@@ -1,0 +1,219 @@
+//! What is read of a gateway node all the time, tried once at each: a range of logs, a block's logs
+//! beside its header's bloom, a receipt. What is wrong with these shows late and far from its cause.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::{DEADLINE, Finding};
+use crate::{
+    chain::provider::{ArbitrumProvider, BlockId, ChainReader, Head, LogSource},
+    contracts::decryption::{Addresses, DecryptionAdapter},
+    domain::B256,
+    flow::arrivals::blooms::{BloomComparison, compare},
+};
+
+const SUBJECT: &str = "gateway node";
+/// Blocks of a range: what a node is asked for at first.
+const RANGE_BLOCKS: u64 = 500;
+/// Nodes behind one URL may not all know the newest blocks.
+const BELOW_HEAD: u64 = 3;
+/// Blocks that are looked through for one with a log, and for one with a transaction.
+const SEARCHED_BLOCKS: u64 = 8;
+/// A bloom may be told a moment before the logs are.
+const RECHECK_DELAY: Duration = Duration::from_secs(1);
+
+/// One node.
+pub(super) struct DiagnosedNode {
+    /// Scheme, host and port.
+    pub shown: String,
+    pub provider: ArbitrumProvider,
+    pub addresses: Addresses,
+}
+
+/// What is wrong with each of these nodes, which answer. `newest`: what they say of their heads.
+pub(super) async fn diagnose_reads(nodes: &[(&DiagnosedNode, u64)]) -> Vec<Finding> {
+    let alone = nodes.len() < 2;
+    let looks = nodes.iter().map(|(node, newest)| async move {
+        let looks = async {
+            let (range, logs, receipt) = tokio::join!(
+                of_range(node, *newest),
+                of_logs(&node.provider, *newest),
+                of_receipt(&node.provider, *newest),
+            );
+            [range, logs, receipt]
+        };
+        // Who takes longer is told by what it did answer.
+        timeout(DEADLINE, looks).await.unwrap_or([Some(NodeFault::Slow), None, None])
+    });
+    let looked = join_all(looks).await;
+    let told = nodes.iter().zip(looked);
+    told.flat_map(|((node, _), odd)| {
+        odd.into_iter().flatten().map(|odd| odd.finding(&node.shown, alone))
+    })
+    .collect()
+}
+
+/// What is wrong with a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum NodeFault {
+    Slow,
+    /// It does not take ranges of [`RANGE_BLOCKS`] blocks, and says this.
+    SmallRanges(String),
+    NoRange(String),
+    NoBloom,
+    /// Of this block it shows no logs, and says this.
+    NoLogs(u64, String),
+    /// Of this block it shows less than its header speaks of.
+    Hidden(u64),
+    /// The header of this block lacks logs that the block has.
+    WrongBloom(u64),
+    /// Of a transaction of this block there is no receipt that can be read, or it says this.
+    NoReceipt(u64, Option<String>),
+}
+
+impl NodeFault {
+    fn finding(&self, shown: &str, alone: bool) -> Finding {
+        let bad = |found: String, remedy: &str| {
+            let make = if alone { Finding::fail } else { Finding::warn };
+            make(SUBJECT, found, remedy)
+        };
+        match self {
+            Self::Slow => Finding::warn(
+                SUBJECT,
+                format!("{shown} did not answer all that is read of it in time"),
+                "try again; another node if it stays so",
+            ),
+            Self::SmallRanges(said) => Finding::warn(
+                SUBJECT,
+                format!("{shown} does not tell the logs of {RANGE_BLOCKS} blocks at once: {said}"),
+                "nothing: it is asked for fewer, and reading takes longer after a downtime",
+            ),
+            Self::NoRange(said) => bad(
+                format!("{shown} does not tell the logs of a range of blocks: {said}"),
+                "look at the node; name another one in gateway_url",
+            ),
+            Self::NoBloom => Finding::warn(
+                SUBJECT,
+                format!("the headers of {shown} have no logsBloom"),
+                "nothing: every block is asked for its logs, and hidden ones are found by their ids",
+            ),
+            Self::NoLogs(block, said) => bad(
+                format!("{shown} does not tell the logs of block {block}: {said}"),
+                "look at the node; name another one in gateway_url",
+            ),
+            Self::Hidden(block) => bad(
+                format!("{shown} hides logs: of block {block} it shows fewer than its header has"),
+                "have the node's index of logs rebuilt, or name another node: requests may be hidden",
+            ),
+            Self::WrongBloom(block) => Finding::warn(
+                SUBJECT,
+                format!("{shown} tells a logsBloom of block {block} that lacks logs it shows"),
+                "nothing: its blooms are not believed, and every block is asked for its logs",
+            ),
+            Self::NoReceipt(block, said) => {
+                let said = said.as_ref().map(|said| format!(": {said}")).unwrap_or_default();
+                bad(
+                    format!(
+                        "{shown} has no readable receipt of a transaction of block {block}{said}"
+                    ),
+                    "look at the node; name another one: by its receipt an answer is found to be mined",
+                )
+            }
+        }
+    }
+}
+
+async fn of_range(node: &DiagnosedNode, newest: u64) -> Option<NodeFault> {
+    let to = newest.saturating_sub(BELOW_HEAD);
+    let adapter = DecryptionAdapter::new(node.provider.clone(), node.addresses);
+    match node
+        .provider
+        .logs_between(adapter.filter(), to.saturating_sub(RANGE_BLOCKS - 1), to)
+        .await
+    {
+        Ok(_) => None,
+        Err(error) if error.range_refusal().is_some() => {
+            Some(NodeFault::SmallRanges(error.to_string()))
+        }
+        Err(error) => Some(NodeFault::NoRange(error.to_string())),
+    }
+}
+
+/// Some of the last blocks, newest first.
+fn last_blocks(newest: u64) -> impl Iterator<Item = u64> {
+    let last = newest.saturating_sub(BELOW_HEAD);
+    (last.saturating_sub(SEARCHED_BLOCKS - 1)..=last).rev()
+}
+
+async fn of_logs(provider: &ArbitrumProvider, newest: u64) -> Option<NodeFault> {
+    let headers =
+        join_all(last_blocks(newest).map(|number| provider.header(BlockId::Number(number)))).await;
+    let headers: Vec<Head> = headers.into_iter().filter_map(|told| told.ok().flatten()).collect();
+    if !headers.is_empty() && headers.iter().all(|head| head.bloom.is_none()) {
+        return Some(NodeFault::NoBloom);
+    }
+    let with_logs = |head: &&Head| head.bloom.is_some_and(|bloom| !bloom.is_zero());
+    // Without any there is nothing to compare.
+    let head = headers.iter().find(with_logs)?;
+    let (block, bloom) = (head.block, head.bloom?);
+    let compared = async || match provider.block_logs(block.hash, LogSource::Logs).await {
+        Ok(told) => match compare(&bloom, &told.value) {
+            BloomComparison::Complete => None,
+            BloomComparison::LogsMissing => Some(NodeFault::Hidden(block.number)),
+            BloomComparison::WrongBloom => Some(NodeFault::WrongBloom(block.number)),
+        },
+        Err(error) => Some(NodeFault::NoLogs(block.number, error.to_string())),
+    };
+    compared().await?;
+    tokio::time::sleep(RECHECK_DELAY).await;
+    compared().await
+}
+
+async fn of_receipt(provider: &ArbitrumProvider, newest: u64) -> Option<NodeFault> {
+    let told = join_all(last_blocks(newest).map(|number| async move {
+        Some((number, provider.first_transaction_in(number).await.ok().flatten()?))
+    }));
+    let (block, transaction): (u64, B256) = told.await.into_iter().flatten().next()?;
+    match provider.receipts(&[transaction]).await {
+        Ok(receipts) if receipts.iter().any(Option::is_some) => None,
+        Ok(_) => Some(NodeFault::NoReceipt(block, None)),
+        Err(error) => Some(NodeFault::NoReceipt(block, Some(error.to_string()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::diagnose::Severity;
+
+    #[test]
+    fn c9_what_loses_requests_fails_and_what_costs_time_is_told() {
+        let verdict = |odd: &NodeFault, alone| odd.finding("ws://h", alone).verdict;
+        for odd in [
+            NodeFault::Hidden(7),
+            NodeFault::NoLogs(7, "no".into()),
+            NodeFault::NoRange("no".into()),
+            NodeFault::NoReceipt(7, None),
+        ] {
+            assert_eq!(verdict(&odd, true), Severity::Fail, "{odd:?}");
+            assert_eq!(verdict(&odd, false), Severity::Warn, "{odd:?}: others are read from");
+        }
+        for odd in [
+            NodeFault::Slow,
+            NodeFault::SmallRanges("no".into()),
+            NodeFault::NoBloom,
+            NodeFault::WrongBloom(7),
+        ] {
+            assert_eq!(verdict(&odd, true), Severity::Warn, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_blocks_of_a_chain_are_looked_through_too() {
+        assert_eq!(last_blocks(100).collect::<Vec<_>>(), (90..=97).rev().collect::<Vec<_>>());
+        assert_eq!(last_blocks(4).collect::<Vec<_>>(), [1, 0]);
+        assert_eq!(last_blocks(0).collect::<Vec<_>>(), [0]);
+    }
+}

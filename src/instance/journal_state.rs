@@ -1,0 +1,287 @@
+//! An instance and its journal: opened at its beginning, or gone on with; closed at its end, or handed on.
+
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, warn};
+
+use super::{
+    BuildError, DROP_DEADLINE, EndedInstance, Exit, FLUSH_DEADLINE, InHand, Instance, JOURNAL_DISK,
+    JournalTenure,
+    dependencies::{self, Waits},
+    earlier_wallet, observe_dir,
+    tasks::exit_of,
+};
+use crate::{
+    chain::provider::ArbitrumProvider,
+    config::Config,
+    domain::Address,
+    journal::{
+        self, Condition, Damage, Identity, IdleStore, JournalError, OpenError, OpenedJournal,
+        Predecessor, open_as,
+    },
+    machine::Machine,
+    telemetry::heartbeat,
+    time::backoff::Backoff,
+};
+
+/// How long to wait for a journal that an earlier generation of this process is still closing.
+const OWN_LOCK_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Where the journal of an instance is.
+pub(super) enum JournalState {
+    /// Not open, or as the generation before left it.
+    NotOpen(Option<JournalTenure>),
+    /// On its way to be opened.
+    Opening(JoinSet<Option<Result<OpenedJournal, OpenError>>>),
+    Open(OpenJournal),
+}
+
+/// An open journal and the task that writes it, which ends last, even after an abort.
+pub(super) struct OpenJournal {
+    writer: JoinSet<Result<IdleStore, JournalError>>,
+    stop: CancellationToken,
+    dir: PathBuf,
+    identity: Identity,
+    contract: Address,
+    condition: Condition,
+}
+
+impl JournalState {
+    /// What came of the attempt to open it.
+    async fn await_opened(&mut self) -> Result<Result<OpenedJournal, OpenError>, BuildError> {
+        let ended = match self {
+            Self::Opening(attempt) => attempt.join_next().await,
+            Self::NotOpen(_) | Self::Open(_) => None,
+        };
+        match ended {
+            Some(Ok(Some(opened))) => Ok(opened),
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(None)) | None => Err(BuildError::Ending),
+        }
+    }
+
+    /// How its store is.
+    pub(super) fn condition(&self) -> Condition {
+        match self {
+            Self::Open(open) => open.condition.clone(),
+            Self::NotOpen(_) | Self::Opening(_) => Condition::default(),
+        }
+    }
+
+    /// The end of its writer.
+    pub(super) async fn writer_ended(&mut self) -> (&'static str, Exit) {
+        if let Self::Open(open) = self
+            && let Some(ended) = open.writer.join_next().await
+        {
+            return (heartbeat::JOURNAL, exit_of(heartbeat::JOURNAL, ended));
+        }
+        std::future::pending().await
+    }
+
+    /// Closes it for the next generation, with all that was noted. A damaged one is set aside: that is
+    /// nothing to go on with.
+    pub(super) async fn close(self, exit: Exit, machine: &Machine) -> EndedInstance {
+        let hangs = matches!(exit, Exit::Hung { task: heartbeat::JOURNAL });
+        let limit = if hangs { DROP_DEADLINE } else { FLUSH_DEADLINE };
+        match self {
+            Self::NotOpen(estate) => EndedInstance { exit, tenure: estate },
+            Self::Opening(mut opening) => {
+                // Closed at its end if it takes longer.
+                let opened = timeout(limit, opening.join_next()).await.ok().flatten();
+                let estate = match opened.and_then(Result::ok).flatten() {
+                    Some(Ok(opened)) => machine.run(move || opened.writer.into_idle_store()).await,
+                    Some(Err(_)) | None => None,
+                };
+                EndedInstance { exit, tenure: estate.map(|kept| JournalTenure { store: kept }) }
+            }
+            Self::Open(mut open) => {
+                let kept = open.close(limit).await;
+                match open.condition.damage() {
+                    Some(damage) => {
+                        let exit = open.set_aside(damage, kept, machine).await;
+                        EndedInstance { exit, tenure: None }
+                    }
+                    None => EndedInstance {
+                        exit,
+                        tenure: kept.map(|kept| JournalTenure { store: kept }),
+                    },
+                }
+            }
+        }
+    }
+}
+
+impl OpenJournal {
+    async fn close(&mut self, limit: Duration) -> Option<IdleStore> {
+        self.stop.cancel();
+        let Ok(flushed) = timeout(limit, self.writer.join_next()).await else {
+            warn!("the journal did not close in time; what it had promised is on disk");
+            return None;
+        };
+        match flushed?.ok()? {
+            Ok(kept) => Some(kept),
+            Err(error) => {
+                error!(%error, "the journal failed while it was closed");
+                None
+            }
+        }
+    }
+
+    async fn set_aside(self, damage: Damage, kept: Option<IdleStore>, machine: &Machine) -> Exit {
+        let Self { dir, identity, contract, .. } = self;
+        let cause = Arc::clone(&damage.cause);
+        let setting_aside = machine.run(move || {
+            drop(kept);
+            journal::set_aside(&damage, &dir, identity, contract)
+        });
+        match setting_aside.await {
+            Some(Ok(told)) => Exit::refused(told),
+            // The next generation finds it damaged, or in order.
+            Some(Err(error)) => Exit::failed(heartbeat::JOURNAL, error),
+            None => Exit::failed(heartbeat::JOURNAL, cause),
+        }
+    }
+}
+
+impl Instance {
+    /// Waits for the disk, and for an earlier generation of this process that is still closing it.
+    async fn open_file(
+        &mut self,
+        waits: &Waits,
+        (dir, identity, contract): (&Path, Identity, Address),
+        mut kept: Option<IdleStore>,
+    ) -> Result<OpenedJournal, BuildError> {
+        let begun = Instant::now();
+        let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut last = None;
+        loop {
+            let (at, kept) = (dir.to_owned(), kept.take());
+            let (name, machine) = (self.supervision.name.clone(), self.machine.clone());
+            let opening = async move {
+                let open = {
+                    let machine = machine.clone();
+                    move || open_as(&machine, &at, identity, contract, &name, kept)
+                };
+                machine.run(open).await
+            };
+            let mut attempt = JoinSet::new();
+            attempt.spawn(opening.in_current_span());
+            self.journal_state = JournalState::Opening(attempt);
+            match waits.for_disk(dir, self.journal_state.await_opened()).await? {
+                Ok(opened) => {
+                    if last.is_some() {
+                        waits.done_waiting();
+                    }
+                    return Ok(opened);
+                }
+                Err(OpenError::Locked { pid: Some(pid), .. })
+                    if pid == std::process::id() && begun.elapsed() < OWN_LOCK_DEADLINE =>
+                {
+                    sleep(Duration::from_millis(100)).await;
+                }
+                Err(error) if error.is_transient() => {
+                    let (why, code) = (error.to_string(), error.code());
+                    if last != Some(code) {
+                        warn!(why, code, "waiting for {JOURNAL_DISK}");
+                    }
+                    waits.waiting_for(JOURNAL_DISK, &why);
+                    last = Some(code);
+                    sleep(pause.next_delay(self.machine.dice.roll())).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Opens the journal, or goes on with the one left by the generation before, and starts its
+    /// writer; follows what an earlier wallet of this instance has signed.
+    pub(super) async fn open_journal(
+        &mut self,
+        config: &Config,
+        wallet: Address,
+        provider: &ArbitrumProvider,
+    ) -> Result<InHand, BuildError> {
+        let dir = if config.observes() {
+            observe_dir(&self.supervision.state_dir, &self.supervision.name)
+        } else {
+            self.supervision.state_dir.clone()
+        };
+        let (gateway, waits) = (
+            dependencies::gateway_name(provider),
+            Waits::building(&self.supervision.reporter, &self.machine.dice),
+        );
+        let name = &self.supervision.name;
+        let (machine, chain_id) = (&self.machine, config.chain_id);
+        let known = waits.known_beginnings(machine, chain_id, &dir, wallet, name).await;
+        let genesis = waits
+            .retry_until_ready(&gateway, || dependencies::settle_genesis(provider, &known))
+            .await?;
+        waits.done_waiting();
+        let begun_before = dependencies::began_after(provider, &known, genesis).await;
+        let identity = Identity { chain_id: config.chain_id, genesis, wallet };
+        let mut kept = None;
+        let before = std::mem::replace(&mut self.journal_state, JournalState::NotOpen(None));
+        if let JournalState::NotOpen(Some(estate)) = before {
+            if estate.store.identity() == identity {
+                kept = Some(estate.store);
+            } else {
+                // Of another wallet: this one may inherit from it.
+                estate.close().await;
+            }
+        }
+        let contract = config.decryption_address;
+        let opened = self.open_file(&waits, (&dir, identity, contract), kept).await?;
+        let OpenedJournal { journal, writer, predecessor, earlier: left } = opened;
+        let condition = journal.condition();
+        let heart = self.supervision.heartbeats.heartbeat(heartbeat::JOURNAL);
+        let metrics = self.supervision.reporter.metrics.clone();
+        let (stop, mut task) = (CancellationToken::new(), JoinSet::new());
+        task.spawn(writer.run(heart, metrics, stop.clone()).in_current_span());
+        let open = OpenJournal { writer: task, stop, dir, identity, contract, condition };
+        self.journal_state = JournalState::Open(open);
+        for warning in journal.warnings() {
+            warn!("{warning}");
+        }
+        info!(path = %journal.path().display(), "journal open");
+        if let Some(Predecessor { wallet, cursor, requests }) = predecessor {
+            info!(
+                earlier_wallet = %wallet,
+                cursor = cursor.number,
+                requests,
+                "the wallet was changed: taking over what the earlier one left"
+            );
+        }
+        // Who only observes sends nothing on for anybody.
+        for left in left.into_iter().filter(|_| !config.observes()) {
+            match left {
+                Ok(left) => {
+                    let following = earlier_wallet::follow(
+                        left,
+                        provider.clone(),
+                        self.machine.dice.clone(),
+                        self.support_stop.clone(),
+                    );
+                    self.tasks.spawn("earlier wallet", async move {
+                        following.await;
+                        Ok::<(), Infallible>(())
+                    });
+                }
+                Err(error) => warn!(
+                    %error,
+                    "the transactions of an earlier wallet are not followed any more"
+                ),
+            }
+        }
+        Ok(InHand { journal, begun_before })
+    }
+}

@@ -1,0 +1,405 @@
+//! What an operator asks of an instance about its requests, answered beside the walk.
+//!
+//! ```text
+//! control socket -> supervisor -> desk -> here -> journal's reader -> the asker
+//!                                          |
+//!                                          +-> wishes -> recovery's channel -> walk
+//! ```
+//!
+//! One question at a time, each bounded: a page of the journal. What stores something is a wish
+//! ([`wish`]), one at a time beside the questions: a disk may be full, and keeps nobody from asking.
+//! What is to be walked waits here and never keeps an answer waiting; a crash loses none of it, because
+//! all of it is open in the journal. The walk itself sees to it that no request is walked twice at a
+//! time.
+
+mod actions;
+
+use std::{collections::VecDeque, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::actions::OperatorActions;
+use super::{
+    request_overview::{overview, overview_of_summary},
+    wait_reasons::WaitReasons,
+};
+use crate::{
+    admin::requests::{
+        Accepted, EventPlace, ExportedAnswer, ExportedRequest, Inbox, Inquiry, InquiryAnswer,
+        InquiryFilter, InquiryReply, PendingInquiry, RequestDetail, Retried, RetryVerdict,
+        TransactionSummary,
+    },
+    chain::provider::ChainReader,
+    contracts::{abi, decryption::DecryptionAdapter},
+    domain::{BlockRef, Bytes, DisplayId, Outcome, U256},
+    flow::{QueuedRequest, WalkSender, arrivals::backfill::Backfill},
+    journal::{
+        self, Journal, JournaledTransaction, Position, Queries, Query, ReadOnly, RequestPage,
+        RequestRecord, StoreError,
+    },
+    telemetry::{heartbeat::Heartbeat, metrics::Metrics},
+    time::clock::Clock,
+};
+
+/// Questions that wait, and wishes.
+const INBOX_SIZE: usize = 8;
+/// Requests on a page of a list.
+const LIST_PAGE: u32 = 500;
+/// Requests on a page of an export: each may have hundreds of kilobytes.
+const EXPORT_PAGE: u32 = 16;
+/// And bytes of events and answers, which take twice as many in hex.
+const EXPORT_PAGE_BYTES: usize = 8 << 20;
+/// How long the journal of an instance that does not run may take to store something.
+const STORE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The task.
+#[derive(Debug)]
+pub(super) struct OperatorRequests<P: ChainReader> {
+    pub journal: Journal,
+    pub backfill: Backfill<DecryptionAdapter<P>, Journal>,
+    pub walk: WalkSender,
+    /// The cursor, as it moves.
+    pub progress: watch::Receiver<Option<BlockRef>>,
+    pub wait_reasons: WaitReasons,
+    pub clock: Clock,
+}
+
+impl<P: ChainReader> OperatorRequests<P> {
+    /// Puts up a desk, and answers what is asked there until the tasks it hands on to have ended.
+    pub(super) async fn run(self, desks: watch::Sender<Option<Inbox>>) {
+        let Self { journal, backfill, walk, progress, wait_reasons: why, clock } = self;
+        let (inbox, mut inquiries) = mpsc::channel(INBOX_SIZE);
+        desks.send_replace(Some(inbox));
+        let line = why.final_height.clone();
+        let wishes = OperatorActions::new(journal.clone(), backfill, walk.clone(), progress, line);
+        let mut wanted: VecDeque<(Inquiry, InquiryReply)> = VecDeque::new();
+        let mut wish: Option<BoxFuture<'_, Vec<QueuedRequest>>> = None;
+        let mut waiting: VecDeque<QueuedRequest> = VecDeque::new();
+        loop {
+            if wish.is_none()
+                && let Some((inquiry, reply)) = wanted.pop_front()
+            {
+                wish = Some(Box::pin(wishes.perform(inquiry, reply, waiting.len())));
+            }
+            let fulfilling = async {
+                match wish.as_mut() {
+                    Some(wish) => wish.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                asked = inquiries.recv() => {
+                    let Some(PendingInquiry { inquiry, reply }) = asked else { return };
+                    if !inquiry.is_action() {
+                        let asked = journal.query(move |look| Ok(read(look, &inquiry))).await;
+                        let mut told = asked.unwrap_or_else(|error| Err(error.to_string()));
+                        if let Ok(told) = &mut told {
+                            why.explain(told, clock.unix_millis());
+                        }
+                        // Who asked may be gone by now.
+                        let _ = reply.send(told);
+                    } else if wanted.len() < INBOX_SIZE {
+                        wanted.push_back((inquiry, reply));
+                    } else {
+                        let why = "it still does what others wish: ask again in a moment";
+                        let _ = reply.send(Err(why.to_owned()));
+                    }
+                }
+                found = fulfilling => {
+                    wish = None;
+                    waiting.extend(found);
+                }
+                Ok(place) = walk.reserve(), if !waiting.is_empty() => {
+                    if let Some(intake) = waiting.pop_front() {
+                        place.send(intake);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a request that is to be tried again has a walk to go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RetryContext {
+    /// And whether it is forgotten: it should be walked, and nobody has it in hand.
+    Running {
+        is_forgotten: bool,
+    },
+    JournalOnly,
+}
+
+/// Answers what needs a journal alone.
+fn read(look: &Queries<'_>, inquiry: &Inquiry) -> Result<InquiryAnswer, String> {
+    let failed = |error: StoreError| format!("the journal cannot be read: {error}");
+    match inquiry {
+        Inquiry::List { which, after } => {
+            let page = listing(*which, *after, LIST_PAGE);
+            let found = look.ask(|slot| Query::Summaries(page, slot)).map_err(failed)?;
+            let next = next_page(found.last().map(|last| last.position), found.len(), page);
+            Ok(InquiryAnswer::Lines {
+                requests: found.iter().map(overview_of_summary).collect(),
+                next,
+            })
+        }
+        Inquiry::Export { which, after } => {
+            let page = listing(*which, *after, EXPORT_PAGE);
+            let mut found = look.ask(|slot| Query::Records(page, slot)).map_err(failed)?;
+            let read = found.len();
+            found.truncate(count_fitting(&found));
+            let last = found.last().map(|last| last.position);
+            let next = if found.len() < read {
+                last.map(Position::number)
+            } else {
+                next_page(last, read, page)
+            };
+            let stories = found.into_iter().map(|record| {
+                let story =
+                    detail(&record, &look.ask(|slot| Query::TransactionsOf(record.key, slot))?);
+                Ok(export(story, record))
+            });
+            let requests = stories.collect::<Result<_, StoreError>>().map_err(failed)?;
+            Ok(InquiryAnswer::Exported { requests, next })
+        }
+        Inquiry::Show { id } => {
+            let id = parse_id(id)?;
+            let found =
+                require_found(look.ask(|slot| Query::WithId(id, slot)).map_err(failed)?, id)?;
+            let stories = found.iter().map(|record| {
+                Ok(detail(record, &look.ask(|slot| Query::TransactionsOf(record.key, slot))?))
+            });
+            let requests = stories.collect::<Result<_, StoreError>>().map_err(failed)?;
+            Ok(InquiryAnswer::Stories { requests })
+        }
+        Inquiry::Retry { .. } | Inquiry::Backfill { .. } => {
+            Err("that needs more than a look into the journal".to_owned())
+        }
+    }
+}
+
+fn listing(which: InquiryFilter, after: Option<i64>, limit: u32) -> RequestPage {
+    let which = match which {
+        InquiryFilter::Unfinished => journal::RequestFilter::Unfinished,
+        InquiryFilter::Held => journal::RequestFilter::Held,
+        InquiryFilter::Ended { since_ms } => journal::RequestFilter::Ended { since_ms },
+        InquiryFilter::All => journal::RequestFilter::All,
+    };
+    RequestPage { filter: which, after: after.map(Position::from_number), limit }
+}
+
+/// How many of them go into one answer: at least one.
+fn count_fitting(found: &[RequestRecord]) -> usize {
+    let sizes = found.iter().map(|record| {
+        let answer = record.answer.as_ref();
+        record.event.data.len() + answer.map_or(0, |answer| answer.signed().payload.len())
+    });
+    let so_far = sizes.scan(0, |bytes, size| {
+        *bytes += size;
+        Some(*bytes)
+    });
+    so_far.take_while(|bytes| *bytes <= EXPORT_PAGE_BYTES).count().max(1)
+}
+
+/// Where the page after a full one begins.
+fn next_page(last: Option<Position>, found: usize, page: RequestPage) -> Option<i64> {
+    let full = u32::try_from(found).is_ok_and(|found| found >= page.limit);
+    last.filter(|_| full).map(Position::number)
+}
+
+/// An id as an operator writes it.
+fn parse_id(id: &str) -> Result<U256, String> {
+    id.parse().map(|DisplayId(id)| id)
+}
+
+fn require_found(found: Vec<RequestRecord>, id: U256) -> Result<Vec<RequestRecord>, String> {
+    if found.is_empty() {
+        return Err(format!(
+            "there is no request {}: it never arrived here, or it was settled longer ago than \
+             journal_retention_days; if it should be here, `kms-connector backfill` reads its block \
+             again",
+            DisplayId(id)
+        ));
+    }
+    Ok(found)
+}
+
+/// What to do for who wants this request tried again: done, but for the walk; whether it is to be
+/// walked now.
+async fn retry(
+    journal: &Journal,
+    record: &RequestRecord,
+    stands: RetryContext,
+) -> Result<(Retried, bool), String> {
+    let when = match stands {
+        RetryContext::Running { .. } => "tried again now",
+        RetryContext::JournalOnly => "tried again when the instance starts",
+    };
+    let progress = &record.progress;
+    let (verdict, text) = match (&progress.outcome, &progress.held) {
+        (None, Some(held)) => (
+            RetryVerdict::Tried,
+            format!("it was held ({}) and is {when}", held.hold.reason.as_str()),
+        ),
+        (None, None) => {
+            let stage = progress.stage.as_str();
+            if stands == (RetryContext::Running { is_forgotten: true }) {
+                let text =
+                    format!("nobody walked it ({stage}): it is {when}; please report its log");
+                (RetryVerdict::Tried, text)
+            } else {
+                (
+                    RetryVerdict::InHand,
+                    format!("it is in hand ({stage}) and not held: nothing to do"),
+                )
+            }
+        }
+        (
+            Some(
+                outcome @ (Outcome::Refused(_)
+                | Outcome::Expired
+                | Outcome::Orphaned
+                | Outcome::AlreadyAnswered),
+            ),
+            _,
+        ) => {
+            // Whatever it ended as, the contract is asked before anything is sent.
+            let ended = outcome.as_str();
+            let opened = journal.open_again(record.key).await.map_err(|error| error.to_string())?;
+            if opened {
+                (
+                    RetryVerdict::OpenedAgain,
+                    format!("it had ended as {ended}; it is open and {when}"),
+                )
+            } else {
+                (RetryVerdict::InHand, "it was opened again just before".to_owned())
+            }
+        }
+        (Some(Outcome::Accepted { transaction, block }), _) => (
+            RetryVerdict::Refused,
+            format!(
+                "its answer was accepted in block {} (transaction {transaction}): there is nothing \
+                 to try",
+                block.number
+            ),
+        ),
+        (Some(Outcome::Observed), _) => (
+            RetryVerdict::Refused,
+            "this instance only observes (mode = \"observe\") and answers nothing".to_owned(),
+        ),
+    };
+    let id = record.key.to_string();
+    let content = record.key.content.to_string();
+    let walks = matches!(verdict, RetryVerdict::Tried | RetryVerdict::OpenedAgain);
+    Ok((Retried { id, content, verdict, text }, walks && stands != RetryContext::JournalOnly))
+}
+
+fn detail(record: &RequestRecord, transactions: &[JournaledTransaction]) -> RequestDetail {
+    let RequestRecord { key, kind, event, progress, .. } = record;
+    let (id, content) = (key.to_string(), key.content.to_string());
+    let accepted = match &progress.outcome {
+        Some(Outcome::Accepted { transaction, block }) => {
+            Some(Accepted { transaction: transaction.to_string(), block: block.number })
+        }
+        Some(
+            Outcome::AlreadyAnswered
+            | Outcome::Expired
+            | Outcome::Orphaned
+            | Outcome::Refused(_)
+            | Outcome::Observed,
+        )
+        | None => None,
+    };
+    let transactions = transactions.iter().map(|known| TransactionSummary {
+        hash: known.transaction.hash.to_string(),
+        nonce: known.transaction.nonce,
+        signed_at_ms: known.signed_at_ms,
+        mined_in_block: known.mined.map(|block| block.number),
+        given_up: known.given_up.clone(),
+    });
+    RequestDetail {
+        overview: overview(id, content, kind.as_str(), event.block.number, progress),
+        generation: abi::decode(key.source, event)
+            .ok()
+            .map(|request| request.shape.as_str().to_owned()),
+        event: EventPlace {
+            block: event.block.number,
+            block_hash: event.block.hash.to_string(),
+            transaction: event.transaction.to_string(),
+            log_index: event.log_index,
+        },
+        worked_ms: progress.worked_ms,
+        accepted,
+        transactions: transactions.collect(),
+    }
+}
+
+fn export(story: RequestDetail, record: RequestRecord) -> ExportedRequest {
+    let hex = |bytes: &Bytes| bytes.to_string();
+    ExportedRequest {
+        detail: story,
+        topics: record.event.topics.iter().map(ToString::to_string).collect(),
+        data: hex(&record.event.data),
+        answer: record.answer.map(|answer| ExportedAnswer {
+            payload: hex(&answer.signed().payload),
+            signature: hex(&answer.signed().signature),
+            extra_data: hex(&answer.signed().extra_data),
+        }),
+    }
+}
+
+/// Answers for an instance that does not run, out of its journal. Blocking, but for a retry, which
+/// takes the journal's lock and answers who holds it.
+pub async fn answer_stopped(found: &ReadOnly, inquiry: &Inquiry) -> Result<InquiryAnswer, String> {
+    match inquiry {
+        Inquiry::List { .. } | Inquiry::Export { .. } | Inquiry::Show { .. } => {
+            read(&found.queries(), inquiry)
+        }
+        Inquiry::Retry { id } => {
+            let id = parse_id(id)?;
+            let records = found.queries().ask(|slot| Query::WithId(id, slot));
+            let records =
+                records.map_err(|error| format!("the journal cannot be read: {error}"))?;
+            let records = require_found(records, id)?;
+            retry_stopped(found, records).await
+        }
+        Inquiry::Backfill { .. } => Err("blocks are read again by a running instance".to_owned()),
+    }
+}
+
+async fn retry_stopped(
+    found: &ReadOnly,
+    records: Vec<RequestRecord>,
+) -> Result<InquiryAnswer, String> {
+    let (journal, writer) = found.open_to_write().map_err(|error| error.to_string())?;
+    let stop = CancellationToken::new();
+    let mut writing = JoinSet::new();
+    writing.spawn(writer.run(Heartbeat::default(), Metrics::default(), stop.clone()));
+    let storing = async {
+        let mut retried = Vec::new();
+        for record in records {
+            retried.push(retry(&journal, &record, RetryContext::JournalOnly).await?.0);
+        }
+        Ok(InquiryAnswer::Retried { requests: retried })
+    };
+    let late = |_| {
+        Err(format!(
+            "the journal took longer than {STORE_DEADLINE:?}: what was asked may be stored all the \
+             same; see the disk, and ask again"
+        ))
+    };
+    let told = timeout(STORE_DEADLINE, storing).await.unwrap_or_else(late);
+    stop.cancel();
+    // Its end closes the file.
+    let _ = timeout(STORE_DEADLINE, writing.join_next()).await;
+    told
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+//! Whether somebody has every open request in hand.
+//!
+//! A request that is open and not held is walked, or waits for its walk: in the hands of arrivals, of
+//! recovery, of an operator's wish, in a channel ([`WalkSender`]). There is no other way on, so one that
+//! nobody has was forgotten, and would be until the next start. That is a fault of this program. It is
+//! looked for once a minute, walked again and told: here and nowhere else.
+//!
+//! The journal and the hands are not looked at in one moment: what was stored just now, or whose end is
+//! just being stored, may be in nobody's hands for an instant. So one counts as forgotten when it is
+//! found twice, a minute apart.
+
+use std::{collections::HashSet, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+use tracing::warn;
+
+use crate::{
+    contracts::abi,
+    domain::RequestKey,
+    flow::{QueuedRequest, WalkSender, finality::rule::FinalHeight},
+    journal::{Journal, JournalError, Position, Query, RequestRecord, StageName},
+    telemetry::metrics::Metrics,
+};
+
+const CHECK_INTERVAL: Duration = Duration::from_mins(1);
+/// Requests read from the journal at a time, by name alone.
+const PAGE_SIZE: u32 = 4096;
+/// So many are watched: what is behind them has its turn later.
+const MAX_WATCHED: usize = 10_000;
+
+/// The task.
+#[derive(Debug)]
+pub(super) struct UnattendedCheck {
+    pub journal: Journal,
+    pub walk: WalkSender,
+    /// The newest request of an earlier run, and up to where recovery has taken those in hand.
+    pub newest: Option<Position>,
+    pub recovered_up_to: watch::Receiver<Option<Position>>,
+    /// Up to which block requests may be walked.
+    pub final_height: watch::Receiver<FinalHeight>,
+    pub metrics: Metrics,
+}
+
+/// What was seen last.
+#[derive(Debug, Default)]
+struct PreviousCheck {
+    /// In nobody's hands.
+    unattended: HashSet<RequestKey>,
+    /// This version cannot read them: said once, when they were to be recovered.
+    unreadable: HashSet<RequestKey>,
+    /// How often requests had moved when there was no open one.
+    idle_at: Option<u64>,
+}
+
+impl UnattendedCheck {
+    /// Looks until dropped. Fails only when the journal does.
+    pub(super) async fn run(self) -> Result<(), JournalError> {
+        let mut looks = interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut seen = PreviousCheck::default();
+        loop {
+            looks.tick().await;
+            self.check(&mut seen).await?;
+        }
+    }
+
+    async fn check(&self, seen: &mut PreviousCheck) -> Result<(), JournalError> {
+        // An idle instance leaves the disk alone.
+        let moves = self.journal.statistics().moves;
+        if seen.idle_at == Some(moves) {
+            return Ok(());
+        }
+        // What was noted is to be seen. While nothing can be stored everything waits, and is in hand.
+        if self.journal.flush().await.is_err() {
+            return Ok(()); // The journal's own end tells why.
+        }
+        let (open, alone) = self.unattended().await?;
+        seen.idle_at = (open == 0).then_some(moves);
+        let forgotten: Vec<RequestKey> = alone.intersection(&seen.unattended).copied().collect();
+        seen.unattended = alone;
+        for key in forgotten {
+            if !seen.unreadable.contains(&key) && !self.walk_again(key).await? {
+                seen.unreadable.insert(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many requests are open and not held, and those of them that nobody has in hand.
+    async fn unattended(&self) -> Result<(usize, HashSet<RequestKey>), JournalError> {
+        let (mut open, mut after, mut alone) = (0, None, HashSet::new());
+        loop {
+            let page =
+                self.journal.ask(|slot| Query::UnfinishedKeys(after, PAGE_SIZE, slot)).await?;
+            let Some((last, _)) = page.last() else { return Ok((open, alone)) };
+            after = Some(*last);
+            open += page.len();
+            for (position, key) in page {
+                if alone.len() < MAX_WATCHED
+                    && self.was_handed_out(position)
+                    && !self.walk.is_attended(key)
+                {
+                    alone.insert(key);
+                }
+            }
+        }
+    }
+
+    /// Whether it was in somebody's hands once: recovery may have much to do.
+    fn was_handed_out(&self, position: Position) -> bool {
+        self.newest.is_none_or(|newest| position > newest)
+            || self.recovered_up_to.borrow().is_some_and(|taken| position <= taken)
+    }
+
+    /// Answers whether this version can read it.
+    async fn walk_again(&self, key: RequestKey) -> Result<bool, JournalError> {
+        // It may have ended, or be in hand, since it was looked at.
+        let record = self.journal.request(key).await?;
+        let open = |record: &RequestRecord| {
+            record.progress.outcome.is_none() && record.progress.held.is_none()
+        };
+        let Some(record) = record.filter(open).filter(|_| !self.walk.is_attended(key)) else {
+            return Ok(true);
+        };
+        let Ok(request) = abi::decode(record.key.source, &record.event) else { return Ok(false) };
+        let stage = record.progress.stage;
+        let due = self.final_height.borrow().covers(request.kind(), request.block.number);
+        if !due && stage == StageName::Arrived {
+            return Ok(true);
+        }
+        let stage = stage.as_str();
+        warn!(request = %key, stage, "an open request that nobody walked is walked again");
+        self.metrics.unattended();
+        let intake = QueuedRequest { is_final: true, ..self.walk.attend(request, true) };
+        if self.walk.send(intake).await.is_err() {
+            // The walk takes no more: the instance is stopping.
+            std::future::pending::<()>().await;
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        chain::fake_chain::{SOURCE, request_event},
+        domain::{Address, B256, Hold, HoldReason, Outcome, Request},
+        flow::{Arrival, Batch, RequestLedger as _, Step, WalkReceivers, walk_channels},
+        journal::Identity,
+        telemetry::heartbeat::Heartbeat,
+    };
+
+    struct Harness {
+        journal: Journal,
+        intakes: WalkReceivers,
+        walk: WalkSender,
+        metrics: Metrics,
+        line: watch::Sender<FinalHeight>,
+        taken: watch::Sender<Option<Position>>,
+        tasks: JoinSet<()>,
+        _dir: tempfile::TempDir,
+    }
+
+    fn request(id: u64) -> Request {
+        abi::decode(SOURCE, &request_event(id)).unwrap()
+    }
+
+    impl Harness {
+        /// With so many requests of an earlier run, and those of this one.
+        async fn new(earlier: u64, ids: impl IntoIterator<Item = u64>) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let wallet = Address::repeat_byte(1);
+            let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
+            let (journal, writer) = Journal::open(dir.path(), identity, SOURCE.contract).unwrap();
+            let mut tasks = JoinSet::new();
+            tasks.spawn(async move {
+                let _ended = writer
+                    .run(Heartbeat::default(), Metrics::default(), CancellationToken::new())
+                    .await;
+            });
+            store(&journal, 1000..1000 + earlier).await;
+            let newest = journal.ask(Query::NewestPosition).await.unwrap();
+            store(&journal, ids).await;
+            let (intakes, _, walk) = walk_channels(8, 8);
+            let (line, taken) = (watch::channel(FinalHeight::EVERYTHING).0, watch::channel(None).0);
+            let metrics = Metrics::new();
+            let attendance = UnattendedCheck {
+                journal: journal.clone(),
+                walk: walk.clone(),
+                newest,
+                recovered_up_to: taken.subscribe(),
+                final_height: line.subscribe(),
+                metrics: metrics.clone(),
+            };
+            tasks.spawn(async move { attendance.run().await.unwrap() });
+            Self { journal, intakes, walk, metrics, line, taken, tasks, _dir: dir }
+        }
+
+        /// Who is walked again within these minutes.
+        async fn walked(&mut self, minutes: u64) -> Vec<u64> {
+            tokio::time::sleep(Duration::from_mins(minutes)).await;
+            let mut ids = Vec::new();
+            while let Ok(intake) = self.intakes.from_journal.try_recv() {
+                assert!(intake.recovered);
+                ids.push(intake.request.key.id.to());
+            }
+            ids.sort_unstable();
+            ids
+        }
+    }
+
+    async fn store(journal: &Journal, ids: impl IntoIterator<Item = u64>) {
+        let arrivals = ids.into_iter().map(|id| {
+            let request = request(id);
+            Arrival { key: request.key, kind: request.kind(), event: request_event(id) }
+        });
+        let batch = Batch { arrivals: arrivals.collect(), ..Batch::default() };
+        journal.store_batch(batch).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a10_a_request_in_nobodys_hands_is_found_walked_and_told() {
+        let mut world = Harness::new(0, 1..=5).await;
+        let walked = world.walk.attend(request(1), false);
+        let held = Step::Held(Hold::new(HoldReason::NoFunds, "x"));
+        world.journal.note(request(2).key, held).await.unwrap();
+        let end = Step::Settled(Outcome::Expired);
+        world.journal.note(request(3).key, end).await.unwrap();
+        assert_eq!(world.walked(1).await, [0_u64; 0], "it may be on its way");
+        assert_eq!(world.walked(2).await, [4, 5]);
+        assert_eq!(world.metrics.unattended_so_far(), 2);
+        // Nobody took them on: they are found again. One that ends otherwise than it should, too.
+        drop(walked);
+        assert_eq!(world.walked(3).await, [1, 4, 5]);
+        world.tasks.shutdown().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_recovery_or_the_chain_still_has_to_bring_is_nobodys_fault() {
+        let mut world = Harness::new(3, []).await;
+        assert_eq!(world.walked(5).await, [0_u64; 0], "recovery has not come to them");
+        let first =
+            world.journal.ask(|slot| Query::UnfinishedKeys(None, 1, slot)).await.unwrap()[0].0;
+        world.taken.send_replace(Some(first));
+        world.line.send_replace(FinalHeight::NOTHING);
+        assert_eq!(world.walked(5).await, [0_u64; 0], "its block is not deep enough");
+        world.line.send_replace(FinalHeight::EVERYTHING);
+        assert_eq!(world.walked(1).await, [1000]);
+        world.tasks.shutdown().await;
+    }
+}

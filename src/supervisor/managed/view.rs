@@ -1,0 +1,181 @@
+//! How an instance is shown: its state, a summary line, its status.
+
+use super::{
+    ManagedInstance,
+    lifecycle::{Intent, RunState},
+};
+use crate::{
+    admin::status::{Gauges, InstanceState, InstanceStatus, Phase, StoppedBy},
+    time::clock,
+};
+
+impl<E> ManagedInstance<E> {
+    fn state(&self) -> InstanceState {
+        match &self.lifecycle.state {
+            RunState::Up { run, .. } => match run.handles.phase.borrow().clone() {
+                Phase::Starting => InstanceState::Starting,
+                Phase::Waiting { on, why } => InstanceState::Waiting { on, why },
+                Phase::Running => InstanceState::Running,
+            },
+            RunState::Stopping { .. } => InstanceState::Draining,
+            RunState::BackingOff { until, .. } => {
+                InstanceState::BackingOff { until_ms: until.unix_ms }
+            }
+            RunState::Parked { why, until, .. } => {
+                InstanceState::Parked { why: why.clone(), retry_at_ms: Some(until.unix_ms) }
+            }
+            RunState::Down { .. } => match (&self.lifecycle.intent, &self.lifecycle.refused) {
+                (Intent::Stopped(_), _) => InstanceState::Stopped { by: StoppedBy::Operator },
+                (Intent::Disabled, _) => InstanceState::Stopped { by: StoppedBy::File },
+                (Intent::Nothing, Some(why)) => {
+                    InstanceState::Parked { why: why.clone(), retry_at_ms: None }
+                }
+                (Intent::Nothing, None) | (Intent::Run(_), _) => InstanceState::Starting,
+            },
+        }
+    }
+
+    /// Updates the shown state. Returns whether it is another state than before.
+    pub fn refresh_state(&mut self) -> bool {
+        let state = self.state();
+        let is_amiss = self.has_fixable_problem(&state);
+        if self.trouble.0 && !is_amiss {
+            self.trouble.1 = clock::unix_millis();
+        }
+        self.trouble.0 = is_amiss;
+        let is_other = self.shown_state.0.word() != state.word();
+        if is_other {
+            self.shown_state.1 = clock::unix_millis();
+        }
+        self.shown_state.0 = state;
+        is_other
+    }
+
+    /// Returns whether a fault is present that an operator may fix. Warnings logged meanwhile are
+    /// over when this becomes false.
+    fn has_fixable_problem(&self, state: &InstanceState) -> bool {
+        let is_down = matches!(
+            state,
+            InstanceState::Waiting { .. }
+                | InstanceState::BackingOff { .. }
+                | InstanceState::Parked { .. }
+        );
+        let doubted = self.run().is_some_and(|run| {
+            let gauges = run.gauges.borrow();
+            gauges.hold_counts().is_some() || gauges.chain_warnings().next().is_some()
+        });
+        is_down || doubted || self.problem().is_some()
+    }
+
+    /// When the last fault was fixed (Unix ms); 0: there was none.
+    pub fn recovered_at_ms(&self) -> u64 {
+        self.trouble.1
+    }
+
+    /// Records the counters in the instance's history.
+    pub fn record_history(&mut self, now_ms: u64) {
+        let gauges = self.run().map(|run| run.gauges.borrow().clone());
+        self.last_hour.record(now_ms, &self.metrics, gauges.as_ref());
+    }
+
+    /// The state as of the last [`Self::refresh_state`].
+    pub fn shown_state(&self) -> &InstanceState {
+        &self.shown_state.0
+    }
+
+    /// Returns whether it is ending.
+    pub fn is_draining(&self) -> bool {
+        matches!(self.lifecycle.state, RunState::Stopping { .. })
+    }
+
+    /// Returns whether an operator should look at it.
+    pub fn needs_attention(&self) -> bool {
+        let is_down = matches!(
+            self.shown_state.0,
+            InstanceState::Parked { .. } | InstanceState::BackingOff { .. }
+        );
+        is_down || self.problem().is_some()
+    }
+
+    /// The state in one line.
+    pub fn summary_line(&self) -> String {
+        let generation =
+            self.run().map(|_| format!(", generation {}", self.generation)).unwrap_or_default();
+        let complaint = match (self.problem(), &self.shown_state.0) {
+            // The state of a parked instance already contains the reason.
+            (None, _) | (_, InstanceState::Parked { .. }) => String::new(),
+            (Some(why), _) if self.is_waiting_to_apply() => {
+                format!("; its new configuration waits, and is tried again by itself: {why}")
+            }
+            (Some(why), _) => format!("; reload failed: {why}"),
+        };
+        format!("{}: {}{generation}{complaint}", self.name, self.describe_state())
+    }
+
+    /// The state in a few words; `None`: it runs as its file says.
+    pub fn brief(&self) -> Option<String> {
+        match (&self.shown_state.0, self.problem()) {
+            (InstanceState::Running, None) => None,
+            (InstanceState::Running, Some(_)) if self.is_waiting_to_apply() => {
+                Some(format!("{} waits to change", self.name))
+            }
+            (InstanceState::Running, Some(_)) => Some(format!("{} reload failed", self.name)),
+            (_, _) => Some(format!("{} {}", self.name, self.describe_state())),
+        }
+    }
+
+    fn describe_state(&self) -> String {
+        let state = &self.shown_state.0;
+        let detail = match state {
+            InstanceState::Waiting { on, why } => format!(" for {on} ({why})"),
+            InstanceState::Parked { why, .. } => format!(" ({why})"),
+            InstanceState::Stopped { by } => format!(" by {}", by.as_str()),
+            InstanceState::Starting
+            | InstanceState::Running
+            | InstanceState::Draining
+            | InstanceState::BackingOff { .. } => String::new(),
+        };
+        format!("{}{detail}", state.word())
+    }
+
+    /// Why the file is not applied.
+    pub fn problem(&self) -> Option<&str> {
+        let of_change = self.lifecycle.apply_failure().map(|unapplied| unapplied.why.as_str());
+        self.lifecycle.refused.as_deref().or(of_change)
+    }
+
+    /// Returns whether the file is not applied only because a dependency does not answer.
+    fn is_waiting_to_apply(&self) -> bool {
+        self.lifecycle.refused.is_none()
+            && self.lifecycle.apply_failure().is_some_and(|it| it.is_waiting)
+    }
+
+    pub fn status(&self) -> InstanceStatus {
+        let run = self.lifecycle.state.run();
+        let target = run.map(|run| &run.target).or_else(|| self.lifecycle.target());
+        let config = target.map(|target| &target.config);
+        InstanceStatus {
+            name: self.name.clone(),
+            file: self.file.clone(),
+            state: self.shown_state.0.clone(),
+            since_ms: self.shown_state.1,
+            generation: self.generation,
+            restarts: self.restarts,
+            last_error: self.last_error.clone(),
+            last_warnings: Vec::new(),
+            reload_failed: self.problem().map(str::to_owned),
+            reload_waits: self.is_waiting_to_apply(),
+            changing: self.is_changing(),
+            config_hash: target
+                .and_then(|target| target.hash.as_ref())
+                .map(|hash| hash.chars().take(12).collect()),
+            chain_id: config.map(|config| config.chain_id),
+            decryption: config.map(|config| config.decryption_address.to_string()),
+            gateway: config.map(|config| config.gateways()),
+            kms_core: config
+                .filter(|config| !config.observes())
+                .map(|config| config.kms_core_endpoint.to_string()),
+            gauges: self.run().map_or_else(Gauges::default, |run| run.gauges.borrow().clone()),
+        }
+    }
+}
