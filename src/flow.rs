@@ -1,4 +1,5 @@
-//! The walk of one request: one task, one `match` on its durable stage, journaled at every door.
+//! Processes requests. A *walk* is the task that carries one request from its event to its outcome: one
+//! `match` on the request's durable stage, with every change of stage recorded in the journal.
 //!
 //! ```text
 //! arrivals --channel--> dispatch --task each--> walk: arrived -> asked -> answered -> submitted
@@ -7,9 +8,12 @@
 //!                                        settled | held | left for the next start
 //! ```
 //!
-//! A restart re-enters the same `match`: there is no second path for recovery. Nor has an instance that
-//! only observes a path of its own: its walk ends where the Core would be asked ([`Mode`]). The flow
-//! owns the port it records through ([`RequestLedger`]); the journal implements it.
+//! *Held* means: set aside with a reason that an operator reads, and retried slowly. A *lane* is the
+//! one owner of a wallet's nonces on one chain ([`crate::chain::lane`]).
+//!
+//! A restart enters the same `match` again: there is no second code path for recovery. An instance that
+//! only observes uses the same path, and its walks end where the Core would be asked ([`Mode`]). The
+//! flow owns the port it records through ([`RequestLedger`]); the journal implements it.
 pub mod ledger;
 pub mod arrivals;
 pub mod ciphertexts;
@@ -51,66 +55,66 @@ use crate::{
     telemetry::{log_throttle::LogThrottle, metrics::Metrics, trace_context::Whose},
 };
 
-/// Limits and patience of the walk.
+/// Limits and timeouts of walks.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowOptions {
-    /// Walks under way at the same time.
+    /// The largest number of walks at the same time.
     pub max_in_flight: usize,
     /// How long one attempt waits for the Core's answer.
     pub answer_timeout: PerKind<Duration>,
     /// Ceiling of the pause between polls and between attempts.
     pub retry_interval: Duration,
-    /// Working time after which a request ends as expired.
+    /// Working time after which a request ends as expired: an outage of a dependency does not count.
     pub request_expiry: Duration,
 }
 
-/// What is done with a request whose ciphertexts are there.
+/// What happens to a request once its ciphertexts are available.
 #[derive(Debug)]
 pub enum Mode<P> {
-    /// The Core is asked, and its answer brought.
+    /// The Core is asked, and its answer is submitted.
     Answer(Box<AnswerStages<P>>),
-    /// It ends as observed. There is no room in which anything could be asked or sent.
+    /// It ends as observed. This variant holds nothing with which anything could be asked or sent.
     Observe {
-        /// How many were observed.
+        /// The number of requests observed.
         observed: watch::Sender<u64>,
     },
 }
 
-/// Rooms 3 and 4, and what they need.
+/// The stages after the ciphertexts (the Core and the submission), and what they need.
 #[derive(Debug)]
 pub struct AnswerStages<P> {
     pub core: KmsCore,
     pub submission: Submission<P>,
     pub gateway_config: GatewayConfigAdapter<P>,
-    /// A request up to this block may have been answered by an earlier life that the ledger does not
-    /// remember: it was lost, rebuilt, or restored from a backup.
+    /// An earlier run may have answered requests up to this block without the ledger knowing: because the
+    /// journal was lost, rebuilt, or restored from a backup.
     pub maybe_answered_up_to: u64,
 }
 
-/// The rooms, and all that a walk needs.
+/// The stages, and everything else that a walk needs.
 #[derive(Debug)]
 pub struct Flow<P, B, L> {
-    /// The instance, as traces name it.
+    /// The instance's name in traces.
     pub whose: Whose,
     pub ciphertexts: Ciphertexts<B>,
     pub mode: Mode<P>,
-    /// Who is asked whether the chain has a request, and where.
+    /// Asks the nodes whether a request is on chain, and in which block.
     pub confirmation: Confirmation<P>,
-    /// Whether the deployed contract is one we can serve.
+    /// Whether this version can serve the deployed contract.
     pub support: watch::Receiver<DeploymentSupport>,
-    /// Up to which block requests may be walked.
+    /// The highest block whose requests may be processed.
     pub final_height: watch::Receiver<FinalHeight>,
     pub ledger: L,
     pub metrics: Metrics,
     pub dice: Dice,
     pub options: FlowOptions,
-    /// What is wrong with many requests at once is said once.
+    /// Limits logs about a problem that many requests have at once.
     pub log_throttle: Mutex<LogThrottle>,
 }
 
 impl<P, B, L> Flow<P, B, L> {
-    /// Something that happens to one request after the other. Whether to say so, and how often it
-    /// happened since it was said.
+    /// For an event that happens to many requests: the number of occurrences since the last log, if it
+    /// should be logged now.
     fn should_log(&self, whose: &str, code: &'static str) -> Option<u64> {
         let mut repeats = self.log_throttle.lock().unwrap_or_else(PoisonError::into_inner);
         repeats.should_log_for(whose, code, Instant::now())

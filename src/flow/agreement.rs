@@ -1,5 +1,5 @@
-//! Whether the gateway nodes agree that a request is on chain: one that lies must not have anything
-//! decrypted.
+//! Checks that the gateway nodes agree that a request is on chain, so that one lying node cannot have
+//! anything decrypted.
 
 use super::{
     Flow, RequestLedger,
@@ -13,10 +13,10 @@ use crate::{
 };
 
 impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
-    /// Beside the ciphertexts: two nodes have to show the request, where there are two. One that is
-    /// behind or does not answer is waited for a moment, one that denies for as long as it does: then
-    /// the request is `doubted`, and nothing is fetched for it. An outcome: it was never there, all of
-    /// them say.
+    /// Runs beside the fetch of the ciphertexts. Where there are two nodes, two have to show the request. A
+    /// node that is behind or does not answer is waited for briefly. While a node denies the request, it is
+    /// `doubted` and nothing is fetched for it. Returns an outcome if all nodes say that it was never
+    /// there.
     pub(super) async fn check_witnesses(
         &self,
         request: &Request,
@@ -40,7 +40,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             }
             WitnessVerdict::NeverExisted => {
                 self.metrics.count_witnessed("nowhere");
-                // What should be in its place may not be known.
+                // The block may contain another request instead.
                 self.confirmation.reread_block(request);
                 return Ok(Some(Outcome::Orphaned));
             }

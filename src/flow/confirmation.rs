@@ -1,15 +1,16 @@
-//! Before a request ends because its event makes no sense, the event is looked for again: a log that
-//! one node damaged, or made up, ends nothing.
+//! Confirms a request's event before the request ends as malformed: a log that one node damaged or
+//! invented must not end anything.
 //!
 //! ```text
-//! two nodes show it ----------------------------------------------------> it ends
-//! one shows it, and there is no other one -> held -> at the retry it ends
-//! one shows it, and another one denies, is behind, or does not answer --> held
-//! nobody has it in its block -------------------------------------------> not in the chain: gone
+//! two nodes show it ------------------------------------------------------> it ends
+//! one shows it, and there is no other node --> held --> ends at the retry
+//! one shows it, another denies it, is behind, or does not answer ---------> held
+//! no node has it in its block --------------------------------------------> not on chain: orphaned
 //! ```
 //!
-//! Unless it ends, its block is read again at every node: what should be in its place may not be known.
-//! So it is for a request that is held for what its event says, and may end some day.
+//! Unless the request ends, its block is read again at every node, because the block may contain
+//! another request instead. The same happens to a request that is held for the content of its event and
+//! may end later.
 
 use tracing::debug;
 
@@ -23,17 +24,17 @@ use crate::{
     domain::{BlockRef, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
 };
 
-/// Who can be asked for an event, and where the chain has it now.
+/// Asks the nodes for an event and its current block.
 #[derive(Clone, Debug)]
 pub struct Confirmation<P> {
     adapter: DecryptionAdapter<P>,
     suspects: SuspectBlocks,
 }
 
-/// What becomes of a request whose event makes no sense.
+/// Whether the event of a malformed request is confirmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Confirmed {
-    /// It is as it was read.
+    /// The event is as it was read.
     Yes,
     /// No node shows it.
     Gone,
@@ -41,7 +42,7 @@ pub(super) enum Confirmed {
     NotYet(Hold),
 }
 
-/// What follows. `alone`: there is one node only; `before`: it was held for this.
+/// `alone`: there is only one node. `before`: the request was already held for this reason.
 fn conclude(witnessed: &WitnessVerdict, alone: bool, before: bool) -> Confirmed {
     let why = match witnessed {
         WitnessVerdict::TwoNodes => return Confirmed::Yes,
@@ -64,8 +65,8 @@ impl<P: ChainReader> Confirmation<P> {
         Self { adapter, suspects }
     }
 
-    /// Whether a request that cannot be answered is what the chain holds. `held`: why it was held when
-    /// its walk began.
+    /// Checks whether a request that cannot be answered is on chain as it was read. `held`: the reason for
+    /// which it was held when its walk began.
     pub(super) async fn verify(&self, request: &Request, held: Option<HoldReason>) -> Confirmed {
         let alone = self.adapter.provider().node_count() < 2;
         let witnessed = self.adapter.collect_witnesses_afresh(request).await;
@@ -77,7 +78,7 @@ impl<P: ChainReader> Confirmation<P> {
         confirmed
     }
 
-    /// Whether several nodes show the request in this block.
+    /// Asks whether several nodes show the request in this block.
     pub(super) async fn ask_witnesses(
         &self,
         request: &Request,
@@ -87,7 +88,7 @@ impl<P: ChainReader> Confirmation<P> {
         self.adapter.collect_witnesses(request, block, again).await
     }
 
-    /// Where a request is now, and whether one of its `namesakes` has its id.
+    /// Returns where a request is now, and whether one of its `namesakes` has its id.
     pub(super) async fn whereabouts(
         &self,
         request: &Request,
@@ -96,12 +97,12 @@ impl<P: ChainReader> Confirmation<P> {
         self.adapter.locate(request, namesakes).await
     }
 
-    /// It is not on chain, or not any more.
+    /// Reports that the request is not on chain, or not any more.
     pub(super) fn report_orphan(&self, request: &Request) {
         self.suspects.report_orphan(request.key, request.block);
     }
 
-    /// The event may not be what the chain holds: its block is read at every node.
+    /// Has the request's block read again at every node: the event may differ from what the chain holds.
     pub(super) fn reread_block(&self, request: &Request) {
         let number = request.block.number;
         self.suspects.reread_everywhere(number, number);
@@ -109,8 +110,9 @@ impl<P: ChainReader> Confirmation<P> {
 }
 
 impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
-    /// A setback that ends the request or sets it aside, or what takes its place once the chain was
-    /// looked at. An outcome: it is not there. `before`: why it was held when its walk began.
+    /// Confirms a setback that would end the request or set it aside, or replaces it by what the chain
+    /// shows. Returns an outcome as the error if the request is not on chain. `before`: the reason for
+    /// which it was held when its walk began.
     pub(super) async fn confirm(
         &self,
         request: &Request,
@@ -133,7 +135,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 setback
             }
         };
-        // Nobody waits for an answer that the chain does not ask for any more. Not known counts as no.
+        // The chain no longer asks for an answer. Unknown counts as a denial here.
         match self.whereabouts(request).await {
             Ok(RequestLocation::Gone) => Err(Outcome::Orphaned),
             Ok(RequestLocation::In(_) | RequestLocation::Unknown) | Err(_) => Ok(setback),
@@ -149,7 +151,7 @@ mod tests {
         contracts::abi,
     };
 
-    /// A request as one node damaged its event, on a chain that has it whole.
+    /// A chain with a request's real event, and the same request as one node damaged it.
     fn scene() -> (FakeChain, Confirmation<FakeChain>, SuspectBlocks, Request) {
         let chain = FakeChain::new(40);
         let whole = Event { data: vec![7; 64].into(), ..request_event(1) };
@@ -182,7 +184,7 @@ mod tests {
                 assert!(suspects.is_waiting(41, 41));
             }
         }
-        // Alone, and nothing is remembered of another one.
+        // With one node, and no memory of another one.
         let (chain, confirmation, _, request) = scene();
         chain.state().faults = vec![silent];
         assert!(is_held(&confirmation.verify(&request, UNCONFIRMED).await));
@@ -203,7 +205,7 @@ mod tests {
         chain.state().faults = vec![zeroes()];
         assert!(is_held(&confirmation.verify(&request, None).await));
         assert_eq!(confirmation.verify(&request, UNCONFIRMED).await, Confirmed::Yes);
-        // What it showed a moment ago does not count.
+        // Earlier answers of the node do not count.
         chain.state().faults = vec![NodeFaults::default()];
         assert_eq!(confirmation.verify(&request, UNCONFIRMED).await, Confirmed::Gone);
     }

@@ -1,5 +1,5 @@
-//! A ledger in memory for the tests of the rooms. It forgets nothing and promises nothing: what the
-//! real one does with what it is told, `journal` tests.
+//! A ledger in memory for the tests of the stages. It keeps everything and checks nothing: the
+//! `journal` tests cover the real one.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +14,7 @@ use crate::{
     domain::{BlockRef, Event, LedgerError, RequestKey, U256},
 };
 
-/// What the ledger was told.
+/// What was recorded.
 #[derive(Debug, Default)]
 pub(crate) struct LedgerContents {
     pub requests: HashMap<RequestKey, BlockRef>,
@@ -24,7 +24,7 @@ pub(crate) struct LedgerContents {
     pub unproven: Vec<UnprovenRange>,
     /// As they were stored last.
     pub ids: Vec<IdRange>,
-    /// A test says so.
+    /// Set by a test.
     pub answered: HashSet<U256>,
 }
 

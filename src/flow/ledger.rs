@@ -1,4 +1,4 @@
-//! The port through which the flow records: what is stored of a request, and what happened to it.
+//! The port through which the flow stores requests and records what happens to them.
 
 use std::time::Duration;
 
@@ -10,22 +10,21 @@ use crate::{
     },
 };
 
-/// One batch read from the chain: requests, logs that could not be decoded, and how far it reaches.
-/// Stored in one journal transaction, so that the cursor never counts a request that is not stored.
+/// One batch read from the chain: requests, logs that could not be decoded, and the cursor. It is
+/// stored in one journal transaction, so that the cursor never passes a request that is not stored.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     pub arrivals: Vec<Arrival>,
     /// Undecodable logs with the reason: stored, counted, skipped.
     pub skipped: Vec<(Event, String)>,
-    /// Everything up to and including this block is in this batch or an earlier one.
-    /// `None`: a re-read of known blocks, the cursor stays.
+    /// Everything up to and including this block is in this batch or an earlier one. `None`: the batch
+    /// comes from reading known blocks again, and the cursor stays.
     pub cursor: Option<BlockRef>,
-    /// Everything up to this block was read twice. Stored with a cursor only.
+    /// Every block up to this one was read twice. Stored only with a cursor.
     pub read_twice: Option<u64>,
-    /// Blocks up to the cursor whose logs nobody could prove, all there are from now on; `None`: those
-    /// known.
+    /// All blocks up to the cursor whose logs no node could prove complete. `None`: unchanged.
     pub unproven: Option<Vec<UnprovenRange>>,
-    /// The ids of requests that are known with this batch, if they have changed: all of them.
+    /// All known ids of requests, including this batch. `None`: unchanged.
     pub ids: Option<Vec<IdRange>>,
 }
 
@@ -34,9 +33,9 @@ pub struct Batch {
 pub struct UnprovenRange {
     pub first: u64,
     pub last: u64,
-    /// Of a single block, where it is known.
+    /// Of a single block, if known.
     pub hash: Option<B256>,
-    /// Since when (Unix ms).
+    /// Unix milliseconds.
     pub since_ms: u64,
 }
 
@@ -46,7 +45,7 @@ pub struct IdRange {
     pub counter: Counter,
     pub first: u64,
     pub last: u64,
-    /// The blocks of the first and the last.
+    /// The blocks of the first and the last id.
     pub first_block: u64,
     pub last_block: u64,
 }
@@ -59,43 +58,43 @@ pub struct Arrival {
     pub event: Event,
 }
 
-/// What happened to a request after its arrival. Rides on the next commit: losing it costs a
-/// repeat, never an outcome.
+/// What happened to a request after its arrival. Written with the next commit: losing it costs a
+/// repeated call, never an outcome.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// The Core took the request. Clears the hold.
+    /// The Core accepted the request. Clears the hold.
     Asked,
-    /// The Core lost the request (restart, eviction): it must be asked again.
+    /// The Core lost the request (restart, eviction) and must be asked again.
     Forgotten,
     /// The Core's answer passed our checks.
     Answered(Answer),
     /// A transaction with the answer was broadcast.
     Submitted { transaction: B256 },
-    /// The transaction did not bring it: back to `answered_here`.
+    /// The transaction failed to deliver the answer: back to the stage "answered".
     Returned { why: String },
     /// A failed attempt, counted, with its cause.
     Failed { why: String },
     /// Set aside. The stage stays.
     Held(Hold),
-    /// Time in which chain, buckets and Core all answered, and no answer came of it: it counts
-    /// towards the expiry.
+    /// Time in which chain, buckets and Core all answered but no answer resulted. It counts towards the
+    /// expiry.
     WorkTime(Duration),
-    /// Ended.
+    /// The request ended.
     Settled(Outcome),
 }
 
-/// What became of a batch, by index of its arrivals. The others were known and stand as they did.
+/// What was new in a batch, by index of its arrivals. The others were known and are unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredBatch {
     pub new: Vec<usize>,
-    /// Undecodable logs that were not known, by their place in the batch.
+    /// Undecodable logs that were not known, by index in the batch.
     pub skipped: Vec<usize>,
-    /// Settled, and now in another block: the chain was reorganised, and what settled them may be
-    /// gone with it. They are open again.
+    /// Requests that were settled and are now in another block: the chain was reorganised, and the block
+    /// that settled them may be gone. They are open again.
     pub reopened: Vec<usize>,
 }
 
-/// Where a request stands by the ledger.
+/// A request's state in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestState {
     pub stage: Stage,
@@ -104,42 +103,42 @@ pub struct RequestState {
     pub worked: Duration,
 }
 
-/// Whether a request was answered by this node, by its id.
+/// Whether this node has answered a request, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnsweredHere {
     /// A transaction with the answer was broadcast, or the contract has it.
     Yes,
-    /// There is a request, and it is not.
+    /// The request is known and unanswered.
     No,
-    /// There is no such request, or no more.
+    /// No such request is stored, or it was pruned.
     Unknown,
 }
 
 /// The port. The journal implements it.
 pub trait RequestLedger: Clone + Send + Sync + 'static {
-    /// Door (a): stores the batch and its cursor durably (fsync) before it returns. A known request
-    /// takes over the block it is in now; one that is settled is opened again only by a batch with
-    /// a cursor, which is joined block by block and not the word of any one node.
+    /// Stores the batch and its cursor durably (fsync) before it returns. A known request takes over the
+    /// block it is in now. A settled one is opened again only by a batch with a cursor: such a batch was
+    /// joined block by block and does not rest on the word of a single node.
     fn store_batch(
         &self,
         batch: Batch,
     ) -> impl Future<Output = Result<StoredBatch, LedgerError>> + Send;
 
-    /// Records a step on the next commit. Waits only while the journal's queue is full.
+    /// Records a step with the next commit. Waits only while the journal's queue is full.
     fn note(
         &self,
         key: RequestKey,
         step: Step,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Where the request stands after everything noted so far. `None`: settled, or not known.
+    /// The request's state after everything noted so far. `None`: settled or unknown.
     fn request_state(
         &self,
         key: RequestKey,
     ) -> impl Future<Output = Result<Option<RequestState>, LedgerError>> + Send;
 
-    /// Events with the same id and other content: ids are counters, and a reorganised chain can give
-    /// one to another request.
+    /// Events with the same id and other content: ids are counters, and after a reorganisation another
+    /// request can have the same id.
     fn events_of_same_id(
         &self,
         key: RequestKey,

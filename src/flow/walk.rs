@@ -1,5 +1,5 @@
-//! The walk of one request: one `match` on its stage, each arm a room. Where only observed it is the
-//! first arm's, and ends in it. What follows from a setback is decided by [`policy`], and done here.
+//! The walk of one request: one `match` on its stage. An instance that only observes ends the walk in
+//! the first arm. [`policy`] decides what follows from a setback; this module carries it out.
 
 pub(super) mod policy;
 
@@ -46,18 +46,18 @@ pub(super) enum WalkEnd {
     Stopped,
 }
 
-/// Where a stage leads.
+/// The result of running a stage.
 pub(super) enum Transition {
     Advance(Stage, Step),
-    /// To the Core once more, after a pause, and what is odd in what it said.
+    /// Call the Core again after a pause. The text names what was inconsistent in its answers, if anything.
     BackToCore(Stage, Option<&'static str>),
-    /// It stays where it is, and goes on by itself once somebody has fixed this.
+    /// The request stays at its stage and continues by itself once the cause is fixed.
     Wait(Hold),
     End(Outcome),
 }
 
 impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
-    /// One request, from where it stands to its end.
+    /// Processes one request from its current stage to its end.
     pub(super) async fn walk(
         &self,
         intake: QueuedRequest,
@@ -69,7 +69,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let standing =
             if recovered { Box::pin(self.ledger.request_state(key)).await? } else { None };
         if recovered && standing.is_none() {
-            // Settled meanwhile: nothing is left to do.
+            // It was settled in the meantime.
             return Ok(WalkEnd::Settled);
         }
         let (forgotten, pause) =
@@ -113,7 +113,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 Ok(Transition::End(end)) => return Box::pin(self.settle(&request, end)).await,
                 Err(setback) => setback,
             };
-            // Whatever was sent is mined and brought nothing, or was never taken.
+            // The transaction was mined without effect, or no node accepted it.
             sending = None;
             if let Stage::Submitted(answer) = stage {
                 stage = Stage::Answered(answer);
@@ -162,8 +162,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// A request that was on chain before this start may have been answered by a run whose journal is
-    /// gone.
+    /// A run whose journal is gone may have answered a request that was on chain before this start.
     fn may_be_answered_already(&self, request: &Request) -> bool {
         match &self.mode {
             Mode::Answer(rooms) => request.block.number <= rooms.maybe_answered_up_to,
@@ -171,8 +170,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// [`Self::run_stage`], once nobody can have answered the request before without the journal's knowing.
-    /// What was sent by its own account is looked at by the room that sends.
+    /// Runs the stage, after checking that no earlier run has answered the request without the journal's
+    /// knowledge. A transaction that the journal does know of is checked by the submission stage.
     async fn next_transition(
         &self,
         request: &Request,
@@ -196,12 +195,12 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         self.run_stage(request, (stage, sending), history, holder, stop).await
     }
 
-    /// The room of this stage. Before the answer is in hand a stop leaves the request to the next
-    /// start (`None`); after that it is finished, unless it waits for somebody to mend something, or
-    /// the whole task is aborted.
+    /// Runs the request's current stage. If the instance stops before the Core's answer is here, the
+    /// request is left to the next start (`None`). After that it is finished first, unless it waits for an
+    /// operator or the whole task is aborted.
     ///
-    /// Each room has its state in a box of its own: thousands of walks wait, each in one room, and
-    /// need not have room for all of them.
+    /// The future of each stage is boxed: thousands of walks wait at the same time, each in one stage, and
+    /// should not reserve memory for the largest of them.
     async fn run_stage(
         &self,
         request: &Request,
@@ -236,7 +235,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 holder.attendance.set_activity(Activity::Submitting);
                 let sending =
                     sending.get_or_insert_with(|| SubmissionProgress::begin(history.prior_answer));
-                // The lane goes on with what was recorded, at the latest at the next start.
+                // The lane continues with what was recorded, at the latest at the next start.
                 let may_stop = sending.is_waiting();
                 let bringing = Box::pin(self.submit(rooms, request, (stage, answer), sending));
                 if may_stop {
@@ -248,7 +247,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// Requests that fail for one reason are one thing to say.
+    /// Logs a failed attempt. Requests that fail for the same reason share one throttle.
     fn log_failure(&self, stage: &Stage, code: &'static str, why: &str) {
         let stage = stage.as_str();
         let repeats = self.should_log(stage, code);
@@ -291,7 +290,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         self.ledger.note(key, Step::WorkTime(worked)).await
     }
 
-    /// It waits in its place for somebody to fix something, and goes on by itself.
+    /// Records that the request waits at its stage, keeping its permit, until the cause is fixed.
     async fn note_waiting(&self, key: RequestKey, hold: Hold) -> Result<(), LedgerError> {
         let (reason, detail) = (hold.reason.as_str(), &hold.detail);
         let repeats = self.should_log("waits", reason);
@@ -300,7 +299,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         self.ledger.note(key, Step::Held(hold)).await
     }
 
-    /// Said when it is news, not at each time it was tried again in vain.
+    /// Sets the request aside. Logged when the reason is new, not at each failed retry.
     async fn hold(
         &self,
         key: RequestKey,
@@ -342,12 +341,12 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         Ok(WalkEnd::Settled)
     }
 
-    /// Waits until the request's block is as deep as the operator wants it, wherever the chain has
-    /// it now. An outcome: it is nowhere any more.
+    /// Waits until the request's block is final by the operator's rule, wherever the chain has it now.
+    /// Returns an outcome if the request is not on chain any more.
     async fn wait_until_final(&self, request: &Request) -> Result<Option<Outcome>, Setback> {
         let mut final_height = self.final_height.clone();
         if *final_height.borrow_and_update() == FinalHeight::EVERYTHING {
-            // The contract itself tells when the answer is brought.
+            // The contract itself reports this when the answer is submitted.
             return Ok(None);
         }
         let mut block = request.block;
@@ -368,7 +367,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// Where the chain has the request now. The journal tells which other requests had its id.
+    /// Returns where the chain has the request now. The journal knows other requests with the same id.
     pub(super) async fn whereabouts(&self, request: &Request) -> Result<RequestLocation, RpcError> {
         let found = self.confirmation.whereabouts(request, &[]).await?;
         if found != RequestLocation::Unknown {
@@ -382,10 +381,9 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// Rooms 2 and 3: the ciphertexts are fetched for the Core, and dropped once it has them. Not the
-    /// first time (`again`), the request may have left the chain meanwhile and its id be another
-    /// one's, which the Core would then not take: only what is on chain is asked. Where only observed
-    /// it ends before the Core is asked.
+    /// Fetches the ciphertexts and asks the Core; the bytes are dropped once the Core has them. At a second
+    /// ask (`again`) the request may have left the chain and its id may belong to another request: so it is
+    /// asked only if it is still on chain. An observing instance ends the request before the ask.
     async fn ask(
         &self,
         request: &Request,
@@ -416,7 +414,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             }
         }
         let (refusals, doubted) = (&mut history.refusals, &mut history.doubted);
-        // Whoever forges thousands does not have as much fetched again and again.
+        // Requests that a node denies may be forged, by the thousand: their ciphertexts are not fetched
+        // before the nodes agree.
         let known = if *doubted {
             Some(self.check_witnesses(request, block, again, doubted).await?)
         } else {
@@ -442,7 +441,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         if let Some(end) = witnessed {
             return Ok(Transition::End(end));
         }
-        // The contract may have been upgraded meanwhile.
+        // The contract may have been upgraded in the meantime.
         self.check_support(request).await?;
         let Some((rooms, turn)) = turn else { return Ok(Transition::End(Outcome::Observed)) };
         let begun = Instant::now();
@@ -457,7 +456,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             Err(error) => {
                 let setback = core_setback(rooms, &error).await;
                 if matches!(error, CoreError::Unreachable { .. }) && setback.is_own {
-                    // It may have it: a poll tells, and needs no ciphertexts.
+                    // The Core may have the request: a poll shows that, and needs no ciphertexts.
                     history.core.on_cut_off();
                     return Ok(Transition::BackToCore(
                         Stage::Asked,
@@ -483,7 +482,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// Room 3: poll to an answer.
+    /// Polls the Core until it answers.
     async fn poll(
         &self,
         rooms: &AnswerStages<P>,
@@ -559,8 +558,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// Whether the Core's answer is that to a request of the same id and other content: the Core
-    /// knows requests by id alone, its signature covers what was asked.
+    /// Returns whether the Core's answer belongs to a request with the same id and other content: the Core
+    /// knows requests by id alone, but its signature covers the content.
     async fn answers_other_request_of_same_id(
         &self,
         rooms: &AnswerStages<P>,
@@ -579,8 +578,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         false
     }
 
-    /// Room 4: an answer is handed to the lane until a transaction with it is on its way, and one that is
-    /// on its way is followed until it is mined.
+    /// Hands the answer to the lane, and follows its transaction until it is mined.
     async fn submit(
         &self,
         rooms: &AnswerStages<P>,
@@ -615,7 +613,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             Err(error) => {
                 if !matches!(error, SubmissionError::Stopped) {
                     let returned = Step::Returned { why: error.to_string() };
-                    // A journal that fails ends the instance by its own way.
+                    // A failing journal ends the instance elsewhere.
                     if let Err(error) = self.ledger.note(request.key, returned).await {
                         debug!(%error, "could not note a step");
                     }
@@ -625,7 +623,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// What follows from an answer that was not taken: first the chain is looked at.
+    /// Decides what follows from a rejected answer, after checking where the request is on chain.
     async fn explain_rejection(
         &self,
         rooms: &AnswerStages<P>,
@@ -655,22 +653,22 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         };
         let fault = blame::blame_for(rejection, rooms.core.signer_of(request, answer), &registered);
         if fault == Blame::Content {
-            // What should be in its place may not be known.
+            // The block may contain another request instead.
             self.confirmation.reread_block(request);
         }
         Err(blame::setback(fault, error, request.block.number))
     }
 }
 
-/// A Core that answers others, and not to this request, is this request's trouble.
+/// If the Core answers others but not this request, the problem is this request's own.
 async fn core_setback<P>(rooms: &AnswerStages<P>, error: &CoreError) -> Setback {
     let unanswered = matches!(error, CoreError::Unreachable { .. });
     let own = unanswered && rooms.core.is_answering().await;
     Setback { is_own: own, ..Setback::new(error.remedy(), error.clone()) }
 }
 
-/// What keeps this version from answering a request of this contract. One that was upgraded and not
-/// looked at since is the caller's to wait for.
+/// Returns why this version cannot answer a request of this contract. The caller waits for the new
+/// deployment to be read after an upgrade.
 fn unsupported(request: &Request, support: &DeploymentSupport) -> Option<Hold> {
     let why = match (&request.operation, support) {
         (Operation::Unsupported { event, .. }, _) => format!(

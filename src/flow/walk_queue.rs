@@ -1,9 +1,9 @@
-//! Requests on their way into the walk, and who has them in hand.
+//! Requests on their way to a walk, and whether anything attends to them.
 //!
-//! From the moment it is read to the end of its walk a request is an [`QueuedRequest`], in one place after the
-//! other: where it waits for its block to be deep enough, in a channel, in a walk. As long as there is
-//! one, the request is attended. One that is open in the ledger, not held, and in nobody's hands was
-//! forgotten: that is what [`WalkSender::is_attended`] tells.
+//! From its arrival to the end of its walk a request exists as one [`QueuedRequest`]: while it waits
+//! for its block to be final, in a channel, and in a walk. As long as that value exists, the request is
+//! attended. A request that is open in the ledger, not held, and unattended was forgotten:
+//! [`WalkSender::is_attended`] tells.
 
 use std::{
     collections::HashMap,
@@ -15,10 +15,10 @@ use tokio::sync::mpsc;
 
 use crate::domain::{Request, RequestKey};
 
-/// What somebody does with a request that they have in hand, as operators read it.
+/// What is being done with a request, as shown to operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
-    /// Not walked yet.
+    /// Its walk has not begun.
     Waiting,
     /// It may have been answered, or have left the chain.
     CheckingChain,
@@ -43,30 +43,30 @@ impl fmt::Display for Activity {
     }
 }
 
-/// Who looks after a request.
+/// Whether a request is attended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttendanceState {
     Unattended,
     Active(Activity),
-    /// What was done last failed, and is tried again after a pause.
+    /// The last attempt failed and is repeated after a pause.
     Retrying,
 }
 
-/// A request on its way into the walk.
+/// A request on its way to its walk.
 #[derive(Clone, Debug)]
 pub struct QueuedRequest {
     pub request: Request,
-    /// It was walked before, by an earlier run or by this one: where it stands is asked of the
-    /// ledger when its walk begins. What was read earlier may be outdated by then.
+    /// It was processed before, by this run or an earlier one: its stage is read from the ledger when its
+    /// walk begins, because anything read earlier may be outdated by then.
     pub recovered: bool,
-    /// Its block was deep enough before: it does not wait for that.
+    /// Its block was final before, so it does not wait for that again.
     pub is_final: bool,
-    /// Kept as long as somebody looks after it.
+    /// Exists as long as the request is attended.
     pub(crate) attendance: AttendanceGuard,
 }
 
 impl QueuedRequest {
-    /// In no hands that anybody asks for.
+    /// A request whose attendance nothing observes.
     #[cfg(test)]
     pub(crate) fn alone(request: Request, recovered: bool) -> Self {
         let key = request.key;
@@ -74,25 +74,24 @@ impl QueuedRequest {
     }
 }
 
-/// Where requests come from.
+/// The receiving ends of the channels to the walks.
 #[derive(Debug)]
 pub struct WalkReceivers {
-    /// From the chain.
+    /// New requests from the chain.
     pub from_chain: mpsc::Receiver<QueuedRequest>,
-    /// Out of the journal. Never more than half of the walks, so that thousands that were left, or
-    /// cannot be answered, do not delay what is new.
+    /// Requests from the journal. They never use more than half of the permits, so that thousands of old or
+    /// unanswerable requests do not delay new ones.
     pub from_journal: mpsc::Receiver<QueuedRequest>,
 }
 
-/// A way into the walk.
+/// A sending end of a channel to the walks.
 #[derive(Clone, Debug)]
 pub struct WalkSender {
     sender: mpsc::Sender<QueuedRequest>,
     attendances: Attendances,
 }
 
-/// The ways into one walk, for so many requests each that wait: of what is fresh, and of what comes
-/// again.
+/// The channels to the walks: one for new requests (capacity `fresh`), one for repeated ones (`again`).
 #[must_use]
 pub fn walk_channels(fresh: usize, again: usize) -> (WalkReceivers, WalkSender, WalkSender) {
     let ((walk, fresh), (walk_again, again)) = (mpsc::channel(fresh), mpsc::channel(again));
@@ -101,12 +100,12 @@ pub fn walk_channels(fresh: usize, again: usize) -> (WalkReceivers, WalkSender, 
     (WalkReceivers { from_chain: fresh, from_journal: again }, entrance(walk), entrance(walk_again))
 }
 
-/// The walk takes no more: the instance is stopping.
+/// The dispatcher takes no more requests: the instance is stopping.
 #[derive(Debug)]
 pub struct Closed;
 
 impl WalkSender {
-    /// Takes a request in hand.
+    /// Marks the request as attended.
     #[must_use]
     pub fn attend(&self, request: Request, recovered: bool) -> QueuedRequest {
         let key = request.key;
@@ -118,30 +117,30 @@ impl WalkSender {
         }
     }
 
-    /// Whether anybody has the request in hand.
+    /// Returns whether the request is attended.
     #[must_use]
     pub fn is_attended(&self, key: RequestKey) -> bool {
         self.attendances.lock().contains_key(&key)
     }
 
-    /// What is done with it.
+    /// What is being done with it.
     #[must_use]
     pub fn attendance_of(&self, key: RequestKey) -> AttendanceState {
         self.attendances.lock().get(&key).map_or(AttendanceState::Unattended, |held| held.state)
     }
 
-    /// Waits until there is room for it. Cancel-safe but for the intake.
+    /// Waits until there is room. Cancel-safe, except that the queued request is dropped.
     pub async fn send(&self, queued: QueuedRequest) -> Result<(), Closed> {
         self.sender.send(queued).await.map_err(|_| Closed)
     }
 
-    /// Waits until there is room for one.
+    /// Waits until there is room for one request.
     pub async fn reserve(&self) -> Result<mpsc::Permit<'_, QueuedRequest>, Closed> {
         self.sender.reserve().await.map_err(|_| Closed)
     }
 }
 
-/// How many hands hold each request.
+/// The number of guards for each request.
 #[derive(Clone, Debug, Default)]
 struct Attendances(Arc<Mutex<HashMap<RequestKey, AttendanceEntry>>>);
 
@@ -163,7 +162,7 @@ impl Attendances {
     }
 }
 
-/// One of them, until it is dropped.
+/// Marks a request as attended until it is dropped.
 #[derive(Debug)]
 pub(crate) struct AttendanceGuard {
     key: RequestKey,
@@ -171,12 +170,12 @@ pub(crate) struct AttendanceGuard {
 }
 
 impl AttendanceGuard {
-    /// What is done with it from now on.
+    /// Sets the current activity.
     pub(crate) fn set_activity(&self, doing: Activity) {
         self.set_state(AttendanceState::Active(doing));
     }
 
-    /// It failed: why, the ledger tells.
+    /// The attempt failed; the ledger has the reason.
     pub(crate) fn set_retrying(&self) {
         self.set_state(AttendanceState::Retrying);
     }

@@ -1,7 +1,7 @@
-//! Requests whose block is not deep enough yet. Pure.
+//! Requests whose block is not final yet. Pure.
 //!
-//! They take no place among the walks: with a finality of minutes there are thousands. A restart
-//! finds them in the journal.
+//! They hold no permits: with a finality of minutes there are thousands of them. A restart finds them
+//! in the journal.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use crate::{
     flow::{finality::rule::FinalHeight, walk_queue::QueuedRequest},
 };
 
-/// More than so many are not taken in: what comes waits in its channel, and nothing is lost.
+/// Once this many wait, further requests stay in their channel; nothing is lost.
 const MAX_WAITING: usize = 20_000;
 
-/// By block, then in the order in which they came.
+/// By block, then in the order of their arrival.
 #[derive(Debug, Default)]
 pub(super) struct NotFinal {
     waiting: PerKind<BTreeMap<(u64, u64), QueuedRequest>>,
@@ -27,7 +27,7 @@ impl NotFinal {
         self.waiting[queued.request.kind()].insert(position, queued);
     }
 
-    /// Those that the line covers, the oldest block of each kind first.
+    /// Removes the requests that are final now, the oldest block of each kind first.
     pub(super) fn take_final(&mut self, final_height: FinalHeight) -> Vec<QueuedRequest> {
         let mut released = Vec::new();
         for kind in Kind::ALL {

@@ -1,14 +1,14 @@
-//! Who waits before its walk: requests whose block is not deep enough, and those of a block that has many.
-//! Neither takes a place. Pure.
+//! Requests of one channel that wait before their walk: because their block is not final, or because
+//! their block already has its share of the permits. They hold no permits. Pure.
 //!
 //! ```text
-//! channel -> above the line? -> unripe --the line moves--\
-//!         -> its block has its share of the places? ------+-> aside, by block -> walk
+//! channel -> above the final height? -> not final --the height rises--\
+//!         -> its block has its share of the permits? ----------------> deferred, by block -> walk
 //!         -> walk
 //! ```
 //!
-//! Whoever forges one log forges thousands in a block, and each of them has a place for seconds: those of
-//! one block never take all places.
+//! An attacker who forges one log can forge thousands in one block, and each of them would hold a
+//! permit for seconds. So the requests of one block never hold all permits.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -18,35 +18,36 @@ use crate::{
     flow::{QueuedRequest, finality::rule::FinalHeight},
 };
 
-/// Requests that wait aside. What is more takes places like any other: those behind it wait for it.
+/// The most deferred requests. Further ones take permits like any other request, so that those behind
+/// them are not blocked.
 const MAX_DEFERRED: usize = 8192;
 
-/// Those of one block that walk.
+/// Walks of one block's requests.
 #[derive(Debug, Default)]
 struct Walking {
     count: usize,
     share: Wanted,
 }
 
-/// Of one channel: who walks, and who waits here.
+/// The walks and the waiting requests of one channel.
 #[derive(Debug, Default)]
 pub(super) struct WaitingQueue {
-    /// Places that requests of one block may have.
+    /// Permits that requests of one block may hold.
     share: usize,
     walking: HashMap<BlockRef, Walking>,
     not_final: NotFinal,
-    /// Of each block in the order in which they came.
+    /// By block, in the order of their arrival.
     deferred: BTreeMap<BlockRef, VecDeque<QueuedRequest>>,
     deferred_count: usize,
 }
 
 impl WaitingQueue {
-    /// Each block may have so many places.
+    /// `share`: permits for the requests of one block.
     pub(super) fn new(share: usize) -> Self {
         Self { share, ..Self::default() }
     }
 
-    /// The request, if it may be walked now. If not, it waits here.
+    /// Returns the request if it may be processed now; otherwise it waits here.
     pub(super) fn admit(
         &mut self,
         queued: QueuedRequest,
@@ -65,24 +66,24 @@ impl WaitingQueue {
         None
     }
 
-    /// The line is here now.
+    /// Moves the requests that are final now.
     pub(super) fn release_final(&mut self, final_height: FinalHeight) {
         for queued in self.not_final.take_final(final_height) {
             self.defer(queued);
         }
     }
 
-    /// Whether there is no room for one that is not ripe.
+    /// Returns whether there is no room for another request that is not final.
     pub(super) fn is_full(&self) -> bool {
         self.not_final.is_full()
     }
 
-    /// Whether one that waits here may be walked now.
+    /// Returns whether a waiting request may be processed now.
     pub(super) fn has_ready(&self) -> bool {
         self.deferred.keys().any(|block| self.has_free_share(block))
     }
 
-    /// The one whose turn it is.
+    /// Removes the next one.
     pub(super) fn pop_ready(&mut self) -> Option<QueuedRequest> {
         let block = *self.deferred.keys().find(|block| self.has_free_share(block))?;
         let of_block = self.deferred.get_mut(&block)?;
@@ -95,7 +96,7 @@ impl WaitingQueue {
         next
     }
 
-    /// One of this block walks. The share that it is in.
+    /// Records that a request of this block is being processed. Returns its block's share.
     pub(super) fn walk_began(&mut self, block: BlockRef) -> Wanted {
         let walking = self.walking.entry(block).or_default();
         walking.count += 1;
@@ -121,7 +122,7 @@ impl WaitingQueue {
         self.tell(&block);
     }
 
-    /// Tells those of the block that walk whether another one waits for one of their places.
+    /// Signals the walks of this block whether another request of it waits for a permit.
     fn tell(&self, block: &BlockRef) {
         if let Some(walking) = self.walking.get(block) {
             walking.share.set(!self.has_free_share(block) && self.deferred.contains_key(block));
@@ -167,10 +168,10 @@ mod tests {
         let share = waiting.walking[&intake(7, 0).request.block].share.clone();
         assert!(share.is_one());
         assert!(!waiting.has_ready() && waiting.pop_ready().is_none());
-        // Another block's is walked at once.
+        // A request of another block starts at once.
         let other = waiting.admit(intake(8, 200), FinalHeight::EVERYTHING).unwrap();
         assert!(!waiting.walk_began(other.request.block).is_one());
-        // One ends, and the next of its block begins, in the order in which they came.
+        // As each one ends, the next of its block starts, in the order of arrival.
         for id in 6..100 {
             waiting.walk_ended(intake(7, 0).request.block);
             assert!(!share.is_one(), "there is room");
@@ -214,7 +215,7 @@ mod tests {
         assert!(waiting.has_ready() && waiting.pop_ready().is_some());
     }
 
-    /// Far behind the head everything but the last blocks is deep enough.
+    /// Far behind the head all but the last blocks are final.
     #[test]
     fn what_is_not_deep_enough_waits_for_the_line_and_takes_no_place() {
         let mut waiting = WaitingQueue::new(1000);
@@ -230,7 +231,7 @@ mod tests {
         let next: Vec<_> =
             std::iter::from_fn(|| waiting.pop_ready().map(|next| next.request.key)).collect();
         assert_eq!(next, [key(401), key(402)]);
-        // One that was deep enough before.
+        // Its block was final before.
         let mut ripe = intake(600, 1);
         ripe.is_final = true;
         assert!(waiting.admit(ripe, FinalHeight::NOTHING).is_some());

@@ -1,31 +1,31 @@
-//! What follows where a request gets no further: the one table of the walk's decisions. Pure: it is told
-//! where the request stands, what stands in its way, what happened to it before, and the time.
+//! All decisions of a walk after a setback, as one table. Pure: its inputs are the request's stage, the
+//! setback, the request's history, and the time.
 //!
 //! ```text
-//! in its way           it stands at         and                                 then
+//! setback              stage                condition                           decision
 //! -----------------------------------------------------------------------------------------------------
-//! refused              anywhere                                                 refuse
-//! held for its answer  answered, submitted  out of the journal, the first time  ask the Core for another
-//! held                 anywhere             it has worked for `request_expiry`  expire
-//! held                 anywhere                                                 hold
-//! trouble of its own   anywhere             for 20 s (3 s: a node denies it),   give way (no_progress)
-//!                                           and its place is wanted
-//! trouble              anywhere                                                 retry after a pause
+//! refused              any                                                      refuse
+//! held for its answer  answered, submitted  first time since recovery           ask the Core for another
+//! held                 any                  worked for `request_expiry`         expire
+//! held                 any                                                      hold
+//! its own, transient   any                  for 20 s (3 s: a node denies it),   give way (no_progress)
+//!                                           and its permit is wanted
+//! transient            any                                                      retry after a pause
 //! ```
 //!
-//! The first line that fits counts ([`decide`]). Work is time in which everyone answered: in which the
-//! Core had the request, and not that spent waiting for memory or gas. An outage is no part of it.
+//! The first matching row applies ([`decide`]). Working time is time in which every dependency answered
+//! and the Core had the request. Outages and waiting for memory or gas do not count.
 //!
-//! What stands in the way is most often said by a room. The rest is said here:
+//! Most setbacks come from a stage. The others are decided here:
 //!
 //! ```text
-//! the Core has no answer yet            20 s, and its place is wanted   held (core_silent)
-//!                                       its timeout is over             held (core_silent)
-//! the Core has none but a rejected one  it gives that, fails, or holds  held, as the contract said
+//! the Core has no answer yet            20 s, and its permit is wanted  held (core_silent)
+//!                                       its timeout has passed          held (core_silent)
+//! the Core has only a rejected answer   it repeats it, fails, or holds  held, with the contract's reason
 //! the walk panicked                     the third time                  hold (panicked)
 //!                                       before that                     retry after 100 ms
 //! the Core contradicts itself                                           see [`core_history`]
-//! the contract does not take an answer                                  see `submission::policy`, [`blame`]
+//! the contract rejects an answer                                        see `submission::policy`, [`blame`]
 //! ```
 
 pub(in crate::flow) mod blame;
@@ -43,11 +43,11 @@ use crate::{
     time::backoff::Backoff,
 };
 
-/// A walk that got nowhere for so long, by trouble of its own, gives its place to who waits for
-/// one. So does one whose answer the Core does not have for so long; of these one after the other,
-/// since a Core may also be slow.
+/// A walk that made no progress for this long, for a reason of its own, gives its permit to a request
+/// that waits. So does one for whose answer the Core takes this long; of these only one at a time,
+/// because the Core may just be slow.
 pub(in crate::flow) const GIVE_WAY_AFTER: Duration = Duration::from_secs(20);
-/// So soon one does whose request a node denies: whoever forges one forges thousands.
+/// The same for a request that a node denies: forged requests come by the thousand.
 const DENIED_GIVES_WAY_AFTER: Duration = Duration::from_secs(3);
 /// The first pause between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -56,38 +56,38 @@ const MAX_PANICS: u32 = 3;
 /// The pause after a panic.
 const PANIC_PAUSE: Duration = Duration::from_millis(100);
 
-/// What happened to a request so far.
+/// What has happened to a request so far.
 #[derive(Clone, Debug)]
 pub(in crate::flow) struct History {
-    /// It came out of the journal.
+    /// It was read back from the journal.
     pub recovered: bool,
-    /// It was here before, and the chain went on.
+    /// It may have been asked before, and the chain has moved on.
     pub maybe_asked: bool,
-    /// What may have become of an answer to it.
+    /// Whether an earlier answer to it may exist.
     pub prior_answer: PriorAnswer,
-    /// Why it was held when this walk began: that was said.
+    /// The reason for which it was held when this walk began: already logged.
     pub held: Option<HoldReason>,
-    /// A node denied it when they were asked last, or none showed it.
+    /// At the last check a node denied it, or no node showed it.
     pub doubted: bool,
-    /// Of the buckets.
+    /// When buckets refused its ciphertexts.
     pub refusals: RefusalTimer,
-    /// What the Core said of it.
+    /// What the Core has answered about it.
     pub core: CoreHistory,
-    /// What earlier walks had worked.
+    /// Working time of earlier walks.
     worked: Duration,
-    /// An answer the contract did not take, and what it said.
+    /// An answer that the contract rejected, and the reason.
     rejected: Option<(Answer, Hold)>,
     pause: Backoff,
-    /// Why the last attempt failed, by its code.
+    /// The code of the last attempt's failure.
     last_code: Option<&'static str>,
-    /// Since when it got nowhere.
+    /// The time of its last progress.
     stuck_since: Option<Instant>,
 }
 
 impl History {
-    /// As a walk begins. `standing`: by the ledger, of one that comes out of the journal;
-    /// `maybe_forgotten`: an earlier life may have answered it that the ledger does not know of;
-    /// `longest_pause`: between two attempts.
+    /// The history at the start of a walk. `standing`: the ledger's state of a recovered request.
+    /// `maybe_forgotten`: an earlier run may have answered it without the ledger knowing. `longest_pause`:
+    /// the longest pause between two attempts.
     pub fn begin(
         standing: Option<&RequestState>,
         maybe_forgotten: bool,
@@ -115,7 +115,7 @@ impl History {
         }
     }
 
-    /// It was in the room of this stage.
+    /// Records that this stage was run.
     pub fn visited(&mut self, stage: &Stage) {
         self.maybe_asked = true;
         if stage.answer().is_some() && self.prior_answer == PriorAnswer::Impossible {
@@ -123,12 +123,12 @@ impl History {
         }
     }
 
-    /// No earlier life has answered it.
+    /// No earlier run has answered it.
     pub fn no_forgotten_answer(&mut self) {
         self.prior_answer = PriorAnswer::MaybeSent;
     }
 
-    /// It got on. An answer that is sent, and one that comes back, did not yet.
+    /// Records progress. Sending an answer, and having it returned, are not progress yet.
     pub fn advanced(&mut self, from: &Stage, stage: &Stage) {
         if from.answer().is_some() {
             return;
@@ -139,52 +139,52 @@ impl History {
         }
     }
 
-    /// It goes back to the Core, after this pause: not in a hot loop. `dice`: from 0 to 1.
+    /// The pause before the Core is called again, so that this is no hot loop. `dice`: from 0 to 1.
     pub fn pause_before_core(&mut self, dice: f64) -> Duration {
         self.stuck_since = None;
         self.pause.next_delay(dice)
     }
 
-    /// Whether it is the answer that the contract did not take.
+    /// Returns whether the contract has already rejected this answer.
     pub fn was_rejected(&self, answer: &Answer) -> bool {
         self.rejected.as_ref().is_some_and(|(known, _)| known == answer)
     }
 
-    /// Held before for the answer it has: the Core may have a better one by now.
+    /// Returns whether the request was held before for its answer: the Core may have a better one by now.
     fn may_get_better_answer(&self, hold: &Hold) -> bool {
         self.recovered && self.rejected.is_none() && blames_answer(hold.reason)
     }
 }
 
-/// When an attempt was made, and how things are now that it failed.
+/// When a failed attempt was made, and the circumstances now.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::flow) struct FailedAttempt {
     pub begun: Instant,
     pub now: Instant,
-    /// Another request waits for the place of this one.
+    /// Another request waits for this one's permit.
     pub is_recalled: bool,
     /// From 0 to 1.
     pub dice: f64,
 }
 
-/// What follows.
+/// What follows from a setback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::flow) enum WalkDecision {
     /// It ends.
     Refuse(Refusal),
-    /// It ends: it was tried for as long as the operator wants. `worked`: in this attempt.
+    /// It ends, because its working time is over. `worked`: in this attempt.
     Expire { worked: Duration },
     /// It is set aside.
     Hold { hold: Hold, worked: Duration },
-    /// So it is, because another request needs the place.
+    /// It is set aside because another request needs the permit.
     GiveWay(Hold),
-    /// It has an answer that was not taken: the Core is polled for another.
+    /// Its answer was rejected: poll the Core for another one.
     AskForBetterAnswer,
-    /// The same again. `news`: the reason is not that of the attempt before.
+    /// Try again. `is_new_cause`: the previous attempt failed for another reason.
     Retry { after: Duration, is_new_cause: bool },
 }
 
-/// The table. `expiry`: work after which it ends.
+/// The decision table. `expiry`: working time after which a request ends.
 pub(in crate::flow) fn decide(
     stage: &Stage,
     setback: &Setback,
@@ -222,7 +222,8 @@ pub(in crate::flow) fn decide(
     }
 }
 
-/// A request's walk panicked so often: the pause after which it is walked again, or why it is held.
+/// What follows from this many panics of one request's walk: the pause before the next attempt, or a
+/// hold.
 pub(in crate::flow) fn after_panic(times: u32) -> Result<Duration, Hold> {
     if times < MAX_PANICS {
         return Ok(PANIC_PAUSE);

@@ -1,9 +1,9 @@
-//! Whose fault it is that the contract does not take an answer: what was checked here is not blamed on
-//! the operator.
+//! Decides who is responsible when the contract rejects an answer. The operator is not blamed for what
+//! this process has checked itself.
 //!
-//! The Core's signature was checked over this request's content, and names its signer. A contract
-//! that recovers another signer has other content under the id: the request has left the chain, or
-//! was never there as a node told it. And one node's contract may contradict its own registry.
+//! The Core's signature was checked over this request's content and identifies its signer. If the
+//! contract recovers another signer, it has other content under this id: the request has left the
+//! chain, or a node reported it wrongly. A single node's contract may also contradict its own registry.
 
 use super::setback::{Cause, Setback};
 use crate::{
@@ -12,19 +12,19 @@ use crate::{
     flow::submission::SubmissionError,
 };
 
-/// Who can mend it.
+/// Who can fix it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::flow) enum Blame {
-    /// As the contract says.
+    /// The operator, as the contract's error says.
     Operator,
-    /// The contract checks other content than the event had.
+    /// Nobody: the contract checks other content than the event had.
     Content,
-    /// The node's contract does not know whom its registry lists.
+    /// The node: its contract does not know a signer that its registry lists.
     Node,
 }
 
-/// `ours`: who signed the answer to the request's content; `registered`: whom the nodes' registry lists
-/// for this wallet, asked just now.
+/// `ours`: the signer of the answer to the request's content. `registered`: the signers that the nodes'
+/// registry lists for this wallet, read just now.
 pub(in crate::flow) fn blame_for(
     error: &ContractError,
     ours: Option<Address>,
@@ -57,7 +57,7 @@ pub(in crate::flow) fn blame_for(
     }
 }
 
-/// Whether another answer of the Core might be taken where this one was not.
+/// Returns whether the contract might accept another answer of the Core.
 pub(in crate::flow) fn blames_answer(reason: HoldReason) -> bool {
     matches!(
         reason,
@@ -68,7 +68,7 @@ pub(in crate::flow) fn blames_answer(reason: HoldReason) -> bool {
     )
 }
 
-/// What follows for a request of this block from an answer that the contract does not take.
+/// The setback of a request of this block whose answer the contract rejects.
 pub(in crate::flow) fn setback(fault: Blame, error: SubmissionError, block: u64) -> Setback {
     match fault {
         Blame::Operator => Setback::of_submission(error),
