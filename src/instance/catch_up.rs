@@ -1,5 +1,5 @@
-//! How far reading is with the blocks that came while the instance was down. Pure but for the time it
-//! is given.
+//! Measures how far the instance has caught up with the blocks produced while it was down. Pure: time
+//! is an argument.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::admin::status::CatchUp;
 
-/// Fewer blocks behind the head are the daily business of reading.
+/// A lag of fewer blocks is normal operation, not a catch-up.
 const CATCH_UP_ABOVE: u64 = 32;
 
-/// One catch-up after the other.
+/// Tracks catch-ups, one after the other.
 #[derive(Debug, Default)]
 pub(super) struct CatchUpTracker {
     start: Option<CatchUpStart>,
@@ -22,12 +22,12 @@ struct CatchUpStart {
     at: Instant,
 }
 
-/// Where reading is.
+/// Position of the cursor relative to the head.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum CatchUpState {
     Near,
     Behind(CatchUp),
-    /// It was behind when last looked at.
+    /// It was behind at the previous update.
     CaughtUp {
         blocks: u64,
         took: Duration,
@@ -80,7 +80,7 @@ mod tests {
         let took = Duration::from_secs(30);
         assert_eq!(look(1000, 1010, 31), CatchUpState::CaughtUp { blocks: 900, took });
         assert_eq!(look(1010, 1010, 32), CatchUpState::Near);
-        // A reorganisation may take the cursor back.
+        // A reorganisation may move the cursor back.
         assert!(matches!(look(900, 1010, 33), CatchUpState::Behind(CatchUp { done: 0, .. })));
         assert!(matches!(look(880, 1010, 34), CatchUpState::Behind(CatchUp { done: 0, .. })));
     }

@@ -1,6 +1,6 @@
-//! The world as it must be before an instance runs: each dependency is asked in turn. An outage is
-//! waited for and named; a contradiction refuses; what an operator should know is said once. The
-//! questions (`ask_…`) are asked once each, so that a check of a configuration asks the same ones.
+//! Checks the dependencies of an instance before it runs, one after the other. An outage is waited for
+//! and reported; a contradiction refuses the instance; unusual findings are logged once. Each `ask_…`
+//! function asks once, so that `preflight` and `check` reuse them.
 
 use std::{fmt::Display, path::Path, pin::pin, time::Duration};
 
@@ -27,14 +27,14 @@ use crate::{
     time::backoff::Backoff,
 };
 
-/// How long the disk may take before it is said that it is waited for: a busy one is faster.
+/// How long the disk may take before the wait is reported. A busy disk is faster.
 pub(super) const DISK_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long the nodes may take to say whether they have a block.
 const BLOCK_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Waits for what is outside, saying so in the log, once per cause, and to whoever looks at the
-/// instance.
+/// Waits for dependencies and reports each wait: in the log, once per cause, and in the instance's
+/// phase.
 #[derive(Clone, Debug)]
 pub(super) struct Waits {
     reporter: Option<Reporter>,
@@ -42,12 +42,12 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// While the instance is built, its phase says what is waited for.
+    /// For the build: the instance's phase names the dependency.
     pub(super) fn building(reporter: &Reporter, dice: &Dice) -> Self {
         Self { reporter: Some(reporter.clone()), dice: dice.clone() }
     }
 
-    /// While it runs, what is waited for here keeps nothing else waiting.
+    /// For a running instance: the wait blocks nothing else, so the phase stays as it is.
     pub(super) fn beside(dice: Dice) -> Self {
         Self { reporter: None, dice }
     }
@@ -65,7 +65,8 @@ impl Waits {
         }
     }
 
-    /// Asks again until there is an answer. `code`: what an error is throttled by.
+    /// Retries until the dependency answers. `code` is the key by which errors are throttled in the
+    /// log.
     pub(super) async fn retry_until_answered<T, E, F>(
         &self,
         on: &str,
@@ -100,8 +101,8 @@ impl Waits {
         }
     }
 
-    /// Waits for `work` with the disk of the journals in `dir`, and says so where it takes longer than
-    /// [`DISK_DEADLINE`]. The work is not begun anew: a disk that hangs costs one thread.
+    /// Waits for `work` on the disk of the journals in `dir` and reports when it takes longer than
+    /// [`DISK_DEADLINE`]. The work is not restarted: a hanging disk costs one thread.
     pub(super) async fn for_disk<T>(&self, dir: &Path, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         if let Ok(done) = timeout(DISK_DEADLINE, &mut work).await {
@@ -116,7 +117,7 @@ impl Waits {
         done
     }
 
-    /// What the journals of `dir` know of the chain; waits for a directory that can be read.
+    /// Reads what the journals in `dir` know of the chain; waits until the directory can be read.
     pub(super) async fn known_beginnings(
         &self,
         machine: &Machine,
@@ -129,7 +130,7 @@ impl Waits {
         self.retry_until_answered(JOURNAL_DISK, Unready::code, ask).await
     }
 
-    /// Asks again until it is ready or never will be.
+    /// Retries until the dependency is ready, or returns the contradiction that makes it never ready.
     pub(super) async fn retry_until_ready<T, F>(
         &self,
         on: &str,
@@ -152,24 +153,24 @@ impl Waits {
     }
 }
 
-/// Whether it is another one than before.
+/// Returns whether the value changed.
 pub(super) fn replace_if_changed<T: PartialEq>(current: &mut T, new: T) -> bool {
     let changed = *current != new;
     *current = new;
     changed
 }
 
-/// The gateway node, or all of them, as messages name it.
+/// Name of the gateway node, or of all gateway nodes, for messages.
 pub(super) fn gateway_name(provider: &ArbitrumProvider) -> String {
     format!("the gateway node at {}", provider.hosts())
 }
 
-/// Whether a node of the chain id is there.
+/// Checks that a node serves the configured chain id.
 pub(super) async fn ask_chain(provider: &ArbitrumProvider) -> Result<(), Unready> {
     Ok(provider.chain_id().await.map(drop)?)
 }
 
-/// What the journals of `dir` know of the chain. The disk has to answer within [`DISK_DEADLINE`].
+/// Reads what the journals in `dir` know of the chain. The disk has to answer within [`DISK_DEADLINE`].
 pub(super) async fn ask_beginnings(
     machine: &Machine,
     chain_id: u64,
@@ -195,8 +196,8 @@ async fn find_beginnings(
     known.map_err(|cause| Unready::Directory { dir: dir.to_owned(), cause })
 }
 
-/// Which chain of this id is meant, by all nodes and by what is `known`. The nodes of others are left
-/// out from now on.
+/// Decides which chain of this id is meant, from what all nodes say and the journals know (`known`).
+/// Nodes of other chains are not used from then on.
 pub(super) async fn settle_genesis(
     provider: &ArbitrumProvider,
     known: &[journal::JournalChain],
@@ -209,8 +210,9 @@ pub(super) async fn settle_genesis(
     Ok(genesis)
 }
 
-/// Where reading began by the newest journal of another block 0, if what it read is of this chain: then
-/// only its block 0 was wrong, and nobody read on since.
+/// The block at which reading began according to the newest journal with another block 0, if that
+/// journal read this chain. In that case only its genesis hash was wrong, and nothing has been read
+/// since.
 pub(super) async fn began_after(
     provider: &impl ChainReader,
     known: &[journal::JournalChain],
@@ -240,11 +242,11 @@ pub(super) async fn ask_wallet(
     Ok(opened?)
 }
 
-/// One node's word that would stop everything is looked at again after so long, at every sound node.
+/// Before one node's answer stops an instance, all sound nodes are asked again after this delay.
 const RECHECK_DELAY: Duration = Duration::from_secs(2);
 
-/// Which contract is deployed. That it is one of which every request is held counts if, a little later,
-/// no sound node says otherwise.
+/// Detects the deployed contract. A deployment of which every request would be held counts only if no
+/// sound node contradicts it after [`RECHECK_DELAY`].
 pub(super) async fn ask_support<P: ChainReader>(
     decryption: &DecryptionAdapter<P>,
 ) -> Result<(DeploymentSupport, Option<UntrustedText>), RpcError> {
@@ -258,7 +260,8 @@ pub(super) async fn ask_support<P: ChainReader>(
     Ok(others.find(|other| matches!(other, (DeploymentSupport::Served, _))).unwrap_or(first))
 }
 
-/// The domain of the contract: what is configured, if any sound node says so a little later.
+/// The contract's EIP-712 domain. The configured domain wins if any sound node confirms it after
+/// [`RECHECK_DELAY`].
 async fn deployed_domain<P: ChainReader>(
     decryption: &DecryptionAdapter<P>,
     configured: &SigningDomain,
@@ -273,7 +276,7 @@ async fn deployed_domain<P: ChainReader>(
     Ok(others.find(|other| other.as_ref() == Some(configured)).unwrap_or(first))
 }
 
-/// The domain the configuration names, unless the contract contradicts it.
+/// The configured EIP-712 domain, unless the contract contradicts it.
 pub(super) async fn ask_domain<P: ChainReader>(
     decryption: &DecryptionAdapter<P>,
     config: &Config,
@@ -302,7 +305,7 @@ pub(super) fn configured_domain(config: &Config) -> SigningDomain {
     }
 }
 
-/// Waits for the contract; refuses a signing domain that the configuration contradicts.
+/// Waits for the contract; refuses a signing domain that contradicts the configuration.
 pub(super) async fn check_decryption<P: ChainReader>(
     waits: &Waits,
     gateway: &str,
@@ -327,7 +330,7 @@ pub(super) async fn check_decryption<P: ChainReader>(
     waits.retry_until_ready(gateway, || ask_domain(decryption, config)).await
 }
 
-/// Which contract is deployed.
+/// Detects the deployed contract and keeps watching it.
 pub(super) async fn watch_support<P: ChainReader>(
     waits: &Waits,
     gateway: &str,
@@ -348,7 +351,7 @@ pub(super) async fn watch_support<P: ChainReader>(
     support
 }
 
-/// The registry of buckets and nodes, and what it says of this node.
+/// Finds the registry of buckets and nodes, and this node's registration in it.
 pub(super) async fn find_registry_and_registration<P: ChainReader>(
     waits: &Waits,
     gateway: &str,
@@ -371,7 +374,7 @@ pub(super) async fn find_registry_and_registration<P: ChainReader>(
     registry
 }
 
-/// The registry of buckets and nodes.
+/// Finds the registry of buckets and nodes (GatewayConfig).
 pub(super) async fn find_registry<P: ChainReader>(
     waits: &Waits,
     gateway: &str,
@@ -393,7 +396,7 @@ pub(super) async fn find_registry<P: ChainReader>(
     registry
 }
 
-/// What an operator should hear about the wallet before the first answer.
+/// Logs what an operator should know about the wallet before the first answer is sent.
 pub(super) async fn check_wallet<P: TransactionSender>(
     provider: &P,
     wallet: Address,
@@ -440,18 +443,18 @@ pub(super) async fn check_wallet<P: TransactionSender>(
     }
 }
 
-/// What is odd about a wallet's use before this start.
+/// Unusual use of the wallet before this start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum UnexpectedUse {
-    /// The journal is new, the wallet is not, and reading begins now.
+    /// The journal is new, the wallet has sent transactions, and reading begins at the head.
     NotRead,
-    /// The same where reading begins earlier.
+    /// The same, but reading begins at an earlier block.
     Before,
-    /// So many nonces the journal does not know.
+    /// Number of nonces that the journal does not know.
     Unknown(u64),
 }
 
-/// `used`: the chain's count. `known`: what the journal expects it to be.
+/// `used` is the transaction count on chain, `known` the count that the journal expects.
 fn unexpected_use(
     fresh: bool,
     used: u64,
@@ -481,7 +484,7 @@ mod tests {
         contracts::abi,
     };
 
-    /// The first of two nodes tells this of the contract.
+    /// A contract about which the first of two nodes gives a wrong answer.
     fn told_by_one(call: Bytes, told: Bytes) -> (FakeChain, DecryptionAdapter<FakeChain>) {
         let chain = FakeChain::new(1);
         let lies = NodeFaults { views: vec![(call, told)], ..NodeFaults::default() };
@@ -551,8 +554,8 @@ mod tests {
         reporter.phase.subscribe().wait_for(is).await.unwrap().clone()
     }
 
-    /// A file where the state directory should be, or one that may not be read: the instance waits, says
-    /// for what, and goes on by itself.
+    /// The state directory is a file or is not readable: the instance waits, names the cause, and
+    /// continues by itself.
     #[tokio::test]
     async fn d8_a_state_directory_that_cannot_be_read_is_waited_for_by_name() {
         let dir = tempfile::tempdir().unwrap();
@@ -575,7 +578,7 @@ mod tests {
         assert_eq!(known, []);
     }
 
-    /// What is under way is waited for, and not begun again.
+    /// Work under way is waited for and not restarted.
     #[tokio::test(start_paused = true)]
     async fn d1_a_disk_that_does_not_answer_is_waited_for_by_name() {
         let reporter = Reporter::new(crate::telemetry::metrics::Metrics::default());
@@ -592,7 +595,7 @@ mod tests {
         };
         tokio::join!(disk, watching);
         assert_eq!(begun.elapsed().as_secs(), 60);
-        // One that is busy is no news.
+        // A busy disk is not reported.
         waits.for_disk(Path::new("/state"), sleep(DISK_DEADLINE / 2)).await;
         assert_eq!(*reporter.phase.borrow(), Phase::Starting);
     }

@@ -1,14 +1,12 @@
-//! How the world of a configuration is, as a list of findings for an operator: each thing that the
-//! instance needs is looked at once, all at the same time, each with a deadline, and what fails
-//! hides nothing else.
+//! Diagnoses the environment of a configuration for an operator (`check`). Every dependency is tried
+//! once, all at the same time, each with a deadline; one failure does not hide another.
 //!
-//! Nothing is changed: no transaction is sent, the Core is asked for no decryption, no journal is
-//! made or locked. One signature of the wallet is made, over a hash that means nothing, and one
-//! file is written into the state directory and removed. An instance of the same configuration may
-//! run meanwhile.
+//! Changes nothing: sends no transaction, asks the Core for no decryption, creates or locks no journal.
+//! It makes one wallet signature over a meaningless hash, and writes and removes one file in the state
+//! directory. An instance of the same configuration may run meanwhile.
 //!
-//! [`super::check`] asks whether an instance may replace another one, and answers with yes or no;
-//! this one is for people, and looks at much more.
+//! [`super::preflight`] decides whether an instance may replace another one and answers yes or no; this
+//! module explains, and tries much more.
 
 mod buckets;
 mod contracts;
@@ -42,30 +40,31 @@ use crate::{
     telemetry::{heartbeat::Heartbeats, metrics::Metrics},
 };
 
-/// How long each look may take.
+/// Deadline of each probe.
 const DEADLINE: Duration = Duration::from_secs(15);
-/// The wallet's: AWS KMS is tried for up to 30 s before it is known what is wrong, credentials above all.
+/// Deadline of the wallet: AWS KMS retries for up to 30 s before it returns its error, mostly about
+/// credentials.
 const WALLET_DEADLINE: Duration = Duration::from_secs(35);
 
-/// What to make of a finding.
+/// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     Ok,
-    /// It works, and somebody should know.
+    /// It works, but an operator should know.
     Warn,
     /// It does not work.
     Fail,
 }
 
-/// One thing that was looked at.
+/// Result of one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub verdict: Severity,
-    /// What was looked at.
+    /// What was probed.
     pub subject: &'static str,
     pub found: String,
-    /// What to do; empty if nothing is to be done.
+    /// What to do; empty if nothing needs to be done.
     pub remedy: String,
 }
 
@@ -91,16 +90,16 @@ impl Finding {
     }
 }
 
-/// All that was found.
+/// All findings.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnosis {
     pub findings: Vec<Finding>,
-    /// Chain and wallet, if both are known: two instances must not have the same.
+    /// Chain and wallet, if both are known. Two instances must not share them.
     pub wallet: Option<(u64, Address)>,
 }
 
-/// Looks at everything this configuration needs. `state_dir` is where its journal is: for one that
-/// only observes [`super::observe_dir`].
+/// Probes everything that this configuration needs. `state_dir` is the directory of its journal; an
+/// observing instance uses [`super::observe_dir`].
 pub async fn diagnose(config: &Config, state_dir: &Path) -> Diagnosis {
     let mut tasks = JoinSet::new();
     let prepared = prepare(config, &mut tasks);
@@ -116,7 +115,7 @@ pub async fn diagnose(config: &Config, state_dir: &Path) -> Diagnosis {
     found
 }
 
-/// What the looks are made with.
+/// Clients that the probes share.
 struct Clients {
     nodes: Vec<node_reads::DiagnosedNode>,
     core: KmsCore,
@@ -127,7 +126,7 @@ struct Clients {
 fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Clients, BuildError> {
     let roots = load_roots(config)?;
     let fallback = fallback_store(config)?;
-    let (mut nodes, metrics) = (Vec::new(), Metrics::default()); // nobody looks at them
+    let (mut nodes, metrics) = (Vec::new(), Metrics::default()); // not exported
     for url in std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls) {
         let (provider, connections) =
             gateway_provider(config, &roots, std::iter::once(url), metrics.clone())?;
@@ -185,7 +184,7 @@ async fn run_all(config: &Config, state_dir: &Path, tools: &Clients) -> Diagnosi
     Diagnosis { findings, wallet: wallet.map(|wallet| (config.chain_id, wallet.address())) }
 }
 
-/// What only a node can tell.
+/// What only a node can answer.
 #[derive(Default)]
 struct ChainFindings {
     contracts: Vec<Finding>,
@@ -276,7 +275,7 @@ async fn diagnose_chain(
     ChainFindings { contracts, wallet, buckets, dates, journal }
 }
 
-/// Opens the wallet and has it sign; a signature counts only if it recovers to the address.
+/// Opens the wallet and signs. The signature counts only if it recovers to the wallet's address.
 async fn diagnose_wallet(
     configured: &config::Wallet,
     config: &Config,
@@ -307,7 +306,7 @@ async fn diagnose_wallet(
     (finding, Some(wallet))
 }
 
-/// A hash that no transaction and no message has.
+/// A hash that belongs to no transaction and no message.
 fn meaningless_hash() -> B256 {
     alloy::primitives::keccak256("kms-connector check: this signature means nothing")
 }
@@ -317,7 +316,7 @@ async fn diagnose_core(core: &KmsCore) -> Finding {
     let name = report::core_name(core);
     let remedy = "look at the Core; correct kms_core_endpoint if it is another one";
     match core.health().await {
-        // Its version cannot be asked for; what it is shows at the first answer.
+        // The Core has no call for its version; its first answer shows the result encoding.
         Ok(CoreHealth::Serving) => Finding::ok(SUBJECT, format!("{name} is serving")),
         Ok(CoreHealth::Unknown) => Finding::warn(
             SUBJECT,
@@ -331,7 +330,7 @@ async fn diagnose_core(core: &KmsCore) -> Finding {
     }
 }
 
-/// One look, in time or not.
+/// Runs one probe with its deadline.
 async fn within_deadline<T>(
     subject: &'static str,
     look: impl Future<Output = T>,

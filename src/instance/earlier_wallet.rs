@@ -1,5 +1,6 @@
-//! What an instance's earlier wallet has signed, brought to its end by a lane of its own that only
-//! drains. Needs no key. The old journal is locked meanwhile, and told what was mined.
+//! Finishes the open transactions of an instance's earlier wallet in a lane of its own that only drains
+//! (rebroadcasts and follows receipts). Needs no key. Locks the old journal meanwhile and records there
+//! what was mined.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +19,7 @@ use crate::{
     telemetry::{heartbeat::Heartbeat, metrics::Metrics},
 };
 
-/// Follows them, closes the old journal, and then waits for `stop`.
+/// Follows the open transactions, closes the old journal, then waits for `stop`.
 pub(super) async fn follow<P: TransactionSender>(
     left: EarlierJournal,
     provider: P,
@@ -53,12 +54,12 @@ pub(super) async fn follow<P: TransactionSender>(
     stop.cancelled().await;
 }
 
-/// How many nonces ended how.
+/// How many nonces ended in which way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct DrainResult {
-    /// Used, by whomever.
+    /// Used, by any transaction.
     ended: usize,
-    /// Nobody takes them for now: the next start tries again.
+    /// Currently refused by every node; the next start tries again.
     given_up: usize,
 }
 
@@ -72,7 +73,7 @@ async fn drain<P: TransactionSender>(
     let sent = read_sent_transactions(journal).await?;
     let nonces = count_nonces(&sent.open);
     info!(nonces, "following the transactions of an earlier wallet to their end");
-    // Its figures are not those of the lane in use.
+    // Separate metrics: these are not the current lane's figures.
     let metrics = Metrics::default();
     let draining = lane::drain(provider, wallet, journal.clone(), sent, metrics);
     draining.rolling(dice).run(Heartbeat::default(), stop).await?;
@@ -134,7 +135,7 @@ mod tests {
         EarlierJournal { wallet, journal, writer }
     }
 
-    /// Follows until the journal is let go; answers what is still open in it.
+    /// Follows until the journal is closed; returns the nonces that are still open in it.
     async fn followed(dir: &Path, wallet: Address, chain: &FakeChain) -> Vec<u64> {
         let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
         running.spawn(follow(left(dir, wallet), chain.clone(), Dice::default(), stop.clone()));
@@ -214,7 +215,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let wallet = Wallet::from_private_key(&[7; 32]).unwrap();
         let chain = FakeChain::new(3);
-        // Nonce 0 was never signed.
+        // Nonce 0 was never signed by this wallet's journal.
         store(dir.path(), wallet.address(), vec![sign(&wallet, 1, 1).await]).await;
         let begun = Instant::now();
         assert_eq!(followed(dir.path(), wallet.address(), &chain).await, [1]);

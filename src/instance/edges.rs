@@ -1,5 +1,5 @@
-//! What an instance meets and has not made: the gateway's nodes, the KMS Core, the coprocessors' buckets,
-//! and the machine it runs on. Those of the real world are made here and nowhere else.
+//! The edges of an instance, made here and nowhere else: the gateway's nodes, the KMS Core, the
+//! coprocessors' buckets, the machine. Tests pass simulated edges to the same wiring.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -20,19 +20,19 @@ use crate::{
     telemetry::{heartbeat::Heartbeats, metrics::Metrics},
 };
 
-/// To a gateway node over http, when nothing is asked.
+/// Idle HTTP connections kept per gateway node.
 const IDLE_CONNECTIONS: usize = 16;
 
-/// The task that keeps nodes connected, until its token is cancelled.
+/// The task that keeps nodes connected until its token is cancelled.
 pub type ConnectTask =
     Box<dyn FnOnce(Heartbeats, CancellationToken) -> BoxFuture<'static, ()> + Send>;
 
-/// The outside of one instance. Nothing is connected before the instance begins.
+/// The edges of one instance. Nothing connects before the instance is built.
 pub struct Edges {
     /// The gateway's nodes.
     pub gateway: ArbitrumProvider,
     pub connecting: ConnectTask,
-    /// The KMS Core; an instance that only observes makes nothing of it.
+    /// The KMS Core; unused by an observing instance.
     pub core: Transport,
     pub buckets: BucketClient,
     /// Where ciphertexts are looked for when no coprocessor's bucket is known.
@@ -47,7 +47,7 @@ impl fmt::Debug for Edges {
 }
 
 impl Edges {
-    /// The real world, as a configuration names it. What is asked of it is counted.
+    /// The real edges of a configuration. Calls are counted in `metrics`.
     pub(super) fn for_config(config: &Config, metrics: Metrics) -> Result<Self, BuildError> {
         let roots = load_roots(config)?;
         let urls = std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls);
@@ -81,7 +81,7 @@ pub(super) fn gateway_provider<'u>(
         .tls_backend_preconfigured(roots.client_config())
         .tcp_nodelay(true)
         .connect_timeout(Duration::from_secs(5))
-        // Each transaction under way has a connection; after a burst some are enough.
+        // Each transaction in flight has a connection; after a burst a few are enough.
         .pool_idle_timeout(Duration::from_secs(15))
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
         .redirect(reqwest::redirect::Policy::none())

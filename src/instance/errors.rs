@@ -1,4 +1,4 @@
-//! Why an instance cannot be built, or could not be: each with its cause, put into words where it is shown.
+//! Why an instance cannot be built or failed: typed causes, turned into text where they are shown.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     net::tls::CaFileError,
 };
 
-/// What keeps a Core from being of use.
+/// Why the Core cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CoreProblem {
     #[error("it says that it is not serving")]
@@ -34,7 +34,7 @@ impl CoreProblem {
     }
 }
 
-/// Why something outside is of no use.
+/// Why a dependency cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unready {
     #[error("{0}; correct chain_id or gateway_url")]
@@ -49,7 +49,7 @@ pub enum Unready {
         configured.verifying_contract
     )]
     OtherDomain { deployed: Box<SigningDomain>, configured: Box<SigningDomain> },
-    /// Which chain of the id is meant: what the nodes say of it, and the journals.
+    /// Which chain of the id is meant cannot be decided from nodes and journals.
     #[error(transparent)]
     Undecided(#[from] Undecided),
     #[error(transparent)]
@@ -74,7 +74,7 @@ pub enum Unready {
 }
 
 impl Unready {
-    /// A contradiction: it stays so until the configuration is another one.
+    /// Returns whether this is a contradiction, which only another configuration resolves.
     pub(super) fn is_final(&self) -> bool {
         match self {
             Self::WrongChain(_) | Self::OtherDomain { .. } => true,
@@ -93,7 +93,7 @@ impl Unready {
         }
     }
 
-    /// A stable word for it.
+    /// Stable code for logs and metrics.
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::WrongChain(error) | Self::Gateway(error) => error.code(),
@@ -120,7 +120,7 @@ impl From<RpcError> for Unready {
 /// Why an instance cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// It contradicts the configuration.
+    /// A dependency contradicts the configuration.
     #[error(transparent)]
     Outside(#[from] Unready),
     #[error(transparent)]
@@ -129,7 +129,7 @@ pub enum BuildError {
     Core(#[from] EndpointError),
     #[error("s3_config: {0}")]
     Fallback(#[from] UnusableUrl),
-    /// Without a URL.
+    /// The error without its URL, which may contain a key.
     #[error(transparent)]
     Http(reqwest::Error),
     #[error(transparent)]
@@ -167,7 +167,7 @@ impl BuildError {
         }
     }
 
-    /// To try again unchanged cannot help.
+    /// Returns whether retrying unchanged cannot help.
     pub(super) fn is_refusal(&self) -> bool {
         match self {
             Self::Outside(_) | Self::Roots(_) | Self::Core(_) | Self::Fallback(_) => true,
@@ -181,7 +181,7 @@ impl BuildError {
     }
 }
 
-/// What ends an instance that nobody told to end.
+/// What ended an instance that was not asked to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error(transparent)]
@@ -190,13 +190,13 @@ pub enum Failure {
     Journal(#[from] JournalError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The chain is another one than the journal's.
+    /// The chain is not the journal's chain.
     #[error(transparent)]
     Chain(#[from] RpcError),
     /// The journal was found damaged.
     #[error(transparent)]
     Damaged(#[from] Arc<StoreError>),
-    /// And it was set aside, or could not be.
+    /// The damaged journal was set aside, or could not be.
     #[error(transparent)]
     SetAside(#[from] OpenError),
     #[error("it ended without being told")]
@@ -221,14 +221,14 @@ impl Failure {
     }
 }
 
-/// Of a task that only ends when it is told to.
+/// For a task that ends only when it is stopped.
 impl From<std::convert::Infallible> for Failure {
     fn from(never: std::convert::Infallible) -> Self {
         match never {}
     }
 }
 
-/// Why a configuration should not replace the one that runs.
+/// Why a configuration should not replace the running one.
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     #[error(transparent)]
@@ -256,7 +256,7 @@ impl PreflightError {
         }
     }
 
-    /// It contradicts the world; otherwise whether it could run is not known.
+    /// Returns whether it contradicts its environment. Otherwise it is unknown whether it could run.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
@@ -267,12 +267,12 @@ impl PreflightError {
     }
 }
 
-/// A contradiction says itself whom it is about.
+/// A contradiction names its dependency in its own text.
 fn of(on: &str, cause: &Unready) -> String {
     if cause.is_final() { cause.to_string() } else { format!("{on}: {cause}") }
 }
 
-/// Why nothing was rebuilt. What was there before is there still.
+/// Why no journal was rebuilt. The old one is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
     #[error(transparent)]
@@ -305,7 +305,7 @@ impl RebuildError {
         }
     }
 
-    /// Only another configuration helps.
+    /// Returns whether only another configuration helps.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {

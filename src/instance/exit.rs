@@ -1,4 +1,4 @@
-//! How an instance ended, read in one place: the supervisor.
+//! How an instance ended. Only the supervisor reads it.
 
 use std::{fmt, sync::Arc};
 
@@ -7,15 +7,15 @@ use super::{BuildError, Failure, START_TASK};
 /// The end of one instance.
 #[derive(Clone, Debug)]
 pub enum Exit {
-    /// It was told to stop, and what was in hand is finished or in the journal.
+    /// Stopped on request; work in hand is finished or in the journal.
     Stopped,
-    /// It contradicts the world: to start it again unchanged cannot help.
+    /// It contradicts its environment: restarting unchanged cannot help.
     Refused { cause: Arc<Failure> },
     /// An error; a rebuild may help.
     Failed { task: &'static str, cause: Arc<Failure> },
     /// A bug; a rebuild may help.
     Panicked { task: &'static str },
-    /// A room began a turn and did not end it; a rebuild may help.
+    /// A task's heartbeat began a turn and did not end it; a rebuild may help.
     Hung { task: &'static str },
 }
 
@@ -33,7 +33,7 @@ impl Exit {
         matches!(self, Self::Stopped)
     }
 
-    /// The stable name.
+    /// Stable name.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

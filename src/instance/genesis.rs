@@ -1,15 +1,15 @@
-//! Which chain of an id is meant: the one that the journal knows, as long as a node has it. A chain that
-//! was made anew (a test chain) is another one, and gets another journal; but no node says so alone
-//! while others, which may know better, are away.
+//! Decides which chain of a chain id is meant: the one that the journal knows, as long as a node has
+//! it. A recreated test chain is another chain and gets another journal. One node alone cannot prove
+//! that while other nodes, which may know the old chain, are away.
 
 use crate::{chain::provider::GenesisStatus, domain::B256, journal};
 
-/// Why it is not known which chain is meant.
+/// Why the chain is undecided.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Undecided {
     #[error("no node tells the chain's block 0")]
     Untold,
-    /// At the first start.
+    /// First start: no node tells its genesis.
     #[error("it knows no genesis block yet")]
     NoGenesis,
     #[error("{hosts} was not heard yet")]
@@ -43,8 +43,8 @@ impl Undecided {
     }
 }
 
-/// `known`: what the journals know, the one that was written last first. `told`: host, and what each
-/// node says.
+/// `known`: the journals' chains, the most recently written first. `told`: each node's host and its
+/// answer.
 pub(super) fn decide(
     known: &[journal::JournalChain],
     told: &[(&str, GenesisStatus)],
@@ -66,7 +66,7 @@ pub(super) fn decide(
         hosts(&|told| *told == GenesisStatus::NotAsked),
     );
     let untold = told.iter().any(|(_, told)| *told == GenesisStatus::Undisclosed);
-    // One that a journal knows, and a node too: the last one, unless no node can have that.
+    // A chain known to a journal and to a node: the most recent one, unless no node can have it.
     let known_here = if away.is_empty() { known } else { &known[..known.len().min(1)] };
     let common =
         known_here.iter().find_map(|known| all.iter().find(|told| known.has_genesis(**told)));
@@ -76,7 +76,7 @@ pub(super) fn decide(
     let are_apart = all.iter().any(|told| all.first() != Some(told));
     if let Some(newest) = known.first() {
         return match (all.first(), newest.genesis) {
-            // Who has no block 0 contradicts nothing.
+            // A node without block 0 contradicts nothing.
             (_, Some(genesis)) if untold => Ok(genesis),
             (None, _) => Err(Undecided::Untold),
             (Some(_), _) if are_apart => Err(Undecided::AllApart { each: describe_each(told) }),
@@ -95,7 +95,7 @@ pub(super) fn decide(
     }
 }
 
-/// What each node says.
+/// What each node says, for messages.
 fn describe_each(told: &[(&str, GenesisStatus)]) -> String {
     let said = told.iter().filter_map(|(host, told)| match told {
         GenesisStatus::Hash(genesis) => Some(format!("block 0 of {host} is {genesis}")),
@@ -115,7 +115,7 @@ mod tests {
     const ONE: B256 = B256::repeat_byte(1);
     const TWO: B256 = B256::repeat_byte(2);
 
-    /// Journals of these chains, the one that was written last first.
+    /// Journals of these chains, the most recently written first.
     fn known(chains: &[B256]) -> Vec<journal::JournalChain> {
         let dir = tempfile::tempdir().unwrap();
         let (wallet, contract) = Default::default();
@@ -143,7 +143,7 @@ mod tests {
         let one = known(&[ONE]);
         assert_eq!(decided(&one, &[Hash(ONE), Hash(TWO)]), Some(ONE));
         assert_eq!(decided(&one, &[NotAsked, Hash(ONE)]), Some(ONE));
-        // Only the liar is there.
+        // Only the lying node is connected.
         assert_eq!(decided(&one, &[Disconnected, Hash(TWO)]), None);
         assert_eq!(decided(&one, &[NotAsked, Hash(TWO)]), None);
         assert_eq!(
@@ -153,11 +153,11 @@ mod tests {
         );
         assert_eq!(decided(&one, &[Undisclosed]), Some(ONE));
         assert_eq!(decided(&one, &[Hash(B256::repeat_byte(3)), Hash(TWO)]), None);
-        // All of them, or the only one: it was made anew.
+        // All nodes, or the only one, agree: the chain was recreated.
         assert_eq!(decided(&one, &[Hash(TWO), Hash(TWO)]), Some(TWO));
         assert_eq!(decided(&one, &[Hash(TWO)]), Some(TWO));
         assert_eq!(decided(&one, &[WrongChainId, Hash(TWO)]), Some(TWO));
-        // Made anew before: the last one counts, unless every node says otherwise.
+        // Recreated before: the most recent chain counts, unless every node says otherwise.
         let both = known(&[TWO, ONE]);
         assert_eq!(decided(&both, &[Hash(ONE), Hash(TWO)]), Some(TWO));
         assert_eq!(decided(&both, &[Hash(ONE), Disconnected]), None);

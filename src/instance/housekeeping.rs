@@ -1,4 +1,4 @@
-//! Slow chores beside the walk: pruning, following upgrades.
+//! Slow chores beside the walk: pruning, following contract upgrades.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ use crate::{
 };
 
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_mins(10);
-/// After an upgrade the contract is looked at once more: the node may have lagged. And so it is as long
-/// as it holds every request: that is one node's word.
+/// Delay before the contract is read once more after an upgrade, because the node may have lagged. The
+/// same delay applies while the deployment holds every request, because that is one node's answer.
 const UPGRADE_RECHECK: Duration = Duration::from_secs(10);
 
-/// Looks at the contract again after an upgrade, once more soon after it (the node may have
-/// lagged), and now and then. A task of its own: requests wait for it.
+/// Reads the contract again after an upgrade, once more soon afterwards (the node may have lagged), and
+/// periodically. A task of its own, because requests wait for it.
 pub(super) async fn follow_support<P: ChainReader>(
     gateway: String,
     decryption: DecryptionAdapter<P>,
@@ -65,13 +65,13 @@ pub(super) async fn follow_support<P: ChainReader>(
     }
 }
 
-/// So deep no chain of the Gateway's kind is reorganised: at four blocks a second, seven hours.
+/// Chains of the Gateway's kind never reorganise this deep: seven hours at four blocks a second.
 const FINAL_DEPTH: u64 = 100_000;
-/// The tag may be missing so often in a row, half an hour, before it counts as not offered.
+/// How often in a row (half an hour) the tag may be missing before it counts as unsupported.
 const MISSING_TAG_LIMIT: u32 = 3;
 
-/// Up to where nothing changes any more: what the node's tag says, or far below the head where no node
-/// has the tag. `untold`: how often in a row it was not told.
+/// The height at or below which nothing changes any more: the node's finality tag, or far below the
+/// head where no node has the tag. `untold` counts how often in a row the tag was missing.
 async fn final_block<P: ChainReader>(provider: &P, untold: &mut u32) -> Option<u64> {
     if let Ok(Some(last)) = provider.header(BlockId::Finalized).await {
         *untold = 0;
@@ -91,7 +91,7 @@ async fn final_block<P: ChainReader>(provider: &P, untold: &mut u32) -> Option<u
     head.checked_sub(FINAL_DEPTH)
 }
 
-/// Slow chores: pruning.
+/// Prunes the journal, slowly.
 pub(super) async fn housekeeping<P: ChainReader>(
     journal: Journal,
     provider: P,
@@ -134,7 +134,7 @@ mod tests {
             asked.push(final_block(&chain, &mut untold).await);
         }
         assert_eq!(asked, [Some(5), None, None, Some(7), Some(7), Some(9), None]);
-        // A young chain has nothing that deep.
+        // A young chain has no block that deep.
         let young = FakeChain::new(7);
         for _ in 0..5 {
             assert_eq!(final_block(&young, &mut untold).await, None);

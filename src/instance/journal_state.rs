@@ -1,4 +1,5 @@
-//! An instance and its journal: opened at its beginning, or gone on with; closed at its end, or handed on.
+//! Opens an instance's journal, or takes it over from the previous generation; closes it, or hands it
+//! on.
 
 use std::{
     convert::Infallible,
@@ -37,16 +38,16 @@ use crate::{
 /// How long to wait for a journal that an earlier generation of this process is still closing.
 const OWN_LOCK_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Where the journal of an instance is.
+/// State of the instance's journal.
 pub(super) enum JournalState {
-    /// Not open, or as the generation before left it.
+    /// Not open; the previous generation's journal, if it left one.
     NotOpen(Option<JournalTenure>),
-    /// On its way to be opened.
+    /// Being opened.
     Opening(JoinSet<Option<Result<OpenedJournal, OpenError>>>),
     Open(OpenJournal),
 }
 
-/// An open journal and the task that writes it, which ends last, even after an abort.
+/// An open journal and its writer task, which ends last, even after an abort.
 pub(super) struct OpenJournal {
     writer: JoinSet<Result<IdleStore, JournalError>>,
     stop: CancellationToken,
@@ -57,7 +58,7 @@ pub(super) struct OpenJournal {
 }
 
 impl JournalState {
-    /// What came of the attempt to open it.
+    /// Waits for the result of opening.
     async fn await_opened(&mut self) -> Result<Result<OpenedJournal, OpenError>, BuildError> {
         let ended = match self {
             Self::Opening(attempt) => attempt.join_next().await,
@@ -70,7 +71,7 @@ impl JournalState {
         }
     }
 
-    /// How its store is.
+    /// Condition of its store.
     pub(super) fn condition(&self) -> Condition {
         match self {
             Self::Open(open) => open.condition.clone(),
@@ -78,7 +79,7 @@ impl JournalState {
         }
     }
 
-    /// The end of its writer.
+    /// Waits for the writer to end.
     pub(super) async fn writer_ended(&mut self) -> (&'static str, Exit) {
         if let Self::Open(open) = self
             && let Some(ended) = open.writer.join_next().await
@@ -88,15 +89,15 @@ impl JournalState {
         std::future::pending().await
     }
 
-    /// Closes it for the next generation, with all that was noted. A damaged one is set aside: that is
-    /// nothing to go on with.
+    /// Closes it for the next generation with everything that was noted. A damaged journal is set aside
+    /// and cannot be handed on.
     pub(super) async fn close(self, exit: Exit, machine: &Machine) -> EndedInstance {
         let hangs = matches!(exit, Exit::Hung { task: heartbeat::JOURNAL });
         let limit = if hangs { DROP_DEADLINE } else { FLUSH_DEADLINE };
         match self {
             Self::NotOpen(estate) => EndedInstance { exit, tenure: estate },
             Self::Opening(mut opening) => {
-                // Closed at its end if it takes longer.
+                // If opening takes longer, the journal is closed when the task ends.
                 let opened = timeout(limit, opening.join_next()).await.ok().flatten();
                 let estate = match opened.and_then(Result::ok).flatten() {
                     Some(Ok(opened)) => machine.run(move || opened.writer.into_idle_store()).await,
@@ -146,7 +147,7 @@ impl OpenJournal {
         });
         match setting_aside.await {
             Some(Ok(told)) => Exit::refused(told),
-            // The next generation finds it damaged, or in order.
+            // The next generation finds it either damaged or sound.
             Some(Err(error)) => Exit::failed(heartbeat::JOURNAL, error),
             None => Exit::failed(heartbeat::JOURNAL, cause),
         }
@@ -154,7 +155,8 @@ impl OpenJournal {
 }
 
 impl Instance {
-    /// Waits for the disk, and for an earlier generation of this process that is still closing it.
+    /// Waits for the disk, and for an earlier generation of this process that is still closing the
+    /// file.
     async fn open_file(
         &mut self,
         waits: &Waits,
@@ -203,8 +205,8 @@ impl Instance {
         }
     }
 
-    /// Opens the journal, or goes on with the one left by the generation before, and starts its
-    /// writer; follows what an earlier wallet of this instance has signed.
+    /// Opens the journal, or continues with the previous generation's, and starts its writer; follows
+    /// open transactions of this instance's earlier wallet.
     pub(super) async fn open_journal(
         &mut self,
         config: &Config,
@@ -235,7 +237,7 @@ impl Instance {
             if estate.store.identity() == identity {
                 kept = Some(estate.store);
             } else {
-                // Of another wallet: this one may inherit from it.
+                // It belongs to another wallet: the new journal may inherit from it.
                 estate.close().await;
             }
         }
@@ -261,7 +263,7 @@ impl Instance {
                 "the wallet was changed: taking over what the earlier one left"
             );
         }
-        // Who only observes sends nothing on for anybody.
+        // An observing instance sends nothing for anybody.
         for left in left.into_iter().filter(|_| !config.observes()) {
             match left {
                 Ok(left) => {

@@ -1,6 +1,5 @@
-//! For how long the chain has had a block that is not read yet. Pure.
-//!
-//! Heads are looked at now and then, so the answer is as exact as the looks are frequent.
+//! Measures since when the chain has had a block that is not read yet. Pure. Heads are sampled, so the
+//! result is as precise as the samples are frequent.
 
 use std::collections::VecDeque;
 
@@ -10,14 +9,14 @@ const REMEMBERED: usize = 512;
 /// Heads above the cursor.
 #[derive(Debug, Default)]
 pub(super) struct Lag {
-    /// Rising heights, and when each was first seen (Unix ms).
+    /// Rising heights with the time of first sight (Unix ms).
     seen: VecDeque<(u64, u64)>,
 }
 
 impl Lag {
-    /// Since when a block above the cursor has been known (Unix ms); `None`: there is none.
+    /// Time (Unix ms) since which a block above the cursor has been known; `None` if there is none.
     pub(super) fn update(&mut self, cursor: u64, head: u64, now_ms: u64) -> Option<u64> {
-        // Gone with a reorganisation.
+        // Removed by a reorganisation.
         while self.seen.back().is_some_and(|(height, _)| *height > head) {
             self.seen.pop_back();
         }
@@ -28,7 +27,7 @@ impl Lag {
             self.seen.pop_front();
         }
         if self.seen.len() > REMEMBERED {
-            // The first one is the answer, the last one the head.
+            // The first entry is the answer, the last one the head.
             self.seen.remove(1);
         }
         self.seen.front().map(|(_, since)| *since)
@@ -47,7 +46,7 @@ mod tests {
         assert_eq!(lag.update(11, 13, 3), Some(2), "12 is not read yet");
         assert_eq!(lag.update(12, 14, 4), Some(3));
         assert_eq!(lag.update(14, 14, 5), None);
-        // A reorganisation takes 20 away before it was read.
+        // A reorganisation removes block 20 before it was read.
         assert_eq!(lag.update(14, 20, 6), Some(6));
         assert_eq!(lag.update(14, 15, 7), Some(7));
     }

@@ -1,5 +1,5 @@
-//! An instance that only observes (`mode = "observe"`): rooms 1 and 2 of the same house. No wallet is
-//! opened, no lane and no KMS Core, so that nothing it meets can make it ask or send anything.
+//! An observing instance (`mode = "observe"`): arrivals and ciphertexts only. It opens no wallet, no
+//! lane and no KMS Core, so it can neither ask nor send anything.
 
 use std::sync::{Arc, Mutex};
 
@@ -27,7 +27,7 @@ use crate::{
 };
 
 impl Instance {
-    /// From where the chain is known on.
+    /// The block from which the chain is known.
     pub(super) async fn build_observer(
         &mut self,
         config: &Config,

@@ -1,16 +1,15 @@
-//! What an operator asks of an instance about its requests, answered beside the walk.
+//! Answers an operator's questions about requests, beside the walk (the task that carries one request).
 //!
 //! ```text
-//! control socket -> supervisor -> desk -> here -> journal's reader -> the asker
-//!                                          |
-//!                                          +-> wishes -> recovery's channel -> walk
+//! control socket -> supervisor -> inbox -> here -> journal's reader -> reply
+//!                                           |
+//!                                           +-> actions -> recovery's channel -> walk
 //! ```
 //!
-//! One question at a time, each bounded: a page of the journal. What stores something is a wish
-//! ([`wish`]), one at a time beside the questions: a disk may be full, and keeps nobody from asking.
-//! What is to be walked waits here and never keeps an answer waiting; a crash loses none of it, because
-//! all of it is open in the journal. The walk itself sees to it that no request is walked twice at a
-//! time.
+//! One question at a time, each bounded to a page of the journal. What stores something is an action
+//! ([`actions`]): one at a time beside the questions, so that a full disk does not block reading.
+//! Requests to be walked wait here and never delay a reply. A crash loses none of them, because all of
+//! them are open in the journal. The walk itself ensures that no request is walked twice at a time.
 
 mod actions;
 
@@ -47,15 +46,15 @@ use crate::{
     time::clock::Clock,
 };
 
-/// Questions that wait, and wishes.
+/// Questions and actions that wait.
 const INBOX_SIZE: usize = 8;
-/// Requests on a page of a list.
+/// Requests per page of a list.
 const LIST_PAGE: u32 = 500;
-/// Requests on a page of an export: each may have hundreds of kilobytes.
+/// Requests per page of an export: each may have hundreds of kilobytes.
 const EXPORT_PAGE: u32 = 16;
-/// And bytes of events and answers, which take twice as many in hex.
+/// Bytes of events and answers per page of an export; hex doubles them.
 const EXPORT_PAGE_BYTES: usize = 8 << 20;
-/// How long the journal of an instance that does not run may take to store something.
+/// How long the journal of a stopped instance may take to store something.
 const STORE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The task.
@@ -64,14 +63,14 @@ pub(super) struct OperatorRequests<P: ChainReader> {
     pub journal: Journal,
     pub backfill: Backfill<DecryptionAdapter<P>, Journal>,
     pub walk: WalkSender,
-    /// The cursor, as it moves.
+    /// The cursor.
     pub progress: watch::Receiver<Option<BlockRef>>,
     pub wait_reasons: WaitReasons,
     pub clock: Clock,
 }
 
 impl<P: ChainReader> OperatorRequests<P> {
-    /// Puts up a desk, and answers what is asked there until the tasks it hands on to have ended.
+    /// Publishes the inbox, and answers until the tasks that receive its requests have ended.
     pub(super) async fn run(self, desks: watch::Sender<Option<Inbox>>) {
         let Self { journal, backfill, walk, progress, wait_reasons: why, clock } = self;
         let (inbox, mut inquiries) = mpsc::channel(INBOX_SIZE);
@@ -103,7 +102,7 @@ impl<P: ChainReader> OperatorRequests<P> {
                         if let Ok(told) = &mut told {
                             why.explain(told, clock.unix_millis());
                         }
-                        // Who asked may be gone by now.
+                        // The asker may be gone by now.
                         let _ = reply.send(told);
                     } else if wanted.len() < INBOX_SIZE {
                         wanted.push_back((inquiry, reply));
@@ -126,17 +125,17 @@ impl<P: ChainReader> OperatorRequests<P> {
     }
 }
 
-/// Whether a request that is to be tried again has a walk to go to.
+/// Whether a request that is to be retried has a walk to go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RetryContext {
-    /// And whether it is forgotten: it should be walked, and nobody has it in hand.
+    /// The walk, and whether the request is unattended: it should be walked, and no task has it.
     Running {
         is_forgotten: bool,
     },
     JournalOnly,
 }
 
-/// Answers what needs a journal alone.
+/// Answers from the journal alone.
 fn read(look: &Queries<'_>, inquiry: &Inquiry) -> Result<InquiryAnswer, String> {
     let failed = |error: StoreError| format!("the journal cannot be read: {error}");
     match inquiry {
@@ -194,7 +193,7 @@ fn listing(which: InquiryFilter, after: Option<i64>, limit: u32) -> RequestPage 
     RequestPage { filter: which, after: after.map(Position::from_number), limit }
 }
 
-/// How many of them go into one answer: at least one.
+/// How many records fit into one answer: at least one.
 fn count_fitting(found: &[RequestRecord]) -> usize {
     let sizes = found.iter().map(|record| {
         let answer = record.answer.as_ref();
@@ -207,13 +206,13 @@ fn count_fitting(found: &[RequestRecord]) -> usize {
     so_far.take_while(|bytes| *bytes <= EXPORT_PAGE_BYTES).count().max(1)
 }
 
-/// Where the page after a full one begins.
+/// Where the next page begins after a full one.
 fn next_page(last: Option<Position>, found: usize, page: RequestPage) -> Option<i64> {
     let full = u32::try_from(found).is_ok_and(|found| found >= page.limit);
     last.filter(|_| full).map(Position::number)
 }
 
-/// An id as an operator writes it.
+/// Parses a request id as operators write it.
 fn parse_id(id: &str) -> Result<U256, String> {
     id.parse().map(|DisplayId(id)| id)
 }
@@ -230,8 +229,7 @@ fn require_found(found: Vec<RequestRecord>, id: U256) -> Result<Vec<RequestRecor
     Ok(found)
 }
 
-/// What to do for who wants this request tried again: done, but for the walk; whether it is to be
-/// walked now.
+/// Prepares a retry of this request and returns whether it is to be walked now.
 async fn retry(
     journal: &Journal,
     record: &RequestRecord,
@@ -269,7 +267,7 @@ async fn retry(
             ),
             _,
         ) => {
-            // Whatever it ended as, the contract is asked before anything is sent.
+            // Whatever its outcome, the contract is asked before anything is sent.
             let ended = outcome.as_str();
             let opened = journal.open_again(record.key).await.map_err(|error| error.to_string())?;
             if opened {
@@ -354,8 +352,8 @@ fn export(story: RequestDetail, record: RequestRecord) -> ExportedRequest {
     }
 }
 
-/// Answers for an instance that does not run, out of its journal. Blocking, but for a retry, which
-/// takes the journal's lock and answers who holds it.
+/// Answers for a stopped instance from its journal. Blocking. A retry takes the journal's lock, and
+/// names the holder if it is taken.
 pub async fn answer_stopped(found: &ReadOnly, inquiry: &Inquiry) -> Result<InquiryAnswer, String> {
     match inquiry {
         Inquiry::List { .. } | Inquiry::Export { .. } | Inquiry::Show { .. } => {
@@ -396,7 +394,7 @@ async fn retry_stopped(
     };
     let told = timeout(STORE_DEADLINE, storing).await.unwrap_or_else(late);
     stop.cancel();
-    // Its end closes the file.
+    // The file is closed when the writer ends.
     let _ = timeout(STORE_DEADLINE, writing.join_next()).await;
     told
 }

@@ -1,4 +1,4 @@
-//! From a configuration to the parts that the rooms of an instance are made of. Nothing here waits.
+//! From a configuration to the parts of an instance. Nothing here waits.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use crate::{
 /// Unfinished requests read from the journal ahead of their walk.
 pub(super) const RECOVERY_QUEUE: usize = 64;
 
-/// The channels of a walk.
+/// The channels of a walk (the task that carries one request from arrival to outcome).
 pub(super) fn open_walk_queues(config: &Config) -> (WalkReceivers, WalkSender, WalkSender) {
     walk_channels(config.channel_size, RECOVERY_QUEUE)
 }
@@ -50,8 +50,8 @@ pub(super) fn flow_options(config: &Config) -> FlowOptions {
     }
 }
 
-/// Where reading begins if the journal does not say. `begun_before`: by a journal of the same chain that was
-/// given up.
+/// Where reading begins if the journal does not say. `begun_before`: where an abandoned journal of the
+/// same chain had begun.
 pub(super) fn reading_start(
     config: &Config,
     cursor: Option<BlockRef>,
@@ -117,7 +117,7 @@ impl<P: ChainReader> BucketRegistry for GatewayConfigAdapter<P> {
     }
 }
 
-/// The instance, as its traces name it.
+/// The instance's identity in traces.
 pub(super) fn whose(name: &str, config: &Config) -> Whose {
     let service_name = config.given_service_name().map(str::to_owned);
     Whose { instance: name.to_owned(), service_name }

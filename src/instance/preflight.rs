@@ -1,4 +1,4 @@
-//! Whether an instance of a configuration could run, found without becoming one: no journal, no lock,
+//! Checks whether an instance of a configuration could run, without building one: no journal, no lock,
 //! each question asked once. Another instance of the same wallet may run meanwhile.
 
 use tokio::task::JoinSet;
@@ -13,14 +13,14 @@ use crate::{
     telemetry::{heartbeat::Heartbeats, metrics::Metrics},
 };
 
-/// Whether an instance of this configuration could run: its wallet opens, the node serves its chain,
-/// the contract signs under its domain, the Core answers. A contract that is not there yet, an empty
-/// or unregistered wallet: the instance waits for those by itself.
+/// Checks whether an instance of this configuration could run: its wallet opens, the node serves its
+/// chain, the contract has the configured EIP-712 domain, the Core answers. An absent contract and an
+/// empty or unregistered wallet pass, because a running instance waits for those by itself.
 ///
-/// Opens nothing exclusive: another instance may run meanwhile. The caller sets the deadline, and may
-/// drop the future: nothing goes on.
+/// Opens nothing exclusive, so another instance may run meanwhile. The caller sets the deadline and may
+/// drop the future; nothing keeps running.
 pub async fn preflight(config: &Config) -> Result<(), PreflightError> {
-    let metrics = Metrics::default(); // nobody looks at them
+    let metrics = Metrics::default(); // not exported
     let Edges { gateway, connecting, core, .. } = Edges::for_config(config, metrics.clone())?;
     let mut tasks = JoinSet::new();
     tasks.spawn(connecting(Heartbeats::default(), CancellationToken::new()));
@@ -42,7 +42,7 @@ pub async fn preflight(config: &Config) -> Result<(), PreflightError> {
     let (wallet, gateway, core) = tokio::join!(wallet, ask_gateway(&gateway, config), answers);
     tasks.shutdown().await;
     let found = [wallet, gateway, core].map(Result::err).into_iter().flatten();
-    // A contradiction says more than what does not answer.
+    // A contradiction is more specific than a dependency that does not answer.
     found.max_by_key(PreflightError::is_refusal).map_or(Ok(()), Err)
 }
 

@@ -1,10 +1,10 @@
-//! Whether somebody may have answered what stands on chain already, without this journal knowing.
+//! Detects requests that may already be answered on chain without this journal knowing.
 //!
-//! A journal that is lost, rebuilt or restored from a backup does not know of answers that were sent
-//! since. Each request that was on chain before that start is looked for at the contract before it is
-//! asked and sent, also after later restarts: the journal remembers up to which block. Where it knows
-//! the wallet's last transaction and none is missing, nobody else has answered, and that would be a
-//! question for each request found after a restart.
+//! A journal that is lost, rebuilt or restored from a backup does not know the answers sent since.
+//! Every request that was on chain before that start is looked up at the contract before it is asked
+//! and sent, also after later restarts: the journal remembers up to which block. Where the journal
+//! knows the wallet's last transaction and none is missing, nobody else has answered, and the lookup
+//! (one call per recovered request) is skipped.
 
 use std::time::Duration;
 
@@ -23,14 +23,14 @@ use crate::{
     time::backoff::Backoff,
 };
 
-/// A cursor behind the journal's own transactions by more blocks was set back by somebody. What a
-/// crash takes away of it are seconds.
+/// A cursor this many blocks behind the journal's own transactions was moved back by hand. A crash
+/// costs only seconds of it.
 const SET_BACK_BLOCKS: u64 = 1000;
-/// A node that says nothing for so long has no vote.
+/// A node that does not answer within this time has no vote.
 const VOTE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Requests up to this block may have been answered. Nodes that do not tell the wallet's count leave
-/// it open.
+/// The block up to which requests may have been answered. Nodes that do not return the wallet's
+/// transaction count leave it undecided.
 pub(super) async fn maybe_answered_up_to<P: TransactionSender>(
     provider: &P,
     journal: &Journal,
@@ -52,14 +52,14 @@ pub(super) async fn maybe_answered_up_to<P: TransactionSender>(
     Ok(known.max(head))
 }
 
-/// The wallet's count, by the node that knows most of it. `None`: nobody says.
+/// The highest transaction count that any node returns; `None` if none answers.
 async fn highest_count<P: TransactionSender>(provider: &P, wallet: Address) -> Option<u64> {
     let ask = |one: P| async move { one.transaction_count(wallet, BlockId::Latest).await };
     let counts = Survey::run(provider, VOTE_DEADLINE, ask).await.into_answers(provider);
     counts.ok()?.into_iter().max()
 }
 
-/// The newest block, once a node tells.
+/// The newest block; waits until a node answers.
 async fn head<P: TransactionSender>(provider: &P, dice: &Dice) -> u64 {
     let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let mut repeats = LogThrottle::default();
@@ -79,7 +79,7 @@ async fn head<P: TransactionSender>(provider: &P, dice: &Dice) -> u64 {
     }
 }
 
-/// Whether the journal knows all transactions of a wallet that has sent so many.
+/// Returns whether the journal knows all `count` transactions of the wallet.
 fn knows_every_transaction(cursor: Option<BlockRef>, recovered: &Recovered, count: u64) -> bool {
     let Recovered { open, mined, highest, .. } = recovered;
     let Some(cursor) = cursor else { return false };
@@ -90,7 +90,7 @@ fn knows_every_transaction(cursor: Option<BlockRef>, recovered: &Recovered, coun
     let Some(last) = count.checked_sub(1) else { return true };
     let known =
         open.iter().any(|one| one.nonce == last) || mined.iter().any(|one| one.nonce == last);
-    // One that was rebuilt knows what was under way, and nothing of what was before.
+    // A rebuilt journal knows the open transactions, but not the earlier ones.
     let has_a_past = !mined.is_empty() || open.iter().any(|one| one.nonce == 0);
     known && has_a_past && highest.is_some_and(|highest| highest >= last)
 }

@@ -1,5 +1,5 @@
-//! A journal made anew for a configuration, found without becoming an instance: the node tells which
-//! journal it is and where the chain stands, the journal does the rest.
+//! Recreates the journal of a configuration without building an instance: the node tells which chain
+//! (and so which journal) is meant and where the head is; the journal does the rest.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,12 +22,12 @@ use crate::{
     telemetry::{heartbeat::Heartbeats, metrics::Metrics},
 };
 
-/// How long node and wallet are asked.
+/// Deadline for node and wallet.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Between two looks at what the nodes say of the chain.
+/// Pause between two questions to the nodes.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// Makes the journal of this configuration anew, so that the chain is read from block `from` on.
+/// Recreates the journal of this configuration, so that the chain is read from block `from` on.
 pub async fn rebuild(
     config: &Config,
     state_dir: PathBuf,
@@ -52,9 +52,9 @@ pub async fn rebuild(
     Ok(rebuilding.await.ok_or(BuildError::Ending)??)
 }
 
-/// Why it is not known what to rebuild.
+/// Why it cannot be decided what to rebuild.
 enum RebuildRefusal {
-    /// By another than the gateway node, if named.
+    /// A dependency is not ready; named if it is not the gateway node.
     Unready(Option<&'static str>, Unready),
     NoSuchBlock {
         head: u64,
@@ -67,7 +67,7 @@ impl<E: Into<Unready>> From<E> for RebuildRefusal {
     }
 }
 
-/// Whose journal it is, and the block before the first one to be read.
+/// The journal's identity, and the block before the first one to read.
 async fn ask(
     provider: &ArbitrumProvider,
     machine: &Machine,

@@ -1,7 +1,9 @@
-//! Unfinished requests out of the journal, oldest first, into the same walk.
+//! Brings unfinished requests from the journal into the same walk as new ones, oldest first.
 //!
-//! At the start all of them, held ones too: a restart is how an operator says "try again". Later
-//! only the held ones, slowly; and at once when the contract is served again, which some are held for. What is read here only names them: the walk asks the journal where
+//! At start all of them, held ones (waiting for an operator or for time) too: a restart is how an
+//! operator says "try again". Later only the held ones, slowly, and at once when the contract can be
+//! served again, which some are held for. Only keys are read here: the walk reads the request's stage
+//! when its turn comes, which may be much later.
 //! its request stands when its turn comes, which may be much later.
 
 use std::time::Duration;
@@ -22,10 +24,10 @@ use crate::{
 /// Requests read from the journal at a time.
 const PAGE_SIZE: u32 = 256;
 
-/// What was about to be held when the contract was served again is by then.
+/// Requests about to be held when the contract became serviceable are held by then.
 const HOLD_SETTLE_TIME: Duration = Duration::from_secs(10);
 
-/// Feeds the walk from the journal until the walk takes no more.
+/// Feeds the walk from the journal until the walk closes.
 #[derive(Debug)]
 pub(super) struct Recovery {
     pub journal: Journal,
@@ -33,7 +35,7 @@ pub(super) struct Recovery {
     pub held_retry: Duration,
     /// The newest request of an earlier run; younger ones come from the chain.
     pub newest: Option<Position>,
-    /// Up to where those of the earlier run are in hand.
+    /// Position up to which requests of the earlier run are attended.
     pub recovered_up_to: watch::Sender<Option<Position>>,
     /// Whether the contract can be served.
     pub support: watch::Receiver<DeploymentSupport>,
@@ -51,7 +53,7 @@ impl Recovery {
         }
         let mut retry = interval_at(Instant::now() + self.held_retry, self.held_retry);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // How many commits there were when none was held.
+        // The commit count at which no request was held.
         let mut none_at = None;
         let mut support = self.support.clone();
         let mut is_served = served(true, &support.borrow_and_update());
@@ -68,11 +70,11 @@ impl Recovery {
                     }
                     retry.reset_after(HOLD_SETTLE_TIME);
                 }
-                // The chain dropped answers: their requests are held, and not for long.
+                // The chain dropped answers: their requests are held for a short time.
                 () = self.journal.reopened() => {}
             }
             let commits = self.journal.statistics().commits;
-            // An idle instance leaves the disk alone.
+            // An idle instance does not touch the disk.
             if none_at == Some(commits) {
                 continue;
             }
@@ -95,7 +97,7 @@ impl Recovery {
             let page = self.journal.ask(|slot| Query::Records(listing, slot)).await?;
             let Some(last) = page.last() else { break };
             if until.is_some() {
-                // The page before.
+                // The previous page.
                 self.recovered_up_to.send_replace(after);
             }
             after = Some(last.position);
@@ -104,7 +106,7 @@ impl Recovery {
                     break 'pages;
                 }
                 match abi::decode(row.key.source, &row.event) {
-                    // Somebody has it in hand already.
+                    // Already attended.
                     Ok(request) if self.walk.is_attended(request.key) => {}
                     Ok(request) => {
                         taken += 1;
@@ -112,7 +114,7 @@ impl Recovery {
                         let intake =
                             QueuedRequest { is_final: is_ripe, ..self.walk.attend(request, true) };
                         if self.heart.rest_while(self.walk.send(intake)).await.is_err() {
-                            // The walk takes no more: the instance is stopping.
+                            // The walk is closed: the instance is stopping.
                             self.heart.rest();
                             std::future::pending::<()>().await;
                         }
@@ -129,7 +131,7 @@ impl Recovery {
     }
 }
 
-/// Whether requests of the contract can be answered; `before` where that is being looked at.
+/// Returns whether requests of the contract can be answered; `before` while that is being checked.
 fn served(before: bool, support: &DeploymentSupport) -> bool {
     match support {
         DeploymentSupport::Served => true,
@@ -152,7 +154,7 @@ mod tests {
         telemetry::metrics::Metrics,
     };
 
-    /// For some seconds a node says that the contract cannot be served.
+    /// For some seconds a node reports a contract that cannot be served.
     #[tokio::test]
     async fn cfgjunk_what_was_held_is_tried_again_once_the_contract_is_served_again() {
         let dir = tempfile::tempdir().unwrap();

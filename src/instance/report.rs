@@ -1,5 +1,5 @@
-//! Tells the supervisor how the instance is while it runs: what it waits for, where it stands, how far
-//! it is with what it missed. Says in the log what changes: each once.
+//! Reports the running instance to the supervisor: what it waits for, its position, the progress of a
+//! catch-up. Logs each change once.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -42,17 +42,17 @@ use crate::{
 };
 
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the journal is asked, if it was written.
+/// How often the journal is counted, if it was written.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
-/// How often the log says how far a catch-up is.
+/// How often the log reports the progress of a catch-up.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// How often the wallet and the journal's disk are looked at.
+/// How often wallet balance and disk space are read.
 const RESOURCE_INTERVAL: Duration = Duration::from_secs(30);
-/// Nothing is sent for so long while answers wait: somebody should know.
+/// Answers wait this long without anything being sent: an operator should know.
 const UNSENT_AFTER: Duration = Duration::from_mins(1);
-/// How often a Core that answered is asked how it is.
+/// How often a Core that answered is probed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// Commits that no journal has counted.
+/// Sentinel: the journal was not counted at any commit yet.
 const NOT_COUNTED: u64 = u64::MAX;
 
 /// The task.
@@ -64,29 +64,29 @@ pub(super) struct Report {
     pub provider: ArbitrumProvider,
     pub mode: ReportMode,
     pub journal: Journal,
-    /// The cursor, as it moves.
+    /// The cursor.
     pub progress: watch::Receiver<Option<BlockRef>>,
     /// Why requests wait.
     pub wait_reasons: WaitReasons,
-    /// What is not certain of what was read.
+    /// Doubtful reads: blocks whose logs are not certain.
     pub notes: ReadingState,
     /// The finality tag, where one is waited for.
     pub tag: watch::Receiver<Option<TagPosition>>,
-    /// What the contract says of the requests that were read.
+    /// Comparison of the contract's counters with the requests read.
     pub completeness: watch::Receiver<CompletenessReport>,
 }
 
-/// What is done with requests.
+/// What the instance does with requests.
 #[derive(Debug)]
 pub(super) enum ReportMode {
     Answer {
         wallet: Address,
         core: Box<KmsCore>,
-        /// What ciphertexts hold of their memory.
+        /// Memory held by ciphertexts.
         memory: MemoryUse,
     },
     Observe {
-        /// How many requests were.
+        /// Number of observed requests.
         observed: watch::Receiver<u64>,
     },
 }
@@ -100,7 +100,7 @@ impl ReportMode {
     }
 }
 
-/// What was found of the Core. `None`: it was not asked yet.
+/// Result of probing the Core; `None` before the first probe.
 type CoreStatus = Option<Result<(), CoreProblem>>;
 
 impl Report {
@@ -124,7 +124,8 @@ impl Report {
         }
     }
 
-    /// Beside [`Self::report_progress`], which reads the journal: a disk that does not answer keeps this from nothing.
+    /// Runs beside [`Self::report_progress`], which reads the journal: a disk that does not answer must
+    /// not block the phase.
     async fn report_phase(&self, found: watch::Receiver<CoreStatus>) {
         let mut tick = interval(REPORT_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -171,7 +172,7 @@ impl Report {
             let seen = match (cursor, head) {
                 (Some(cursor), Some(head)) => {
                     let behind_since = lag.update(cursor, head, self.clock.unix_millis());
-                    // What was read and is in doubt is not read.
+                    // Doubtful blocks count as unread.
                     let since = behind_since.into_iter().chain(uncertain.since_ms());
                     self.reporter.metrics.behind_since(since.min());
                     tracker.update(cursor, head, Instant::now())
@@ -228,7 +229,7 @@ impl Report {
         }
     }
 
-    /// Looks now and then at what runs out. Nothing waits for this.
+    /// Reads balance and disk space periodically. Nothing waits for this.
     async fn report_resources(&self) {
         let mut tick = interval(RESOURCE_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -242,7 +243,7 @@ impl Report {
             }
             match self.journal.ask(Query::Space).await {
                 Ok(Space { taken, free }) => self.reporter.metrics.journal(taken, free),
-                // Also when the runtime is ending.
+                // Also when the runtime is shutting down.
                 Err(error) => debug!(%error, "could not look at the journal's disk"),
             }
         }
@@ -252,7 +253,7 @@ impl Report {
         self.provider.heads().borrow().map(|head| head.block.number)
     }
 
-    /// `None`: not known yet.
+    /// The phase; `None` if unknown yet.
     fn phase(&self, found: &CoreStatus) -> Option<Phase> {
         if let Some(why) = self.journal.condition().waiting_reason() {
             return Some(Phase::Waiting {
@@ -298,17 +299,17 @@ fn unanswered_requests(of: &MissedConsensus, now_ms: u64) -> UnansweredRequests 
     }
 }
 
-/// A moment by the calendar.
+/// Converts an instant to wall-clock time (Unix ms).
 fn unix_ms_of(moment: Instant, now_ms: u64) -> u64 {
     let ago = u64::try_from(moment.elapsed().as_millis()).unwrap_or(u64::MAX);
-    // Not another one at each look.
+    // Rounded to seconds, so that it stays the same at each sample.
     now_ms.saturating_sub(ago) / 1_000 * 1_000
 }
 
-/// Requests without an outcome.
+/// Open requests.
 #[derive(Clone, Debug, Default)]
 struct RequestCounts {
-    /// Held ones included.
+    /// Including held ones.
     requests: u64,
     held: u64,
     held_by: BTreeMap<String, u64>,
@@ -334,7 +335,7 @@ pub(super) fn core_name(core: &KmsCore) -> String {
     format!("the KMS Core at {}", core.host())
 }
 
-/// Tells how each gateway node is, also while the instance is built: that may wait for one.
+/// Publishes the state of each gateway node, also during the build, which may wait for one.
 pub(super) async fn follow_endpoints(provider: ArbitrumProvider, reporter: Reporter, clock: Clock) {
     let mut tick = interval(REPORT_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -352,7 +353,7 @@ pub(super) async fn follow_endpoints(provider: ArbitrumProvider, reporter: Repor
     }
 }
 
-/// A chain on which nothing happens is no warning.
+/// A chain without new blocks is not logged as a warning.
 fn log_stale_node(StaleNode { host, head, others, .. }: &StaleNode, repeats: &mut LogThrottle) {
     let cause = if others.is_some() { "behind" } else { "still" };
     let Some(times) = repeats.should_log_for(host, cause, Instant::now()) else { return };
@@ -363,7 +364,7 @@ fn log_stale_node(StaleNode { host, head, others, .. }: &StaleNode, repeats: &mu
     }
 }
 
-/// What keeps a Core from being of use, if anything.
+/// Returns the problem with the Core, if any.
 pub(super) async fn ask_core(core: &KmsCore) -> Result<(), CoreProblem> {
     match core.health().await? {
         CoreHealth::Serving | CoreHealth::Unknown => Ok(()),
@@ -371,7 +372,7 @@ pub(super) async fn ask_core(core: &KmsCore) -> Result<(), CoreProblem> {
     }
 }
 
-/// Asks the Core now and then how it is. Nothing waits for this: each request asks by itself.
+/// Probes the Core periodically. Nothing waits for this: each request asks the Core by itself.
 async fn follow_core(core: &KmsCore, found: &watch::Sender<CoreStatus>, dice: &Dice) {
     let mut pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
     let mut repeats = LogThrottle::default();

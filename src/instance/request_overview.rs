@@ -1,4 +1,4 @@
-//! A request as it stands in lists and pages.
+//! Conversion of a request into the form of lists and pages.
 
 use crate::{
     admin::requests::{HoldSummary, RequestOverview},
@@ -6,14 +6,14 @@ use crate::{
     journal::{Progress, RequestSummary},
 };
 
-/// A request of a page of the journal.
+/// From a row of the journal's list.
 pub(super) fn overview_of_summary(listed: &RequestSummary) -> RequestOverview {
     let id = listed.key.to_string();
     let (content, kind) = (listed.key.content.to_string(), listed.kind.as_str());
     overview(id, content, kind, listed.block, &listed.progress)
 }
 
-/// The parts of a line that stand in the key are given as they are shown.
+/// The parts of the key are passed in the form in which they are shown.
 pub(super) fn overview(
     id: String,
     content: String,

@@ -1,4 +1,4 @@
-//! The rooms of an instance, each in a task of its own, and what stands around them.
+//! The rooms of an instance, each in a task of its own, and their supporting tasks.
 
 use std::sync::{Arc, Mutex};
 
@@ -57,11 +57,11 @@ pub(super) struct RoomParts {
     pub support: watch::Sender<DeploymentSupport>,
     pub core: KmsCore,
     pub stored: StoredState,
-    /// Requests of earlier blocks may have been answered without this journal.
+    /// Requests up to this block may have been answered without this journal knowing.
     pub maybe_answered_up_to: u64,
 }
 
-/// What stands around a walk is made of these.
+/// What the supporting tasks of a walk are made of.
 pub(super) struct SupportParts {
     pub provider: ArbitrumProvider,
     pub journal: Journal,
@@ -71,18 +71,18 @@ pub(super) struct SupportParts {
     pub mode: ReportMode,
 }
 
-/// The ways into a walk.
+/// The channels into a walk.
 pub(super) struct WalkInputs {
     pub walk: WalkSender,
     pub walk_again: WalkSender,
-    /// Up to which block.
+    /// The final height.
     pub final_height: watch::Sender<FinalHeight>,
-    /// Blocks the walk wants to be read again.
+    /// Blocks that the walk wants to have read again.
     pub suspects: SuspectBlocks,
 }
 
 impl Instance {
-    /// Each room in a task of its own.
+    /// Starts each room in a task of its own.
     pub(super) fn open_rooms(&mut self, config: &Config, parts: RoomParts) {
         let RoomParts {
             provider,
@@ -158,7 +158,7 @@ impl Instance {
         self.open_support(config, parts, inputs);
     }
 
-    /// What stands around every walk: who brings it requests, who looks after its journal, who tells.
+    /// Starts the supporting tasks of every walk: those that feed it, maintain its journal, and report.
     pub(super) fn open_support(
         &mut self,
         config: &Config,
@@ -199,7 +199,7 @@ impl Instance {
         );
         let tag = finality.tag();
         self.tasks.spawn_endless(&self.supervision.stop, "finality", finality.run());
-        // It is built again then, with the journal of the chain that there is.
+        // The instance is then rebuilt with the journal of the chain that now exists.
         let asked = provider.clone();
         self.tasks.spawn_until(&self.support_stop, "chain", async move {
             Err(asked.chain_recreated().await)
@@ -266,13 +266,13 @@ impl Instance {
         self.tasks.spawn_until(&self.support_stop, heartbeat::REPORT, reporting);
     }
 
-    /// Answers whoever asks for requests, until the journal closes.
+    /// Answers questions about requests until the journal closes.
     fn start_operator_requests(&mut self, requests: OperatorRequests<ArbitrumProvider>) {
         let answering = requests.run(self.supervision.reporter.inbox.clone());
         self.tasks.spawn_endless(&self.support_stop, "inquiries", answering);
     }
 
-    /// Prunes the journal, and other slow chores.
+    /// Prunes the journal and does other slow chores.
     fn start_housekeeping(
         &mut self,
         config: &Config,
@@ -285,7 +285,7 @@ impl Instance {
         self.tasks.spawn_until(&self.support_stop, heartbeat::HOUSEKEEPING, chores);
     }
 
-    /// Looks after requests that nobody has in hand. Recovery tells there how far it is.
+    /// Looks for unattended requests. Recovery reports its position to this task.
     fn start_unattended_check(
         &mut self,
         journal: &Journal,
@@ -306,7 +306,7 @@ impl Instance {
         taken
     }
 
-    /// By what was read nodes are told from those of other chains.
+    /// Uses what was read to tell nodes of this chain from nodes of other chains.
     fn follow_reading(
         &mut self,
         provider: ArbitrumProvider,
@@ -319,7 +319,7 @@ impl Instance {
                     provider.note_read_up_to(block).await;
                 }
             }
-            // Nothing is read any more: the instance is about to end.
+            // Reading has ended: the instance is about to end.
             std::future::pending::<()>().await;
         };
         self.tasks.spawn_endless(&self.support_stop, "known blocks", following);

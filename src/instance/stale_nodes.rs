@@ -1,24 +1,24 @@
-//! Which gateway nodes do not follow the chain: one that others have passed, or all of them where no
-//! block comes any more. Pure: it is told what each node shows, and when.
+//! Detects gateway nodes that do not follow the chain: one that others have passed, or all of them
+//! where no new block appears. Pure: each node's view and the time are arguments.
 //!
-//! Behind by time, not by blocks: that fits any block time. Where no node shows a newer block, nobody
-//! here can tell a stale node from a quiet chain, so it is said as both. A node that is not connected
-//! is neither: that is told elsewhere.
+//! Lag is measured in time, not in blocks, which fits any block time. Where no node shows a newer
+//! block, a stale node and a quiet chain look the same, so the report names both. A disconnected node
+//! is neither; the connection state is reported elsewhere.
 
 use std::time::Duration;
 
 use super::lag::Lag;
 use crate::{admin::status::StaleNode, telemetry::metrics::NodeGauges};
 
-/// Others have known a newer block for so long. Nodes in order are a moment apart.
+/// A node is stale when others have known a newer block for this long. Sound nodes are a moment apart.
 const BEHIND_AFTER: Duration = Duration::from_secs(10);
-/// No node has shown a new block for so long. No chain at work is without one for as long.
+/// No node has shown a new block for this long. A live chain is never without one for as long.
 const NO_BLOCK_AFTER: Duration = Duration::from_mins(1);
 
 /// A node's host, whether it is connected, and its newest block.
 type NodeView<'n> = (&'n str, bool, Option<u64>);
 
-/// What is remembered of the nodes, in the order they are told in.
+/// State per node, in the order in which they are passed.
 #[derive(Debug, Default)]
 pub(super) struct StaleNodes {
     each: Vec<ObservedNode>,
@@ -26,15 +26,15 @@ pub(super) struct StaleNodes {
 
 #[derive(Debug, Default)]
 struct ObservedNode {
-    /// Its newest block, and since when (Unix ms) it shows that; `None`: it is not connected.
+    /// Its newest block, and since when (Unix ms) it shows that; `None` if disconnected.
     shows: Option<(u64, u64)>,
-    /// Blocks that others have shown above its own.
+    /// Blocks that other nodes have shown above its own.
     lag: Lag,
     behind_since_ms: Option<u64>,
 }
 
 impl StaleNodes {
-    /// Looks at all nodes. Answers how each is, and what an operator should know.
+    /// Updates all nodes. Returns each node's state and what an operator should know.
     pub(super) fn update<'n>(
         &mut self,
         sights: &[NodeView<'n>],
@@ -76,7 +76,7 @@ impl StaleNodes {
         })
     }
 
-    /// All connected nodes as one, if none of them goes on.
+    /// All connected nodes as one report, if none of them advances.
     fn all_still(
         &self,
         sights: &[NodeView<'_>],
@@ -86,7 +86,7 @@ impl StaleNodes {
         let moved_ms = self.each.iter().filter_map(|node| Some(node.shows?.1)).max()?;
         let shown = sights.iter().filter(|sight| connected_head(sight).is_some());
         let mut hosts: Vec<&str> = shown.map(|(host, ..)| *host).collect();
-        // Two may be behind one host.
+        // Two nodes may share a host.
         hosts.dedup();
         let told =
             StaleNode { host: hosts.join(", "), head: newest?, since_ms: moved_ms, others: None };
@@ -119,7 +119,7 @@ fn has_passed(time: Duration, since_ms: u64, now_ms: u64) -> bool {
 mod tests {
     use super::*;
 
-    /// What is told at a second: host, since when, and whether others know more.
+    /// The report at a given second: host, since when, and whether others know more.
     fn told(
         nodes: &mut StaleNodes,
         second: u64,
@@ -144,7 +144,7 @@ mod tests {
             gauges.iter().map(|one| one.behind.unwrap().as_secs()).collect::<Vec<_>>(),
             [0, 10]
         );
-        // It goes on, a block a second, and is always as far behind.
+        // It advances one block a second and stays the same distance behind.
         for second in 12..40 {
             let sights = [("a", true, Some(100 + second)), ("b", true, Some(85 + second))];
             let [(host, _, true)] = &told(&mut nodes, second, &sights)[..] else {

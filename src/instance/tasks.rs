@@ -1,4 +1,4 @@
-//! The tasks of an instance, by name, and what the end of one means.
+//! The named tasks of an instance, and what the end of one means.
 
 use std::{
     convert::Infallible,
@@ -16,7 +16,7 @@ use tracing::Instrument;
 
 use super::{Exit, Failure};
 
-/// The tasks of one instance, by name. Who begins them and who waits for their ends may be two.
+/// The tasks of one instance. Spawning and joining may happen in different places.
 #[derive(Clone, Default)]
 pub(super) struct Tasks(Arc<Mutex<NamedTasks>>);
 
@@ -42,7 +42,7 @@ impl Tasks {
         named.names.push((handle.id(), name));
     }
 
-    /// One that ends when it is told to, or by an error.
+    /// Spawns a task that ends on request or with an error.
     pub(super) fn spawn_until<E: Into<Failure>>(
         &self,
         stop: &CancellationToken,
@@ -53,7 +53,7 @@ impl Tasks {
         self.spawn(name, async move { stop.run_until_cancelled(task).await.unwrap_or(Ok(())) });
     }
 
-    /// One that ends when it is told to.
+    /// Spawns a task that ends only on request.
     pub(super) fn spawn_endless(
         &self,
         stop: &CancellationToken,
@@ -66,14 +66,15 @@ impl Tasks {
         });
     }
 
-    /// Drops them. Answers whether all were, in this time: one that blocks its thread is left behind.
+    /// Aborts all tasks. Returns whether all ended within `limit`; one that blocks its thread is left
+    /// behind.
     pub(super) async fn drop_within(&self, limit: Duration) -> bool {
         self.lock().set.abort_all();
         let dropping = async { while self.next_ended().await.is_some() {} };
         timeout(limit, dropping).await.is_ok()
     }
 
-    /// The next task to end: its name and how.
+    /// Waits for the next task to end; returns its name and exit.
     pub(super) async fn next_ended(&self) -> Option<(&'static str, Exit)> {
         let ended = poll_fn(|context| self.lock().set.poll_join_next_with_id(context)).await?;
         let id = match &ended {
@@ -86,7 +87,7 @@ impl Tasks {
         Some((task, exit_of(task, ended.map(|(_, result)| result))))
     }
 
-    /// The first of them to end before anybody may.
+    /// Waits for the first task that ends without being asked to.
     pub(super) async fn first_failure(&self) -> Exit {
         match self.next_ended().await {
             Some((task, exit)) => unexpected_end(task, exit),
@@ -95,12 +96,12 @@ impl Tasks {
     }
 }
 
-/// What it means that a task ended that was not told to.
+/// The exit for a task that ended without being asked to.
 pub(super) fn unexpected_end(task: &'static str, exit: Exit) -> Exit {
     if exit.is_stopped() { Exit::failed(task, Failure::Untold) } else { exit }
 }
 
-/// What the end of a task means.
+/// Maps a task's result to an exit.
 pub(super) fn exit_of<T, E: Into<Failure>>(
     task: &'static str,
     ended: Result<Result<T, E>, JoinError>,
@@ -108,7 +109,7 @@ pub(super) fn exit_of<T, E: Into<Failure>>(
     match ended {
         Ok(Err(error)) => Exit::failed(task, error),
         Err(error) if error.is_panic() => Exit::Panicked { task },
-        // It ended, or was dropped.
+        // It ended, or was aborted.
         Ok(Ok(_)) | Err(_) => Exit::Stopped,
     }
 }
@@ -127,7 +128,8 @@ mod tests {
         },
     };
 
-    /// What connects the nodes is gone before there is one: nobody would ever hear of it.
+    /// The task that connects the nodes panics before any node is connected: without this nobody would
+    /// notice.
     #[tokio::test(start_paused = true)]
     async fn a_task_that_panics_while_the_instance_is_built_ends_it() {
         crate::net::tls::install_provider();

@@ -1,13 +1,13 @@
-//! Whether somebody has every open request in hand.
+//! Detects open requests that no task attends.
 //!
-//! A request that is open and not held is walked, or waits for its walk: in the hands of arrivals, of
-//! recovery, of an operator's wish, in a channel ([`WalkSender`]). There is no other way on, so one that
-//! nobody has was forgotten, and would be until the next start. That is a fault of this program. It is
-//! looked for once a minute, walked again and told: here and nowhere else.
+//! An open request that is not held is walked, or waits for its walk with arrivals, with recovery, with
+//! an operator action, or in a channel ([`WalkSender`]). There is no other way forward, so an
+//! unattended request would be stuck until the next start. That is a bug of this program. This task
+//! looks for such requests once a minute, walks them again and reports them; nothing else does.
 //!
-//! The journal and the hands are not looked at in one moment: what was stored just now, or whose end is
-//! just being stored, may be in nobody's hands for an instant. So one counts as forgotten when it is
-//! found twice, a minute apart.
+//! The journal and the attended set are not read atomically: a request that was stored just now, or
+//! whose outcome is being stored, may be unattended for an instant. So a request counts as unattended
+//! when it is found twice, a minute apart.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -26,9 +26,9 @@ use crate::{
 };
 
 const CHECK_INTERVAL: Duration = Duration::from_mins(1);
-/// Requests read from the journal at a time, by name alone.
+/// Requests read from the journal at a time, keys only.
 const PAGE_SIZE: u32 = 4096;
-/// So many are watched: what is behind them has its turn later.
+/// At most this many are watched; the rest is checked later.
 const MAX_WATCHED: usize = 10_000;
 
 /// The task.
@@ -36,27 +36,27 @@ const MAX_WATCHED: usize = 10_000;
 pub(super) struct UnattendedCheck {
     pub journal: Journal,
     pub walk: WalkSender,
-    /// The newest request of an earlier run, and up to where recovery has taken those in hand.
+    /// The newest request of an earlier run, and the position up to which recovery has attended those.
     pub newest: Option<Position>,
     pub recovered_up_to: watch::Receiver<Option<Position>>,
-    /// Up to which block requests may be walked.
+    /// Final height: requests up to it may be walked.
     pub final_height: watch::Receiver<FinalHeight>,
     pub metrics: Metrics,
 }
 
-/// What was seen last.
+/// Result of the previous check.
 #[derive(Debug, Default)]
 struct PreviousCheck {
-    /// In nobody's hands.
+    /// Unattended requests.
     unattended: HashSet<RequestKey>,
-    /// This version cannot read them: said once, when they were to be recovered.
+    /// Records this version cannot read. They are logged once, at recovery.
     unreadable: HashSet<RequestKey>,
-    /// How often requests had moved when there was no open one.
+    /// The move counter at which no request was open.
     idle_at: Option<u64>,
 }
 
 impl UnattendedCheck {
-    /// Looks until dropped. Fails only when the journal does.
+    /// Checks until dropped. Fails only when the journal fails.
     pub(super) async fn run(self) -> Result<(), JournalError> {
         let mut looks = interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -68,14 +68,15 @@ impl UnattendedCheck {
     }
 
     async fn check(&self, seen: &mut PreviousCheck) -> Result<(), JournalError> {
-        // An idle instance leaves the disk alone.
+        // An idle instance does not touch the disk.
         let moves = self.journal.statistics().moves;
         if seen.idle_at == Some(moves) {
             return Ok(());
         }
-        // What was noted is to be seen. While nothing can be stored everything waits, and is in hand.
+        // Notes must be visible to the query. While nothing can be stored, every request waits and is
+        // attended.
         if self.journal.flush().await.is_err() {
-            return Ok(()); // The journal's own end tells why.
+            return Ok(()); // the journal's own exit names the cause
         }
         let (open, alone) = self.unattended().await?;
         seen.idle_at = (open == 0).then_some(moves);
@@ -89,7 +90,7 @@ impl UnattendedCheck {
         Ok(())
     }
 
-    /// How many requests are open and not held, and those of them that nobody has in hand.
+    /// Returns how many requests are open and not held, and which of them are unattended.
     async fn unattended(&self) -> Result<(usize, HashSet<RequestKey>), JournalError> {
         let (mut open, mut after, mut alone) = (0, None, HashSet::new());
         loop {
@@ -109,15 +110,15 @@ impl UnattendedCheck {
         }
     }
 
-    /// Whether it was in somebody's hands once: recovery may have much to do.
+    /// Returns whether it was attended before: recovery may still be on its way to it.
     fn was_handed_out(&self, position: Position) -> bool {
         self.newest.is_none_or(|newest| position > newest)
             || self.recovered_up_to.borrow().is_some_and(|taken| position <= taken)
     }
 
-    /// Answers whether this version can read it.
+    /// Returns whether this version can read it.
     async fn walk_again(&self, key: RequestKey) -> Result<bool, JournalError> {
-        // It may have ended, or be in hand, since it was looked at.
+        // It may have ended, or be attended again, since the check.
         let record = self.journal.request(key).await?;
         let open = |record: &RequestRecord| {
             record.progress.outcome.is_none() && record.progress.held.is_none()
@@ -136,7 +137,7 @@ impl UnattendedCheck {
         self.metrics.unattended();
         let intake = QueuedRequest { is_final: true, ..self.walk.attend(request, true) };
         if self.walk.send(intake).await.is_err() {
-            // The walk takes no more: the instance is stopping.
+            // The walk is closed: the instance is stopping.
             std::future::pending::<()>().await;
         }
         Ok(true)
@@ -173,7 +174,7 @@ mod tests {
     }
 
     impl Harness {
-        /// With so many requests of an earlier run, and those of this one.
+        /// With `earlier` requests of an earlier run, and those of this run.
         async fn new(earlier: u64, ids: impl IntoIterator<Item = u64>) -> Self {
             let dir = tempfile::tempdir().unwrap();
             let wallet = Address::repeat_byte(1);
@@ -203,7 +204,7 @@ mod tests {
             Self { journal, intakes, walk, metrics, line, taken, tasks, _dir: dir }
         }
 
-        /// Who is walked again within these minutes.
+        /// Ids that are walked again within `minutes`.
         async fn walked(&mut self, minutes: u64) -> Vec<u64> {
             tokio::time::sleep(Duration::from_mins(minutes)).await;
             let mut ids = Vec::new();
@@ -236,7 +237,7 @@ mod tests {
         assert_eq!(world.walked(1).await, [0_u64; 0], "it may be on its way");
         assert_eq!(world.walked(2).await, [4, 5]);
         assert_eq!(world.metrics.unattended_so_far(), 2);
-        // Nobody took them on: they are found again. One that ends otherwise than it should, too.
+        // Nobody attends them: they are found again, as is one whose walk ended abnormally.
         drop(walked);
         assert_eq!(world.walked(3).await, [1, 4, 5]);
         world.tasks.shutdown().await;

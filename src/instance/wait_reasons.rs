@@ -1,5 +1,5 @@
-//! Why an open request is not further: what it waits for, where nothing that failed says so. For who
-//! asks for requests, and of the one that waits longest for everybody.
+//! Explains why an open request does not advance where no failure says so: for the requests an operator
+//! asks about, and for the longest-waiting request in the status.
 
 use tokio::sync::watch;
 
@@ -17,19 +17,19 @@ use crate::{
     journal::{RequestSummary, StageName},
 };
 
-/// Who is on the way need not say why, in milliseconds.
+/// Requests younger than this, in milliseconds, need no reason.
 const LONG_WAIT_MS: u64 = 10_000;
 
-/// What there is to ask.
+/// Sources of reasons.
 #[derive(Clone, Debug)]
 pub(super) struct WaitReasons {
-    /// Where all that is told comes from.
+    /// Chain and contract of all requests here.
     pub source: RequestSource,
-    /// How deep in the chain a request has to be before it is walked, and what that comes to now.
+    /// The finality rule, and the final height it gives now.
     pub finality_rule: FinalityRule,
     pub final_height: watch::Receiver<FinalHeight>,
     pub tag: watch::Receiver<Option<TagPosition>>,
-    /// Who has it in hand.
+    /// Tells which requests are attended.
     pub walk: WalkSender,
 }
 
@@ -50,7 +50,7 @@ impl WaitReasons {
         }
     }
 
-    /// Has those that wait say for what.
+    /// Adds a reason to each waiting request.
     pub(super) fn explain(&self, told: &mut InquiryAnswer, now_ms: u64) {
         let explain =
             |request: &mut RequestOverview| request.waits = self.reason_for(request, now_ms);
@@ -66,7 +66,7 @@ impl WaitReasons {
         }
     }
 
-    /// The oldest one that is not held, if it has stood where it is for long.
+    /// The oldest request that is not held, if it has been in its stage for long.
     pub(super) fn longest_wait(
         &self,
         oldest: &RequestSummary,
@@ -80,7 +80,7 @@ impl WaitReasons {
         is_long.then_some(WaitingRequest { id, stage, since_ms, why })
     }
 
-    /// `None`: it is on its way, is held, has ended, or the last failure says why.
+    /// `None`: it is advancing, is held, has ended, or the last failure says why.
     fn reason_for(&self, request: &RequestOverview, now_ms: u64) -> Option<String> {
         if request.held.is_some() || request.outcome.is_some() {
             return None;

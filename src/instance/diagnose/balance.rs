@@ -1,4 +1,4 @@
-//! What the wallet can pay for.
+//! How many answers the wallet can pay for.
 
 use super::Finding;
 use crate::{
@@ -7,9 +7,9 @@ use crate::{
 };
 
 const SUBJECT: &str = "balance";
-/// Taken for one answer's gas in this estimate; what it really takes depends on the contract.
+/// Assumed gas per answer in this estimate. The real cost depends on the contract.
 const ANSWER_GAS: u64 = 500_000;
-/// Fewer answers than this are not enough for a quiet night.
+/// Below this number of answers the balance is a warning.
 const LOW_ANSWERS: u64 = 1_000;
 
 pub(super) async fn diagnose_balance<P: TransactionSender>(
@@ -26,7 +26,7 @@ pub(super) async fn diagnose_balance<P: TransactionSender>(
     }
 }
 
-/// Wei in the wallet, and wei per gas as of now.
+/// Wallet balance in wei and the current price in wei per gas.
 async fn ask<P: TransactionSender>(
     provider: &P,
     wallet: Address,
@@ -34,7 +34,7 @@ async fn ask<P: TransactionSender>(
     let (balance, head) =
         tokio::try_join!(provider.balance(wallet), provider.header(BlockId::Latest))?;
     let base = head.and_then(|head| head.base_fee).unwrap_or_default();
-    // Not every node answers this one, and it is a small part.
+    // Not every node serves this call, and the tip is a small part of the price.
     let tip = provider.priority_fee().await.unwrap_or_default();
     Ok((balance, base.saturating_add(tip)))
 }
@@ -56,7 +56,7 @@ fn judge(wallet: Address, balance: U256, fee: u128) -> Finding {
     Finding::ok(SUBJECT, found)
 }
 
-/// Wei as ether, cut after six decimals.
+/// Wei as ether, truncated after six decimals.
 fn ether(wei: U256) -> String {
     let micro = wei / U256::from(1_000_000_000_000_u64);
     let (whole, rest) = (micro / U256::from(1_000_000), micro % U256::from(1_000_000));

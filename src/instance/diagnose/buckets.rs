@@ -18,7 +18,7 @@ use crate::{
 const SUBJECT: &str = "bucket";
 const CONCURRENCY: usize = 16;
 
-/// What a server's clock said, and ours.
+/// The time in a server's `Date` header, and our time when it came.
 #[derive(Clone, Debug)]
 pub(super) struct ServerDate {
     pub host: String,
@@ -27,8 +27,8 @@ pub(super) struct ServerDate {
     pub at_ms: u64,
 }
 
-/// A finding for each bucket. One that fails is a warning as long as another works: there the same
-/// ciphertexts are.
+/// One finding per bucket. A failing bucket is a warning as long as another one works, because every
+/// bucket holds the same ciphertexts.
 pub(super) async fn diagnose_buckets<P: ChainReader>(
     registry: &GatewayConfigAdapter<P>,
     http: &BucketClient,
@@ -49,7 +49,7 @@ pub(super) async fn diagnose_buckets<P: ChainReader>(
         let remedy = "correct gateway_config_address, or set [s3_config]";
         return (vec![Finding::warn(SUBJECT, found, remedy)], Vec::new());
     }
-    // Collected first: the stream would have to name the closure's lifetime otherwise.
+    // Collected first: otherwise the stream would have to name the closure's lifetime.
     let probes: Vec<_> = urls.iter().map(|url| ask(http, url)).collect();
     let probes: Vec<(ProbeResult, Option<ServerDate>)> =
         stream::iter(probes).buffered(CONCURRENCY).collect().await;
@@ -65,7 +65,7 @@ async fn ask(http: &BucketClient, url: &str) -> (ProbeResult, Option<ServerDate>
     (probed, date)
 }
 
-/// Bucket URLs, each once.
+/// Distinct bucket URLs.
 async fn urls<P: ChainReader>(registry: &GatewayConfigAdapter<P>) -> Result<Vec<String>, Finding> {
     let failed = |error: String| {
         Finding::fail(SUBJECT, error, "try again; another gateway_url if it stays so")
@@ -79,7 +79,7 @@ async fn urls<P: ChainReader>(registry: &GatewayConfigAdapter<P>) -> Result<Vec<
     Ok(urls.into_iter().collect())
 }
 
-/// The bucket of `[s3_config]`, if there is one.
+/// Probes the bucket of `[s3_config]`, if configured.
 pub(super) async fn diagnose_fallback(
     http: &BucketClient,
     store: Option<&FallbackStore>,

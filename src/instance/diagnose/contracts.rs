@@ -1,4 +1,4 @@
-//! The two contracts, and what they say of this node.
+//! Probes the two contracts and this node's registration.
 
 use super::{Finding, addresses, dependencies, within_deadline};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 
 const ASK_AGAIN: &str = "try again; another gateway_url if it stays so";
 
-/// The Decryption contract: whether it is there, which one it is, and what it signs under.
+/// Probes the Decryption contract: whether it exists, its version, its EIP-712 domain.
 pub(super) async fn diagnose_decryption<P: ChainReader>(
     provider: &P,
     config: &Config,
@@ -76,12 +76,12 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
     }
 }
 
-/// Whether a contract that calls itself so (`GatewayConfig v0.4.0`) is not the Decryption contract.
+/// Returns whether the version string (such as `GatewayConfig v0.4.0`) belongs to another contract.
 fn is_other_contract(version: &str) -> bool {
     version.split_once(" v").is_some_and(|(name, _)| name != "Decryption")
 }
 
-/// The GatewayConfig contract, and whether it knows this wallet.
+/// Probes the GatewayConfig contract and the registration of this wallet.
 pub(super) async fn diagnose_registry<P: ChainReader>(
     registry: &GatewayConfigAdapter<P>,
     config: &Config,
@@ -106,7 +106,7 @@ pub(super) async fn diagnose_registry<P: ChainReader>(
     let Some(wallet) = wallet else { return (finding, None) };
     let asked = within_deadline("registration", registry.core_signers()).await;
     let registration = match asked.map(|asked| asked.map(|signers| signers.first().copied())) {
-        // The Core does not tell its key: what it signs with shows at its first answer.
+        // The Core has no call for its public key; its first answer shows the signer.
         Ok(Ok(Some(signer))) => Finding::ok(
             "registration",
             format!("{wallet} is a KMS transaction sender; its Core has to sign as {signer}"),

@@ -1,4 +1,4 @@
-//! The state directory and the journal in it.
+//! Probes the state directory and its journal.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,19 +23,19 @@ const DIRECTORY: &str = "state directory";
 const SPACE: &str = "disk space";
 const JOURNAL: &str = "journal";
 const REQUESTS: &str = "requests";
-/// A journal of a busy week, and what else is there, fit into this.
+/// Warn below this: room for the journal of a busy week and for other files.
 const LOW_BYTES: u64 = 1 << 30;
 const FULL_BYTES: u64 = 64 << 20;
-/// How many names are tried: more than killed checks leave behind.
+/// How many file names are tried; more than killed checks leave behind.
 const NAMES: usize = 1000;
-/// What is written to see whether one can.
+/// Written to test whether the directory is writable.
 const SAMPLE: [u8; 16 * 1024] = [0x5a; 16 * 1024];
-/// More than a connector at work is behind.
+/// A running connector is never this many blocks behind.
 const LAG_WARNING_BLOCKS: u64 = 300;
-/// A request that failed once is usually through by then.
+/// A request that failed once has usually succeeded within this time.
 const SLOW_MS: u64 = 10_000;
 
-/// Whether the directory can be written and files in it be locked, and how much room there is.
+/// Checks whether the directory is writable, whether files in it can be locked, and the free space.
 pub(super) async fn diagnose_directory(dir: PathBuf) -> Vec<Finding> {
     let looking = spawn_blocking(move || {
         let (there, standing) = (dir.is_dir(), nearest_existing(&dir));
@@ -55,7 +55,7 @@ pub(super) async fn diagnose_directory(dir: PathBuf) -> Vec<Finding> {
     }
 }
 
-/// The directory, or the nearest name above it that is there.
+/// The directory, or its nearest existing ancestor.
 fn nearest_existing(dir: &Path) -> PathBuf {
     let full = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let found = full.ancestors().find(|above| above.exists()).map(Path::to_owned);
@@ -91,14 +91,14 @@ fn writable(dir: &Path, there: bool, standing: &Path) -> Finding {
     }
 }
 
-/// What went wrong with a file like a journal.
+/// What failed with a file written and locked like a journal.
 #[derive(Debug)]
 enum SampleError {
     Unwritten(io::Error),
     Unlocked(io::Error),
 }
 
-/// Writes a file as durably as a journal is written, and locks it in both ways that a journal is locked.
+/// Writes a file as durably as a journal, and locks it in both ways that a journal is locked.
 fn write_sample(dir: &Path) -> Result<(), SampleError> {
     let mut file = create_unnamed(dir).map_err(SampleError::Unwritten)?;
     let written = file.write_all(&SAMPLE).and_then(|()| file.sync_all());
@@ -110,8 +110,9 @@ fn write_sample(dir: &Path) -> Result<(), SampleError> {
     locked.map_err(|error| SampleError::Unlocked(error.into()))
 }
 
-/// A new file that is gone when it is closed: its name goes at once. Others look at the same directory
-/// meanwhile, in this process and in others, and one that was killed in between has left its name.
+/// Creates a file and removes its name at once, so that it vanishes when closed. Other checks use the
+/// same directory meanwhile, in this process and in others, and a killed check may have left its file
+/// name.
 fn create_unnamed(dir: &Path) -> io::Result<File> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let mut taken = io::ErrorKind::AlreadyExists.into();
@@ -128,7 +129,7 @@ fn create_unnamed(dir: &Path) -> io::Result<File> {
     Err(taken)
 }
 
-/// What is wrong with the file system itself.
+/// Warns of a network file system.
 fn network_warning(on: &FileSystem) -> Option<Finding> {
     let found = format!(
         "it is on {on}, a network file system: its locks are no better than the network, and a \
@@ -157,7 +158,7 @@ fn space(standing: &Path) -> Finding {
     }
 }
 
-/// Whose journal is looked at, and where the chain stands.
+/// The instance whose journal is diagnosed, and the chain's head.
 pub(super) struct JournalTarget<'c> {
     pub config: &'c Config,
     pub genesis: B256,
@@ -165,7 +166,7 @@ pub(super) struct JournalTarget<'c> {
     pub head: Option<u64>,
 }
 
-/// The journal as it stands, and the requests in it.
+/// Diagnoses the journal and its requests.
 pub(super) async fn diagnose_journal(dir: PathBuf, whose: &JournalTarget<'_>) -> Vec<Finding> {
     let JournalTarget { config, genesis, wallet, head } = *whose;
     let identity = Identity { chain_id: config.chain_id, genesis, wallet };
@@ -180,7 +181,7 @@ pub(super) async fn diagnose_journal(dir: PathBuf, whose: &JournalTarget<'_>) ->
     }
 }
 
-/// The error's text says what to do.
+/// The error's text already names the remedy.
 fn of_error(error: &OpenError) -> Finding {
     let remedy = match error {
         OpenError::Corrupt { .. } | OpenError::SetAside { .. } => {
@@ -209,7 +210,7 @@ fn judge(glance: &Inspection, head: Option<u64>) -> Vec<Finding> {
     let of_journal = match (content.cursor.map(|cursor| cursor.number), head) {
         (None, _) => Finding::ok(JOURNAL, format!("{shown}, nothing read yet")),
         (Some(cursor), None) => Finding::ok(JOURNAL, format!("{shown}, read to block {cursor}")),
-        // Heads are a moment apart.
+        // The two heads are read a moment apart.
         (Some(cursor), Some(head)) if cursor > head.saturating_add(LAG_WARNING_BLOCKS) => {
             Finding::fail(
                 JOURNAL,
@@ -221,7 +222,7 @@ fn judge(glance: &Inspection, head: Option<u64>) -> Vec<Finding> {
             let lag = head.saturating_sub(cursor);
             let found = format!("{shown}, read to block {cursor}, {lag} blocks to go");
             match (lag > LAG_WARNING_BLOCKS, glance.holder) {
-                // Whoever reads along notes now and then how far it is.
+                // An observing instance saves its cursor only now and then.
                 (false, Holder::Process(_) | Holder::Somebody) => {
                     let found = format!("{shown}, noted as read: block {cursor} of {head}");
                     Finding::ok(JOURNAL, found)
@@ -325,7 +326,7 @@ mod tests {
         assert!(finding.found.contains("12 s, last error: no bucket has"), "{finding:?}");
     }
 
-    /// As `check --values` does, where a check was killed before, and under the same process id.
+    /// Like `check --values` where an earlier check was killed under the same process id.
     #[test]
     fn d8_many_look_at_one_directory_at_once() {
         let dir = tempfile::tempdir().unwrap();
@@ -358,7 +359,7 @@ mod tests {
         let below = file.join("state");
         assert_eq!(writable(&below, false, &nearest_existing(&below)).verdict, Severity::Fail);
         assert_eq!(writable(Path::new("/proc/x"), true, Path::new("/")).verdict, Severity::Fail);
-        // A local disk is nothing to say anything about.
+        // A local disk gives no finding.
         assert_eq!(FileSystem::of(dir.path()).and_then(|on| network_warning(&on)), None);
     }
 }

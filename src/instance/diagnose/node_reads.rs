@@ -1,5 +1,6 @@
-//! What is read of a gateway node all the time, tried once at each: a range of logs, a block's logs
-//! beside its header's bloom, a receipt. What is wrong with these shows late and far from its cause.
+//! Tries the reads that the connector makes all the time, once at each gateway node: a range of logs, a
+//! block's logs compared with its header's bloom, a receipt. Faults here otherwise show late and far
+//! from their cause.
 
 use std::time::Duration;
 
@@ -15,13 +16,13 @@ use crate::{
 };
 
 const SUBJECT: &str = "gateway node";
-/// Blocks of a range: what a node is asked for at first.
+/// Blocks per range: the size the connector asks for at first.
 const RANGE_BLOCKS: u64 = 500;
 /// Nodes behind one URL may not all know the newest blocks.
 const BELOW_HEAD: u64 = 3;
-/// Blocks that are looked through for one with a log, and for one with a transaction.
+/// Blocks searched for one with a log and one with a transaction.
 const SEARCHED_BLOCKS: u64 = 8;
-/// A bloom may be told a moment before the logs are.
+/// A node may publish a bloom a moment before the logs.
 const RECHECK_DELAY: Duration = Duration::from_secs(1);
 
 /// One node.
@@ -32,7 +33,7 @@ pub(super) struct DiagnosedNode {
     pub addresses: Addresses,
 }
 
-/// What is wrong with each of these nodes, which answer. `newest`: what they say of their heads.
+/// Reports the faults of nodes that answer. `newest`: their heads.
 pub(super) async fn diagnose_reads(nodes: &[(&DiagnosedNode, u64)]) -> Vec<Finding> {
     let alone = nodes.len() < 2;
     let looks = nodes.iter().map(|(node, newest)| async move {
@@ -44,7 +45,7 @@ pub(super) async fn diagnose_reads(nodes: &[(&DiagnosedNode, u64)]) -> Vec<Findi
             );
             [range, logs, receipt]
         };
-        // Who takes longer is told by what it did answer.
+        // A slow node is reported with the answers it did give.
         timeout(DEADLINE, looks).await.unwrap_or([Some(NodeFault::Slow), None, None])
     });
     let looked = join_all(looks).await;
@@ -55,21 +56,21 @@ pub(super) async fn diagnose_reads(nodes: &[(&DiagnosedNode, u64)]) -> Vec<Findi
     .collect()
 }
 
-/// What is wrong with a node.
+/// A fault of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum NodeFault {
     Slow,
-    /// It does not take ranges of [`RANGE_BLOCKS`] blocks, and says this.
+    /// It refuses ranges of [`RANGE_BLOCKS`] blocks, with this error.
     SmallRanges(String),
     NoRange(String),
     NoBloom,
-    /// Of this block it shows no logs, and says this.
+    /// It refuses the logs of this block, with this error.
     NoLogs(u64, String),
-    /// Of this block it shows less than its header speaks of.
+    /// It returns fewer logs of this block than the header's bloom announces.
     Hidden(u64),
-    /// The header of this block lacks logs that the block has.
+    /// The bloom of this block's header lacks logs that the block has.
     WrongBloom(u64),
-    /// Of a transaction of this block there is no receipt that can be read, or it says this.
+    /// A transaction of this block has no readable receipt; the error, if there was one.
     NoReceipt(u64, Option<String>),
 }
 
@@ -141,7 +142,7 @@ async fn of_range(node: &DiagnosedNode, newest: u64) -> Option<NodeFault> {
     }
 }
 
-/// Some of the last blocks, newest first.
+/// A sample of the last blocks, newest first.
 fn last_blocks(newest: u64) -> impl Iterator<Item = u64> {
     let last = newest.saturating_sub(BELOW_HEAD);
     (last.saturating_sub(SEARCHED_BLOCKS - 1)..=last).rev()
@@ -155,7 +156,7 @@ async fn of_logs(provider: &ArbitrumProvider, newest: u64) -> Option<NodeFault> 
         return Some(NodeFault::NoBloom);
     }
     let with_logs = |head: &&Head| head.bloom.is_some_and(|bloom| !bloom.is_zero());
-    // Without any there is nothing to compare.
+    // Without a block with logs there is nothing to compare.
     let head = headers.iter().find(with_logs)?;
     let (block, bloom) = (head.block, head.bloom?);
     let compared = async || match provider.block_logs(block.hash, LogSource::Logs).await {

@@ -1,4 +1,4 @@
-//! The gateway's nodes, each by itself, and the clocks.
+//! Probes each gateway node, and compares the clocks.
 
 use futures_util::future::join_all;
 
@@ -14,26 +14,26 @@ use crate::{
 };
 
 const SUBJECT: &str = "gateway node";
-/// More blocks than nodes of one chain are apart.
+/// Sound nodes of one chain are closer than this many blocks.
 const BEHIND_WARNING_BLOCKS: u64 = 20;
-/// No chain at work has been without a block for so long.
+/// A live chain produces blocks more often than this.
 const OLD_SECS: u64 = 60;
-/// No chain takes so long to make a block final.
+/// A finality tag is never this far behind on a live chain.
 const LATE_TAG_SECS: u64 = 3_600;
-/// Clocks that are kept are closer than this.
+/// Synchronised clocks are closer than this.
 const SKEW_SECS: u64 = 10;
-/// AWS refuses signatures that are further off than a quarter of an hour.
+/// AWS refuses signatures that are more than 15 minutes off.
 const LARGE_SKEW_SECS: u64 = 300;
 
-/// A node's newest block, its number and its time (Unix seconds).
+/// Number and time (Unix seconds) of a node's newest block.
 type NewestBlock = Result<(u64, u64), RpcError>;
 
-/// What the nodes say.
+/// Combined result of the nodes.
 pub(super) struct NodesOverview {
     pub findings: Vec<Finding>,
-    /// The one that knows most.
+    /// Index of the node with the highest block.
     pub best: Option<usize>,
-    /// One answers, and is of another chain.
+    /// A node answers, but serves another chain.
     pub elsewhere: bool,
     /// Number and time (Unix seconds) of the newest block.
     pub newest: Option<(u64, u64)>,
@@ -45,7 +45,7 @@ pub(super) async fn diagnose_nodes(nodes: &[DiagnosedNode]) -> NodesOverview {
     let beginnings: Vec<_> = beginnings.map(|told| told.map(|(_, told)| told)).collect();
     reject_other_chains(&mut tips, &beginnings);
     let refusals = join_all(nodes.iter().zip(&tips).map(|(node, tip)| async move {
-        // Who does not answer at all is told below.
+        // A node that does not answer at all is reported below.
         let asking = node.provider.batch_refusal();
         tip.as_ref().ok()?;
         tokio::time::timeout(DEADLINE, asking).await.ok()?.ok()?
@@ -65,7 +65,7 @@ pub(super) async fn diagnose_nodes(nodes: &[DiagnosedNode]) -> NodesOverview {
     seen
 }
 
-/// Nodes of one id may be of different chains: what counts is the first one that tells its block 0.
+/// Nodes of one chain id may serve different chains: the first node that knows its block 0 decides.
 fn reject_other_chains(tips: &mut [NewestBlock], beginnings: &[Option<GenesisStatus>]) {
     let said = |told: &Option<GenesisStatus>| match told {
         Some(GenesisStatus::Hash(genesis)) => Some(*genesis),
@@ -152,7 +152,7 @@ fn of_tip(shown: &str, number: u64, now: u64, time: u64, behind: u64) -> Finding
     Finding::ok(SUBJECT, found)
 }
 
-/// The tag that requests wait for; `None`: they wait for none.
+/// Checks the finality tag that requests wait for; `None` means that they wait for no tag.
 pub(super) async fn diagnose_tag(
     provider: &ArbitrumProvider,
     finality: Finality,
@@ -191,8 +191,8 @@ fn of_tag(tag: &str, told: Option<(u64, u64)>, (head, now): (u64, u64)) -> Findi
     Finding::ok(FINALITY, found)
 }
 
-/// Compares this machine's clock with those of others: the buckets', else the newest block's, which
-/// cannot be from the future.
+/// Compares this machine's clock with the buckets' clocks, or else with the newest block's time, which
+/// cannot be in the future.
 pub(super) fn diagnose_clock(newest: Option<(u64, u64)>, dates: &[ServerDate]) -> Finding {
     const SUBJECT: &str = "clock";
     let (now, mut worst) = (clock::unix_millis() / 1_000, None::<(u64, String)>);

@@ -1,9 +1,9 @@
-//! What an operator wishes of an instance: a request tried again, blocks read again.
+//! Operator actions on an instance: retry a request, read blocks again (backfill).
 //!
-//! Both store something, and a disk may be full for hours. The answer comes in time all the same, and
-//! says so; but what was given to the journal to be stored will be stored, and its requests are known
-//! then. So a wish is followed to its end, whoever still waits for the answer, and what it brings is
-//! walked. The deadline on the nodes is another one: what they do not tell is not known.
+//! Both store something, and a disk may be full for hours. The reply still comes in time and says that
+//! storing takes longer. What was given to the journal will be stored, so an action runs to its end
+//! even when its asker is gone, and the requests it finds are walked. The nodes have a separate
+//! deadline: what they do not answer stays unknown.
 
 use std::pin::pin;
 
@@ -25,33 +25,33 @@ use crate::{
 
 /// How long blocks are read for one answer.
 const BACKFILL_TIME: Duration = Duration::from_secs(3);
-/// One range of blocks, by a node that is slow.
+/// Deadline of one range of blocks at a slow node.
 const RANGE_DEADLINE: Duration = Duration::from_secs(30);
-/// How long the journal may take before the asker is told that it will be later.
+/// How long the journal may take before the reply says that storing continues.
 const STORE_DEADLINE: Duration = Duration::from_secs(15);
-/// So many requests may wait for the walk before no more blocks are read.
+/// Backfill stops reading while this many requests wait for the walk.
 const MAX_WAITING: usize = 10_000;
 
-/// All that wishes need.
+/// What actions need.
 #[derive(Debug)]
 pub(super) struct OperatorActions<P: ChainReader> {
     journal: Journal,
-    /// One wish at a time.
+    /// Also serialises the actions.
     backfill: Mutex<Backfill<DecryptionAdapter<P>, Journal>>,
     walk: WalkSender,
     progress: watch::Receiver<Option<BlockRef>>,
-    /// Up to which block requests may be walked.
+    /// Final height: requests up to it may be walked.
     final_height: watch::Receiver<FinalHeight>,
 }
 
-/// The way back to whoever wished, until it was used.
+/// The reply channel, until it is used.
 struct ReplyOnce(Option<InquiryReply>);
 
 impl ReplyOnce {
     fn answer(&mut self, told: Result<InquiryAnswer, String>) {
         match (self.0.take(), told) {
             (Some(reply), told) => {
-                // Who asked may be gone by now.
+                // The asker may be gone by now.
                 let _ = reply.send(told);
             }
             (None, Ok(_)) => {
@@ -73,8 +73,8 @@ impl<P: ChainReader> OperatorActions<P> {
         Self { journal, backfill: Mutex::new(backfill), walk, progress, final_height }
     }
 
-    /// Answers in time, goes on until all is stored, and hands back what is to be walked. `waiting`
-    /// requests wait for that already.
+    /// Replies in time, continues until everything is stored, and returns the requests to walk.
+    /// `waiting`: requests that already wait for the walk.
     pub(super) async fn perform(
         &self,
         inquiry: Inquiry,
@@ -104,7 +104,7 @@ impl<P: ChainReader> OperatorActions<P> {
         asker.answer(told);
     }
 
-    /// The result of what the journal is to do. If that takes long, the asker is told so.
+    /// Waits for the journal's result. Replies early if storing takes long.
     async fn or_tell_delay<T>(
         &self,
         storing: impl Future<Output = T>,
@@ -130,7 +130,7 @@ impl<P: ChainReader> OperatorActions<P> {
         found: &mut Vec<QueuedRequest>,
     ) -> Result<InquiryAnswer, String> {
         let id = parse_id(id)?;
-        // What was noted is to be seen.
+        // Notes must be visible to the query.
         self.journal.flush().await.map_err(|error| error.to_string())?;
         let records = self.journal.ask(|slot| Query::WithId(id, slot)).await;
         let records = require_found(records.map_err(|error| error.to_string())?, id)?;
@@ -151,7 +151,7 @@ impl<P: ChainReader> OperatorActions<P> {
         Ok(InquiryAnswer::Retried { requests: retried })
     }
 
-    /// Whether it may be walked: its block is deep enough, or was.
+    /// Returns whether it may be walked: its block is final, or was.
     fn is_due(&self, record: &RequestRecord) -> bool {
         let covered = self.final_height.borrow().covers(record.kind, record.event.block.number);
         covered || record.progress.stage != StageName::Arrived
@@ -168,7 +168,7 @@ impl<P: ChainReader> OperatorActions<P> {
         let Some(cursor) = self.progress.borrow().map(|block| block.number) else {
             return Err("it has read no block yet: ask again when it has".to_owned());
         };
-        // What comes after the cursor is read in its turn.
+        // Blocks after the cursor are read in their turn.
         let end = to.unwrap_or(cursor).min(cursor);
         if from > end {
             return Err(match to {
@@ -213,11 +213,11 @@ impl<P: ChainReader> OperatorActions<P> {
             for request in new {
                 warn!(request = %request.key, block = request.block.number,
                     "a request that was not known is found in blocks that are read again");
-                // It may have been answered by an earlier life.
+                // An earlier run may have answered it.
                 found.push(self.walk.attend(request, true));
             }
             next = to + 1;
-            // Nobody waits any more for what comes next.
+            // Nobody waits for the rest.
             if begun.elapsed() >= BACKFILL_TIME || asker.0.is_none() {
                 break;
             }

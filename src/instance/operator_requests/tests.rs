@@ -1,4 +1,4 @@
-//! What operators ask and wish: also while the disk is full, and of what nobody walks.
+//! Operator questions and actions, also while the disk is full and for unattended requests.
 
 use std::sync::{
     Arc,
@@ -27,7 +27,7 @@ use crate::{
     machine::{CommitFate, Machine, MachineSimulator},
 };
 
-/// A machine whose disk may be full. Work that blocks is done in place.
+/// A machine whose disk may be full. Blocking work runs in place.
 struct Full(Arc<AtomicBool>);
 
 impl MachineSimulator for Full {
@@ -144,7 +144,7 @@ async fn a10_what_a_backfill_finds_on_a_full_disk_is_stored_later_and_walked() {
     assert!(begun.elapsed() < Duration::from_mins(1), "in time for who asks");
     assert!(told.contains("stored and walked") && told.contains("--from 15"), "{told}");
     assert!(!told.contains("node"), "{told}");
-    // Questions go on; further wishes wait their turn.
+    // Questions are still answered; further actions wait.
     assert_eq!(world.listed().await, 0);
     let second = world.ask(backfill());
     sleep(Duration::from_mins(10)).await;
