@@ -1,5 +1,5 @@
-//! How many walks there may be: a place for each, of which half are open to requests out of the journal.
-//! A walk that only waits gives its place to who waits for one.
+//! Limits the number of walks: each needs a permit, and at most half of the permits go to requests from
+//! the journal. A walk that only waits gives its permit to a request that needs one.
 
 mod not_final;
 mod waiting_queue;
@@ -23,27 +23,27 @@ use super::{QueuedRequest, WalkReceivers, walk_queue::AttendanceGuard};
 use crate::domain::BlockRef;
 use crate::flow::finality::rule::FinalHeight;
 
-/// While no place is free, one is asked back so often.
+/// How often a permit is recalled while none is free.
 const RECALL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A place among the walks under way.
+/// The right to run one walk.
 #[derive(Debug)]
 pub(super) struct Permit {
     _total: OwnedSemaphorePermit,
-    /// In the half that is open to requests out of the journal.
+    /// One of the half that requests from the journal may use.
     _recovered: Option<OwnedSemaphorePermit>,
     /// Of its request's block.
     pub share: Wanted,
 }
 
-/// Whether one of some places is wanted for another request, told to those that have them. Clones share it.
+/// Tells the holders of a set of permits that one of them is wanted. Clones share the signal.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wanted(Arc<Want>);
 
 #[derive(Debug, Default)]
 struct Want {
     is_one: AtomicBool,
-    /// Of those that would give way, held by the one that has waited longest.
+    /// Held by the first of the holders that wait to give way.
     turn: Mutex<()>,
 }
 
@@ -56,8 +56,8 @@ impl Wanted {
         self.0.is_one.load(Ordering::Relaxed)
     }
 
-    /// Until one is. Of those who wait here one at a time hears of it, in the order in which they came, and
-    /// the next one when it is said again.
+    /// Completes when one is wanted. One holder at a time is told, in the order in which they began to
+    /// wait; the next one when the signal is set again.
     async fn one(&self) {
         let _turn = self.0.turn.lock().await;
         while !self.0.is_one.swap(false, Ordering::Relaxed) {
@@ -66,11 +66,11 @@ impl Wanted {
     }
 }
 
-/// So many places.
+/// A fixed number of permits.
 #[derive(Clone, Debug)]
 struct PermitPool {
     permits: Arc<Semaphore>,
-    /// The dispatcher waits for a place, and a request for the dispatcher.
+    /// Set while the dispatcher waits for a permit and a request waits for the dispatcher.
     recall: Wanted,
 }
 
@@ -79,7 +79,7 @@ impl PermitPool {
         Self { permits: Arc::new(Semaphore::new(places)), recall: Wanted::default() }
     }
 
-    /// A place; `waiting` says whether a request waits for it.
+    /// Waits for a permit. `waiting` tells whether a request needs it.
     async fn acquire(&self, waiting: impl Fn() -> bool) -> Option<OwnedSemaphorePermit> {
         let mut free = pin!(self.permits.clone().acquire_owned());
         let mut ask_back = interval(RECALL_INTERVAL);
@@ -95,7 +95,7 @@ impl PermitPool {
     }
 }
 
-/// How many walks there may be.
+/// The permits of all walks.
 #[derive(Clone, Debug)]
 pub(super) struct Capacity {
     total: PermitPool,
@@ -107,13 +107,13 @@ impl Capacity {
         Self { total: PermitPool::new(max), recovered: PermitPool::new(max.div_ceil(2)) }
     }
 
-    /// Whether another request waits for the place of one that came from the chain, or, `recovered`,
-    /// out of the journal.
+    /// Returns whether another request waits for the permit of a request from the chain or, if `recovered`,
+    /// from the journal.
     pub(super) fn is_contended(&self, recovered: bool) -> bool {
         self.total.recall.is_one() || (recovered && self.recovered.recall.is_one())
     }
 
-    /// Until the place of a request, as in [`Self::is_contended`], is wanted for another one.
+    /// Completes when the permit is wanted, as in [`Self::is_contended`].
     pub(super) async fn wait_recalled(&self, recovered: bool) {
         tokio::select! {
             biased;
@@ -122,9 +122,9 @@ impl Capacity {
         }
     }
 
-    /// The next request that may be walked under this line, once there is a place for it: what is not taken
-    /// out of its channel makes the room before wait. `None`: there will be no more. Dropping the future
-    /// loses nothing. `coin`: which kind is looked at first.
+    /// Returns the next request at or below the final height, together with a permit. Requests that are not
+    /// taken stay in their channel and make the sender wait. `None`: both channels are closed. Cancel-safe.
+    /// `coin`: which channel is polled first.
     pub(super) async fn next_request(
         &self,
         receivers: &mut WalkReceivers,
@@ -149,8 +149,8 @@ impl Capacity {
             let permit = self.recovered.acquire(waiting).await?;
             Some((Some(permit), next_ready(again, recovered_queue, final_height).await?))
         });
-        // In no fixed order: neither side can starve the other. The dice are ours, because those
-        // of `select!` cannot be seeded.
+        // In random order, so that neither side can starve the other. Our own dice, because those of
+        // `select!` cannot be seeded.
         let (first, second): (NextFromQueue<'_>, NextFromQueue<'_>) =
             if coin { (fresh, recovered) } else { (recovered, fresh) };
         let next = tokio::select! {
@@ -165,7 +165,7 @@ impl Capacity {
     }
 }
 
-/// Those that wait before their walk, of each channel.
+/// The waiting requests of each channel.
 #[derive(Debug)]
 pub(super) struct WaitingQueues {
     from_chain: WaitingQueue,
@@ -173,7 +173,8 @@ pub(super) struct WaitingQueues {
 }
 
 impl WaitingQueues {
-    /// Of so many places those of one block may have three quarters. What comes again has half anyway.
+    /// Requests of one block may hold three quarters of the permits. Those from the journal are limited to
+    /// half anyway.
     pub(super) fn new(places: usize) -> Self {
         Self {
             from_chain: WaitingQueue::new(places - places / 4),
@@ -181,7 +182,7 @@ impl WaitingQueues {
         }
     }
 
-    /// One of this block is walked: in its share of the places.
+    /// Records that a request of this block is being processed, and returns its block's share.
     pub(super) fn walk_began(&mut self, block: BlockRef) -> Wanted {
         self.from_chain.walk_began(block)
     }
@@ -190,14 +191,14 @@ impl WaitingQueues {
         self.from_chain.walk_ended(block);
     }
 
-    /// The line is here now.
+    /// The final height has risen.
     pub(super) fn release_final(&mut self, final_height: FinalHeight) {
         self.from_chain.release_final(final_height);
         self.from_journal.release_final(final_height);
     }
 }
 
-/// The next one out of a channel that may be walked.
+/// The next request of a channel that may be processed.
 async fn next_ready(
     channel: &mut mpsc::Receiver<QueuedRequest>,
     queue: &mut WaitingQueue,
@@ -208,7 +209,7 @@ async fn next_ready(
     }
     loop {
         if queue.is_full() {
-            // Until the line moves.
+            // Until the final height rises.
             std::future::pending::<()>().await;
         }
         let queued = channel.recv().await?;
@@ -218,15 +219,14 @@ async fn next_ready(
     }
 }
 
-/// The place of a walk, which another request may want.
+/// A walk's view of its own permit, which another request may want.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PermitHolder<'a> {
     pub attendance: &'a AttendanceGuard,
     pub capacity: &'a Capacity,
-    /// Those of a block that has its share of the places give way to the rest of the block, although
-    /// places are free.
+    /// A block at its limit: its walks give way to its waiting requests even though permits are free.
     pub share: &'a Wanted,
-    /// The request came out of the journal.
+    /// The request came from the journal.
     pub recovered: bool,
 }
 
@@ -235,7 +235,7 @@ impl PermitHolder<'_> {
         self.capacity.is_contended(self.recovered) || self.share.is_one()
     }
 
-    /// Until it is wanted, not before `patience` is over.
+    /// Completes when the permit is wanted, but not before `patience` has passed.
     pub(super) async fn wait_recalled_after(self, patience: Duration) {
         sleep(patience).await;
         tokio::select! {
@@ -246,7 +246,7 @@ impl PermitHolder<'_> {
     }
 }
 
-/// One of the two channels, with the permit that its requests need beside a place.
+/// The next request of one channel, with the second permit that requests from the journal need.
 type NextFromQueue<'a> = Pin<
     &'a mut (dyn Future<Output = Option<(Option<OwnedSemaphorePermit>, QueuedRequest)>> + Send),
 >;

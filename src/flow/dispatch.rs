@@ -1,4 +1,5 @@
-//! From the channels into walks: one task per request, a place for each, panics counted.
+//! Takes requests from the channels and runs each as a walk: one task and one permit per request.
+//! Counts panics.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,19 +26,19 @@ use crate::{
     telemetry::heartbeat::Heartbeat,
 };
 
-/// The walks under way.
+/// The running walks.
 #[derive(Default)]
 struct Walks {
     tasks: JoinSet<Result<WalkEnd, LedgerError>>,
-    /// What each of them walks, and its place.
+    /// Each task's request and permit.
     walking: HashMap<Id, (QueuedRequest, Permit)>,
     walked_keys: HashSet<RequestKey>,
     panics: HashMap<RequestKey, u32>,
 }
 
 impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
-    /// Takes requests in and walks each in a task of its own, until `stop`; then no request is
-    /// taken in, none is asked, and what is answered is finished. Fails only when the journal does.
+    /// Runs each request in a task of its own until `stop`. After that no request is taken in and the Core
+    /// is not asked; requests that are answered are finished. Fails only when the journal does.
     pub async fn run(
         self: Arc<Self>,
         mut receivers: WalkReceivers,
@@ -68,7 +69,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                     let again =
                         if panicked { self.after_panic(key, &mut walks.panics).await? } else { None };
                     if let Some(pause) = again {
-                        // It may have got further than it began.
+                        // It may have advanced since it began.
                         walked.recovered = true;
                         self.start(&mut walks, walked, permit, pause, &capacity, &stop);
                     } else {
@@ -81,7 +82,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 next = capacity.next_request(&mut receivers, &mut queues, height, self.dice.coin()) => {
                     let Some((mut place, entry)) = next else { break };
                     heart.beat().await;
-                    // The held retry may find what is walking already.
+                    // The retry of held requests may find one whose walk is running.
                     if !walks.walked_keys.contains(&entry.request.key) {
                         place.share = queues.walk_began(entry.request.block);
                         self.start(&mut walks, entry, place, Duration::ZERO, &capacity, &stop);
@@ -129,8 +130,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         walks.walking.insert(handle.id(), (kept, permit));
     }
 
-    /// A panic is that request's failed attempt, or holds it. Answers after which pause it is tried
-    /// again.
+    /// A panic counts as a failed attempt of the request, or holds it. Returns the pause before the next
+    /// attempt.
     async fn after_panic(
         &self,
         key: RequestKey,

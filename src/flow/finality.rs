@@ -1,8 +1,9 @@
-//! The one gate: up to which block requests may be walked. The line moves with the chain's head, and with the
-//! finality tag where one is asked for, as every node tells it.
+//! Tracks the *final height*: the highest block whose requests may be processed. It moves with the
+//! chain's head and, if the rule names one, with the finality tag as every node reports it.
 //!
-//! Requests are journaled as they are read. Those above the line wait at the dispatcher and take no place;
-//! the walk looks again whether their block is still there, and whoever shows them asks here why they wait.
+//! Requests are journaled as soon as they are read. Those above the final height wait at the dispatcher
+//! without a permit. The walk checks later whether their block is still on chain; status views ask here
+//! why a request waits.
 
 pub mod rule;
 use std::time::Duration;
@@ -20,24 +21,24 @@ use crate::{
     time::{clock::Clock, recent_map::RecentMap},
 };
 
-/// How often the nodes are asked for their finality tag, at most. It moves by itself.
+/// How often the nodes are asked for their finality tag, at most: it advances by itself.
 const TAG_POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Nodes whose tag is remembered.
+/// The most nodes whose tag is remembered.
 const MAX_NODES: usize = 16;
-/// Who takes longer for it is not heard this time.
+/// A node that takes longer is skipped in this round.
 const TAG_TIMEOUT: Duration = Duration::from_secs(2);
-/// What a node told counts for so long.
+/// How long a node's last tag is used.
 const TAG_VALID_FOR: Duration = Duration::from_mins(1);
-/// At the start a node that has not told yet is waited for so long.
+/// How long a start waits for nodes that have not reported a tag yet.
 const FIRST_TAGS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What moves the line.
+/// Moves the final height.
 #[derive(Debug)]
 pub struct FinalityTracker<P> {
     provider: P,
     rule: FinalityRule,
     final_height: watch::Sender<FinalHeight>,
-    /// The tag that counts, and what each node told.
+    /// The effective tag, and what each node reported.
     tag: watch::Sender<Option<TagPosition>>,
     tags_by_node: RecentMap<NodeId, TagPosition>,
     /// When the nodes were asked first, and last.
@@ -47,7 +48,7 @@ pub struct FinalityTracker<P> {
 }
 
 impl<P: ChainReader> FinalityTracker<P> {
-    /// The line of this depth.
+    /// With this rule.
     pub fn new(
         provider: P,
         rule: FinalityRule,
@@ -68,12 +69,12 @@ impl<P: ChainReader> FinalityTracker<P> {
         }
     }
 
-    /// The tag that counts, where one is asked for.
+    /// The effective tag, if the rule names one.
     pub fn tag(&self) -> watch::Receiver<Option<TagPosition>> {
         self.tag.subscribe()
     }
 
-    /// Moves the line until it is dropped.
+    /// Moves the final height until it is dropped.
     pub async fn run(mut self) {
         let mut heads = self.provider.heads();
         loop {
@@ -93,7 +94,7 @@ impl<P: ChainReader> FinalityTracker<P> {
         }
     }
 
-    /// Under this head.
+    /// Recomputes the final height for this head.
     async fn refresh(&mut self, head: u64) {
         self.poll_tag(head).await;
         let final_height = self.rule.final_height(head, self.tag.borrow().and_then(|tag| tag.at));
@@ -101,7 +102,7 @@ impl<P: ChainReader> FinalityTracker<P> {
             .send_if_modified(|current| std::mem::replace(current, final_height) != final_height);
     }
 
-    /// Asks where the finality tag is, now and then, and says so if that is where it was long ago.
+    /// Asks for the finality tag at intervals, and logs if it has not moved for long.
     async fn poll_tag(&mut self, head: u64) {
         let Some(at) = self.rule.node_tag() else { return };
         if self.first_and_last_poll.is_some_and(|(_, last)| last.elapsed() < TAG_POLL_INTERVAL) {
@@ -144,8 +145,8 @@ impl<P: ChainReader> FinalityTracker<P> {
         }
     }
 
-    /// Those that count: not only of the nodes that were heard just now. None before each node was heard,
-    /// or had time for it since they were asked first.
+    /// The tags in use, which include recent ones of nodes that did not answer just now. None before every
+    /// node has answered, or had time to since the first question.
     fn valid_tags(&self, first: Instant, now: Instant) -> Vec<TagPosition> {
         let told: Vec<TagPosition> = self.tags_by_node.values(now).copied().collect();
         let nodes = self.provider.node_count().min(MAX_NODES);
@@ -165,7 +166,7 @@ mod tests {
         flow::finality::rule::FinalityTag as Asked,
     };
 
-    /// A line that moves: the highest block that it covers.
+    /// A final height that moves.
     struct Moving {
         line: watch::Receiver<FinalHeight>,
         tag: watch::Receiver<Option<TagPosition>>,
@@ -202,7 +203,7 @@ mod tests {
         assert_eq!(open.after(100).await, Some(u64::MAX));
     }
 
-    /// T17: what the node's tag does not cover is not acted on. The tag moves while the chain stands.
+    /// T17: a request above the node's tag is not processed. The tag moves while the chain stands still.
     #[tokio::test(start_paused = true)]
     async fn t17_the_line_is_at_the_finality_tag() {
         let chain = FakeChain::new(140);
@@ -214,7 +215,7 @@ mod tests {
         }
     }
 
-    /// One of two nodes calls everything final: nothing is decrypted by its word alone.
+    /// One of two nodes calls every block final: nothing is decrypted on its word alone.
     #[tokio::test(start_paused = true)]
     async fn b5_the_tag_is_where_every_node_has_it() {
         let chain = FakeChain::new(42);
@@ -226,12 +227,12 @@ mod tests {
         assert_eq!(moving.after(5000).await, Some(40));
         chain.state().tagged = Some(41);
         assert_eq!(moving.after(5000).await, Some(41));
-        // A node that does not answer for long has no say.
+        // A node that has been silent for long is ignored.
         chain.state().faults[1].is_silent = true;
         assert_eq!(moving.after(65_000).await, Some(42));
     }
 
-    /// One of two nodes calls everything final, and the other one is away for a moment.
+    /// One of two nodes calls every block final while the other one is briefly silent.
     #[tokio::test(start_paused = true)]
     async fn l5_what_a_node_told_of_the_tag_a_moment_ago_counts() {
         let chain = FakeChain::new(41);
@@ -245,7 +246,7 @@ mod tests {
         assert_eq!(moving.after(15_000).await, Some(41), "but not for ever");
     }
 
-    /// Nor does it count that the other one is not connected yet.
+    /// The same before the other node has connected.
     #[tokio::test(start_paused = true)]
     async fn l5_a_node_whose_tag_was_never_told_is_waited_for() {
         let chain = FakeChain::new(41);
@@ -256,7 +257,7 @@ mod tests {
         assert_eq!(moving.after(2500).await, None);
         chain.state().faults[1].is_silent = false;
         assert_eq!(moving.after(10_000).await, Some(40));
-        // One that is away for good is not waited for.
+        // A node that is down for good is not waited for.
         chain.state().faults[1].is_silent = true;
         let moving = Moving::under(&chain, FINALIZED);
         assert_eq!(moving.after(10_000).await, Some(41));

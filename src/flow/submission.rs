@@ -1,4 +1,4 @@
-//! Room 4: answer -> adapter -> lane -> receipt -> outcome.
+//! The last stage: answer -> adapter -> lane -> receipt -> outcome.
 
 mod prior_answer;
 mod gas;
@@ -30,12 +30,12 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// Arbitrum's sequencer takes no transaction with more data.
+/// Arbitrum's sequencer rejects transactions with more data.
 const MAX_CALLDATA: usize = 95_000;
-/// Tries of one walk that come to nothing, before the request is held.
+/// Attempts of one walk without effect before the request is held.
 const MAX_TRIES: u32 = 3;
 
-/// The room.
+/// Submits answers.
 #[derive(Debug)]
 pub struct Submission<P> {
     lane: Lane,
@@ -43,50 +43,50 @@ pub struct Submission<P> {
     gas: GasLimits,
     prior_answers: PriorAnswers<P>,
     reverts: Reverts,
-    /// The last answer was not taken: until one is, each is tried out before gas is spent on it.
+    /// The last answer was rejected: until one is accepted, each is simulated before gas is spent on it.
     last_was_rejected: AtomicBool,
     metrics: Metrics,
 }
 
-/// What may have become of an answer before it is brought.
+/// Whether an answer to the request may exist before this one is submitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PriorAnswer {
-    /// Nothing: it is new.
+    /// No: the answer is new.
     Impossible,
     /// A transaction with it may exist.
     MaybeSent,
-    /// So may one with another answer to the request, of which the journal does not know.
+    /// A transaction with it may exist, or one with another answer that the journal does not know of.
     MaybeForgotten,
 }
 
-/// What the last try came to.
+/// How the last attempt ended.
 #[derive(Debug)]
 enum LastTry {
-    /// The node executed it in advance, and refused it.
+    /// The node simulated it and it reverted.
     WouldRevert(Bytes),
-    /// It is no transaction that a node takes: of this gas limit, perhaps.
+    /// The node rejected the transaction itself, perhaps for its gas limit.
     NotTaken(RpcError),
     Mined,
 }
 
-/// An answer on its way, as its walk keeps it from one stage to the next.
+/// The state of a submission, which its walk keeps across stages.
 #[derive(Debug)]
 pub struct SubmissionProgress {
     pub begun: Instant,
     prior_answer: PriorAnswer,
-    /// In the lane's hands.
+    /// The handle on its order in the lane.
     in_lane: Option<lane::SubmissionHandle>,
-    /// It goes on by itself once somebody has fixed something.
+    /// It continues by itself once its cause is fixed.
     is_waiting: bool,
-    /// So often it was handed to the lane.
+    /// How often it was handed to the lane.
     tries: u32,
     last_try: LastTry,
-    /// While it is the first of its class the others wait for it.
+    /// Held while it is the first of its gas class: the others wait for it.
     first_of_class: Option<FirstOfClass>,
 }
 
 impl SubmissionProgress {
-    /// Of an answer with this past.
+    /// Begins the submission of an answer.
     #[must_use]
     pub fn begin(prior_answer: PriorAnswer) -> Self {
         let (begun, last_try) = (Instant::now(), LastTry::Mined);
@@ -107,16 +107,16 @@ impl SubmissionProgress {
     }
 }
 
-/// What is heard of an answer on its way.
+/// Progress of a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SubmissionEvent {
-    /// A transaction with it is recorded, and a node has it.
+    /// A transaction with the answer is recorded, and a node has accepted it.
     Broadcast {
         transaction: B256,
     },
-    /// It goes on by itself once this is fixed.
+    /// It continues by itself once this is fixed.
     Waiting(Hold),
-    /// No transaction with it is under way any more, and another one may be sent.
+    /// No transaction with it is open any more; another one may be sent.
     Returned {
         why: &'static str,
     },
@@ -137,7 +137,7 @@ pub enum SubmissionError {
     Rpc(#[from] RpcError),
     #[error("{0}")]
     Held(Hold),
-    /// The contract executed the answer and does not take it.
+    /// The contract executed the answer and rejected it.
     #[error(transparent)]
     Rejected(ContractError),
     #[error(
@@ -164,7 +164,7 @@ pub enum SubmissionError {
 }
 
 impl SubmissionError {
-    /// Stable, for throttling.
+    /// The stable code, for log throttling.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -204,7 +204,7 @@ impl SubmissionError {
         }
     }
 
-    /// Whether other requests need not have the same trouble.
+    /// Returns whether other requests need not have the same problem.
     #[must_use]
     pub fn is_own(&self) -> bool {
         !matches!(
@@ -213,7 +213,7 @@ impl SubmissionError {
         )
     }
 
-    /// Whether it says what the contract has, or has not, under the request's id.
+    /// Returns whether the error is about what the contract has under the request's id.
     #[must_use]
     pub fn is_contract_error(&self) -> bool {
         matches!(self, Self::Rejected(_) | Self::NotRequested | Self::NotRequestedYet)
@@ -221,7 +221,7 @@ impl SubmissionError {
 }
 
 impl<P: TransactionSender> Submission<P> {
-    /// `gas_limit`: the operator's, for every transaction; `None` learns from estimates.
+    /// `gas_limit`: the operator's, for every transaction. `None`: learned from estimates.
     pub fn new(
         lane: Lane,
         adapter: DecryptionAdapter<P>,
@@ -234,7 +234,7 @@ impl<P: TransactionSender> Submission<P> {
         Self { lane, adapter, gas, prior_answers, reverts, last_was_rejected, metrics }
     }
 
-    /// Whether an earlier life of this wallet has answered the request: then that is its outcome.
+    /// Returns the outcome if an earlier run with this wallet has answered the request.
     pub async fn find_prior_answer(
         &self,
         request: &Request,
@@ -247,9 +247,9 @@ impl<P: TransactionSender> Submission<P> {
         }
     }
 
-    /// Hands the answer to the lane, if it is not there, and waits until something is heard of it. What
-    /// may have been sent before is looked for, and then no gas is spent before the node says that the
-    /// contract would take the answer; all nodes, where it was spent already.
+    /// Hands the answer to the lane, unless it is there already, and waits for the next event. An earlier
+    /// transaction that may exist is looked for first; then gas is spent only if the node's simulation
+    /// accepts the answer, or all nodes' simulations where gas was spent before.
     pub async fn send(
         &self,
         request: &Request,
@@ -264,7 +264,7 @@ impl<P: TransactionSender> Submission<P> {
                 return Ok(self.end(request, outcome));
             }
             match self.next_event(request, &call, sending).await? {
-                // The next try asks the node why.
+                // The next attempt asks the node for the reason.
                 SubmissionEvent::Returned { .. } => {}
                 heard @ (SubmissionEvent::Broadcast { .. }
                 | SubmissionEvent::Waiting(_)
@@ -275,7 +275,7 @@ impl<P: TransactionSender> Submission<P> {
         }
     }
 
-    /// Waits for what becomes of the transaction. The lane knows the one that an earlier run has sent.
+    /// Waits for the transaction's result. The lane also knows transactions of earlier runs.
     pub async fn follow(
         &self,
         request: &Request,
@@ -289,7 +289,7 @@ impl<P: TransactionSender> Submission<P> {
         self.next_event(request, &call, sending).await
     }
 
-    /// What the contract is called with.
+    /// The call of the contract.
     fn response_call(
         &self,
         request: &Request,
@@ -313,7 +313,7 @@ impl<P: TransactionSender> Submission<P> {
         Ok(EthCall { from: Some(self.lane.sender()), to: self.adapter.address(), data })
     }
 
-    /// An outcome: the request has one, and nothing is sent.
+    /// Returns an outcome if the request already has one and nothing is sent.
     async fn hand_to_lane(
         &self,
         request: &Request,
@@ -372,7 +372,7 @@ impl<P: TransactionSender> Submission<P> {
         Ok(None)
     }
 
-    /// Waits for the lane's next word.
+    /// Waits for the lane's next event.
     async fn next_event(
         &self,
         request: &Request,
@@ -419,7 +419,7 @@ impl<P: TransactionSender> Submission<P> {
         SubmissionEvent::Ended(outcome)
     }
 
-    /// What a mined transaction means.
+    /// Interprets a mined transaction.
     async fn interpret_landing(
         &self,
         request: &Request,
@@ -433,7 +433,7 @@ impl<P: TransactionSender> Submission<P> {
             self.gas.record_used(request, call, gas_used.min(gas_limit));
             return Ok(self.end(request, Outcome::Accepted { transaction, block }));
         }
-        // All but a 64th of the gas can be passed to an inner call, so "used up" is not exact.
+        // An inner call gets all but a 64th of the gas (EIP-150), so "used up" is not exact.
         let used_up = gas_limit > 0 && gas_used >= gas_limit - gas_limit / 32;
         let why = if used_up { OUT_OF_GAS } else { WITHOUT_REASON };
         self.reverts.record(request.key, why, Instant::now());
@@ -463,7 +463,7 @@ impl<P: TransactionSender> Submission<P> {
         }
     }
 
-    /// What the contract's error means for the request.
+    /// Interprets the contract's error for the request.
     async fn interpret_revert(
         &self,
         request: &Request,
@@ -474,7 +474,7 @@ impl<P: TransactionSender> Submission<P> {
         self.interpret_error(request, call, ContractError::decode(data), before).await
     }
 
-    /// The same of what was read; `None`: it reverts without a reason.
+    /// The same for a decoded error; `None`: it reverted without a reason.
     async fn interpret_error(
         &self,
         request: &Request,
@@ -485,7 +485,7 @@ impl<P: TransactionSender> Submission<P> {
         self.metrics.contract_error(error.as_ref().map_or("none", ContractError::code));
         match policy::look(error.as_ref()) {
             Look::IsAnswered => {
-                // Others are not in trouble because this one had been answered.
+                // This request had an answer already, which says nothing about others.
                 self.last_was_rejected.store(false, Ordering::Relaxed);
                 self.recheck_already_answered(request, call, before).await
             }

@@ -1,4 +1,4 @@
-//! The walk's own decisions. Whole walks are tested from outside, on real rooms.
+//! The walk's own decisions. Whole walks are tested from outside, with the real stages.
 
 mod bucket_refuses;
 mod core_contradicts;
@@ -50,7 +50,7 @@ fn what_the_core_may_have_is_polled_first() {
     assert_eq!(stage_to_resume(standing(answered.clone(), Some(HoldReason::CoreFailed))), answered);
 }
 
-/// Thousands out of the journal take half of the places; what is new has the other half.
+/// Thousands of requests from the journal get half of the permits; new requests get the other half.
 #[tokio::test(start_paused = true)]
 async fn what_was_left_does_not_delay_what_is_new() {
     let places = Capacity::new(4);
@@ -91,7 +91,7 @@ async fn what_was_left_does_not_delay_what_is_new() {
     assert!(!places.is_contended(false), "nobody waits for a place");
 }
 
-/// One place is enough for both sides, and waiting takes nothing out of a channel.
+/// One permit is enough for both sides, and waiting takes nothing from a channel.
 ///
 /// Field failure T57.
 #[tokio::test(start_paused = true)]
@@ -121,7 +121,7 @@ async fn a_single_place_serves_both_sides() {
     );
 }
 
-/// Whoever waits longest gives its place back, one at a time, and only to a request.
+/// The longest-waiting walk gives its permit back, one at a time, and only if a request waits.
 #[tokio::test(start_paused = true)]
 async fn places_are_asked_back_one_by_one_while_a_request_waits() {
     let places = Capacity::new(2);
@@ -174,8 +174,8 @@ async fn places_are_asked_back_one_by_one_while_a_request_waits() {
     assert!(more.is_err(), "one was enough");
 }
 
-/// Of a block that has its share of the places, one gives way for each other one that waits, in the order
-/// in which they came to wait.
+/// When a block has its share of the permits, one of its walks gives way for each other request of it
+/// that waits, in the order in which they began to wait.
 #[tokio::test(start_paused = true)]
 async fn those_of_one_block_give_way_to_the_rest_of_it_one_by_one() {
     let (fresh, fresh_intake) = mpsc::channel(10);

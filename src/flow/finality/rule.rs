@@ -1,7 +1,7 @@
-//! How deep the block of a request has to be before the Core is asked. Pure.
+//! How final the block of a request has to be before the Core is asked. Pure.
 //!
-//! Requests are journaled when they are seen; what waits here waits for its block only. The chain is
-//! looked at again when the wait is over: the block may have left it meanwhile.
+//! Requests are journaled when they are read; only processing waits. After the wait the chain is
+//! checked again, because the block may have left it.
 
 use std::{fmt, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     time::clock,
 };
 
-/// Which of the node's tags a block has to be at or below.
+/// The node's tag that a block has to be at or below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinalityTag {
     Latest,
@@ -31,7 +31,7 @@ impl FinalityTag {
     }
 }
 
-/// What is asked of a block: of the tag, and of the blocks on top of it.
+/// What is required of a block: the tag, and the number of blocks on top of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FinalityRule {
     pub finality: FinalityTag,
@@ -39,10 +39,10 @@ pub struct FinalityRule {
 }
 
 impl FinalityRule {
-    /// Nothing is asked.
+    /// No requirement.
     pub const NONE: Self = Self { finality: FinalityTag::Latest, confirmations: PerKind::all(0) };
 
-    /// The tag, where there is one to ask the node for.
+    /// The tag to ask the node for, if any.
     #[must_use]
     pub fn node_tag(self) -> Option<BlockId> {
         match self.finality {
@@ -52,8 +52,7 @@ impl FinalityRule {
         }
     }
 
-    /// Why a request of this block is not walked yet; `None`: it may be. `line` and `tag` as they are
-    /// now.
+    /// Why a request of this block is not processed yet, given the current head and tag; `None`: it may be.
     #[must_use]
     pub fn waiting_reason(
         self,
@@ -73,8 +72,8 @@ impl FinalityRule {
         })
     }
 
-    /// The line under a head, where the node's tag stands at block `tagged`. A tag the node does not
-    /// tell holds everything back.
+    /// The final height for this head, with the node's tag at block `tagged`. A missing tag holds
+    /// everything back.
     #[must_use]
     pub fn final_height(self, head: u64, tagged: Option<u64>) -> FinalHeight {
         if self == Self::NONE {
@@ -86,24 +85,24 @@ impl FinalityRule {
     }
 }
 
-/// A tag that moves does so with the epochs of the chain below (6.4 minutes on Ethereum, whose word
-/// the tags of a rollup follow): three of them without a move are none any more.
+/// A tag that has not moved for three epochs is stale. On a rollup it moves with the epochs of the
+/// chain below: 6.4 minutes on Ethereum.
 const STALE_AFTER: Duration = Duration::from_mins(20);
-/// A node that tells the tag at all tells it at once.
+/// A node that supports the tag reports it at once.
 const MISSING_AFTER: Duration = Duration::from_mins(1);
 
-/// The tag that is asked for, as the node tells it.
+/// The finality tag as a node reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TagPosition {
     pub finality: FinalityTag,
-    /// Its block; `None`: the node has not told it.
+    /// Its block; `None`: the node has not reported it.
     pub at: Option<u64>,
-    /// Since when (Unix ms) it has been at no higher block, or is not told.
+    /// Since when (Unix ms) it has not risen, or is missing.
     pub since_ms: u64,
     /// The highest block it was at, and the chain's head then.
     highest: u64,
     head: u64,
-    /// Blocks that came since.
+    /// Blocks added to the chain since then.
     blocks_since: u64,
 }
 
@@ -113,8 +112,7 @@ impl TagPosition {
         Self { finality, at: None, since_ms: now_ms, highest: 0, head, blocks_since: 0 }
     }
 
-    /// What the node told under this head. `None`: it does not tell. What is beyond the head is no
-    /// word of it.
+    /// Takes a node's report under this head. `None`: no report. A tag beyond the head is ignored.
     pub fn update(&mut self, told: Option<u64>, head: u64, now_ms: u64) {
         if let Some(at) = told.filter(|at| *at <= head) {
             if self.at.is_none() || at > self.highest {
@@ -125,8 +123,8 @@ impl TagPosition {
         self.blocks_since = head.saturating_sub(self.head);
     }
 
-    /// Of what several nodes told lately, the lowest: who names a block too early has no say. Nor has
-    /// one whose tag stands still, where another one's moves.
+    /// The lowest of the nodes' recent tags, so that a node which calls blocks final too early has no
+    /// effect. A tag that stands still is ignored while another one moves.
     #[must_use]
     pub fn lowest(told: &[Self], now_ms: u64) -> Option<Self> {
         let lowest = |stuck: bool| {
@@ -136,7 +134,7 @@ impl TagPosition {
         lowest(false).or_else(|| lowest(true)).copied()
     }
 
-    /// For how long it has not moved while the chain went on.
+    /// How long it has not moved while the chain has.
     #[must_use]
     pub fn unmoved_for(&self, now_ms: u64) -> Duration {
         let goes_on = self.at.is_none() || self.blocks_since > 0;
@@ -144,7 +142,7 @@ impl TagPosition {
         Duration::from_millis(time)
     }
 
-    /// Longer than any tag in order.
+    /// Returns whether that is longer than for any working tag.
     #[must_use]
     pub fn is_stale(&self, now_ms: u64) -> bool {
         let after = if self.at.is_some() { STALE_AFTER } else { MISSING_AFTER };
@@ -163,14 +161,14 @@ impl fmt::Display for TagPosition {
     }
 }
 
-/// The highest block whose requests may be walked, by their kind. `None`: none yet.
+/// The highest block whose requests may be processed, by kind. `None`: none yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FinalHeight(pub PerKind<Option<u64>>);
 
 impl FinalHeight {
-    /// Nobody waits.
+    /// All blocks are final.
     pub const EVERYTHING: Self = Self(PerKind::all(Some(u64::MAX)));
-    /// Everybody waits.
+    /// No block is final.
     pub const NOTHING: Self = Self(PerKind::all(None));
 
     #[must_use]
@@ -220,7 +218,7 @@ mod tests {
         assert!(tag.is_stale(minute), "it is not told");
         tag.update(Some(90), 102, minute);
         assert!(!tag.is_stale(minute));
-        // A quiet chain has nothing to make final.
+        // A quiet chain has nothing to finalise.
         tag.update(Some(90), 102, 60 * minute);
         assert!(!tag.is_stale(60 * minute));
         tag.update(Some(90), 103, 60 * minute);
@@ -228,12 +226,12 @@ mod tests {
         assert_eq!(tag.unmoved_for(60 * minute), Duration::from_mins(59));
         tag.update(Some(91), 104, 60 * minute);
         assert!(!tag.is_stale(60 * minute));
-        // Behind one URL are two nodes that stand still at different blocks.
+        // Two nodes behind one URL whose tags stand still at different blocks.
         for round in 61..82 {
             tag.update(Some(90 + round % 2), 200, round * minute);
         }
         assert!(tag.is_stale(82 * minute));
-        // What is beyond the head is no word of it.
+        // A tag beyond the head is ignored.
         tag.update(Some(u64::MAX), 200, 82 * minute);
         assert!(tag.is_stale(82 * minute) && tag.at < Some(200));
     }
@@ -250,7 +248,7 @@ mod tests {
             |told: &[TagPosition], now_ms| TagPosition::lowest(told, now_ms).and_then(|tag| tag.at);
         assert_eq!(at(&[], 0), None);
         assert_eq!(at(&[tag(100, 0), tag(90, 0)], 0), Some(90));
-        // Beyond the head it is no word.
+        // A tag beyond the head is ignored.
         assert_eq!(at(&[tag(u64::MAX, 0), tag(90, 0)], 0), Some(90));
         assert_eq!(at(&[tag(u64::MAX, 0)], 0), None);
         let (mut stuck, mut moves) = (tag(80, 0), tag(90, 0));

@@ -1,19 +1,19 @@
-//! How much gas a response may use: the operator's figure, or learned from estimates.
+//! The gas limit of a response: the operator's, or learned from estimates.
 //!
-//! One estimate per generation, kind and size class serves every answer of that class for an hour, so in
-//! steady state next to nothing is estimated. It is the highest that the sound nodes give. The answer that
-//! reaches the contract's threshold costs more than the others, and whether it does shows on chain only: at
-//! a start with many requests to catch up, each node's first estimate is of one that does not. So twice the
-//! estimate is allowed, which costs nothing unless it is used. What runs out of gas all the same does so
-//! once, after which the class never goes below that again: until one answer was taken, the others of its
-//! class wait for it a moment.
+//! One estimate per generation, kind and size class serves every answer of that class for an hour, so
+//! that in steady state almost nothing is estimated. The highest plausible estimate of the sound nodes
+//! is used. The answer that reaches the contract's threshold costs more than the others, and which one
+//! that is shows only on chain: when many requests are caught up, the first estimates are of cheaper
+//! answers. So the limit is twice the estimate; unused gas costs nothing. After an answer ran out of
+//! gas, its class never goes below that limit again. Until one answer of a class was accepted, the
+//! others wait for it briefly, so that only one can run out of gas.
 //!
-//! Of one node an estimate may be wrong. More than an answer may cost, or than a block takes, and less
-//! than its calldata alone costs, is a fault of that node. Where it is less than was used before, the
-//! others are asked, too.
+//! A single node's estimate may be wrong. One above the cost of any answer or above the block gas
+//! limit, or below the cost of the calldata alone, is a fault of that node. If it is lower than gas
+//! used before, the other nodes are asked as well.
 //!
-//! The operator's figure is sent without asking, as long as that works. Once it did not, an
-//! estimate comes first: what would fail again shows there for free, not as one more transaction.
+//! The operator's limit is used without an estimate as long as it works. Once it did not, an estimate
+//! comes first: it shows for free whether the next transaction would fail.
 
 use std::{
     collections::HashMap,
@@ -35,44 +35,45 @@ use crate::{
     domain::{EventShape, Kind, Request},
 };
 
-/// Percent on top of an estimate: of one with few signers, what the answer that reaches the threshold costs
-/// more (it reads all signatures from storage, and emits them).
+/// Percent on top of an estimate. With few signers the answer that reaches the threshold costs this
+/// much more: it reads all signatures from storage and emits them.
 const MARGIN_PERCENT: u64 = 100;
-/// And on top of what an answer of the class has used.
+/// Percent on top of the gas that an answer of the class has used.
 const USED_PERCENT: u64 = 10;
-/// An estimate serves so long. What a wrong one taught goes with it.
+/// How long an estimate is used, and how long the effect of a wrong one lasts.
 const LEARNED_FOR: Duration = Duration::from_hours(1);
-/// After an out-of-gas the class gets this much more than it had, whatever the estimate says.
+/// Percent added after an out-of-gas, whatever the estimate is.
 const STEP_PERCENT: u64 = 50;
 
 /// Answers that cost about the same.
 type GasClass = (EventShape, Kind, u32, usize);
 
-/// Above so many times the lowest an estimate is far: a block has no room for many such limits.
+/// An estimate this many times above the lowest is an outlier: a block has no room for many such
+/// limits.
 const OUTLIER_FACTOR: u64 = 8;
-/// So long the other answers of a class wait for the first one that is sent.
+/// How long the other answers of a class wait for the first one.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
-/// Who takes longer for an estimate has no say beside another one.
+/// Another node's estimate that takes longer is not used.
 const OTHER_NODES_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug, Default)]
 struct ClassEntry {
-    /// What is known of one class. Locked while estimating, so that a burst asks once.
+    /// What is known of one class. Locked while estimating, so that a burst makes one estimate.
     known: Arc<tokio::sync::Mutex<LearnedGas>>,
-    /// Held by the one that is sent before any was taken.
+    /// Held by the first answer of the class until one is accepted.
     first: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// The first answer of a class, until this is dropped.
+/// Marks the first answer of a class, until it is dropped.
 pub(super) type FirstOfClass = OwnedMutexGuard<()>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct LearnedGas {
-    /// The limit, and when the first of the estimates was made that it stands for.
+    /// The limit, and the time of the first estimate it rests on.
     limit: Option<(u64, Instant)>,
-    /// Not less than this: so much was used up.
+    /// A lower bound: this much was used up.
     floor: u64,
-    /// So much the last one used that was taken.
+    /// Gas used by the last accepted answer.
     used: u64,
 }
 
@@ -82,18 +83,18 @@ impl LearnedGas {
         self.limit.filter(|(_, at)| fresh(*at)).map(|(limit, _)| limit)
     }
 
-    /// No limit is below this, whatever the estimate.
+    /// The lowest acceptable limit, whatever the estimate.
     fn minimum(&self) -> u64 {
         self.floor.max(plus_percent(self.used, USED_PERCENT))
     }
 
-    /// Whether an estimate leads to what is known to be needed.
+    /// Returns whether the estimate leads to at least what is known to be needed.
     fn is_consistent_with(&self, estimate: u64) -> bool {
         plus_percent(estimate, MARGIN_PERCENT) >= self.minimum()
     }
 
-    /// Takes an estimate in. For a while what was learned does not shrink: an answer that reaches the
-    /// threshold costs more than the one that was estimated.
+    /// Adds an estimate. What was learned does not shrink for a while, because the answer that reaches the
+    /// threshold costs more than the estimated one.
     fn learn(&mut self, estimate: u64, most: u64, now: Instant) -> u64 {
         let limit = plus_percent(estimate, MARGIN_PERCENT).max(self.minimum()).min(most);
         let (known, at) = self.fresh(now).zip(self.limit.map(|(_, at)| at)).unwrap_or((0, now));
@@ -106,7 +107,7 @@ fn plus_percent(gas: u64, percent: u64) -> u64 {
     gas.saturating_add(gas / 100 * percent).saturating_add(gas % 100 * percent / 100)
 }
 
-/// Estimates are searched for, and may end this part (a 64th) above what is needed.
+/// Nodes find an estimate by bisection: it may be too high by this part (a 64th).
 const ESTIMATE_ERROR: u64 = 64;
 
 #[derive(Debug)]
@@ -120,8 +121,8 @@ impl GasLimits {
         Self { fixed, learned: Mutex::default() }
     }
 
-    /// The gas limit for this call. Fails as the estimate fails, reverts included. `wary`: asks for
-    /// an estimate in any case, because the contract may not take the call.
+    /// The gas limit for this call. Fails as the estimate fails, reverts included. `wary`: estimate in any
+    /// case, because the contract may reject the call.
     pub(super) async fn limit<P: TransactionSender>(
         &self,
         request: &Request,
@@ -139,7 +140,7 @@ impl GasLimits {
                              allow it; raise it, or leave it out and it is learned"
                         )));
                     }
-                    // Senseless: the operator's word is worth more.
+                    // An implausible estimate: the operator's limit is preferred.
                     Ok(_) | Err(RpcError::Unreadable { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -149,7 +150,7 @@ impl GasLimits {
         let entry = self.entry(request, call);
         let most = PlausibleGas::of(provider, call).most;
         if wary {
-            // Without the lock: many of these come at once after a restart.
+            // Lock-free: after a restart many of these come at once.
             let known = *entry.known.lock().await;
             let fits = |gas| known.fresh(Instant::now()).is_some() && known.is_consistent_with(gas);
             let estimate = estimates(provider, call, known.minimum(), fits).await?.highest;
@@ -163,8 +164,8 @@ impl GasLimits {
         Ok(known.learn(estimate, most, Instant::now()))
     }
 
-    /// For an answer of a class of which none was taken yet: one is sent before the others, which wait
-    /// for it, though not for long.
+    /// For an answer of a class of which none was accepted yet. One is sent first; the others wait for it
+    /// briefly.
     pub(super) async fn first_of_class(
         &self,
         request: &Request,
@@ -182,19 +183,20 @@ impl GasLimits {
         is_new().await.then_some(first)
     }
 
-    /// An answer was taken, and has used so much.
+    /// Records the gas used by an accepted answer.
     pub(super) fn record_used(&self, request: &Request, call: &EthCall, gas: u64) {
         if self.fixed.is_some() {
             return;
         }
         let entry = self.entry(request, call);
-        // Busy: the next one tells as well.
+        // If it is locked, the next answer records the same.
         if let Ok(mut known) = entry.known.try_lock() {
             known.used = gas;
         }
     }
 
-    /// No node takes a transaction with what was learned: it is learned anew. Whether it was.
+    /// Every node rejected a transaction with the learned limit: learn it again. Returns whether there was
+    /// one.
     pub(super) async fn forget(&self, request: &Request, call: &EthCall) -> bool {
         if self.fixed.is_some() {
             return false;
@@ -203,7 +205,7 @@ impl GasLimits {
         true
     }
 
-    /// `limit` was used up: the class is estimated again and never gets so little again.
+    /// `limit` was used up: estimate the class again, and never go that low again.
     pub(super) async fn record_exhausted(&self, request: &Request, call: &EthCall, limit: u64) {
         if self.fixed.is_some() {
             return;
@@ -212,7 +214,7 @@ impl GasLimits {
         let mut known = entry.known.lock().await;
         let more = plus_percent(limit, STEP_PERCENT).min(most_gas(call.data.len()));
         known.floor = known.floor.max(more);
-        // Others with the old limit may come late: by then more is known.
+        // Others with the old limit may report late, after a higher one was learned.
         known.limit = known.limit.filter(|(known, _)| *known > limit);
     }
 
@@ -230,12 +232,12 @@ impl GasLimits {
     }
 }
 
-/// How much gas makes sense for a call.
+/// The plausible range of gas for a call.
 #[derive(Clone, Debug)]
 struct PlausibleGas {
     least: u64,
     most: u64,
-    /// The node by whose blocks `most` is less than any answer may cost, and what they take.
+    /// The node whose block gas limit is below the cost of any answer, and that limit.
     by_block: Option<(String, u64)>,
 }
 
@@ -254,7 +256,7 @@ impl PlausibleGas {
         (self.least..=self.most).contains(&gas)
     }
 
-    /// What is wrong where no estimate made sense, of these nodes; `first` of them.
+    /// The error if no estimate of these nodes was plausible. `first`: one of the estimates.
     fn implausible_error(self, hosts: &[String], first: u64, calldata: usize) -> RpcError {
         let Self { least, most, by_block } = self;
         match by_block {
@@ -275,14 +277,14 @@ impl PlausibleGas {
     }
 }
 
-/// What nodes say that a call needs. The highest leaves out what is far above the lowest.
+/// The nodes' estimates. `highest` excludes outliers.
 struct Estimates {
     lowest: u64,
     highest: u64,
 }
 
-/// Those that make sense: that of the node that is read from alone, if it `fits` what is known; else of
-/// all sound nodes. `least`: so much is known to be needed.
+/// Plausible estimates: only that of the node that is read from if it `fits` what is known, else those
+/// of all sound nodes. `least`: gas known to be needed.
 async fn estimates<P: TransactionSender>(
     provider: &P,
     call: &EthCall,

@@ -1,5 +1,5 @@
-//! What the contract says by one node, and by all: what ends a request is neither one node's word nor one
-//! moment's.
+//! The contract's reply as one node gives it, and as all do: neither a single node's reply nor a single
+//! moment's ends a request.
 
 use std::time::Duration;
 
@@ -19,17 +19,17 @@ use crate::{
     domain::{Bytes, Outcome, Request},
 };
 
-/// Between the first word of a node and the second.
+/// Between a node's first reply and the second.
 pub(super) const RECHECK_AFTER: Duration = Duration::from_secs(5);
-/// Until the third, where nothing is known of the answer that the contract is said to have.
+/// Until the third, if no own answer is known although the contract is said to have one.
 const THIRD_CHECK_AFTER: Duration = Duration::from_secs(10);
-/// A node that says nothing for so long has no vote.
+/// A node that is silent for this long has no vote.
 pub(super) const VOTE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<P: TransactionSender> Submission<P> {
-    /// That there is an answer already ends a request. The contract says it of a signer: whichever
-    /// wallet brought it, another one cannot be brought. It has to be said for longer where this
-    /// instance has sent none and the chain shows none of this wallet.
+    /// An existing answer ends a request. The contract checks this by signer: whichever wallet sent it,
+    /// another answer is impossible. If this instance has sent none, and the chain shows none of this
+    /// wallet, the nodes have to repeat it for longer.
     pub(super) async fn recheck_already_answered(
         &self,
         request: &Request,
@@ -50,7 +50,7 @@ impl<P: TransactionSender> Submission<P> {
         Ok(Outcome::AlreadyAnswered)
     }
 
-    /// Whether all say so.
+    /// Returns whether all nodes still say so.
     async fn still_answered(
         &self,
         request: &Request,
@@ -62,9 +62,10 @@ impl<P: TransactionSender> Submission<P> {
         policy::answered(self.all_say(ending, call, BlockId::Latest, known).await?)
     }
 
-    /// A lagging node does not know young requests: believed only of the state after the request's
-    /// own block, named by its hash [10]. Behind one URL the node that has the block and the one
-    /// that is asked next need not be the same, and one without the block cannot answer this.
+    /// A lagging node does not know young requests. So the reply counts only if it was read at the
+    /// request's own block, named by its hash (architecture, decision 10): behind one URL the node that has
+    /// the block and the next one that is asked may differ, and a node without the block cannot answer
+    /// this.
     pub(super) async fn recheck_not_requested(
         &self,
         request: &Request,
@@ -85,13 +86,13 @@ impl<P: TransactionSender> Submission<P> {
         if matches!(&again, Err(RpcError::Refused { .. }))
             && head.saturating_sub(block.number) >= ORPHANED_AFTER
         {
-            // Nodes may have thrown the state of old blocks away, but do not lag that far.
+            // Nodes may have pruned the state of old blocks, but do not lag that far.
             again = self.all_say(ending, call, BlockId::Latest, unknown).await;
         }
         Err(policy::requested(again?))
     }
 
-    /// Whether the contract says this to an answer, by every node that may know.
+    /// Returns whether every node that can know gives this reply to an answer.
     async fn all_say(
         &self,
         (ending, request): (EndClaim, &Request),
@@ -106,7 +107,7 @@ impl<P: TransactionSender> Submission<P> {
         self.adapter.agreement_on(ending, request.key, says).await
     }
 
-    /// What the contract says to an answer now, by each node that tells.
+    /// The current opinion of each node that answers.
     pub(super) async fn all_opinions(&self, call: &EthCall) -> Result<Vec<Opinion>, RpcError> {
         let ask = |one: P| async move { opinion_of(one.call(call, BlockId::Latest).await) };
         let provider = self.adapter.provider();

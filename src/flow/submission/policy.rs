@@ -1,21 +1,22 @@
-//! What follows from what the gateway nodes say to an answer: the one table of this room's decisions. Pure. What
-//! that means for the walk of the request is in [`SubmissionError::remedy`] and in `walk::policy`.
+//! What follows from the gateway nodes' replies to an answer: the one table of the submission's
+//! decisions. Pure. What that means for the request's walk is in [`SubmissionError::remedy`] and in
+//! `walk::policy`.
 //!
 //! ```text
-//! a node says               then                                         all say so         else
+//! a node replies            next                                         all agree          else
 //! ------------------------------------------------------------------------------------------------------------
-//! it has an answer          all are asked 5 s later, and once more       already answered   retry: contradicted,
-//!                           after 10 s if nothing is known of one                           or not all are heard
+//! it has an answer          all are asked 5 s later, and again 10 s      already answered   retry: contradicted,
+//!                           later if we know of no answer                                   or a node is silent
 //! it knows no such request  looked for on chain: gone                    orphaned
-//!                           all are asked 5 s later, of its block        refused            retry
-//! what holds a request,     all are asked 5 s later: none takes it,      held, as the       retry: contradicted
-//! or nothing                each says what holds one                     first of them says
+//!                           all are asked 5 s later, at its block        refused            retry
+//! an error that holds the   all are asked 5 s later: all reject it       held, as the       retry: contradicted
+//! request, or no reason     for a reason that holds it                   first one says
 //! it is paused                                                           retry
 //!
 //! gas was spent in vain     all are asked before more is spent           sent, or as above  retry: contradicted
 //! ```
 //!
-//! Neither one node's word nor one moment's ends a request or holds it.
+//! Neither a single node's reply nor a single moment's ends a request or holds it.
 
 use super::{SubmissionError, rejected};
 use crate::contracts::{
@@ -23,7 +24,7 @@ use crate::contracts::{
     decryption::Agreement,
 };
 
-/// What a node's contract says to an answer.
+/// A node's simulation of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Opinion {
     Accepts,
@@ -31,7 +32,7 @@ pub(super) enum Opinion {
     Rejects(Option<ContractError>),
 }
 
-/// What is to be found out before anything follows from one node's refusal.
+/// What to check before one node's rejection has consequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
     IsAnswered,
@@ -41,7 +42,7 @@ pub(super) enum Look {
     Paused,
 }
 
-/// By what a node said.
+/// Which check a node's error asks for.
 pub(super) fn look(said: Option<&ContractError>) -> Look {
     match said.map(ContractError::meaning) {
         Some(RevertMeaning::AlreadyAnswered) => Look::IsAnswered,
@@ -51,7 +52,7 @@ pub(super) fn look(said: Option<&ContractError>) -> Look {
     }
 }
 
-/// Whether the nodes say together that there is an answer.
+/// Returns whether the nodes agree that there is an answer.
 pub(super) fn answered(agreed: Agreement) -> Result<(), SubmissionError> {
     match agreed {
         Agreement::Yes => Ok(()),
@@ -60,7 +61,7 @@ pub(super) fn answered(agreed: Agreement) -> Result<(), SubmissionError> {
     }
 }
 
-/// What follows from what they say together of a request that one of them does not know.
+/// What follows when one node does not know the request, given what all nodes reply.
 pub(super) fn requested(agreed: Agreement) -> SubmissionError {
     match agreed {
         Agreement::Yes => SubmissionError::NotRequested,
@@ -68,7 +69,7 @@ pub(super) fn requested(agreed: Agreement) -> SubmissionError {
     }
 }
 
-/// What follows from what each of them says to an answer for which the request would be held.
+/// What follows when one node's error would hold the request, given the opinions of all nodes.
 pub(super) fn held(said: Vec<Opinion>) -> SubmissionError {
     let holds = |one: &Opinion| match one {
         Opinion::Accepts => false,
@@ -84,8 +85,8 @@ pub(super) fn held(said: Vec<Opinion>) -> SubmissionError {
     }
 }
 
-/// What follows from what each of them says before more gas is spent on an answer: nothing, and it is, or
-/// what the first of them refuses it for.
+/// Before more gas is spent on an answer: the first node's opinion, if the nodes do not contradict each
+/// other.
 pub(super) fn another(said: Vec<Opinion>) -> Result<Opinion, SubmissionError> {
     let takes = said.iter().filter(|one| **one == Opinion::Accepts).count();
     if takes > 0 && takes < said.len() {
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
     use crate::domain::{Address, Remedy, U256};
 
-    /// One of each verdict.
+    /// One opinion of each kind.
     fn opinions() -> Vec<Opinion> {
         let (id, signer) = (U256::ONE, Address::ZERO);
         let errors = [
@@ -113,7 +114,7 @@ mod tests {
         [Opinion::Accepts, Opinion::Rejects(None)].into_iter().chain(refusals).collect()
     }
 
-    /// Up to three nodes, each with every opinion.
+    /// Every combination of opinions of up to three nodes.
     fn each_hearing(check: impl Fn(&[Opinion])) {
         let all = opinions();
         for one in &all {
@@ -159,7 +160,7 @@ mod tests {
         });
     }
 
-    /// Also where some are not heard yet.
+    /// Also while some nodes are silent.
     #[test]
     fn a13_what_not_all_say_ends_nothing() {
         for agreed in [Agreement::Yes, Agreement::No, Agreement::NotYet] {

@@ -1,11 +1,13 @@
-//! Whether an earlier life of this wallet, of which the journal does not know, has answered a request.
+//! Finds out whether an earlier run with this wallet, which the journal does not know of, has answered
+//! a request.
 //!
-//! Thousands ask at once after a journal was lost. Whoever comes first takes all who wait along, as far
-//! as they fit into one look; the next look gathers meanwhile. So the number of calls follows the node
-//! and not the requests, and nobody has to run beside.
+//! After a journal was lost, thousands of requests ask this at once. The first caller takes all waiting
+//! ones along, up to the limit of one search; meanwhile the next search gathers others. So the number
+//! of calls depends on the nodes and not on the number of requests, and no separate task is needed.
 //!
-//! An answer that one node shows ends a request, so another sound one has to show it too, where there
-//! is one that answers. What one denies is answered: the contract takes no second answer of a signer.
+//! An answer that one node shows ends a request, so another sound node has to show it too, if one
+//! answers. If that one denies it, the request is answered anyway: the contract accepts no second
+//! answer of a signer.
 
 use std::{
     collections::VecDeque,
@@ -21,9 +23,9 @@ use crate::{
     domain::Address,
 };
 
-/// Requests in one look.
+/// Requests in one search.
 const BATCH_SIZE: usize = 100;
-/// Looks under way at the same time.
+/// Searches at the same time.
 const MAX_SEARCHES: usize = 4;
 
 /// What is known of an earlier answer.
@@ -31,20 +33,20 @@ const MAX_SEARCHES: usize = 4;
 pub(super) enum SearchResult {
     No,
     Yes,
-    /// It is in one of the last blocks, and may leave the chain.
+    /// It is in one of the last blocks, which may leave the chain.
     NotFinal,
-    /// There is too much to look through at once.
+    /// Too much to search at once.
     Incomplete,
 }
 
-/// One who waits for an answer.
+/// A caller that waits for a result.
 #[derive(Debug)]
 struct PendingSearch {
     sought: AnswerQuery,
     reply: oneshot::Sender<Result<SearchResult, RpcError>>,
 }
 
-/// Looks for earlier answers.
+/// Searches for earlier answers.
 #[derive(Debug)]
 pub(super) struct PriorAnswers<P> {
     adapter: DecryptionAdapter<P>,
@@ -53,7 +55,7 @@ pub(super) struct PriorAnswers<P> {
     searches: Semaphore,
 }
 
-/// What follows from what one node shows, and from what another one shows, if one answered.
+/// Combines the results of one node and of another one, if that answered.
 fn combine(first: AnswerStatus, second: Option<AnswerStatus>) -> SearchResult {
     match (first, second) {
         (AnswerStatus::NotFound, _)
@@ -76,7 +78,7 @@ impl<P: TransactionSender> PriorAnswers<P> {
         Self { adapter, wallet, waiting: Mutex::default(), searches }
     }
 
-    /// Whether there is one. Dropping this keeps nobody else waiting.
+    /// Returns whether there is one. Dropping this future does not delay other callers.
     pub(super) async fn find(&self, sought: AnswerQuery) -> Result<SearchResult, RpcError> {
         loop {
             let mut answer = self.enqueue(sought);
@@ -85,7 +87,7 @@ impl<P: TransactionSender> PriorAnswers<P> {
                     biased;
                     answered = &mut answer => match answered {
                         Ok(found) => return found,
-                        // Who took it along is gone.
+                        // The caller that searched for this one was dropped.
                         Err(_) => break,
                     },
                     Ok(_turn) = self.searches.acquire() => {
@@ -122,7 +124,7 @@ impl<P: TransactionSender> PriorAnswers<P> {
         match self.ask_nodes(&sought).await {
             Ok(found) => {
                 for (one, found) in these.into_iter().zip(found) {
-                    // Who asked may have gone.
+                    // The caller may have been dropped.
                     let _ = one.reply.send(Ok(found));
                 }
             }
@@ -152,7 +154,7 @@ impl<P: TransactionSender> PriorAnswers<P> {
         let shown = match (shown, failed) {
             (Some(shown), _) => shown,
             (None, Some(error)) => return Err(error),
-            // None is connected now.
+            // No node is connected now.
             (None, None) => self.adapter.find_answers(self.wallet, sought).await?,
         };
         let claimed: Vec<usize> =
@@ -215,8 +217,8 @@ mod tests {
         (chain, Arc::new(earlier))
     }
 
-    /// Thousands at once after a journal was lost: a message for a hundred of them, at each of two
-    /// nodes, and the same again for what is not found.
+    /// Thousands at once after a journal was lost: one batch for a hundred of them at each of two nodes,
+    /// and the same again for those not found.
     #[tokio::test(start_paused = true)]
     async fn a13_calls_follow_the_node_and_not_the_requests() {
         let (chain, earlier) = scene(2);
@@ -233,8 +235,8 @@ mod tests {
             looked.unwrap();
         }
         let messages = ["calls", "header", "logs_with"].map(|of| chain.call_count(of));
-        // 5,000 at the first node, and those found once more as of some blocks ago; the same of those
-        // 2,500 at the second.
+        // 5,000 at the first node, and those found once more at a block a little older; the same for 2,500 at
+        // the second node.
         assert_eq!(chain.call_count("calls in messages"), 12_500);
         assert!(messages[0] <= 4 * (5_000 / BATCH_SIZE + MAX_SEARCHES), "{messages:?}");
         assert!(
@@ -243,18 +245,18 @@ mod tests {
         );
     }
 
-    /// What one node says and another denies ends nothing.
+    /// An answer that one node shows and another one denies ends nothing.
     #[tokio::test(start_paused = true)]
     async fn a13_one_liar_does_not_make_a_request_answered() {
         let (chain, earlier) = scene(2);
         chain.state().faults[0].lists = Some(vec![WALLET]);
         assert_eq!(earlier.find(sought(1)).await.unwrap(), SearchResult::No);
         assert_eq!(earlier.find(sought(2)).await.unwrap(), SearchResult::Yes);
-        // Nor is a liar that denies believed by itself where it is the second one.
+        // A lying second node that denies everything is not believed on its own either.
         chain.state().faults[0].lists = None;
         chain.state().faults[1].lists = Some(vec![]);
         assert_eq!(earlier.find(sought(2)).await.unwrap(), SearchResult::No, "it is tried");
-        // Who does not answer has no say; the next one has.
+        // A silent node is ignored; the next one is asked.
         chain.state().faults[1].is_silent = true;
         assert_eq!(earlier.find(sought(2)).await.unwrap(), SearchResult::Yes);
         chain.state().faults.push(NodeFaults { lists: Some(vec![]), ..NodeFaults::default() });
@@ -265,7 +267,7 @@ mod tests {
         earlier.find(sought(2)).await.unwrap_err();
     }
 
-    /// Who took others along and is gone keeps nobody waiting.
+    /// A caller that searches for others and is dropped does not delay them.
     #[tokio::test(start_paused = true)]
     async fn a13_who_leaves_keeps_nobody_waiting() {
         let (_, earlier) = scene(1);

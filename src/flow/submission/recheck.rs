@@ -1,5 +1,6 @@
-//! Before a request is held for what the contract says, or gas is spent on it once more: neither one
-//! node's word nor one moment's counts, and what was paid for has a bound.
+//! Checks that are repeated before a request is held for a contract's error, or before more gas is
+//! spent on it: neither a single node's reply nor a single moment's counts, and gas spent on one
+//! request is bounded.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -20,17 +21,17 @@ use crate::{
     time::recent_map::RecentMap,
 };
 
-/// Transactions of a request that revert, before it is held.
+/// Reverted transactions of a request before it is held.
 const MAX_REVERTS: u32 = 3;
-/// After those another one may be paid for, and after each of them the pause doubles.
+/// The pause before gas is spent again after that. It doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_hours(1);
 const LONGEST_PAUSE: Duration = Duration::from_hours(24);
-/// Requests remembered; of more the oldest reverts are forgotten.
+/// Requests remembered; beyond that the oldest are forgotten.
 const REMEMBERED: usize = 4096;
-/// Between two questions for a receipt.
+/// The interval of polls for a receipt.
 const RECEIPT_EVERY: Duration = Duration::from_millis(500);
 
-/// What was paid for one request, and brought nothing.
+/// Reverted transactions of one request that cost gas.
 #[derive(Clone, Copy, Debug)]
 struct PaidReverts {
     times: u32,
@@ -39,14 +40,14 @@ struct PaidReverts {
 }
 
 impl PaidReverts {
-    /// How long nothing is paid for after the last one.
+    /// How long no gas is spent after the last one.
     fn pause(&self) -> Duration {
         let doubled = self.times.checked_sub(MAX_REVERTS).map(|more| 1 << more.min(8));
         doubled.map_or(Duration::ZERO, |times| (FIRST_PAUSE * times).min(LONGEST_PAUSE))
     }
 }
 
-/// The transactions that reverted, by request, in this life of the instance.
+/// Reverted transactions by request, in this run of the instance.
 #[derive(Debug)]
 pub(super) struct Reverts(Mutex<RecentMap<RequestKey, PaidReverts>>);
 
@@ -57,7 +58,7 @@ impl Default for Reverts {
 }
 
 impl Reverts {
-    /// One more.
+    /// Records another one.
     pub(super) fn record(&self, key: RequestKey, why: &'static str, now: Instant) {
         let mut known = self.lock();
         let paid = known.touch(key, now, || PaidReverts { times: 0, last: now, why });
@@ -68,7 +69,7 @@ impl Reverts {
         self.get(key).is_some()
     }
 
-    /// Why no more is paid for the request now; `None`: it may be.
+    /// Why no gas may be spent on the request now; `None`: it may be.
     pub(super) fn pause_error(&self, key: RequestKey, now: Instant) -> Option<SubmissionError> {
         let paid = self.get(key)?;
         let over = now.saturating_duration_since(paid.last) >= paid.pause();
@@ -93,14 +94,14 @@ impl Reverts {
 }
 
 impl<P: TransactionSender> Submission<P> {
-    /// The contract was said to say something for which the request would be held: it counts if all
-    /// say so seconds later.
+    /// A contract error would hold the request: it counts if every node repeats it seconds later.
     pub(super) async fn recheck_hold(&self, call: &EthCall) -> SubmissionError {
         sleep(RECHECK_AFTER).await;
         self.all_opinions(call).await.map_or_else(SubmissionError::from, policy::held)
     }
 
-    /// Gas is spent once more on a request if every contract takes the answer. An outcome: it has one.
+    /// Gas is spent on a request again only if every node's simulation accepts the answer. Returns an
+    /// outcome if it already has one.
     pub(super) async fn recheck_before_retry(
         &self,
         request: &Request,
@@ -115,8 +116,8 @@ impl<P: TransactionSender> Submission<P> {
         }
     }
 
-    /// Whether no sound node says that this transaction got through. Who does not have it yet is waited
-    /// for, a while.
+    /// Returns whether no sound node reports the transaction as successful. A node without its receipt is
+    /// waited for, for a while.
     pub(super) async fn reverted_everywhere(&self, transaction: B256) -> bool {
         let succeeded = |one: P| async move {
             loop {

@@ -1,4 +1,4 @@
-//! Answers on their way through a real lane onto a chain in memory, on a paused clock.
+//! Answers are submitted through a real lane to a chain in memory, on a paused clock.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ struct Scene {
     _mining: JoinSet<()>,
 }
 
-/// To its end, as a walk goes on from what it hears.
+/// Runs a submission to its end, as a walk does.
 async fn brought(
     room: &Submission<FakeChain>,
     request: &Request,
@@ -150,8 +150,8 @@ async fn an_estimate_serves_the_answers_after_it() {
     assert_eq!(scene.chain.call_count("estimate"), 1);
 }
 
-/// Whatever was learned before, and whether the operator fixed the gas or not: what was answered by
-/// an earlier run costs nothing.
+/// Whatever was learned, and whether or not the operator set the gas limit: a request that an earlier
+/// run answered costs no gas.
 #[tokio::test(start_paused = true)]
 async fn what_may_have_been_sent_is_tried_out_before_gas_is_spent() {
     for gas_limit in [None, Some(500_000)] {
@@ -163,7 +163,7 @@ async fn what_may_have_been_sent_is_tried_out_before_gas_is_spent() {
     }
 }
 
-/// The liar's contract says that there is an answer, and the honest node is away for a moment.
+/// The lying node shows an answer while the honest node is briefly silent.
 #[tokio::test(start_paused = true)]
 async fn b11_one_node_alone_does_not_end_a_request_as_answered() {
     let scene = Scene::new(None);
@@ -182,8 +182,8 @@ async fn b11_one_node_alone_does_not_end_a_request_as_answered() {
     assert_eq!(scene.sent(), 0);
 }
 
-/// The Core's signer is not registered: the first answer pays for knowing, the others do not, and
-/// neither do the retries.
+/// The Core's signer is not registered: the first answer costs gas, the others and their retries do
+/// not.
 #[tokio::test(start_paused = true)]
 async fn a_contract_that_takes_no_answers_costs_gas_once() {
     for gas_limit in [None, Some(500_000)] {
@@ -205,7 +205,7 @@ async fn a_contract_that_takes_no_answers_costs_gas_once() {
     }
 }
 
-/// A sequencer that executes in advance: what it says counts like a receipt.
+/// A sequencer that simulates transactions: its error counts like that of a receipt.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_in_advance_is_judged_by_what_it_says() {
     for gas_limit in [None, Some(500_000)] {
@@ -214,13 +214,13 @@ async fn a_refusal_in_advance_is_judged_by_what_it_says() {
         scene.chain.state().reverts_in_advance = Some(already().abi_encode().into());
         scene.says(&already());
         assert_eq!(scene.submit(2, false).await.unwrap(), Outcome::AlreadyAnswered);
-        // Not before the nodes that are asked know it too: they lag, or the one that refuses lies.
+        // But only once the other nodes agree: they may lag, or the one that rejects may lie.
         scene.chain.state().verdict = None;
         assert_eq!(scene.submit(3, false).await.unwrap_err().remedy(), Remedy::Retry);
     }
 }
 
-/// The first estimate is of an answer that reaches no threshold; most of them do.
+/// The first estimate is of an answer below the threshold; most of the others reach it.
 #[tokio::test(start_paused = true)]
 async fn d8_a_start_with_sixty_requests_to_catch_up_pays_for_each_once() {
     let scene = Scene::new(None);
@@ -238,7 +238,7 @@ async fn d8_a_start_with_sixty_requests_to_catch_up_pays_for_each_once() {
     assert_eq!((scene.sent(), scene.chain.call_count("estimate")), (60, 1));
 }
 
-/// T37. Many run out of gas at once: one step up, not one for each of them.
+/// T37. Many run out of gas at once: the limit rises by one step, not by one for each.
 #[tokio::test(start_paused = true)]
 async fn out_of_gas_raises_the_limit_once() {
     let scene = Scene::new(None);
@@ -254,7 +254,7 @@ async fn out_of_gas_raises_the_limit_once() {
     for outcome in submitting.join_all().await {
         assert!(matches!(outcome, Ok(Outcome::Accepted { .. })));
     }
-    // 200,000 was learned, half more was given.
+    // 200,000 was learned, and half was added.
     assert_eq!(scene.limit().await, 300_000);
 }
 
@@ -268,7 +268,7 @@ async fn a_fixed_gas_limit_that_does_not_do_is_said_after_one_transaction() {
     assert_eq!(scene.sent(), 1);
 }
 
-/// Nothing is signed for an estimate without sense, and it teaches nothing.
+/// Nothing is signed on an implausible estimate, and nothing is learned from it.
 #[tokio::test(start_paused = true)]
 async fn a9c_an_absurd_estimate_is_the_nodes_fault() {
     for wary in [false, true] {
@@ -296,13 +296,14 @@ async fn a9c_another_nodes_estimate_counts_where_one_is_absurd() {
         scene.submit(1, true).await.unwrap();
         assert_eq!(scene.limit().await, gas_limit.unwrap_or(200_000));
     }
-    // The operator's word is worth more than none.
+    // The operator's limit is preferred to none.
     let scene = Scene::new(Some(500_000));
     scene.chain.state().estimate = u64::MAX;
     scene.submit(1, true).await.unwrap();
 }
 
-/// Less than the calldata alone costs is no estimate, and less than was needed before is doubted.
+/// An estimate below the cost of the calldata is ignored, and one below what was needed before is
+/// compared.
 #[tokio::test(start_paused = true)]
 async fn a9c_too_low_an_estimate_costs_nothing() {
     for wary in [false, true] {
@@ -322,7 +323,7 @@ async fn a9c_too_low_an_estimate_costs_nothing() {
         for id in 0..4 {
             scene.submit(id, wary).await.unwrap();
         }
-        // It has become modest; what was used is known.
+        // The node's estimate is low now, but the gas used is known.
         tokio::time::sleep(Duration::from_mins(61)).await;
         scene.chain.state().faults[0].estimate = Some(80_000);
         scene.submit(4, wary).await.unwrap();
@@ -330,7 +331,7 @@ async fn a9c_too_low_an_estimate_costs_nothing() {
     }
 }
 
-/// Where nothing is known yet, a modest lie costs one transaction where another node tells better, later.
+/// If nothing is known yet, a slightly low estimate costs one transaction; then another node is asked.
 #[tokio::test(start_paused = true)]
 async fn a9c_after_out_of_gas_another_node_is_asked() {
     let scene = Scene::new(None);
@@ -349,7 +350,7 @@ async fn a9c_after_out_of_gas_another_node_is_asked() {
     assert_eq!(scene.sent(), 5);
 }
 
-/// What no node takes is learned anew, and nobody is told of a `gas_limit` that is not set.
+/// A limit that no node accepts is learned again, and no log mentions a `gas_limit` that is not set.
 #[tokio::test(start_paused = true)]
 async fn a9c_what_is_refused_is_learned_anew() {
     let scene = Scene::new(None);
@@ -365,7 +366,7 @@ async fn a9c_what_is_refused_is_learned_anew() {
     assert_eq!(scene.limit().await, 400_000);
 }
 
-/// Within what makes sense a wrong estimate costs nothing, and is forgotten.
+/// Within the plausible range a wrong estimate costs nothing and is forgotten.
 #[tokio::test(start_paused = true)]
 async fn a9c_what_was_learned_decays_unless_it_was_used_up() {
     let scene = Scene::new(None);
@@ -393,8 +394,8 @@ async fn not_requested_is_believed_of_a_node_that_has_the_block() {
     assert_eq!(refused, Remedy::Refuse(Refusal::NotRequested));
 }
 
-/// T16: behind one URL one node has the block, and the one that is asked twice what the contract
-/// says has not. Found by simulation: seed 25 refused a request that was there.
+/// T16: behind one URL one node has the block, and the one that is asked twice for the contract's reply
+/// does not. Found by simulation: seed 25 refused a request that was on chain.
 ///
 /// Field failure T34.
 #[tokio::test(start_paused = true)]
@@ -405,7 +406,7 @@ async fn not_requested_is_not_believed_of_another_node_than_the_one_with_the_blo
     for _ in 0..3 {
         assert_eq!(scene.submit(1, true).await.unwrap_err().remedy(), Remedy::Retry);
     }
-    // Long ago: no node lags that far, but many have no state of that block any more.
+    // Long ago: no node lags that far, but many have pruned the state of that block.
     scene.chain.mine_empty(200);
     let refused = scene.submit(1, true).await.unwrap_err().remedy();
     assert_eq!(refused, Remedy::Refuse(Refusal::NotRequested));
@@ -424,7 +425,7 @@ async fn a_request_that_left_the_chain_is_orphaned_once_its_block_is_buried() {
     assert_eq!(scene.sent(), 0);
 }
 
-/// The event came again in another block; the walk still has the old one.
+/// The event is in another block now; the walk still has the old one.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_moved_to_another_block_is_found_by_its_transaction() {
     let scene = Scene::new(None);
@@ -435,12 +436,12 @@ async fn a_request_that_moved_to_another_block_is_found_by_its_transaction() {
     let was = BlockRef { number: 100, hash: B256::repeat_byte(9) };
     let moved = Request { key, ..request(1, was) };
     let said = brought(&scene.room, &moved, PriorAnswer::MaybeSent).await;
-    // The node has it in its chain, so its word counts.
+    // The node has the block in its chain, so its reply counts.
     assert_eq!(said.unwrap_err().remedy(), Remedy::Refuse(Refusal::NotRequested));
     assert_eq!(moved.kind(), Kind::PublicDecryption);
 }
 
-/// What ends a request is not one node's word: neither that it was answered, nor that it is unknown.
+/// A single node's reply does not end a request: neither "answered" nor "unknown".
 #[tokio::test(start_paused = true)]
 async fn a13_what_one_node_says_and_another_denies_ends_nothing() {
     let scene = Scene::new(None);
@@ -449,7 +450,7 @@ async fn a13_what_one_node_says_and_another_denies_ends_nothing() {
     for lie in [already().abi_encode(), unknown] {
         scene.chain.state().faults[0].verdict = Some(lie.into());
         assert_eq!(scene.submit(1, true).await.unwrap_err().remedy(), Remedy::Retry);
-        // Who does not answer for long has no say.
+        // A node that has been silent for long is ignored.
         scene.chain.state().faults[1].is_silent = true;
         assert_eq!(scene.submit(1, true).await.unwrap_err().remedy(), Remedy::Retry);
         tokio::time::sleep(Duration::from_mins(1)).await;
@@ -462,7 +463,7 @@ async fn a13_what_one_node_says_and_another_denies_ends_nothing() {
     assert_eq!(scene.sent(), 0);
 }
 
-/// Nor is it a moment's word.
+/// Nor does the reply of a single moment.
 #[tokio::test(start_paused = true)]
 async fn a13_what_is_said_for_seconds_ends_nothing() {
     let unknown = DecryptionNotRequested { decryptionId: U256::from(1) }.abi_encode();
@@ -484,7 +485,7 @@ async fn a13_what_is_said_for_seconds_ends_nothing() {
     }
 }
 
-/// What this wallet is not known to have sent is said for longer before it is believed.
+/// If this wallet is not known to have answered, nodes have to repeat it for longer.
 #[tokio::test(start_paused = true)]
 async fn a13_an_answer_that_nobody_knows_of_is_doubted_for_longer() {
     for (maybe_sent, is_listed, long) in
@@ -501,7 +502,7 @@ async fn a13_an_answer_that_nobody_knows_of_is_doubted_for_longer() {
     }
 }
 
-/// One of two nodes says that what was mined has reverted, and that the contract takes it.
+/// One of two nodes reports a mined transaction as reverted, and that the contract would accept it.
 #[tokio::test(start_paused = true)]
 async fn g1_a_revert_that_another_node_denies_is_paid_for_once() {
     let scene = Scene::new(None);
@@ -517,12 +518,12 @@ async fn g1_a_revert_that_another_node_denies_is_paid_for_once() {
     assert_eq!(scene.submit(1, true).await.unwrap(), Outcome::AlreadyAnswered);
 }
 
-/// What was paid for and did not get through is not paid for again while a node says that it did.
+/// A transaction that seems to have failed is not paid for again while a node reports it as successful.
 #[tokio::test(start_paused = true)]
 async fn g1_before_a_second_payment_every_node_is_asked() {
     let scene = Scene::new(None);
     scene.chain.state().faults.resize(2, NodeFaults::default());
-    // The other one has no receipts yet.
+    // The other node has no receipts yet.
     (scene.chain.state().faults[0].reverts, scene.chain.state().faults[1].no_receipts) =
         (true, true);
     scene.chain.state().faults[1].verdict = Some(already().abi_encode().into());
@@ -532,7 +533,7 @@ async fn g1_before_a_second_payment_every_node_is_asked() {
     assert_eq!(scene.sent(), 1);
 }
 
-/// Everything reverts, and nobody says why, at each of its retries.
+/// Every retry reverts without a reason.
 #[tokio::test(start_paused = true)]
 async fn g1_the_paid_reverts_of_a_request_have_a_bound_over_all_its_retries() {
     let scene = Scene::new(None);
@@ -554,7 +555,7 @@ async fn g1_the_paid_reverts_of_a_request_have_a_bound_over_all_its_retries() {
     assert!(matches!(scene.submit(1, true).await, Ok(Outcome::Accepted { .. })));
 }
 
-/// One node's contract says something odd for some seconds: nothing is held for that.
+/// One node's contract returns an odd error for some seconds: nothing is held for that.
 #[tokio::test(start_paused = true)]
 async fn m3_what_would_hold_a_request_is_looked_at_again_seconds_later_by_every_node() {
     let odd = Bytes::from_static(&[0xde, 0xad, 0xbe, 0xef]);
@@ -575,7 +576,7 @@ async fn m3_what_would_hold_a_request_is_looked_at_again_seconds_later_by_every_
             assert_eq!(said.remedy(), Remedy::Retry, "{nodes} {heals}: {said}");
         }
     }
-    // What all say for long is as they say.
+    // An error that all nodes repeat counts.
     let scene = Scene::new(None);
     scene.chain.state().faults.resize(2, NodeFaults::default());
     scene.chain.state().verdict = Some(odd);
@@ -584,7 +585,7 @@ async fn m3_what_would_hold_a_request_is_looked_at_again_seconds_later_by_every_
     assert_eq!(reason(scene.submit(1, false).await), HoldReason::SignerNotRegistered);
 }
 
-/// A node tells of blocks that take less gas than any answer costs.
+/// A node reports a block gas limit below the cost of any answer.
 #[tokio::test(start_paused = true)]
 async fn m2_blocks_that_take_next_to_nothing_are_not_believed() {
     for absurd in [0, 21_000, 70_000] {
@@ -596,7 +597,7 @@ async fn m2_blocks_that_take_next_to_nothing_are_not_believed() {
     }
 }
 
-/// What is wrong is said of the node that said it, and nobody is told to set what would not help.
+/// The error names the node that reported it, and does not advise a setting that would not help.
 #[tokio::test(start_paused = true)]
 async fn m2_who_says_that_blocks_take_too_little_is_named() {
     let scene = Scene::new(None);
@@ -610,7 +611,7 @@ async fn m2_who_says_that_blocks_take_too_little_is_named() {
     assert!(!said.contains("gas_limit"), "{said}");
 }
 
-/// An estimate just below half of what an answer costs is the word of one node of two.
+/// An estimate just below half of the cost of an answer, from one of two nodes.
 #[tokio::test(start_paused = true)]
 async fn a9c_the_first_estimate_of_a_class_is_compared() {
     for wary in [false, true] {
@@ -622,14 +623,14 @@ async fn a9c_the_first_estimate_of_a_class_is_compared() {
             scene.submit(id, wary).await.unwrap();
         }
         assert_eq!(scene.sent(), 4, "none ran out of gas");
-        // It is of another hour, and what was used is known.
+        // An hour later that estimate is forgotten; the gas used is known.
         tokio::time::sleep(Duration::from_mins(61)).await;
         scene.submit(4, wary).await.unwrap();
         assert_eq!(scene.sent(), 5);
     }
 }
 
-/// Nor has a liar the say that tells of more than any other: a block has no room for many such answers.
+/// A lying node's estimate far above the others is ignored: a block has no room for many such answers.
 #[tokio::test(start_paused = true)]
 async fn a9c_an_estimate_far_above_the_others_is_left_out() {
     let scene = Scene::new(None);
@@ -639,7 +640,7 @@ async fn a9c_an_estimate_far_above_the_others_is_left_out() {
     assert_eq!(scene.limit().await, 200_000);
 }
 
-/// Where there is no other node, one transaction tells for all who wait.
+/// With no other node to ask, one transaction shows it for all that wait.
 #[tokio::test(start_paused = true)]
 async fn a9c_a_class_runs_out_of_gas_once_before_more_is_known() {
     let scene = Scene::new(None);
@@ -657,7 +658,7 @@ async fn a9c_a_class_runs_out_of_gas_once_before_more_is_known() {
     assert_eq!(scene.sent(), 41);
 }
 
-/// A start finds what an earlier one has sent, whatever it had heard of that.
+/// A start finds what an earlier run has sent, whatever that run knew of the result.
 #[tokio::test(start_paused = true)]
 async fn what_is_submitted_is_found_in_the_lane_or_comes_back() {
     let scene = Scene::new(None);

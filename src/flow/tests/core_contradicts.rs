@@ -1,4 +1,4 @@
-//! A Core whose answers contradict each other, on a real walk in virtual time: how often it is asked,
+//! A Core whose answers contradict each other, on a real walk in virtual time: how often it is asked
 //! with all ciphertexts, and what the operator reads.
 
 use tonic::Status;
@@ -19,7 +19,7 @@ fn failed() -> Status {
     Status::internal("failed")
 }
 
-/// The Core of v0.15 says this of ids that it has deleted.
+/// The Core of v0.15 answers like this for ids that it has deleted.
 #[tokio::test(start_paused = true)]
 async fn a7_an_id_that_the_core_knows_and_does_not_know_is_held() {
     let scene = Scene::new(FakeCore::new(|_| known(), |_| Some(unknown())), Stage::Arrived).await;
@@ -31,7 +31,7 @@ async fn a7_an_id_that_the_core_knows_and_does_not_know_is_held() {
     assert!(scene.now().attempts >= 4 && !scene.now().last_error.is_empty(), "{:?}", scene.now());
     let told = *scene.core.counts();
     assert_eq!((told.asks, told.polls, scene.gets()), (2, 5, 2));
-    // Each retry finds the same at the price of one fetch.
+    // Each retry finds the same at the cost of one fetch.
     for retry in 1..4 {
         assert_eq!(scene.walk(&places).await.0, WalkEnd::Held);
         assert_eq!(scene.held(), Some(HoldReason::CoreForgets));
@@ -39,7 +39,7 @@ async fn a7_an_id_that_the_core_knows_and_does_not_know_is_held() {
     }
 }
 
-/// It was restarted between its two answers.
+/// It restarted between its two answers.
 #[tokio::test(start_paused = true)]
 async fn a_core_that_has_forgotten_meanwhile_is_asked_again() {
     let poll = |nth| (nth < 5).then(unknown);
@@ -50,7 +50,7 @@ async fn a_core_that_has_forgotten_meanwhile_is_asked_again() {
     assert_eq!((scene.held(), scene.gets()), (Some(HoldReason::CoreSilent), 2));
 }
 
-/// Two Cores behind one address: what one takes the other does not know.
+/// Two Cores behind one address: one does not know what the other has accepted.
 #[tokio::test(start_paused = true)]
 async fn a_core_that_forgets_all_it_takes_is_left_alone_after_a_while() {
     let scene = Scene::new(FakeCore::new(|_| Ok(()), |_| Some(unknown())), Stage::Arrived).await;
@@ -73,18 +73,18 @@ async fn a_core_that_breaks_at_a_request_is_polled_before_it_is_asked_again() {
     let (ended, _) = walking.await.expect("it is held within two minutes");
     assert_eq!((ended, scene.held()), (WalkEnd::Held, Some(HoldReason::NoProgress)));
     assert!(scene.gets() < 15, "{} fetches", scene.gets());
-    // It had taken the request, and only its answer was lost.
+    // It had accepted the request, and only its reply was lost.
     let broken = |_| Err(Status::unknown("broken"));
     let scene = Scene::new(FakeCore::new(broken, |_| None), Stage::Arrived).await;
     assert_eq!(scene.walk(&places).await.0, WalkEnd::Held);
     assert_eq!((scene.held(), scene.gets()), (Some(HoldReason::CoreSilent), 1));
 }
 
-/// Up to v0.13 a failed request stays failed until the Core is restarted.
+/// Up to v0.13 a failed request stays failed until the Core restarts.
 #[tokio::test(start_paused = true)]
 async fn b2_what_the_core_keeps_failed_is_fetched_twice_and_never_again() {
     let ask = |nth| if nth == 2 { known() } else { Ok(()) };
-    // The eighth poll meets a Core that was restarted.
+    // The Core restarts before the eighth poll.
     let poll = |nth| match nth {
         ..8 => Some(failed()),
         8 => Some(unknown()),
@@ -105,7 +105,7 @@ async fn b2_what_the_core_keeps_failed_is_fetched_twice_and_never_again() {
     assert_eq!((scene.held(), scene.gets()), (Some(HoldReason::CoreSilent), 3));
 }
 
-/// One from v0.14 on does it again when it is asked.
+/// From v0.14 on a Core computes a failed request again when asked.
 #[tokio::test(start_paused = true)]
 async fn b2_what_the_core_does_again_is_asked_once_at_each_retry() {
     let scene = Scene::new(FakeCore::new(|_| Ok(()), |_| Some(failed())), Stage::Arrived).await;

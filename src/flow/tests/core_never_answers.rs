@@ -1,6 +1,6 @@
-//! A request that the Core takes and never answers: it is polled on, gives way to others, and ends as
-//! expired, of which an outage is no part. On a real walk with a Core and a node in memory, in virtual
-//! time.
+//! A request that the Core accepts and never answers: it is polled, gives way to others, and ends as
+//! expired; an outage does not count towards that. A real walk with a Core and a node in memory, in
+//! virtual time.
 
 use tokio::time::timeout;
 
@@ -12,7 +12,7 @@ async fn scene() -> Scene {
     Scene::new(FakeCore::pending(), Stage::Asked).await
 }
 
-/// T33: held after each timeout, and given up after the expiry, of which an outage is no part.
+/// T33: held after each timeout, and ended after the expiry, towards which an outage does not count.
 #[tokio::test(start_paused = true)]
 async fn t33_it_is_polled_until_its_working_time_is_over() {
     let scene = scene().await;
@@ -35,8 +35,8 @@ async fn t33_it_is_polled_until_its_working_time_is_over() {
     assert_eq!(scene.now().outcome, Some(Outcome::Expired));
 }
 
-/// T63: a walk that is polled gives its place to a request that waits, long before its timeout, and
-/// to none that does not.
+/// T63: a walk that polls gives its permit to a waiting request long before its timeout, and keeps it
+/// if none waits.
 #[tokio::test(start_paused = true)]
 async fn t63_it_gives_way_to_who_waits_for_its_place() {
     let scene = scene().await;

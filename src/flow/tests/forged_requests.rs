@@ -1,4 +1,4 @@
-//! Requests that one node shows and another denies. On a real walk with a Core, a bucket and nodes in
+//! Requests that one node shows and another denies. A real walk with a Core, a bucket and nodes in
 //! memory, in virtual time.
 
 use alloy::{
@@ -15,7 +15,7 @@ alloy::sol! {
     error NotKmsSigner(address signerAddress);
 }
 
-/// Its ciphertexts may be many, and the forged ones thousands.
+/// Forged requests come by the thousand, each with many ciphertexts.
 #[tokio::test(start_paused = true)]
 async fn b5_what_is_disputed_is_fetched_once() {
     let scene = Scene::new(FakeCore::pending(), Stage::Arrived).await;
@@ -32,8 +32,7 @@ async fn b5_what_is_disputed_is_fetched_once() {
     assert_eq!((ended, scene.core.counts().asks), (crate::flow::walk::WalkEnd::Held, 1));
 }
 
-/// What one node damaged and was stored like that: what should be in its place is looked for, as long
-/// as it is held.
+/// A request was stored as one node damaged it: the real one is looked for as long as it is held.
 #[tokio::test(start_paused = true)]
 async fn a14_the_block_of_other_content_is_read_again() {
     let signature = PrivateKeySigner::random().sign_hash_sync(&keccak256([1])).unwrap();

@@ -1,4 +1,5 @@
-//! A request that is only observed walks as any other does, and ends where the Core would be asked.
+//! In an observing instance a request is processed like any other and ends where the Core would be
+//! asked.
 
 use tokio_util::sync::CancellationToken;
 
@@ -8,7 +9,7 @@ use crate::telemetry::heartbeat::Heartbeat;
 
 const PANIC: &str = "the bucket's answer makes the walk panic";
 
-/// From the journal to its end, taken in by the one dispatcher.
+/// From the journal to its end, through the one dispatcher.
 async fn observe(refusing: impl Fn(usize) -> bool + Send + Sync + 'static) -> (Stored, u64) {
     let answer = move |nth| {
         assert!(!refusing(nth), "{PANIC}");

@@ -1,4 +1,4 @@
-//! A walk that panics, because what its bucket sends has it panic, in virtual time.
+//! A walk that panics because of what its bucket sends, in virtual time.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use super::scene::{FakeCore, Scene, Stored};
 use super::*;
 use crate::telemetry::heartbeat::Heartbeat;
 
-/// Walks its one request, and panics at the first so many looks at the bucket; what the ledger has
-/// of it in the end.
+/// Processes one request whose first `panics` fetches panic. Returns what the ledger has of it in the
+/// end.
 async fn walked(panics: usize) -> Stored {
     let refusing = move |nth| {
         assert!(nth > panics, "a test asked for it");

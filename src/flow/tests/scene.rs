@@ -51,7 +51,7 @@ use crate::{
 pub(super) const TIMEOUT: Duration = Duration::from_mins(5);
 pub(super) const EXPIRY: Duration = Duration::from_mins(15);
 
-/// One request, as the journal would have it.
+/// One request, as the journal would store it.
 #[derive(Clone, Debug)]
 pub(super) struct OneRequest(Arc<Mutex<Stored>>);
 
@@ -120,7 +120,7 @@ impl RequestLedger for OneRequest {
     }
 }
 
-/// Every coprocessor has the same one.
+/// A registry in which every coprocessor has the same bucket.
 pub(super) struct OneBucket;
 
 impl BucketRegistry for OneBucket {
@@ -135,10 +135,11 @@ impl BucketRegistry for OneBucket {
 
 const CIPHERTEXT: &[u8] = b"a ciphertext";
 
-/// The bucket: says to each question, counted from 1, this status and body, or brings the ciphertext.
+/// The bucket's reply to its nth request, counted from 1: this status and body, or the ciphertext
+/// (`None`).
 pub(super) type Refusing = Arc<dyn Fn(usize) -> Option<(u16, &'static str)> + Send + Sync>;
 
-/// What the bucket answers, and counts.
+/// The bucket's replies, counted.
 fn network(gets: Arc<AtomicUsize>, refusing: Refusing) -> HttpGet {
     Arc::new(move |_, _| {
         let nth = gets.fetch_add(1, Ordering::Relaxed) + 1;
@@ -159,7 +160,7 @@ sol! {
     );
 }
 
-/// The one request, as the chain shows it.
+/// The request's event as the chain shows it.
 fn event() -> Event {
     let handle = B256::with_last_byte(1);
     let material = (handle, U256::ONE, keccak256(CIPHERTEXT), vec![Address::ZERO]);
@@ -195,7 +196,7 @@ impl Scene {
         Self::refused_by_bucket(core, stage, |_| None).await
     }
 
-    /// With a bucket that does not always bring the ciphertext.
+    /// With a bucket that does not always return the ciphertext.
     pub async fn refused_by_bucket(
         core: FakeCore,
         stage: Stage,
@@ -295,7 +296,7 @@ impl Scene {
         }
     }
 
-    /// One walk, as after a restart or a held retry, and how long it takes.
+    /// One walk, as after a restart or a retry of a held request. Also returns how long it takes.
     pub async fn walk(&self, places: &Capacity) -> (WalkEnd, Duration) {
         let begun = Instant::now();
         let request = self.request.clone();
@@ -320,7 +321,7 @@ impl Scene {
         self.now().standing.held
     }
 
-    /// Ciphertexts asked of the bucket.
+    /// Ciphertexts requested from the bucket.
     pub fn gets(&self) -> usize {
         self.gets.load(Ordering::Relaxed)
     }

@@ -1,17 +1,17 @@
 //! What the Core's answers to one request mean together. Pure.
 //!
-//! One by one each of them is in order: that it knows the id, that it does not, that it failed. A Core
-//! that says them in turn would be asked for ever, each time with all ciphertexts. So every round that
-//! leads nowhere counts, nothing is fetched where a poll can tell, and after some rounds the request is
-//! held:
+//! Each answer by itself is valid: the Core knows the id, does not know it, or failed. A Core that
+//! alternates between them would be asked forever, each time with all ciphertexts. So every round
+//! without a result is counted, nothing is fetched where a poll is enough, and after some rounds the
+//! request is held:
 //!
 //! ```text
-//! ask            poll        it may be that
-//! taken          not known   it restarted, or two are behind one address   asked again, later held
-//! known already  not known   it has deleted the id (v0.15), or as above    polled, asked once more, held
-//! cut off        not known   it breaks at this request                     asked again, later held
-//! any            failed      whatever its log says                         held; then polled first
-//! known, though  failed      it keeps a failed request (up to v0.13)       held; only polled from then on
+//! ask            poll        possible cause                                reaction
+//! accepted       not known   restarted, or two Cores behind one address    asked again, later held
+//! already known  not known   it deleted the id (v0.15), or as above        polled, asked once more, held
+//! cut off        not known   the request breaks it                         asked again, later held
+//! any            failed      see the Core's log                            held; at the retry polled first
+//! known, after   failed      it keeps a failed request (up to v0.13)       held; from then on only polled
 //! it had failed
 //! ```
 
@@ -24,9 +24,9 @@ use crate::{
     flow::{RequestState, kms_core::AskResult},
 };
 
-/// So often the Core may not know a request that it was asked for.
+/// How often the Core may not know a request that it was asked before the request is held.
 const MAX_ROUNDS: u32 = 5;
-/// A Core that takes what it forgets may be starting again and again: it has so long for that.
+/// A Core that accepts requests and forgets them may be restarting repeatedly: it gets this long.
 const RESTARTING_FOR: Duration = Duration::from_secs(20);
 
 const DELETED: &str = "the KMS Core says that it has this id already, and that it does not know it: it \
@@ -37,32 +37,32 @@ const BREAKING: &str = "the KMS Core breaks the call when it is asked for this r
                         others: look at its log";
 const KEPT: &str = "and says so until it is restarted";
 
-/// How the last ask of a walk ended.
+/// The result of a walk's last ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LastAsk {
     /// There was none: an earlier walk asked.
     Earlier,
     Taken,
     Known,
-    /// Whether the Core has it is not known.
+    /// Unknown whether the Core has the request.
     CutOff,
 }
 
-/// What the Core said of one request in one walk.
+/// What the Core answered about one request in one walk.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::flow) struct CoreHistory {
-    /// Why it was held when the walk began.
+    /// The reason for which it was held when the walk began.
     held: Option<HoldReason>,
     ask: LastAsk,
-    /// It had said that it failed when it was asked last.
+    /// It had already failed before the last ask.
     failed_before_ask: bool,
     failed: bool,
-    /// Rounds that ended with a request that it does not know, and since when.
+    /// Rounds that ended with "not known", and the time of the first.
     rounds: u32,
     since: Option<Instant>,
 }
 
-/// What is to be done.
+/// The next call to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::flow) enum NextCall {
     Poll,
@@ -72,7 +72,7 @@ pub(in crate::flow) enum NextCall {
 
 impl CoreHistory {
     pub fn begin(held: Option<HoldReason>) -> Self {
-        // What was found out before need not be found out again: it is asked once.
+        // This was found out before: one more ask is enough.
         let rounds = if held == Some(HoldReason::CoreForgets) { MAX_ROUNDS - 2 } else { 0 };
         let (failed_before_ask, failed, since) = (false, false, None);
         Self { held, ask: LastAsk::Earlier, failed_before_ask, failed, rounds, since }
@@ -96,7 +96,7 @@ impl CoreHistory {
         self.failed = false;
     }
 
-    /// A poll says that the Core does not know the request. And what is odd in that, if anything is.
+    /// A poll returned "not known". Also returns what is inconsistent about that, if anything.
     pub fn on_unknown(&mut self, now: Instant) -> (NextCall, Option<&'static str>) {
         self.rounds = self.rounds.saturating_add(1);
         let first = self.since.is_none();
@@ -114,19 +114,19 @@ impl CoreHistory {
             rounds if contradicts && rounds < MAX_ROUNDS - 1 => NextCall::Poll,
             _ => NextCall::Ask,
         };
-        // Once is a restart, and in order.
+        // The first time it is probably a restart, and no inconsistency.
         let restarted = first && matches!(self.ask, LastAsk::Earlier | LastAsk::Taken);
         (next, Some(odd).filter(|_| !restarted))
     }
 
-    /// A poll says that the Core failed on the request.
+    /// A poll returned that the Core failed on the request.
     pub fn on_failed(&mut self, hold: Hold) -> NextCall {
         self.failed = true;
         let kept = |hold: Hold| {
             NextCall::Hold(Hold::new(HoldReason::CoreStuck, format!("{}, {KEPT}", hold.detail)))
         };
         match (self.ask, self.held) {
-            // One from v0.14 on does it again, an earlier one says that it knows it.
+            // A Core from v0.14 on computes it again; an earlier one answers that it knows the request.
             (LastAsk::Earlier, Some(HoldReason::CoreFailed)) => NextCall::Ask,
             (LastAsk::Earlier, Some(HoldReason::CoreStuck)) => kept(hold),
             (LastAsk::Known, _) if self.failed_before_ask => kept(hold),
@@ -137,10 +137,10 @@ impl CoreHistory {
     }
 }
 
-/// Where a walk goes on.
+/// Where a walk resumes.
 pub(in crate::flow) fn stage_to_resume(standing: RequestState) -> Stage {
     match (standing.stage, standing.held) {
-        // The Core knows best what it has of it, and is polled before anything is fetched.
+        // The Core is polled before anything is fetched: it knows best what it has.
         (
             Stage::Arrived,
             Some(HoldReason::CoreFailed | HoldReason::CoreStuck | HoldReason::CoreForgets),
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(rounds, [NextCall::Poll, NextCall::Poll, NextCall::Poll, NextCall::Ask]);
         dealings.on_asked(AskResult::AlreadyKnown);
         assert_eq!(reason(&dealings.on_unknown(now).0), Some(HoldReason::CoreForgets));
-        // At the next try it is asked once.
+        // At the next retry it is asked once.
         let mut dealings = CoreHistory::begin(Some(HoldReason::CoreForgets));
         assert_eq!(dealings.on_unknown(now).0, NextCall::Ask);
         dealings.on_asked(AskResult::AlreadyKnown);
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn b2_what_it_failed_on_is_polled_before_it_is_asked() {
-        // One that does it again.
+        // A Core that computes it again.
         let mut dealings = CoreHistory::begin(None);
         dealings.on_asked(AskResult::Accepted);
         assert_eq!(reason(&dealings.on_failed(failed())), Some(HoldReason::CoreFailed));
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(dealings.on_failed(failed()), NextCall::Ask);
         dealings.on_asked(AskResult::Accepted);
         assert_eq!(reason(&dealings.on_failed(failed())), Some(HoldReason::CoreFailed));
-        // One that keeps it is not asked any more, until it has forgotten.
+        // A Core that keeps a failed request is not asked again until it has forgotten it.
         let mut dealings = CoreHistory::begin(Some(HoldReason::CoreFailed));
         assert_eq!(dealings.on_failed(failed()), NextCall::Ask);
         dealings.on_asked(AskResult::AlreadyKnown);
@@ -217,8 +217,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the Core says, it is asked at most so often before the request is held, and never
-        /// because of a poll that could be made without asking.
+        /// Whatever the Core answers, the number of asks before the request is held is bounded, and no ask is
+        /// made where a poll is enough.
         #[test]
         fn a7_no_core_is_asked_for_ever(
             held in prop::sample::select(vec![
@@ -233,7 +233,7 @@ mod tests {
             let (mut now, mut asks) = (Instant::now(), 0);
             let mut dealings = CoreHistory::begin(held);
             for (ask, fails) in answers {
-                // The pause between two rounds, at its longest.
+                // The longest pause between two rounds.
                 now += Duration::from_secs(5);
                 let next = if fails { dealings.on_failed(failed()) } else { dealings.on_unknown(now).0 };
                 match next {

@@ -1,4 +1,5 @@
-//! Why a stage leads nowhere now: the error of a room, or what the walk itself finds.
+//! A setback: the reason why a stage did not advance, either a stage's error or something the walk
+//! itself found.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::{
     },
 };
 
-/// What stands in the way.
+/// The cause of a setback.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(in crate::flow) enum Cause {
     #[error(transparent)]
@@ -45,7 +46,7 @@ pub(in crate::flow) enum Cause {
     Disputed { shown_by: Vec<String>, denied_by: String },
     #[error("this node was registered anew; its Core's answer is checked again")]
     RegistrationChanged,
-    /// That the contract did not take.
+    /// The Core repeated an answer that the contract has rejected.
     #[error("the KMS Core gives the same answer again")]
     SameAnswer,
     #[error("the instance is stopping")]
@@ -61,7 +62,7 @@ fn list_showing(by: &[String]) -> String {
 }
 
 impl Cause {
-    /// Stable: failures of one code are one thing to say.
+    /// The stable code: failures with the same code share one log throttle.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Gateway(error) => error.code(),
@@ -82,27 +83,27 @@ impl Cause {
     }
 }
 
-/// What stands in the way, and what it asks for.
+/// A setback's cause and the remedy it asks for.
 #[derive(Clone, Debug)]
 pub(in crate::flow) struct Setback {
     pub remedy: Remedy,
     pub cause: Cause,
-    /// Other requests need not have the same trouble.
+    /// Other requests need not have the same problem.
     pub is_own: bool,
 }
 
 impl Setback {
-    /// Trouble that every request has: the chain or the Core does not answer.
+    /// A problem that all requests have: the chain or the Core does not answer.
     pub fn new(remedy: Remedy, cause: impl Into<Cause>) -> Self {
         Self { remedy, cause: cause.into(), is_own: false }
     }
 
-    /// The same, and it passes.
+    /// The same, if it is transient.
     pub fn retry(cause: impl Into<Cause>) -> Self {
         Self::new(Remedy::Retry, cause)
     }
 
-    /// Of room 4.
+    /// From the submission.
     pub fn of_submission(error: SubmissionError) -> Self {
         Self { is_own: error.is_own(), ..Self::new(error.remedy(), error) }
     }
@@ -115,8 +116,8 @@ impl Setback {
         Self::own(Remedy::Hold(hold.clone()), Cause::Held(hold))
     }
 
-    /// The Core has the request and no answer. `within`: its timeout, which is over; `None`: others
-    /// want the place before that.
+    /// The Core has the request and no answer. `within`: its timeout, which has passed. `None`: the permit
+    /// is wanted earlier.
     pub fn no_answer(within: Option<Duration>) -> Self {
         let what = within
             .map_or("no answer yet, and others waited for its place".to_owned(), |time| {
@@ -126,8 +127,8 @@ impl Setback {
         Self::held(Hold::new(HoldReason::CoreSilent, why))
     }
 
-    /// The Core was asked for a better answer than the one the contract held for this reason. If it
-    /// has none now, what the contract said stands, and the next retry begins with that answer.
+    /// The Core was asked for a better answer than the one that the contract held for this reason. If it
+    /// has none, the contract's reason stands, and the next retry starts with that answer.
     pub fn without_better_answer(self, stage: &Stage, history: &History) -> Self {
         match (stage, &self.remedy, &history.rejected) {
             (

@@ -1,4 +1,4 @@
-//! Each line of the table, and every combination of what it can be told.
+//! Each row of the table, and every combination of its inputs.
 
 use super::{setback::Cause, *};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 };
 
 const EXPIRY: Duration = Duration::from_mins(10);
-/// Less than that by a second.
+/// One second less than that.
 const ALMOST: Duration = Duration::from_secs(10 * 60 - 1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -34,7 +34,7 @@ fn refused() -> Setback {
     Setback::own(Remedy::Refuse(Refusal::NotRequested), Cause::NoNodeShowsIt)
 }
 
-/// Whatever the room that sends comes to.
+/// Every error of a submission.
 fn submission_errors() -> Vec<SubmissionError> {
     let signer = Address::ZERO;
     let rejections = [
@@ -95,7 +95,7 @@ fn histories(begun: Instant) -> Vec<History> {
     all
 }
 
-/// Of this moment, `wanted`, after an attempt that took so long.
+/// An attempt that took this long and failed just now.
 fn moment(took: Duration, wanted: bool, dice: f64) -> FailedAttempt {
     let begun = Instant::now() + Duration::from_hours(1);
     FailedAttempt { begun, now: begun + took, is_recalled: wanted, dice }
@@ -111,7 +111,7 @@ fn moments() -> Vec<FailedAttempt> {
     all
 }
 
-/// One combination, and what follows.
+/// One combination and its decision.
 struct Case {
     stage: Stage,
     setback: Setback,
@@ -130,7 +130,7 @@ impl Case {
         self.at.now - self.at.begun
     }
 
-    /// What of this attempt is work.
+    /// Working time in this attempt.
     fn work(&self) -> Duration {
         if self.stage == Stage::Asked { self.took() } else { Duration::ZERO }
     }
@@ -164,7 +164,7 @@ fn each_case(check: impl Fn(&Case)) {
     assert!(cases > 30_000, "{cases}");
 }
 
-/// As a reader checks it, from the top.
+/// In the order of the table.
 #[test]
 fn each_line_of_the_table() {
     let second = Duration::from_secs(1);
@@ -230,7 +230,7 @@ fn each_line_of_the_table() {
     }
 }
 
-/// Of all that the nodes say to an answer, one thing ends the request: none of them knows it.
+/// Of all contract errors only one ends the request: no node knows it.
 #[test]
 fn a13_what_the_nodes_do_not_agree_on_is_tried_again() {
     each_case(|case| {
@@ -258,7 +258,7 @@ fn what_is_refused_ends_and_nothing_else_is_refused() {
     });
 }
 
-/// T33: an outage, and whatever passes by itself, ends nothing however long it lasts.
+/// T33: an outage, or anything transient, never ends a request, however long it lasts.
 #[test]
 fn t33_only_work_expires_and_all_that_has_worked_enough_does() {
     each_case(|case| {
@@ -284,8 +284,8 @@ fn what_somebody_has_to_mend_is_held_for_what_was_said() {
     });
 }
 
-/// T63: a place is given up for trouble of its own, when it lasts, to one that waits; soon, if a node
-/// denies the request.
+/// T63: a walk gives its permit up for a lasting problem of its own if another request waits; soon, if
+/// a node denies the request.
 #[test]
 fn t63_who_gets_nowhere_gives_way_to_who_waits() {
     each_case(|case| {
@@ -311,7 +311,7 @@ fn another_answer_is_asked_for_once() {
     });
 }
 
-/// If the Core has none, it is held for what the contract said, and not for what the Core says now.
+/// If the Core has no other answer, the request is held for the contract's reason, not for the Core's.
 #[test]
 fn who_has_no_other_answer_is_held_for_the_one_it_has() {
     each_case(|case| {
@@ -355,7 +355,7 @@ fn the_third_panic_holds() {
     }
 }
 
-/// What may have become of an answer is never forgotten, only found out.
+/// Whether an answer was sent earlier is never forgotten until it has been checked.
 #[test]
 fn an_answer_that_may_be_on_its_way_is_looked_for() {
     for (recovered, forgotten) in [(false, false), (false, true), (true, false), (true, true)] {
