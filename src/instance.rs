@@ -7,13 +7,12 @@
 //! stop:  arrivals, recovery, walk (what is answered is finished) -> lane -> journal -> connection
 //! ```
 //!
-//! Whatever it meets outside of itself comes in as [`Edges`]: the tests' world goes through the same
-//! [`run`].
+//! External dependencies come in as [`Edges`]; the simulation uses the same [`run`].
 //!
-//! Nothing is shared with another instance. A task that ends by itself, or hangs, ends the instance:
-//! its end is a value ([`Exit`]), and a restart is a rebuild. What outlives it is its journal, open
-//! and locked ([`JournalTenure`]), so that the next generation of the same instance begins at once and nobody
-//! comes in between.
+//! Instances share nothing. A task that ends by itself, or hangs, ends the instance: the end is a value
+//! ([`Exit`]), and a restart is a rebuild. Only the journal outlives the instance, open and locked
+//! ([`JournalTenure`]), so that the next generation of the same instance begins at once and no other
+//! process can take the lock in between.
 
 pub mod exit;
 mod preflight;
@@ -93,68 +92,68 @@ use crate::{
 
 /// How long the journal may take to flush at the end.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
-/// How long tasks may take to be dropped: only one that blocks its thread takes longer.
+/// How long dropping the tasks may take; only a task that blocks its thread takes longer.
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
 /// How long to look for the cause of a failure among the other tasks.
 const CAUSE_DEADLINE: Duration = Duration::from_millis(100);
-/// The task name of an instance that failed before it ran.
+/// Task name in the exit of an instance that failed before it ran.
 pub const START_TASK: &str = "start";
-/// What an instance waits for whose journal cannot be written.
+/// What an instance waits for when its journal cannot be written.
 const JOURNAL_DISK: &str = "the disk of its journal";
 
-/// What an instance gets from whoever supervises it.
+/// What the supervisor gives to an instance.
 #[derive(Clone, Debug)]
 pub struct Supervision {
     /// The instance's name, written into its journal.
     pub name: String,
     /// Directory of the journals.
     pub state_dir: PathBuf,
-    /// Where it tells how it is.
+    /// Receives the instance's state.
     pub reporter: Reporter,
-    /// Where its rooms show that they turn.
+    /// Where its tasks register their heartbeats.
     pub heartbeats: Heartbeats,
-    /// Take no more, finish what is in hand. A child of `abort`.
+    /// Take no new work, finish what is in hand. A child of `abort`.
     pub stop: CancellationToken,
     /// Drop what is in hand; the journal has it.
     pub abort: CancellationToken,
 }
 
-/// What one generation leaves to the next of the same instance: its journal, open and locked. The next
-/// one uses it if its configuration is of the same chain and wallet.
+/// The journal, open and locked, that one generation leaves to the next of the same instance. The next
+/// one uses it if its configuration has the same chain and wallet.
 ///
-/// Dropping it closes the journal and gives the lock back; that may block for a moment.
+/// Dropping it closes the journal and releases the lock, which may block for a moment.
 #[derive(Debug)]
 pub struct JournalTenure {
     store: IdleStore,
 }
 
 impl JournalTenure {
-    /// Closes the journal and gives the lock back, without blocking the caller's thread.
+    /// Closes the journal and releases the lock without blocking the caller's thread.
     pub async fn close(self) {
         self.store.close().await;
     }
 }
 
-/// An instance that is over.
+/// An instance that has ended.
 #[derive(Debug)]
 pub struct EndedInstance {
     pub exit: Exit,
-    /// Absent where the next generation has to open everything anew.
+    /// Absent if the next generation has to open everything anew.
     pub tenure: Option<JournalTenure>,
 }
 
-/// The wallet of those that have none, in the names of their journals.
+/// Stands for the wallet in the journal names of observing instances.
 const OBSERVER_WALLET: Address = Address::ZERO;
 
-/// Where an instance that only observes keeps its journal: apart from those that say what was
-/// answered, so that neither is ever taken for the other.
+/// The journal directory of an observing instance. It is separate from journals that record answers, so
+/// that neither is ever taken for the other.
 #[must_use]
 pub fn observe_dir(state_dir: &Path, name: &str) -> PathBuf {
     let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
     state_dir.join(format!("observe-{}", name.chars().map(plain).collect::<String>()))
 }
 
-/// [`run`] in the real world.
+/// [`run`] with the real edges.
 pub async fn run_with_real_edges(
     config: Arc<Config>,
     supervision: Supervision,
@@ -166,7 +165,8 @@ pub async fn run_with_real_edges(
     }
 }
 
-/// Builds the instance and runs it to its end. `estate` is what the generation before left.
+/// Builds the instance and runs it to its end. `estate` is the previous generation's journal, if it
+/// left one.
 pub async fn run(
     config: Arc<Config>,
     supervision: Supervision,
@@ -206,7 +206,7 @@ struct Instance {
     journal_state: JournalState,
     supervision: Supervision,
     machine: Machine,
-    /// Stops what the walk stands on, once the walk is done.
+    /// Stops the tasks the walk depends on, once the walk has ended.
     support_stop: CancellationToken,
 }
 
@@ -216,21 +216,22 @@ struct InHand {
     begun_before: Option<u64>,
 }
 
-/// Where an earlier run left the journal.
+/// What an earlier run left in the journal.
 struct StoredState {
     transactions: Recovered,
     reading: ReadingPosition,
 }
 
-/// Where an earlier run's reading stands.
+/// The position of an earlier run's reading.
 struct ReadingPosition {
     cursor: Option<BlockRef>,
     began_after: Option<u64>,
-    /// Where it began by the journal of a block 0 that was given up, on this very chain.
+    /// Where reading had begun according to an abandoned journal of this chain (one with a wrong
+    /// genesis hash).
     begun_before: Option<u64>,
     read_twice: Option<u64>,
     unproven: Vec<UnprovenRange>,
-    /// Which ids of requests are known.
+    /// The known request ids.
     ids: KnownIds,
     newest: Option<Position>,
 }
@@ -254,15 +255,16 @@ impl StoredState {
     async fn read(opened: &InHand) -> Result<Self, JournalError> {
         let journal = &opened.journal;
         let mut transactions = read_sent_transactions(journal).await?;
-        // Mined, and the outcome not noted any more: the lane reads their receipts again, so that
-        // the outcome is what it was.
+        // // Mined, but the outcome was not noted: the lane reads these receipts again, so that the
+        // outcome
+        // // stays the same.
         transactions.open.extend(journal.ask(Query::UnsettledTransactions).await?);
         transactions.open.sort_by_key(|transaction| transaction.nonce);
         Ok(Self { transactions, reading: ReadingPosition::read(opened).await? })
     }
 }
 
-/// What a journal tells of transactions that earlier runs have sent.
+/// Transactions that earlier runs have sent, as the journal knows them.
 async fn read_sent_transactions(journal: &Journal) -> Result<Recovered, JournalError> {
     Ok(Recovered {
         open: journal.ask(Query::OpenTransactions).await?,
@@ -273,7 +275,8 @@ async fn read_sent_transactions(journal: &Journal) -> Result<Recovered, JournalE
 }
 
 impl Instance {
-    /// Each dependency in turn: an outage is waited for and named, a contradiction refuses.
+    /// Builds from each dependency in turn: an outage is waited for and reported, a contradiction
+    /// refuses.
     async fn build(&mut self, config: &Config, edges: Edges) -> Result<(), BuildError> {
         let Edges { gateway: provider, connecting, core, buckets, fallback, machine: _ } = edges;
         let metrics = self.supervision.reporter.metrics.clone();
@@ -336,7 +339,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Has the nodes connected, and told how they are.
+    /// Connects the nodes and reports their state.
     fn connect(&mut self, provider: &ArbitrumProvider, connecting: ConnectTask) {
         let connecting = connecting(self.supervision.heartbeats.clone(), self.support_stop.clone());
         self.tasks.spawn(heartbeat::GATEWAY_CONNECTION, async move {
@@ -348,7 +351,7 @@ impl Instance {
         self.tasks.spawn_endless(&self.support_stop, "endpoint health", following);
     }
 
-    /// Which contract is deployed, now and later.
+    /// Detects the deployed contract and keeps following it.
     async fn follow_support<P: ChainReader>(
         &mut self,
         waits: &Waits,
@@ -364,7 +367,7 @@ impl Instance {
         support
     }
 
-    /// Runs until a task ends by itself or hangs, or the instance is told to end.
+    /// Runs until a task ends by itself or hangs, or the instance is asked to end.
     async fn watch(&mut self) -> Exit {
         let (stop, abort) = (self.supervision.stop.clone(), self.supervision.abort.clone());
         let hearts = self.supervision.heartbeats.clone();
@@ -375,7 +378,7 @@ impl Instance {
                 biased;
                 () = abort.cancelled() => return Exit::Stopped,
                 task = &mut hanging => {
-                    // Who waits for room on the disk does not hang.
+                    // // A task that waits for disk space does not hang.
                     if condition.waiting_reason().is_none() {
                         return Exit::Hung { task };
                     }
@@ -404,8 +407,8 @@ impl Instance {
         }
     }
 
-    /// What a room stood on may be heard of later than the room: a panic, or the end of the journal, is
-    /// the cause of what ends with it.
+    /// Finds the cause of an exit. A task may fail because another one did whose exit is read later: a
+    /// panic or the journal's end is the cause of the exits that follow it.
     async fn root_cause(&mut self, exit: Exit) -> Exit {
         if !matches!(exit, Exit::Failed { .. }) {
             return exit;
@@ -426,7 +429,7 @@ impl Instance {
         timeout(CAUSE_DEADLINE, looking).await.unwrap_or(exit)
     }
 
-    /// Ends what is left, from the top down; the journal last.
+    /// Ends the remaining tasks, from the top down; the journal last.
     async fn close(self, exit: Exit) -> EndedInstance {
         self.support_stop.cancel();
         if exit.is_stopped() && !self.supervision.abort.is_cancelled() {

@@ -1,4 +1,4 @@
-//! A whole connector in a simulated world: one seed, one story, the same at each telling.
+//! A whole connector in a simulated world: one seed, one story, the same at each run.
 //!
 //! ```text
 //! instance::run               the product, as its supervisor runs it
@@ -8,30 +8,29 @@
 //! chain, catalogue, dice, trace      the world
 //! ```
 //!
-//! Current-thread runtime, paused clock, one pair of dice. A seed draws a plan: which faults happen
-//! how often. As long as the storm lasts the process dies at any await and is started again from its
-//! journal, nodes lie, the chain is reorganised, the Core forgets, the disk fails. Then the world
-//! heals, and an oracle looks: every request on the chain has one outcome, the chain has one answer
-//! to each, no nonce is missing, a fresh request gets through, no task is left. It looks as an operator
-//! does: at what the instance tells, at its metrics, into its journal.
+//! Current-thread runtime, paused clock, one random generator. A seed draws a plan: which faults happen
+//! how often. During the storm the process dies at any await and is started again from its journal,
+//! nodes lie, the chain is reorganised, the Core forgets, the disk fails. Then the faults end and an
+//! oracle judges: every request on the chain has one outcome, the chain has one answer to each, no
+//! nonce is missing, a fresh request gets through, no task is left. It sees what an operator sees: the
+//! instance's reports, its metrics, its journal.
 //!
-//! The edges are as low as they can be without a socket, a thread or a clock of the machine, so that
-//! as much as possible of the product is played:
+//! The edges are as low as possible without a socket, a thread or the machine's clock, so that the
+//! simulation covers as much of the product as possible:
 //!
-//! - the nodes: messages of JSON-RPC over what takes the place of http ([`Endpoint::over`]): connections,
-//!   the choice between nodes, failures, arrays of calls and the fields of what nodes tell are played;
-//! - the Core: the function under the generated client ([`Transport`]): messages, deadlines, the
-//!   table of statuses and the check of signatures are the real ones;
-//! - the buckets: the one GET of the downloads ([`BucketClient`]);
-//! - the journal: the real one, on a real file; only its blocking work runs in place ([`Machine`]). What
-//!   it noted and had not committed dies with the process, as it does outside. So no model of the
-//!   journal is needed that would have to be proved right first.
+//! - the nodes: JSON-RPC messages over a replacement of HTTP ([`Endpoint::over`]). Connections, the
+//! choice between nodes, failures, batches and the fields of responses are simulated;
+//! - the Core: the function under the generated client ([`Transport`]). Messages, deadlines, the table
+//! of statuses and the signature check are the real ones;
+//! - the buckets: the single GET of the downloads ([`BucketClient`]);
+//! - the journal: the real one, on a real file; only its blocking work runs in place ([`Machine`]).
+//! What it noted and had not committed dies with the process, as it does outside. So no journal model
+//! is needed that would have to be proved right first.
 //!
-//! There are one or two endpoints, each with machines behind it; what each says that is not so stands in
-//! `lies`.
+//! There are one or two endpoints, each with machines behind it. What they answer wrongly is in `lies`.
 //!
-//! Not played: an upgrade of the contract, an earlier wallet, an instance that only observes; subscriptions,
-//! nodes of other chains, HTTP/2 and sockets. They have tests of their own.
+//! Not simulated: contract upgrades, an earlier wallet, observing instances, subscriptions, nodes of
+//! other chains, HTTP/2 and sockets. They have tests of their own.
 //!
 //! [`Endpoint::over`]: crate::chain::provider::endpoint::Endpoint::over
 
@@ -82,12 +81,12 @@ use crate::{
 const NAME: &str = "one";
 /// The wallet's key.
 const KEY: [u8; 32] = [7; 32];
-/// How long a process that is told to stop may take.
+/// How long a process may take to stop.
 const DRAIN: Duration = Duration::from_secs(20);
-/// How long a life goes on after the storm before it counts as the last one: what failed last has shown
-/// by then.
+/// How long a life must go on after the storm to count as the last one: earlier faults have shown their
+/// effects by then.
 const CALM_AFTER: Duration = Duration::from_secs(10);
-/// Wallet and Core of this world are registered as they have to be.
+/// Reasons that must not occur: wallet and Core of this world are registered correctly.
 const BLAMES_THE_OPERATOR: [HoldReason; 3] = [
     HoldReason::WalletNotRegistered,
     HoldReason::SignerNotRegistered,
@@ -102,7 +101,7 @@ struct Setup<'a> {
     world: World,
 }
 
-/// One life of the process, in the hands of who started it.
+/// One life of the process, as its starter holds it.
 struct Running<'a> {
     home: &'a Setup<'a>,
     instance: JoinSet<EndedInstance>,
@@ -113,22 +112,22 @@ struct Running<'a> {
 
 /// How a life went on.
 enum LifeEnd<'a> {
-    /// It died, failed or stopped: the next one begins, with what this one left.
+    /// It died, failed or stopped; the next life begins with what this one left.
     Over(Option<JournalTenure>),
-    /// The storm is over and it lives.
+    /// The storm is over and the process lives.
     Calm(Running<'a>),
 }
 
-/// What a seed showed.
+/// The result of a seed.
 #[derive(Debug)]
 struct SeedResult {
     violations: Vec<String>,
     trace: String,
-    /// How often the connector was told what is not so, by what it was.
+    /// How often each kind of wrong answer was given to the connector.
     fired: BTreeMap<&'static str, u64>,
 }
 
-/// Plays one seed from its beginning to its end.
+/// Plays one seed from beginning to end.
 fn play(seed: u64, plan: &Plan) -> SeedResult {
     let threads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let begun_threads = threads.clone();
@@ -181,7 +180,8 @@ async fn run_story(seed: u64, plan: &Plan, state_dir: &Path) -> SeedResult {
     SeedResult { violations, trace: world.trace(), fired }
 }
 
-/// What stands in the instance's file, and what no file may say: bounds so narrow that they are met.
+/// The configuration as a file could give it, with bounds too narrow for any file, so that they are
+/// reached.
 fn config(depth: FinalityRule) -> Config {
     let key = alloy::hex::encode(KEY);
     let source = Source {
@@ -248,8 +248,8 @@ impl MachineSimulator for SimulatedMachine {
 }
 
 impl Setup<'_> {
-    /// Between two lives. What the one before left is used by the next one in the same process; another
-    /// process opens the journal anew.
+    /// Between two lives. A restart within the process continues with the journal that was left;
+    /// another process opens it anew.
     async fn pause(&self, left: Option<JournalTenure>) -> Option<JournalTenure> {
         sleep(Duration::from_millis(500)).await;
         let (loses, rekeys, stays, seen) = {
@@ -279,7 +279,7 @@ impl Setup<'_> {
                 state.record_fault("signing key");
             }
         }
-        // Whoever does such things takes his time: no node is so far behind.
+        // // Restoring a backup takes time: no node is so far behind.
         while self.world.state().chain.height() < seen {
             sleep(Duration::from_secs(1)).await;
         }
@@ -322,7 +322,7 @@ impl Setup<'_> {
         }
     }
 
-    /// As a supervisor does it.
+    /// Starts the instance as a supervisor does.
     fn start(&self, life: &Life, estate: Option<JournalTenure>) -> Running<'_> {
         let (reporter, abort) = (Reporter::new(Metrics::new()), CancellationToken::new());
         let stop = abort.child_token();
@@ -358,13 +358,13 @@ impl Setup<'_> {
 }
 
 impl Running<'_> {
-    /// The process is killed.
+    /// Kills the process.
     async fn die(mut self) {
         self.instance.shutdown().await;
         self.check_invariants();
     }
 
-    /// It is told to stop, and drains; what takes too long is dropped. It may die meanwhile.
+    /// Stops the process, which drains; what takes too long is dropped. It may die meanwhile.
     async fn stop(mut self, died: &CancellationToken) -> Option<JournalTenure> {
         self.home.world.say(format_args!("the process is told to stop"));
         self.stop.cancel();
@@ -384,7 +384,7 @@ impl Running<'_> {
         None
     }
 
-    /// It has ended, on its own or told to.
+    /// The process has ended by itself or on request.
     fn ended(&self, ended: Result<EndedInstance, JoinError>, told: bool) -> Option<JournalTenure> {
         self.check_invariants();
         let world = &self.home.world;
@@ -398,7 +398,7 @@ impl Running<'_> {
         match exit {
             Exit::Stopped if told => world.say(format_args!("it stopped")),
             Exit::Failed { task, cause } if !matches!(*cause, Failure::Untold) => {
-                // The file's name is another one at each run.
+                // // The file name differs in each run.
                 let error = cause.to_string().replace(&*self.home.state_dir.to_string_lossy(), "");
                 let what = if error.contains("disk I/O") { "the disk fails" } else { &error };
                 world.say(format_args!("{task} failed: {what}"));
@@ -412,7 +412,7 @@ impl Running<'_> {
         estate
     }
 
-    /// Nobody was ever forgotten, and nobody told to mend what is in order.
+    /// No request was ever unattended, and no operator was told to fix what is in order.
     fn check_invariants(&self) {
         let world = &self.home.world;
         let forgotten = self.reporter.metrics.unattended_so_far();
@@ -436,7 +436,7 @@ impl World {
         self.state().violations.push(what);
     }
 
-    /// Waits until `is` holds; `false` if it does not in time.
+    /// Waits until `is` returns true; returns `false` after `limit`.
     async fn wait_until(&self, limit: Duration, mut is: impl FnMut() -> bool) -> bool {
         let end = Instant::now() + limit;
         loop {

@@ -1,5 +1,5 @@
-//! The Gateway chain of a simulated world: blocks, the two contracts, and nodes that know more or
-//! less of it. No faults here: what a node answers wrongly is decided in `rpc`.
+//! The Gateway chain of a simulated world: blocks, the two contracts, and nodes that know more or less
+//! of it. No faults here: `rpc` decides what a node answers wrongly.
 //!
 //! ```text
 //! requests due ─┐
@@ -34,7 +34,7 @@ use crate::{
 
 pub(super) const CHAIN_ID: u64 = 54_321;
 pub(super) const DECRYPTION: Address = Address::repeat_byte(0xdc);
-/// What stands there.
+/// The chain and contract of every request.
 pub(super) const SOURCE: RequestSource = RequestSource { chain_id: CHAIN_ID, contract: DECRYPTION };
 pub(super) const GATEWAY_CONFIG: Address = Address::repeat_byte(0x9c);
 
@@ -74,17 +74,17 @@ pub(super) struct Transaction {
     gas_limit: u64,
     to: Option<Address>,
     input: Bytes,
-    /// Of the same wallet, and not of this connector.
+    /// Of the same wallet, but not sent by this connector.
     pub foreign: bool,
 }
 
-/// What a block takes.
+/// Gas limit of a block.
 const BLOCK_GAS: u64 = 30_000_000;
-/// What an answer takes, and a transaction that does nothing, with each byte of it.
+/// Gas of an answer, of a transaction that does nothing, and of each byte of calldata.
 const ANSWER_GAS: u64 = 130_000;
 const PLAIN_GAS: u64 = 21_000;
 const BYTE_GAS: u64 = 16;
-/// No tip is ever as high.
+/// Tips are always below this.
 const HIGHEST_TIP: u128 = 100_000_000_000;
 
 impl Transaction {
@@ -102,7 +102,7 @@ impl Transaction {
         }
     }
 
-    /// What nobody should have signed, whatever the nodes said.
+    /// Returns why this transaction must not have been signed, whatever the nodes said.
     pub fn is_out_of_bounds(&self) -> Option<String> {
         let Self { max_fee, tip, gas_limit, .. } = *self;
         let fine = max_fee <= HIGHEST_FEE
@@ -115,13 +115,13 @@ impl Transaction {
         PLAIN_GAS + BYTE_GAS * self.input.len() as u64
     }
 
-    /// What it takes to its end.
+    /// Gas that its complete execution uses.
     fn gas(&self) -> u64 {
         let answers = if self.input.is_empty() { 0 } else { ANSWER_GAS };
         self.intrinsic_gas() + answers
     }
 
-    /// Of the same wallet, and not of this connector.
+    /// A transaction of the same wallet that this connector did not send.
     pub fn foreign(nonce: u64, salt: u64) -> Self {
         let hash = keccak256([nonce.to_be_bytes(), salt.to_be_bytes()].concat());
         Self {
@@ -136,17 +136,17 @@ impl Transaction {
         }
     }
 
-    /// Whether its gas is not enough for it.
+    /// Returns whether it runs out of gas.
     pub fn runs_out(&self) -> bool {
         self.gas_limit < self.gas()
     }
 
-    /// As a node tells it.
+    /// In the form a node returns.
     pub fn as_rpc(&self) -> provider::Transaction {
         provider::Transaction { hash: self.hash, to: self.to, input: self.input.clone() }
     }
 
-    /// The request it answers.
+    /// Id of the request it answers.
     pub fn answers(&self) -> Option<U256> {
         response(&self.input).map(|response| response.id)
     }
@@ -188,23 +188,23 @@ pub(super) struct Block {
     pub head: Head,
     pub events: Vec<Event>,
     pub transactions: Vec<Mined>,
-    /// The wallet's count after it.
+    /// The wallet's transaction count after this block.
     nonce: u64,
-    /// How many requests there were, by the tag of their ids.
+    /// Request counters, by the tag of their ids.
     requests: [u64; 3],
-    /// Its logs are not shown before the chain is so high.
+    /// Height of the chain from which this block's logs are shown.
     pub shown_from: u64,
 }
 
-/// What one node has.
+/// State of one node.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NodeState {
-    /// So many blocks behind.
+    /// Number of blocks it is behind.
     pub lag: u64,
     pub pool: BTreeMap<u64, Transaction>,
 }
 
-/// Ids are counters, one for each kind.
+/// Numbers an id: ids are counters, one per kind.
 fn numbered(id: B256, requests: &mut [u64; 3]) -> B256 {
     let tag = id[0];
     let number = &mut requests[usize::from(tag)];
@@ -215,26 +215,26 @@ fn numbered(id: B256, requests: &mut [u64; 3]) -> B256 {
 #[derive(Debug)]
 pub(super) struct Chain {
     blocks: Vec<Block>,
-    /// Nodes know by hash what has left the chain.
+    /// Blocks that left the chain; nodes still know them by hash.
     gone: BTreeMap<B256, Block>,
     forks: u64,
     pub nodes: Vec<NodeState>,
     pub base_fee: u128,
-    /// Events for the next blocks, and how many blocks each still waits.
+    /// Events for coming blocks, each with the number of blocks it still waits.
     due: VecDeque<(u64, Event)>,
-    /// What a reorganisation dropped and the sequencer puts in again.
+    /// Transactions dropped by a reorganisation that the sequencer includes again.
     resequenced: BTreeMap<u64, Transaction>,
-    /// By id, with the block.
+    /// Requests by id, with their block.
     requested: BTreeMap<U256, (u64, Request)>,
-    /// Successful answers by id and signer, with the block.
+    /// Successful answers by id and signer, with their block.
     answered: BTreeMap<(U256, Address), u64>,
-    /// Who signs from which block on.
+    /// Signers, each with the block from which it signs.
     signers: Vec<(u64, Address)>,
     /// No reorganisation goes below this block.
     floor: u64,
 }
 
-/// What became of what a reorganisation dropped.
+/// What a reorganisation dropped.
 #[derive(Debug, Default)]
 pub(super) struct Dropped {
     pub events: Vec<Event>,
@@ -268,7 +268,7 @@ impl Chain {
         &self.blocks
     }
 
-    /// Every request of the chain as it is now.
+    /// Every request on the current chain.
     pub fn requests(&self) -> impl Iterator<Item = &Request> {
         self.requested.values().map(|(_, request)| request)
     }
@@ -277,17 +277,17 @@ impl Chain {
         !self.due.is_empty()
     }
 
-    /// A request event for the chain, in so many blocks.
+    /// Adds a request event that is due in `blocks` blocks.
     pub fn request(&mut self, event: Event, blocks: u64) {
         self.due.push_back((blocks, event));
     }
 
-    /// The transaction is in the next block once more.
+    /// Includes the transaction again in the next block.
     pub fn resequence(&mut self, transaction: Transaction) {
         self.resequenced.insert(transaction.nonce, transaction);
     }
 
-    /// The next block. Its logs are hidden for so many blocks.
+    /// Mines the next block. Its logs are hidden for `hidden_for` blocks.
     pub fn mine(&mut self, hidden_for: u64) {
         let number = self.blocks.len() as u64;
         let hash = keccak256([number.to_be_bytes(), self.forks.to_be_bytes()].concat());
@@ -355,12 +355,12 @@ impl Chain {
         found
     }
 
-    /// How deep a reorganisation may be.
+    /// The deepest possible reorganisation, in blocks.
     pub fn max_reorganisation(&self) -> u64 {
         self.height().saturating_sub(self.floor)
     }
 
-    /// From the next block on another one signs. What is below stays.
+    /// Registers another signer from the next block on. Earlier blocks keep theirs.
     pub fn register(&mut self, signer: Address) {
         self.floor = self.height() + 1;
         self.signers.push((self.floor, signer));
@@ -371,7 +371,7 @@ impl Chain {
         of.map_or(Address::ZERO, |(_, signer)| *signer)
     }
 
-    /// The last `depth` blocks leave the chain. The caller decides what comes back.
+    /// Removes the last `depth` blocks. The caller decides what comes back.
     pub fn reorganise(&mut self, depth: u64) -> Dropped {
         let mut dropped = Dropped::default();
         self.forks += 1;
@@ -387,7 +387,7 @@ impl Chain {
         dropped
     }
 
-    /// What the contract says to a call on top of block `number`.
+    /// The contract's answer to a call on top of block `number`.
     pub fn execute(&self, to: Option<Address>, input: &[u8], number: u64) -> Result<(), Bytes> {
         let Some(Response { id, payload, signature, extra_data }) = response(input) else {
             return Ok(());
@@ -424,13 +424,13 @@ impl Chain {
         Ok(())
     }
 
-    /// Whether the contract has an answer to a request in block `number`, whoever signed it.
+    /// Returns whether the contract has an answer to a request at block `number`, by any signer.
     pub fn is_answered(&self, id: U256, number: u64) -> bool {
         let mut answers = self.answered.range((id, Address::ZERO)..);
         answers.next().is_some_and(|((of, _), block)| *of == id && *block <= number)
     }
 
-    /// How far this node sees.
+    /// The highest block this node sees.
     pub fn visible_height(&self, node: usize) -> u64 {
         self.height().saturating_sub(self.nodes[node].lag)
     }
@@ -439,7 +439,7 @@ impl Chain {
         self.blocks.get(index(number))
     }
 
-    /// Also what has left the chain.
+    /// A block by hash, including blocks that left the chain.
     pub fn block_of(&self, hash: B256, sight: u64) -> Option<&Block> {
         let known = self.blocks.iter().rev().find(|block| block.head.block.hash == hash);
         known.filter(|block| block.head.block.number <= sight).or_else(|| self.gone.get(&hash))
@@ -463,7 +463,7 @@ impl Chain {
         None
     }
 
-    /// An honest node's answer to a raw transaction.
+    /// An honest node's response to a raw transaction.
     pub fn offer(
         &mut self,
         node: usize,
@@ -504,7 +504,7 @@ impl Chain {
         Ok(hash)
     }
 
-    /// A foreign transaction with the wallet's next nonce gets into the next block.
+    /// Includes a foreign transaction with the wallet's next nonce in the next block.
     pub fn foreign(&mut self, dice: &mut Rng) {
         let nonce = self.nonce(self.height());
         let node = dice.usize(..self.nodes.len());

@@ -1,5 +1,5 @@
-//! What the KMS Core of a simulated world remembers: its requests, in memory. It knows them by id alone
-//! and forgets them when it restarts.
+//! The KMS Core of a simulated world: its requests in memory. It knows them by id alone and forgets
+//! them when it restarts.
 
 pub(super) mod served;
 
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::domain::{Address, B256};
 
-/// What the Core remembers.
+/// What the Core remembers of a request.
 #[derive(Clone, Debug)]
 struct Entry {
     handles: Vec<B256>,
@@ -21,9 +21,9 @@ struct Entry {
     public_key: Option<Vec<u8>>,
     extra_data: bytes::Bytes,
     ready: Instant,
-    /// It failed, and says so until it is asked again; or until the Core restarts, if it is an old one.
+    /// It failed, and says so until it is asked again; an old Core until it restarts.
     failed: bool,
-    /// It exists, says an ask, and does not exist, says a poll. How often it was asked since.
+    /// An ask says that it exists, a poll that it does not; counts the asks since the deletion.
     deleted: Option<u32>,
 }
 
@@ -45,18 +45,18 @@ impl Core {
         self.signer.address()
     }
 
-    /// It has another key to sign with.
+    /// Switches to another signing key.
     pub fn change_key(&mut self) {
         self.signer = PrivateKeySigner::from_bytes(&B256::repeat_byte(0x52)).unwrap();
         self.restart();
     }
 
-    /// It restarts and knows nothing any more.
+    /// Restarts and forgets everything.
     pub fn restart(&mut self) {
         self.entries.clear();
     }
 
-    /// It deletes what it was asked for first. Its number, if there was anything.
+    /// Deletes the oldest request. Returns its number, if there was one.
     pub fn delete(&mut self) -> Option<String> {
         let (id, entry) = self.entries.iter_mut().find(|(_, entry)| entry.deleted.is_none())?;
         entry.deleted = Some(0);

@@ -1,4 +1,4 @@
-//! What happens by itself: blocks, requests, and the faults that nobody has to ask for.
+//! Spontaneous events: blocks, requests, and faults that no call of the connector triggers.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -10,18 +10,18 @@ use super::{
 };
 use crate::domain::Event;
 
-/// How deep a reorganisation goes.
+/// Depth of the deepest reorganisation.
 const DEEPEST: u64 = 5;
-/// For so many blocks a node may lag, or hide the logs of a block. Less than what is always read
+/// The most blocks that a node may lag, or hide a block's logs. Less than the range that is always read
 /// twice.
 pub(super) const MAX_LAG_BLOCKS: u64 = 25;
-/// For so long no logs are shown. Less than what lies between two readings of a block.
+/// How long no logs are shown. Less than the time between two readings of a block.
 const BLIND: Duration = Duration::from_secs(7);
-/// For so long an endpoint cannot be connected to.
+/// How long an endpoint refuses connections.
 const AWAY: Duration = Duration::from_secs(20);
 const BASE_FEE: u128 = 1_000_000_000;
 
-/// Block after block, for ever.
+/// Mines block after block, without end.
 pub(super) async fn mine_blocks(world: World) {
     let begun = Instant::now();
     let plan = world.state().plan;
@@ -37,7 +37,7 @@ pub(super) async fn mine_blocks(world: World) {
 }
 
 impl WorldState {
-    /// The chain before the connector's first start: a third of the requests are in it.
+    /// Builds the chain before the connector's first start: it holds a third of the requests.
     pub fn history(&mut self) {
         if self.plan.broken_at_first {
             self.break_index();
@@ -66,7 +66,7 @@ impl WorldState {
         event
     }
 
-    /// The next block and what comes with it.
+    /// The next block and the events that come with it.
     fn block(&mut self, elapsed: f64) -> String {
         let faults = self.plan.faults;
         let mut story = String::new();
@@ -180,7 +180,7 @@ impl WorldState {
         }
         for transaction in dropped.transactions {
             if self.fault(faults.unanswered) {
-                // And with it all behind it.
+                // // With it everything above it.
                 let _ = write!(story, ", nonce {} is forgotten", transaction.nonce);
                 break;
             }
@@ -195,7 +195,7 @@ impl WorldState {
         story
     }
 
-    /// No fault any more, and nothing left of the old ones but what the product made of them.
+    /// Ends all faults. Only their effects on the product remain.
     pub fn heal(&mut self) {
         self.storm = false;
         self.blind_until = Some(Instant::now());
@@ -207,7 +207,7 @@ impl WorldState {
             node.lag = 0;
         }
         self.chain.base_fee = BASE_FEE;
-        // What it holds may belong to what has left the chain: only a restart makes it forget.
+        // // It may hold requests that left the chain; only a restart makes it forget them.
         self.core.restart();
     }
 }

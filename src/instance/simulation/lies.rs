@@ -1,9 +1,9 @@
-//! What an endpoint says that is not so, or does not say: its index of logs breaks for minutes, its
-//! counts, fees and estimates are wrong for seconds, its tags stand still, its headers have odd blooms,
-//! it takes ranges of a few blocks only.
+//! What an endpoint answers wrongly or not at all: its log index breaks for minutes; its counts, fees
+//! and estimates are wrong for seconds; its tags stand still; its headers have wrong blooms; it accepts
+//! only small block ranges.
 //!
-//! Everything has its time and ends, but blooms and ranges, which are what they are for a whole story.
-//! A fault that was seen by the connector is counted where it is told, not where it is drawn.
+//! Each of these ends after a time, except blooms and ranges, which stay the same for a whole story. A
+//! fault is counted where the connector receives it, not where it is drawn.
 
 mod answers;
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::domain::Bytes;
 
-/// A node's error.
+/// A node's error response.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub code: i64,
@@ -23,15 +23,15 @@ pub(super) fn refused(code: i64, message: &'static str, data: Option<Bytes>) -> 
     Refusal { code, message, data }
 }
 
-/// One endpoint of the connector's configuration; behind it are machines.
+/// One endpoint of the connector's configuration, with machines behind it.
 #[derive(Debug, Default)]
 pub(super) struct Endpoint {
     pub lies: Lies,
-    /// No later block is its head.
+    /// The highest block it presents as its head.
     pub announced: u64,
     /// The next message does not get through.
     pub cut: bool,
-    /// It cannot be connected to.
+    /// Until then it refuses connections.
     pub away_until: Option<Instant>,
 }
 
@@ -41,7 +41,7 @@ impl Endpoint {
     }
 }
 
-/// What the receipts of a whole block are, while the index is broken.
+/// What the receipts of a block look like while the index is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BlockReceipts {
     Shown,
@@ -50,11 +50,11 @@ pub(super) enum BlockReceipts {
     Hidden,
 }
 
-/// A broken index of logs.
+/// A broken log index.
 #[derive(Clone, Copy, Debug)]
 struct BrokenIndex {
     until: Instant,
-    /// Every other log is shown.
+    /// Shows every other log only.
     partial: bool,
     receipts: BlockReceipts,
 }
@@ -72,7 +72,7 @@ enum CountLie {
 struct WrongValue<T> {
     until: Instant,
     what: T,
-    /// Each second answer is right.
+    /// Every second response is right.
     alternates: bool,
     announced: u64,
 }
@@ -86,7 +86,7 @@ impl<T: Copy> WrongValue<T> {
     }
 }
 
-/// Of one endpoint.
+/// The lies of one endpoint.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lies {
     index: Option<BrokenIndex>,
@@ -94,7 +94,7 @@ pub(super) struct Lies {
     tip: Option<WrongValue<u128>>,
     base: Option<WrongValue<u128>>,
     estimate: Option<WrongValue<u64>>,
-    /// Since this height.
+    /// When the tag stops standing still, and its height.
     tag: Option<(Instant, u64)>,
 }
 

@@ -1,4 +1,4 @@
-//! What must hold once the world is well.
+//! What must hold once the faults have ended.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,31 +11,31 @@ use crate::{
     journal::{Query, ReadOnly, RequestFilter, RequestPage, RequestRecord},
 };
 
-/// Time for everything that was held or waits to be tried again.
+/// Time for all held requests to be retried and finished.
 const QUIET_WITHIN: Duration = Duration::from_mins(30);
-/// What the chain dropped last is believed to be gone by then.
+/// By then the connector treats what the chain dropped last as gone.
 const SURE_WITHIN: Duration = Duration::from_secs(30);
-/// What was hidden is found, and not told any more: holes are looked at ever more seldom.
+/// By then hidden logs are found and no longer reported: gaps are checked at growing intervals.
 const SEEN_WITHIN: Duration = Duration::from_mins(15);
-/// By then every index of logs is in order.
+/// By then every log index is in order.
 const INDEX_FIXED_WITHIN: Duration = Duration::from_mins(5);
 /// Time for one request in a world without faults.
 const FRESH_WITHIN: Duration = Duration::from_mins(2);
 
-/// The same where somebody else used the wallet: it is held until ten minutes were quiet.
+/// The same after foreign use of the wallet, which holds requests until ten minutes were quiet.
 const FRESH_AFTER_FOREIGN: Duration = Duration::from_mins(15);
 
-/// A gap that is wider is not filled.
+/// The connector fills no wider nonce gap.
 const MOST_FILLED: u64 = 64;
-/// Nonces that were filled with nothing, in one story.
+/// The most no-op transactions in one story.
 const MOST_NOOPS: usize = 64;
 
 fn short(key: RequestKey) -> String {
     format!("{}/{}", key.id & U256::from(u64::MAX), &key.content.to_string()[2..8])
 }
 
-/// What is stored of requests, and nonces that are signed and not mined: what an operator reads in the
-/// journal.
+/// What an operator reads in the journal: the stored requests, and the nonces that are signed and not
+/// mined.
 struct Stored {
     requests: Vec<RequestRecord>,
     open_nonces: BTreeSet<u64>,
@@ -77,14 +77,14 @@ impl Stored {
     }
 }
 
-/// Waits until nothing is left to do, and judges.
+/// Waits until no work is left, then judges.
 pub(super) async fn verify(world: &World, running: &Running<'_>) {
     tokio::time::sleep(SURE_WITHIN).await;
     let mut quiet = world.wait_until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
     let stale = |left: &String| left.contains("StaleAnswer");
     if !quiet && still_open(world, running).iter().all(stale) {
-        // Asked for what left the chain before anybody could know: as config/troubleshooting.md says, a restart of
-        // the Core mends it.
+        // // The Core was asked for a request that left the chain before anybody could know. The fix in
+        // // config/troubleshooting.md is a restart of the Core.
         world.say(format_args!("an operator restarts the core"));
         world.state().core.restart();
         quiet = world.wait_until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
@@ -115,7 +115,7 @@ pub(super) async fn verify(world: &World, running: &Running<'_>) {
     if !through {
         world.violation(format!("the fresh request {fresh} does not get through"));
     }
-    // It is looked at every few seconds.
+    // // It is updated every few seconds.
     let hidden = || running.reporter.gauges.borrow().hidden.clone();
     if !world.wait_until(SEEN_WITHIN, || hidden().is_empty()).await {
         let hidden = hidden();
@@ -124,7 +124,7 @@ pub(super) async fn verify(world: &World, running: &Running<'_>) {
     judge(world, running);
 }
 
-/// What is not yet as it must become.
+/// What has not reached its required state.
 fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
     let (keys, due, used) = {
         let state = world.state();
@@ -148,7 +148,7 @@ fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
             left.push(format!("request {} was never seen", short(key)));
             continue;
         };
-        // That it left the chain is no end: it is there.
+        // // The outcome `orphaned` is wrong here: the request is on the chain.
         if progress.outcome.as_ref().is_none_or(|end| *end == Outcome::Orphaned) {
             left.push(format!(
                 "request {} has no outcome: {} {:?} {:?}",
@@ -159,7 +159,7 @@ fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
             ));
         }
     }
-    // What left the chain, and whose id is another one's, is nobody's business any more.
+    // // Requests that left the chain and whose id now belongs to another request do not count.
     let ids: BTreeSet<U256> = keys.iter().map(|key| key.id).collect();
     let gone =
         stored.unfinished().filter(|one| !keys.contains(&one.key) && ids.contains(&one.key.id));
@@ -168,7 +168,8 @@ fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
         let stage = one.progress.stage.as_str();
         format!("request {} has left the chain: {stage} {held:?}", short(one.key))
     }));
-    // A nonce that somebody else used stays open in the journal, and is followed at each start.
+    // // A nonce used by a foreign transaction stays open in the journal, and is followed at each
+    // start.
     let open = stored.open_nonces.range(used..);
     left.extend(open.map(|nonce| format!("nonce {nonce} is signed and not mined")));
     left
@@ -180,7 +181,7 @@ fn judge(world: &World, running: &Running<'_>) {
         Err(error) => return world.violation(error),
     };
     let requests: Vec<_> = world.state().chain.requests().cloned().collect();
-    // The chain's word: answers by request, successful or not.
+    // // What the chain says: answers by request, successful or not.
     let mut answers: BTreeMap<U256, (u32, u32)> = BTreeMap::new();
     let mut waiting = Vec::new();
     {
@@ -198,7 +199,7 @@ fn judge(world: &World, running: &Running<'_>) {
         }
         let next = state.chain.nonce(state.chain.height());
         for node in &state.chain.nodes {
-            // What is far beyond was signed under a wrong count, and was given up.
+            // // Nonces far above were signed under a wrong count, and were given up.
             let near = node.pool.range(next..next + MOST_FILLED);
             waiting.extend(near.map(|(nonce, _)| *nonce));
         }
@@ -213,7 +214,7 @@ fn judge(world: &World, running: &Running<'_>) {
     if noops > MOST_NOOPS {
         world.violation(format!("{noops} nonces were filled with nothing"));
     }
-    // What a life signed whose journal is lost, nobody can know.
+    // // Nobody can know what a life signed whose journal is lost.
     if !waiting.is_empty() && !world.state().lost {
         world.violation(format!("a nonce is missing below {waiting:?}"));
     }

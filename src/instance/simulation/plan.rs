@@ -1,4 +1,4 @@
-//! What a seed decides: the world, and which faults happen in it how often.
+//! What a seed decides: the world, and how often each fault happens in it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     flow::finality::rule::{FinalityRule, FinalityTag},
 };
 
-/// What an endpoint says of the logs that a block may hold.
+/// How an endpoint's header blooms relate to the logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Blooms {
     AsTheyAre,
@@ -18,7 +18,7 @@ pub(super) enum Blooms {
     Empty,
 }
 
-/// So many blocks in one question for logs, and how the field says so.
+/// Limits of log ranges: blocks per query, error code and error text, as real providers return them.
 pub(super) const LIMITS: [(u64, i64, &str); 7] = [
     (1, -32_602, "query exceeds max block range"),
     (5, -32_600, "block range too high"),
@@ -33,68 +33,69 @@ pub(super) const LIMITS: [(u64, i64, &str); 7] = [
     (100, -32_005, "block range too large, max range: 100"),
 ];
 
-/// What one seed plays. Each fault is absent from about half of the seeds, so that those that are
-/// left are seen alone and in pairs too.
+/// The plan of one seed. Each fault is absent from about half of the seeds, so that the others also
+/// occur alone and in pairs.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Plan {
     pub requests: u64,
-    /// They come in so many bursts, so that many are on their way at once; zero: one by one.
+    /// Number of bursts in which the requests come, so that many are in flight at once; zero: one by
+    /// one.
     pub bursts: u64,
-    /// Blocks that were there before the connector.
+    /// Blocks that existed before the connector.
     pub history: u64,
     pub block_time: Duration,
     /// A node with a mempool; otherwise a sequencer, which has none.
     pub mempool: bool,
-    /// The node executes a transaction before it takes it.
+    /// The node executes a transaction before it accepts it.
     pub executes_ahead: bool,
-    /// A sender waits for the receipt (EIP-7966).
+    /// The node can wait for the receipt of a raw transaction (EIP-7966).
     pub offers_receipts: bool,
-    /// Machines, of which each URL has one at least.
+    /// Number of machines; each URL has at least one.
     pub nodes: usize,
     pub urls: usize,
-    /// Of each URL: what its headers say of logs, and which of the field's limits its ranges have.
+    /// Per URL: the quality of its headers' blooms, and its range limit.
     pub blooms: [Blooms; 2],
     pub limits: [Option<usize>; 2],
-    /// Of each URL: it takes one call in a message.
+    /// Per URL: it accepts no JSON-RPC batches.
     pub no_arrays: [bool; 2],
-    /// The index of logs is broken before the connector's first start.
+    /// The log index is broken before the connector's first start.
     pub broken_at_first: bool,
-    /// How deep a block has to be before its requests are walked.
+    /// The finality rule: when a request's block is final enough to be walked.
     pub depth: FinalityRule,
     pub core: CoreAge,
     pub storm: Duration,
     pub faults: Faults,
 }
 
-/// What the Core makes of a request that it failed on and is asked for again.
+/// What the Core does when a failed request is asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CoreAge {
-    /// Up to v0.13: it says that it knows it, and keeps it failed.
+    /// Up to v0.13: it answers that it knows the request, and keeps it failed.
     KeepsFailed,
     DoesAgain,
 }
 
-/// In so many of a thousand cases, as long as the storm lasts.
+/// Fault rates in thousandths; they apply during the storm.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Faults {
     /// The process dies at an await.
     pub crash: u64,
-    /// It is told to stop, once a second.
+    /// The process is stopped; drawn once a second.
     pub stop: u64,
     /// A commit fails.
     pub disk: u64,
-    /// A node's answer: late, never, an error packet.
+    /// A node's response: late, missing, an error response.
     pub late: u64,
     pub never: u64,
     pub packet: u64,
-    /// A raw transaction: lost, taken silently, refused with a text that is not true.
+    /// A raw transaction: lost, accepted silently, refused with an untrue text.
     pub lost: u64,
     pub silent: u64,
     pub untrue: u64,
-    /// At each block: a node falls behind, forgets its pool, a block's logs are hidden for a while,
-    /// no block's logs are shown for some seconds, the connection is lost, the head is not announced, the base fee rises, a reorganisation,
-    /// somebody else uses the wallet.
+    /// Drawn at each block: a node falls behind, forgets its pool, a block's logs are hidden for a
+    /// while, no block's logs are shown for some seconds, the connection is lost, the head is not
+    /// announced, the base fee rises, a reorganisation, a foreign transaction of the wallet.
     pub lag: u64,
     pub forgets: u64,
     pub hidden: u64,
@@ -108,18 +109,19 @@ pub(super) struct Faults {
     /// answer does not come back.
     pub namesake: u64,
     pub unanswered: u64,
-    /// Logs of a range: twice and in the wrong order.
+    /// Logs of a range: duplicated and out of order.
     pub shuffled: u64,
-    /// The Core: restarts, deletes a request (at each block); has no time, fails, is cut.
+    /// The Core restarts or deletes a request (drawn at each block), has no time, fails, is cut off.
     pub core_restart: u64,
     pub core_deletes: u64,
     pub core_busy: u64,
     pub core_fails: u64,
     pub core_cut: u64,
-    /// The store of ciphertexts.
+    /// The ciphertext store.
     pub store: u64,
-    /// At each block, of one endpoint: it cannot be connected to; its index of logs breaks, or that of
-    /// all; its count, tip, base fee, estimates are wrong for seconds; its tags stand still.
+    /// Drawn at each block, for one endpoint: it refuses connections; its log index breaks, or that of
+    /// all endpoints; its count, tip, base fee or estimates are wrong for seconds; its tags stand
+    /// still.
     pub away: u64,
     pub index: u64,
     pub count: u64,
@@ -127,9 +129,9 @@ pub(super) struct Faults {
     pub base: u64,
     pub estimate: u64,
     pub tag: u64,
-    /// A receipt that nobody can read.
+    /// An unreadable receipt.
     pub odd_receipt: u64,
-    /// At a start: the journal is gone. And if so, whether the Core has another signing key.
+    /// At a start: the journal is lost. If so, whether the Core also has another signing key.
     pub journal_lost: u64,
     pub signer_changed: u64,
 }
@@ -219,9 +221,9 @@ impl Plan {
 }
 
 impl Plan {
-    /// Whether a payload may be mined a second time, in vain: where the chain takes a transaction
-    /// back, or the wallet's count is of another node than the receipts, or is wrong, or the journal
-    /// is lost, nobody can know better. Nor where gas was estimated too low.
+    /// Returns whether a payload may be mined a second time in vain. Nobody can know better where the
+    /// chain takes a transaction back, where the wallet's count comes from another node than the
+    /// receipts or is wrong, where the journal is lost, or where gas was estimated too low.
     pub fn may_waste(&self) -> bool {
         let faults = self.faults;
         faults.reorganisation > 0
@@ -231,7 +233,7 @@ impl Plan {
             || faults.journal_lost > 0
     }
 
-    /// Whether the wallet may be held as used elsewhere.
+    /// Returns whether requests may be held because the wallet appears to be used elsewhere.
     pub fn may_hold_wallet(&self) -> bool {
         self.faults.foreign > 0 || self.faults.count > 0 || self.faults.journal_lost > 0
     }

@@ -1,5 +1,4 @@
-//! The requests of a simulated world: events as the contract emits them, and the ciphertexts they
-//! name.
+//! The requests of a simulated world: events as the contract emits them, and their ciphertexts.
 
 use std::collections::BTreeMap;
 
@@ -33,25 +32,25 @@ pub(super) const COPROCESSORS: [Address; 2] =
 /// The buckets' hosts, in the order of [`COPROCESSORS`].
 pub(super) const BUCKETS: [&str; 2] = ["http://one.bucket/ct128", "http://two.bucket/ct128"];
 
-/// The types of ciphertexts.
+/// Serialisation names of ciphertexts.
 pub(super) const COMPRESSED: &str = "high_level_api::CompressedSquashedNoiseCiphertextList";
 const EXPANDED: &str = "high_level_api::SquashedNoiseFheUint";
 
-/// Every request that was ever made.
+/// Every request ever made.
 #[derive(Debug, Default)]
 pub(super) struct Catalogue {
     made: u64,
-    /// By digest.
+    /// Ciphertexts by digest.
     pub ciphertexts: BTreeMap<B256, Bytes>,
 }
 
 impl Catalogue {
-    /// A new request, with handles of its own. Which number it has, its block decides.
+    /// A new request with its own handles. Its block assigns its number.
     pub fn request(&mut self, dice: &mut Rng) -> Event {
         self.made += 1;
         let made = self.made;
         let user = dice.bool();
-        // The top byte is the kind's tag.
+        // // The top byte is the kind's tag.
         let counter = if user { Counter::User } else { Counter::Public };
         let id = counter.id(0);
         let materials: Vec<_> = (0..dice.u64(1..=3))
@@ -94,7 +93,7 @@ impl Catalogue {
     }
 }
 
-/// Bytes that say what they are, as real ones do, and whose.
+/// Bytes that name their type, as real ciphertexts do, and their handle.
 fn ciphertext(handle: B256, dice: &mut Rng) -> Bytes {
     let name = if dice.bool() { COMPRESSED } else { EXPANDED };
     let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
@@ -102,7 +101,7 @@ fn ciphertext(handle: B256, dice: &mut Rng) -> Bytes {
     [head, handle.0.repeat(1 + dice.usize(..4))].concat().into()
 }
 
-/// The number that a request's block gave it.
+/// The number that its block assigned to the request.
 pub(super) fn number_of(event: &Event) -> u64 {
     let id = U256::from_be_bytes(event.topics[1].0);
     (id & U256::from(u64::MAX)).to()

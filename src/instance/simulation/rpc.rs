@@ -1,7 +1,6 @@
-//! The node as one life of the process sees it: JSON-RPC messages in, JSON-RPC messages out, and late,
-//! mute, lagging, forgetful, untrue. All that is above is the product's own provider. Several machines
-//! may stand behind one URL, and each message meets any of them; what a URL says wrongly stands in
-//! `lies`.
+//! The node as one life of the process reaches it: JSON-RPC messages in and out; late, missing,
+//! lagging, forgetful or untrue. Everything above is the product's own provider. Several machines may
+//! stand behind one URL, and each message reaches any of them; `lies` has what a URL answers wrongly.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,30 +25,30 @@ use crate::{
 };
 
 const HOSTS: [&str; 2] = ["node-0", "node-1"];
-/// So many blocks under the head are the tags; deeper than any reorganisation.
+/// Distance of the finality tags from the head; deeper than any reorganisation.
 const SAFE_AFTER: u64 = 8;
 const FINAL_AFTER: u64 = 16;
-/// A raw transaction is out, and nobody here has heard so.
+/// Weight of the death point where a raw transaction was sent and the response has not arrived.
 const RISKY: u64 = 8;
-/// How long a sender may wait for the receipt (EIP-7966), and how often it is looked for.
+/// How long a sender may wait for the receipt (EIP-7966), and how often it is looked up.
 const SYNC_PATIENCE: Duration = Duration::from_secs(2);
 const SYNC_EVERY: Duration = Duration::from_millis(200);
 
-/// What becomes of one message.
+/// What happens to one message.
 enum CallFate {
-    /// Done and answered.
+    /// Executed and answered.
     Answered,
-    /// Done; the answer is lost.
+    /// Executed; the response is lost.
     Unanswered,
-    /// Never heard of.
+    /// Not received.
     Lost,
     Refused(i64, &'static str),
 }
 
-/// What a node says to one call, and how that looks in the trace.
+/// A node's response to one call, and its form in the trace.
 type Said = (Result<Value, Refusal>, String);
 
-/// What was said to each call of a message, by its id.
+/// Responses to the calls of a message, by call id.
 type Answers = Vec<(Option<u64>, Said)>;
 
 const PACKETS: [(i64, &str); 5] = [
@@ -60,7 +59,7 @@ const PACKETS: [(i64, &str); 5] = [
     (-32_000, "header not found"),
 ];
 
-/// What a node says of a raw transaction without its being so, and whether it takes it.
+/// Untrue responses to a raw transaction, and whether the node accepts it nevertheless.
 const UNTRUE: [(&str, bool); 6] = [
     ("already known", false),
     ("nonce too low", false),
@@ -83,8 +82,8 @@ impl Call {
         self.method.starts_with("eth_sendRawTransaction")
     }
 
-    /// By which a connection is kept: several a second, all the time. The world has faults of its own
-    /// for them (`unannounced`, `reconnect`, `away`).
+    /// Returns whether this call only keeps the connection alive; there are several a second. The world
+    /// has faults of their own for these (`unannounced`, `reconnect`, `away`).
     fn keeps_connection(&self) -> bool {
         let header_of = |block: &str| {
             self.method == "eth_getBlockByNumber" && self.params[0].as_str() == Some(block)
@@ -105,7 +104,7 @@ pub(super) fn endpoint(life: &Life, wallet: Address, index: usize) -> Endpoint {
     Endpoint::with_transport(HOSTS[index], carrier)
 }
 
-/// Whom a message meets.
+/// The node that a message reaches.
 struct Node {
     life: Life,
     wallet: Address,
@@ -144,7 +143,7 @@ impl Node {
         (CallFate::Answered, quick)
     }
 
-    /// One message, from the question to the answer. `None`: there is none.
+    /// Exchanges one message for its response; `None` if there is none.
     async fn exchange(&self, message: &str) -> Option<Vec<u8>> {
         let together = message.starts_with('[');
         let calls: Vec<Call> = if together {
@@ -161,7 +160,7 @@ impl Node {
         self.life.death_point().await;
         let raw = calls.iter().any(Call::is_raw);
         let (fate, pause) = self.draw_fate(raw);
-        // On its way there; the rest on its way back.
+        // // The time to the node; the rest is the time back.
         sleep(pause / 3).await;
         let refuses = together && self.life.world.state().plan.no_arrays[self.endpoint];
         let answered = if refuses {
@@ -195,7 +194,7 @@ impl Node {
         }
     }
 
-    /// EIP-7966.
+    /// Waits for the receipt (EIP-7966).
     async fn receipt_in_time(&self, machine: usize, hash: B256) -> Result<Value, Refusal> {
         let until = Instant::now() + SYNC_PATIENCE;
         while Instant::now() < until {
@@ -234,7 +233,7 @@ fn hex(number: u64) -> Value {
     json!(U64::from(number))
 }
 
-/// A log as a node spells it.
+/// A log in a node's JSON.
 fn log(event: &Event) -> Value {
     json!({
         "address": DECRYPTION, "topics": event.topics, "data": event.data,
@@ -248,19 +247,19 @@ fn numbers(events: &[Event]) -> String {
     format!("[{}]", numbers.join(" "))
 }
 
-/// A block that is asked for by number or tag.
+/// The block named by number or tag.
 fn number_in(at: &Value) -> Option<u64> {
     serde_json::from_value::<U64>(at.clone()).ok().map(|number| number.to())
 }
 
-/// Blocks in which logs are looked for.
+/// The blocks whose logs are queried.
 enum Where {
     Block(B256),
     Numbers { from: u64, to: u64 },
 }
 
 impl WorldState {
-    /// What a machine behind the URL says to each call; which one it is. `None`: nothing is connected.
+    /// A machine's response to each call, and the machine; `None` if nothing is connected.
     fn answer(&mut self, node: &Node, calls: &[Call], fate: &CallFate) -> Option<(usize, Answers)> {
         let machine = self.machine(node.endpoint);
         let endpoint = &mut self.endpoints[node.endpoint];
@@ -336,7 +335,7 @@ impl WorldState {
         self.block_told(node, block, params[1] == json!(true))
     }
 
-    /// As the endpoint tells it. `whole`: with its transactions, not with their hashes.
+    /// A block as the endpoint presents it. `whole`: with full transactions instead of hashes.
     fn block_told(&mut self, node: &Node, block: Option<Block>, whole: bool) -> Said {
         let Some(block) = block else { return (Ok(Value::Null), "unknown".to_owned()) };
         let head = self.as_shown(node.endpoint, &block.head);
@@ -361,7 +360,7 @@ impl WorldState {
         (Ok(told), format!("{} {}", own.number, own.hash))
     }
 
-    /// What a machine shows of its logs, but for what is broken at its endpoint.
+    /// The logs that a machine shows, before its endpoint's broken index is applied.
     fn logs_of(&mut self, machine: usize, of: &Where) -> Result<Vec<Event>, Refusal> {
         let (height, sight) = (self.chain.height(), self.chain.visible_height(machine));
         let blind = self.blind_until.is_some_and(|until| Instant::now() < until);
@@ -418,7 +417,7 @@ impl WorldState {
         }
     }
 
-    /// Of a block, as far as their logs go.
+    /// Receipts of a block, as complete as its logs.
     fn receipts(&mut self, endpoint: usize, machine: usize, hash: B256) -> Said {
         let receipts = self.block_receipts(endpoint);
         if receipts == BlockReceipts::NotOffered {
@@ -458,7 +457,7 @@ impl WorldState {
         (Ok(told), format!("{hash} in {} {}", receipt.block.number, receipt.success))
     }
 
-    /// Which block a state is asked of, as far as the machine sees.
+    /// The block whose state is queried, as far as the machine sees.
     fn place(&self, machine: usize, at: &Value) -> Result<u64, Refusal> {
         let sight = self.chain.visible_height(machine);
         let number = if let Value::String(tag) = at {
@@ -517,7 +516,7 @@ impl WorldState {
         }
     }
 
-    /// The wallet's transactions. What is told of a block that is named by its number is right.
+    /// The wallet's transaction count. It is always right for a block named by number.
     fn count(&mut self, endpoint: usize, machine: usize, at: &Value) -> Result<Value, Refusal> {
         let count = self.chain.nonce(self.place(machine, at)?);
         let told = if number_in(at).is_some() { count } else { self.shown_count(endpoint, count) };

@@ -1,4 +1,4 @@
-//! The coprocessors' buckets of a simulated world, behind the real downloads.
+//! The coprocessors' buckets of a simulated world, under the real downloads.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ fn response(status: u16, body: impl Into<Body>) -> Response {
     http::Response::builder().status(status).body(body.into()).unwrap().into()
 }
 
-/// An object with a header that says how it is serialised, if anything.
+/// An object, with a header that names its serialisation, if `label` is not empty.
 fn object(body: Bytes, label: &'static str) -> Response {
     let mut response = http::Response::builder().status(200);
     if !label.is_empty() {
@@ -26,7 +26,7 @@ fn object(body: Bytes, label: &'static str) -> Response {
     response.body(Body::from(body.0)).unwrap().into()
 }
 
-/// An answer that never comes to its end.
+/// A response that is cut off.
 fn cut() -> reqwest::Result<Response> {
     response(500, "").error_for_status()
 }
@@ -55,7 +55,7 @@ fn answer(life: &Life, url: &Url) -> (reqwest::Result<Response>, &'static str, D
     let Some(body) = body else { return (Ok(response(404, "")), "missing", Duration::ZERO) };
     let quick = state.millis(50);
     let rate = state.plan.faults.store;
-    // No header is a word of any weight: objects of v0.7 have none, others lie.
+    // // The product must not rely on the header: objects of v0.7 have none, others are wrong.
     let label = *state.dice.choice(&["", "compressed_on_cpu", "uncompressed_on_gpu"]).unwrap();
     if !state.fault(rate) {
         return (Ok(object(body, label)), "there", quick);

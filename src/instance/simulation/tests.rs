@@ -1,4 +1,4 @@
-//! The seeds.
+//! Runs the seeds.
 
 use std::{
     collections::BTreeMap,
@@ -9,18 +9,18 @@ use std::{
 
 use super::{plan::Plan, play};
 
-/// Played at each run of the tests.
+/// Number of seeds in each test run.
 const FEW: u64 = 200;
 
-/// What came of many seeds.
+/// Results of many seeds.
 #[derive(Debug, Default)]
 struct SeedResults {
     wrong: Vec<(u64, Vec<String>)>,
-    /// In how many stories each fault was felt.
+    /// Number of stories in which each fault occurred.
     fired: BTreeMap<&'static str, u64>,
 }
 
-/// What the connector is told that is not so: each in so many stories at least.
+/// Each kind of wrong answer must occur in at least this many stories.
 const ENOUGH: u64 = 5;
 const FAULTS: [&str; 16] = [
     "array",
@@ -41,7 +41,7 @@ const FAULTS: [&str; 16] = [
     "out of gas",
 ];
 
-/// Plays seeds on all cores; answers those that went wrong.
+/// Plays seeds on all cores; returns those that failed.
 fn play_all(from: u64, count: u64, plan: fn(u64) -> Plan) -> Vec<(u64, Vec<String>)> {
     play_many(from, count, plan).wrong
 }
@@ -92,7 +92,7 @@ fn play_many(from: u64, count: u64, plan: fn(u64) -> Plan) -> SeedResults {
 fn two_hundred_seeds_are_clean() {
     let SeedResults { wrong, fired } = play_many(0, FEW, Plan::of);
     assert!(wrong.is_empty(), "see `scripts/simulate --seed N --trace`: {wrong:#?}");
-    // A fault that nobody felt proves nothing.
+    // // A fault that never occurred proves nothing.
     let felt = |fault: &&str| fired.get(*fault).is_some_and(|stories| *stories >= ENOUGH);
     let unfelt: Vec<_> = FAULTS.iter().filter(|fault| !felt(fault)).collect();
     assert!(unfelt.is_empty(), "{unfelt:?} of {fired:#?}");
@@ -108,8 +108,8 @@ fn a_seed_is_the_same_story_at_each_telling() {
     }
 }
 
-/// An accepted answer that a reorganisation drops for good is sent again, under the nonce that is
-/// free now.
+/// An accepted answer that a reorganisation drops for good is sent again, with the nonce that is free
+/// then.
 #[test]
 fn answers_dropped_by_a_reorganisation_are_sent_again() {
     let wrong = play_all(0, 50, |seed| {
@@ -120,7 +120,7 @@ fn answers_dropped_by_a_reorganisation_are_sent_again() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// A request that left the chain for good does not stand in the way of the one with its id.
+/// A request that left the chain for good does not block another request with the same id.
 #[test]
 fn a_request_whose_id_was_another_ones_is_answered() {
     let wrong = play_all(0, 50, |seed| {
@@ -131,7 +131,7 @@ fn a_request_whose_id_was_another_ones_is_answered() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// A Core that says of some ids that they exist and that they do not is not asked for ever.
+/// A Core that says of some ids both that they exist and that they do not is not asked without end.
 #[test]
 fn a7_a_core_that_deletes_what_it_was_asked_for_is_left_alone() {
     let wrong = play_all(0, 30, |seed| {

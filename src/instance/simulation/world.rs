@@ -1,5 +1,5 @@
-//! The state of the world: everything behind one lock, every choice from one pair of dice, every event
-//! in one trace.
+//! The state of the world: everything behind one lock, every choice from one random generator, every
+//! event in one trace.
 
 use std::{
     collections::BTreeMap,
@@ -18,31 +18,31 @@ use crate::time::clock::Clock;
 pub(super) struct WorldState {
     pub plan: Plan,
     pub dice: Rng,
-    /// Faults happen.
+    /// Whether faults happen.
     pub storm: bool,
     pub chain: Chain,
     pub core: Core,
     pub catalogue: Catalogue,
     pub endpoints: Vec<Endpoint>,
-    /// How often an index of logs broke.
+    /// How often a log index broke.
     pub broken_indices: u32,
     /// The journal was lost once.
     pub lost: bool,
-    /// How often the connector was told what is not so, by what it was.
+    /// How often each kind of wrong answer was given to the connector.
     pub fired: BTreeMap<&'static str, u64>,
-    /// Until then no node shows logs. Once in a story: every block is read twice, and who hides it at
-    /// both times hides it for good.
+    /// Until then no node shows logs. Once per story: every block is read twice, and a node that hides
+    /// it both times hides it for good.
     pub blind_until: Option<Instant>,
-    /// Numbers of requests given so far.
+    /// Request numbers assigned so far.
     pub numbered: u64,
-    /// What must not happen and did.
+    /// Violated invariants.
     pub violations: Vec<String>,
     trace: String,
-    /// So that a world that stands still, and is busy at it, ends.
+    /// Counts awaits, so that a busy world without progress ends.
     points: u64,
 }
 
-/// Awaits of one seed that no run has come near.
+/// Awaits per seed; no run has come near.
 const MAX_POINTS: u64 = 3_000_000;
 
 impl WorldState {
@@ -67,12 +67,12 @@ impl WorldState {
         }
     }
 
-    /// Whether a fault of this rate happens now.
+    /// Draws whether a fault of this rate happens now.
     pub fn fault(&mut self, rate: u64) -> bool {
         self.storm && rate > 0 && self.dice.u64(..1000) < rate
     }
 
-    /// Milliseconds, up to `most`.
+    /// Draws a duration of up to `most` milliseconds.
     pub fn millis(&mut self, most: u64) -> Duration {
         Duration::from_millis(self.dice.u64(0..=most))
     }
@@ -98,12 +98,12 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It begins with the year 2025.
+    /// Its wall clock begins with the year 2025.
     pub fn clock(&self) -> Clock {
         Clock::Runtime { at: self.begun, unix_ms: 1_735_689_600_000 }
     }
 
-    /// One line of the trace.
+    /// Adds one line to the trace.
     pub fn say(&self, what: fmt::Arguments<'_>) {
         let now = self.begun.elapsed();
         let trace = &mut self.state().trace;
@@ -127,12 +127,12 @@ impl Life {
         Self { world, died: CancellationToken::new() }
     }
 
-    /// A place where the process may die; the dead never return from it.
+    /// A point at which the process may die; a dead process never returns from it.
     pub async fn death_point(&self) {
         self.weighted_death_point(1).await;
     }
 
-    /// A place where a death is worth seeing: it comes so many times as often.
+    /// A point at which a death is interesting: `weight` times as likely.
     pub async fn weighted_death_point(&self, weight: u64) {
         let dies = {
             let mut state = self.world.state();
@@ -153,7 +153,7 @@ impl Life {
         }
     }
 
-    /// The time something takes, with a place to die before and after.
+    /// Takes up to `most` milliseconds, with a point to die before and after.
     pub async fn takes(&self, most: u64) {
         self.death_point().await;
         let pause = self.world.state().millis(most);

@@ -1,4 +1,4 @@
-//! The Core behind the real client, as one life of the process meets it.
+//! The Core behind the real client, as one life of the process reaches it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,24 +29,24 @@ use crate::{
 };
 use health::health_server::{Health, HealthServer};
 
-/// Asks for what the Core has deleted, in one storm: two of each life, and one of each retry.
+/// Limit of asks for deleted requests in one storm: two per life, and one per retry.
 const ASKS_OF_DELETED: u32 = 30;
 
-/// The Core as one life of the process meets it.
+/// The Core as one life of the process reaches it.
 #[derive(Clone)]
 struct ServedCore(Life);
 
-/// How the line to the Core is.
+/// What happens to a call's connection.
 enum ConnectionFate {
     Open,
-    /// Cut before the Core heard of it.
+    /// Cut before the Core received the call.
     CutBeforeCore,
-    /// Cut before its answer was heard.
+    /// Cut before the response arrived.
     CutAfterCore,
     Silent,
 }
 
-/// The function the real client calls instead of a connection.
+/// The function that replaces the connection under the real client.
 pub(in crate::instance::simulation) fn carrier(life: &Life) -> GrpcService {
     let life = life.clone();
     Arc::new(move |request| {

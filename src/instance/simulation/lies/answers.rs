@@ -1,4 +1,4 @@
-//! When the lies begin and end, and what is told instead of the truth.
+//! When lies begin and end, and the wrong answers themselves.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::{
     },
 };
 
-/// For how long an index of logs is broken.
+/// How long a log index is broken, in seconds.
 const BROKEN: (u64, u64) = (60, 240);
-/// For how long a number is wrong.
+/// How long a number is wrong, in seconds.
 const WRONG: (u64, u64) = (1, 15);
-/// For how long a tag stands still.
+/// How long a tag stands still, in seconds.
 const STILL: (u64, u64) = (20, 300);
 
 const GWEI: u128 = 1_000_000_000;
@@ -28,13 +28,13 @@ const BASES: [u128; 6] = [100_000 * GWEI, u64::MAX as u128, u128::MAX, 90 * GWEI
 const ESTIMATES: [u64; 6] = [u64::MAX, u64::MAX / 2, 30_000_001, 60_000, 70_000, 0];
 
 impl WorldState {
-    /// A machine behind an endpoint.
+    /// Chooses a machine behind an endpoint.
     pub fn machine(&mut self, endpoint: usize) -> usize {
         let behind = (self.chain.nodes.len() - endpoint).div_ceil(self.plan.urls);
         endpoint + self.plan.urls * self.dice.usize(..behind)
     }
 
-    /// At each block.
+    /// Begins lies; called at each block.
     pub fn begin_lies(&mut self) -> String {
         let faults = self.plan.faults;
         let mut story = String::new();
@@ -76,7 +76,7 @@ impl WorldState {
         story
     }
 
-    /// Of one endpoint or of all. It outlasts the storm.
+    /// Breaks the index of one endpoint or of all. It outlasts the storm.
     pub fn break_index(&mut self) {
         let until = self.random_deadline(BROKEN);
         let receipts = match self.dice.u8(..3) {
@@ -104,8 +104,8 @@ impl WorldState {
         WrongValue { until, what, alternates: self.dice.u8(..4) == 0, announced: 0 }
     }
 
-    /// What the endpoint says by itself is right from now on. Its index mends when its time is over,
-    /// and so do tags.
+    /// The numbers an endpoint answers are right from now on. Its index and tags recover when their
+    /// time is over.
     pub fn end_lies(&mut self) {
         for endpoint in &mut self.endpoints {
             let Lies { index, tag, .. } = endpoint.lies;
@@ -113,7 +113,7 @@ impl WorldState {
         }
     }
 
-    /// What a broken index leaves of logs.
+    /// The logs that a broken index still shows.
     pub fn shown_by(&mut self, endpoint: usize, mut events: Vec<Event>) -> Vec<Event> {
         let Some(broken) = self.endpoints[endpoint].lies.index() else { return events };
         let all = events.len();
@@ -132,12 +132,12 @@ impl WorldState {
         self.endpoints.iter().any(|endpoint| endpoint.lies.index().is_some())
     }
 
-    /// How the receipts of a block are told.
+    /// How an endpoint presents the receipts of a block.
     pub fn block_receipts(&self, endpoint: usize) -> BlockReceipts {
         self.endpoints[endpoint].lies.index().map_or(BlockReceipts::Shown, |broken| broken.receipts)
     }
 
-    /// A header, as the endpoint tells it.
+    /// A header in the form the endpoint presents.
     pub fn as_shown(&mut self, endpoint: usize, head: &Head) -> Head {
         let bloom = match self.plan.blooms[endpoint] {
             Blooms::AsTheyAre => head.bloom,
@@ -155,7 +155,7 @@ impl WorldState {
         Head { bloom, base_fee: wrong.or(head.base_fee), ..*head }
     }
 
-    /// A question for so many blocks.
+    /// Checks a range query of `blocks` blocks against the endpoint's limit.
     pub fn takes_range(&mut self, endpoint: usize, blocks: u64) -> Result<(), Refusal> {
         let Some(limit) = self.plan.limits[endpoint] else { return Ok(()) };
         let (most, code, message) = LIMITS[limit];
@@ -166,7 +166,7 @@ impl WorldState {
         Err(refused(code, message, None))
     }
 
-    /// The wallet's count, where it is `count`.
+    /// The wallet's transaction count as the endpoint presents it; the true one is `count`.
     pub fn shown_count(&mut self, endpoint: usize, count: u64) -> u64 {
         let told = match WrongValue::next_value(&mut self.endpoints[endpoint].lies.count) {
             Some(CountLie::Ahead(by)) => count.saturating_add(by),
@@ -196,7 +196,7 @@ impl WorldState {
         wrong.unwrap_or(gas)
     }
 
-    /// The height that a tag follows, where the endpoint sees up to `sight`.
+    /// The height from which a tag is derived when the endpoint sees up to `sight`.
     pub fn tag_follows(&mut self, endpoint: usize, sight: u64) -> u64 {
         match self.endpoints[endpoint].lies.tag {
             Some((until, height)) if Instant::now() < until && height < sight => {
