@@ -1,10 +1,10 @@
 //! `load(source)`: a configuration that cannot be wrong, or every problem at once.
 //!
-//! Values come from defaults, then a TOML file, then the environment, later ones winning. [`sources`] has
-//! what was given, with its place, and the `config` crate merge it; [`sections`] judges it and makes the
-//! [`settings`]; [`problems`] tells the operator, [`secret`] holds what must never print. The environment
-//! comes in as an argument: this module reads the process's own in [`Environment::of_process`] and nowhere
-//! else.
+//! Values come from defaults, then a TOML file, then the environment; later ones win. [`sources`]
+//! collects them with their place, and the `config` crate merges them; [`sections`] checks them and
+//! makes the [`settings`]; [`problems`] describes errors to the operator; [`secret`] holds what must
+//! never be printed. The environment is an argument: only [`Environment::of_process`] reads the
+//! process's own.
 
 mod keys;
 mod sources;
@@ -32,13 +32,13 @@ pub use problems::{Place, Problem, Problems, Warning};
 pub use secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl};
 pub use settings::{Config, Domain, Finality, PrivateAuthorities, S3, StartingBlock, Wallet};
 
-/// No configuration is larger.
+/// Configuration files above this size are refused.
 const FILE_LIMIT: u64 = 1 << 20;
 
 /// What to load.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The TOML file; without one, the environment alone counts.
+    /// The TOML file; `None`: the environment alone.
     pub file: Option<PathBuf>,
     pub environment: Environment,
     /// systemd's `$CREDENTIALS_DIRECTORY`.
@@ -53,17 +53,17 @@ impl Source {
     }
 }
 
-/// Whether this is the one instance of its process.
+/// Whether this is the only instance of its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadMode {
-    /// One instance: the seed's defaults stand in for missing keys.
+    /// The only instance: the seed's defaults stand in for missing keys.
     Start,
-    /// One of many: required keys must be given, and variables that all instances share must not
-    /// make two of them one.
+    /// One of many: required keys must be given, and variables shared by all instances must not give
+    /// two instances the same identity.
     Supervise,
 }
 
-/// A configuration that may run, and what is odd about it.
+/// A valid configuration and its warnings.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Config,
@@ -75,7 +75,7 @@ pub struct Loaded {
 pub struct Environment(BTreeMap<String, OsString>);
 
 impl Environment {
-    /// The process's own.
+    /// The environment of the process.
     #[must_use]
     pub fn of_process() -> Self {
         Self(std::env::vars_os().map(|(name, value)| (lossy(name), value)).collect())
@@ -114,8 +114,8 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// Loads a configuration. All problems come back together, unless the file is not TOML: then its
-/// syntax errors do, since nothing can be said about the rest.
+/// Loads a configuration. All problems are returned together. If the file is not TOML, only its syntax
+/// errors are, because nothing can be said about the rest.
 pub fn load(source: &Source) -> Result<Loaded, Problems> {
     match &source.file {
         Some(path) => load_bytes(source, &read(path)?),
@@ -123,13 +123,13 @@ pub fn load(source: &Source) -> Result<Loaded, Problems> {
     }
 }
 
-/// [`load`] with the content of `source.file` at hand. Files that its keys name are read now.
+/// [`load`] with the content of `source.file` in memory. Files that its keys name are read now.
 pub fn load_bytes(source: &Source, bytes: &[u8]) -> Result<Loaded, Problems> {
     let (config, warnings, _) = assemble_bytes(source, Some(bytes))?;
     Ok(Loaded { config, warnings })
 }
 
-/// A configuration, its warnings, and what it was made of.
+/// A configuration, its warnings, and the values it was made of.
 fn assemble_bytes(
     source: &Source,
     bytes: Option<&[u8]>,
@@ -162,7 +162,7 @@ fn unreadable(place: Place, error: &FileError) -> Problems {
     })
 }
 
-/// The configuration directory cannot be read.
+/// The problem of a configuration directory that cannot be read.
 #[must_use]
 pub fn unusable_directory(path: &Path, found: String) -> Problems {
     Problems::from(Problem {
@@ -174,28 +174,28 @@ pub fn unusable_directory(path: &Path, found: String) -> Problems {
     })
 }
 
-/// What is wrong with the environment of a process that runs many instances, whatever its files
-/// say: above all, variables all instances share that would make two of them one.
+/// Checks the environment of a process that runs many instances, whatever its files say: above all,
+/// variables shared by all instances that would give two of them the same identity.
 pub fn check_environment(environment: &Environment) -> Result<(), Problems> {
     let mut sources = Sources::default();
     sources.add_environment(environment, None, LoadMode::Supervise);
     Problems::collect(sources.problems).map_or(Ok(()), Err)
 }
 
-/// What is wrong with the variables that name places of the process (directories, its listener): a
-/// command that runs on takes them as they are.
+/// Checks the variables that name directories and the listener of the process. Commands that continue
+/// use them unchanged.
 pub fn check_directory_variables(environment: &Environment) -> Result<(), Problems> {
     Problems::collect(sources::quoted_places(environment)).map_or(Ok(()), Err)
 }
 
-/// Variables of the whole process that do not do what was meant.
+/// Variables of the process that do not have the intended effect.
 #[must_use]
 pub fn suspicious_variables(environment: &Environment) -> Vec<Warning> {
     sources::odd_variables(environment)
 }
 
-/// Variables of instances that no file makes: most likely a file's name and a variable's do not
-/// agree. `stems` are the names of all files without their extension.
+/// Variables of instances that no file defines: most likely the names of a file and a variable do not
+/// match. `stems`: the names of all files without their extension.
 #[must_use]
 pub fn unmatched_variables<'a>(
     environment: &Environment,
@@ -204,15 +204,15 @@ pub fn unmatched_variables<'a>(
     sources::variables_of_no_instance(environment, stems)
 }
 
-/// A stem as it stands in the names of its instance's variables: `KMS_CONNECTOR_INSTANCE_<this>__`.
-/// Two stems may have the same form.
+/// The form of a stem in its instance's variables: `KMS_CONNECTOR_INSTANCE_<this>__`. Two stems may
+/// have the same form.
 #[must_use]
 pub fn variable_form(stem: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     stem.chars().map(plain).collect()
 }
 
-/// Whether an instance may be called so: what names it must fit a line, and an argument.
+/// Returns whether this is a valid instance name: one that fits into a log line and into an argument.
 #[must_use]
 pub fn is_instance_name(name: &str) -> bool {
     !name.is_empty()
@@ -221,7 +221,7 @@ pub fn is_instance_name(name: &str) -> bool {
         && !name.chars().any(char::is_control)
 }
 
-/// [`load`] with the file's text at hand.
+/// [`load`] with the file's text in memory.
 fn assemble_text(
     text: Option<(&Path, &str)>,
     source: &Source,
@@ -238,8 +238,8 @@ fn assemble_text(
     Ok((config, warnings, given))
 }
 
-/// The instance's name: the file's stem among many; for the only one `-n`, else a `service_name` that was
-/// given, else the stem.
+/// The instance's name. Under `supervise`: the file's stem. Under `start`: `-n`, else a given
+/// `service_name`, else the stem.
 #[must_use]
 pub fn instance_name(
     mode: LoadMode,

@@ -1,7 +1,7 @@
-//! The configuration as it counts, key by key, each with where its value comes from. For people who
-//! wonder which of file, variable and default won.
+//! The effective configuration, key by key, with the source of each value: it shows which of file,
+//! variable and default won.
 //!
-//! Secrets are masked here: private keys entirely, of URLs all but scheme, host and port.
+//! Secrets are masked here: private keys entirely, URLs except for scheme, host and port.
 
 use serde::Serialize;
 
@@ -14,15 +14,15 @@ use crate::domain::PerKind;
 /// One key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    /// As written in a file, with its table.
+    /// Name in a file, with its table.
     pub key: &'static str,
-    /// `None`: not set, and without a default.
+    /// `None`: not set, and no default.
     pub value: Option<String>,
     /// `default`, `<file>:<line>`, or the name of an environment variable.
     pub source: String,
 }
 
-/// Every key there is, in the order of the documentation, and what is odd about the whole.
+/// Every key, in the order of the documentation, and the warnings.
 pub fn effective(source: &Source) -> Result<(Vec<Entry>, Vec<Warning>), Problems> {
     let bytes = source.file.as_deref().map(super::read).transpose()?;
     let (config, warnings, raw) =
@@ -55,7 +55,7 @@ fn entry(key: Key, config: &Config, raw: &RawConfig, source: &Source) -> Entry {
     Entry { key: key.name(), value, source: from.unwrap_or_else(|| "default".to_owned()) }
 }
 
-/// Of the wallet in AWS KMS, beside a private key: what was given, and that it does not count.
+/// Marks values of the AWS KMS wallet that are given beside a private key and so have no effect.
 fn unused_value(key: Key, raw: &RawConfig) -> Option<String> {
     let text = match (key, raw.get(key)?.value.text()?) {
         (Key::AwsKeyId | Key::AwsRegion, text) => text,
@@ -65,7 +65,8 @@ fn unused_value(key: Key, raw: &RawConfig) -> Option<String> {
     Some(format!("{text} (not used: the private key comes first)"))
 }
 
-/// The file the private key is read from, where that one counts. What looks like a key is no path.
+/// The path of the private key's file, if that source is in effect. A path that looks like a key is not
+/// shown.
 fn key_file(raw: &RawConfig) -> Option<&str> {
     let file = raw.get(Key::PrivateKeyFile)?;
     let inline = raw.get(Key::PrivateKeyText);
@@ -81,7 +82,7 @@ fn source_of(place: &Place) -> String {
     }
 }
 
-/// Where a key lies that no file and no variable names.
+/// The location of a key that comes from the credentials directory.
 fn credential(source: &Source) -> String {
     match &source.credentials_directory {
         Some(directory) => format!("a credential in {}", directory.display()),
@@ -89,7 +90,7 @@ fn credential(source: &Source) -> String {
     }
 }
 
-/// The value that counts, as an operator would write it; what is secret is masked.
+/// The effective value as an operator would write it; secrets are masked.
 fn masked_value(key: Key, config: &Config) -> Option<String> {
     let seconds = |duration: std::time::Duration| Some(duration.as_secs().to_string());
     let number = |number: usize| Some(number.to_string());
@@ -143,7 +144,7 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
             }
             .to_owned(),
         ),
-        // Counts through the two below.
+        // // Takes effect through the two keys below.
         Key::Confirmations => {
             let PerKind { public_decryption: all, user_decryption: user } = config.confirmations;
             (all == user).then(|| all.to_string())
@@ -175,7 +176,7 @@ fn masked_wallet_value(key: Key, wallet: &Wallet) -> Option<String> {
     }
 }
 
-/// Scheme, host and port; `…` for whatever else there is.
+/// Scheme, host and port; `…` stands for the rest.
 fn masked(url: &SecretUrl) -> String {
     let whole = url.expose();
     let bare = whole.username().is_empty()

@@ -1,5 +1,5 @@
-//! Files that are read whole: configurations, and what their keys name. Looked at on the open
-//! descriptor, so that what is judged is what was read.
+//! Files that are read whole: configurations, and files that keys name. Checks use the open descriptor,
+//! so they judge the file that was read.
 
 use std::{
     fs::{self, File, FileType, Metadata},
@@ -10,20 +10,20 @@ use std::{
 
 use zeroize::Zeroizing;
 
-/// No key is longer.
+/// Key files above this size are refused.
 const LONGEST_KEY: u64 = 4096;
 
-/// Why a file is of no use, without its path: what a [`Problem`](super::Problem) says was found.
+/// Why a file cannot be used, without its path; becomes `found` of a [`Problem`](super::Problem).
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
     #[error("a file that cannot be read: {}", in_words(.0))]
     Io(#[from] io::Error),
-    /// A pipe or a device, say: reading it could block for ever.
+    /// A pipe or a device, for example: reading it could block for ever.
     #[error("{0}, not a file")]
     NotAFile(&'static str),
     #[error("a file of {length} bytes, more than {limit}")]
     TooLong { length: u64, limit: u64 },
-    /// What Windows editors write.
+    /// UTF-16, which Windows editors write.
     #[error("UTF-16, or bytes that are no text: save it as UTF-8")]
     NotUtf8Encoding,
     #[error("a byte that is not UTF-8")]
@@ -31,7 +31,7 @@ pub(super) enum FileError {
 }
 
 impl FileError {
-    /// What to do; empty where the error says it.
+    /// What to do; empty if the error says it.
     pub(super) fn advice(&self) -> &'static str {
         match self {
             Self::Io(_) => "Check its path, owner and mode",
@@ -43,34 +43,34 @@ impl FileError {
     }
 }
 
-/// A file's content.
+/// Reads a file's content, up to `limit` bytes.
 pub(super) fn read_small_file(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
     read(path, limit).map(|(bytes, _)| bytes)
 }
 
-/// A key's text, and whose its file is.
+/// Reads a key file: its text, and its owner and mode.
 pub(super) fn read_key_file(path: &Path) -> Result<(Zeroizing<String>, KeyFileAccess), FileError> {
     let (bytes, file) = read(path, LONGEST_KEY)?;
-    // What some editors put before a text says nothing.
+    // // Skip the byte order mark that some editors write.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let (text, guard) = (text_of(bytes).map_err(|(error, _)| error)?, KeyFileAccess::of(&file));
     Ok((Zeroizing::new(text.to_owned()), guard))
 }
 
-/// The bytes as text; the error comes with its place among them.
+/// The bytes as text; an error comes with its byte offset.
 pub(super) fn text_of(bytes: &[u8]) -> Result<&str, (FileError, usize)> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err((FileError::NotUtf8Encoding, 0));
     }
-    // No text has one, and each second byte of most texts in UTF-16 is one.
+    // // No text contains a zero byte, but in UTF-16 every second byte of most texts is one.
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
         return Err((FileError::NotUtf8Encoding, at));
     }
     std::str::from_utf8(bytes).map_err(|error| (FileError::NoText, error.valid_up_to()))
 }
 
-/// Opening a pipe would wait for who writes, so the name is looked at before; what counts is what was
-/// opened.
+/// Opening a pipe would wait for its writer, so the path's type is checked first; the check that counts
+/// is on the open file.
 fn read(path: &Path, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), FileError> {
     is_file(fs::metadata(path)?.file_type())?;
     let file = File::open(path)?;
@@ -79,7 +79,7 @@ fn read(path: &Path, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), FileE
     if meta.len() > limit {
         return Err(FileError::TooLong { length: meta.len(), limit });
     }
-    // Room for all of it at once: a growing buffer leaves copies of secrets behind.
+    // // Allocated at once: a growing buffer leaves copies of secrets in memory.
     let room = usize::try_from(meta.len()).unwrap_or_default() + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     file.take(limit).read_to_end(&mut bytes)?;
@@ -98,7 +98,7 @@ fn is_file(found: FileType) -> Result<(), FileError> {
     }))
 }
 
-/// What is short is no fault of the file.
+/// Describes a system error. A lack of file descriptors is not blamed on the file.
 fn in_words(error: &io::Error) -> String {
     use rustix::io::Errno;
     match Errno::from_io_error(error) {
@@ -117,7 +117,7 @@ pub(super) struct KeyFileAccess {
     owner: u32,
 }
 
-/// What is to be said of a guard.
+/// The verdict on a key file's access.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KeyFileVerdict {
     Fine,
@@ -130,7 +130,7 @@ impl KeyFileAccess {
         Self { mode: file.mode() & 0o777, owner: file.uid() }
     }
 
-    /// `own`: who reads it.
+    /// `own`: the user id of this process.
     pub(super) fn judge(self, own: u32) -> KeyFileVerdict {
         let Self { mode, owner } = self;
         if mode & 0o006 != 0 {
@@ -141,7 +141,7 @@ impl KeyFileAccess {
             };
         }
         if owner != 0 && owner != own {
-            // Root may be looking after a service that has its own user.
+            // // Root may be inspecting a service that runs as its own user.
             return if own == 0 {
                 KeyFileVerdict::Odd(format!(
                     "belongs to user {owner}, who can put another key there; chown it to root, \
@@ -155,7 +155,7 @@ impl KeyFileAccess {
                 }
             };
         }
-        // Kubernetes gives a secret to root and the pod's group.
+        // // Kubernetes mounts secrets for root and the pod's group.
         let odd = if owner == 0 { 0o020 } else { 0o060 };
         if mode & odd != 0 {
             return KeyFileVerdict::Odd(format!(

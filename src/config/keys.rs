@@ -1,5 +1,4 @@
-//! The keys there are: what each is called in a file and in a variable, and its default as an operator
-//! would write it.
+//! All keys: their names in files and in variables, and their defaults as an operator would write them.
 
 use std::fmt;
 
@@ -12,12 +11,12 @@ macro_rules! keys {
         impl Key {
             pub(super) const ALL: &[Self] = &[$(Self::$variant,)+];
 
-            /// As written in a file, with its table.
+            /// Name in a file, with its table.
             pub(super) fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
             }
 
-            /// The value that counts where none is given.
+            /// The value if none is given.
             pub(super) fn default(self) -> Option<&'static str> {
                 let default: &[&str] = match self { $(Self::$variant => &[$($default)?],)+ };
                 default.first().copied()
@@ -55,7 +54,7 @@ keys! {
     GatewayConfigDomainVersion = "gateway_config_domain_version" or "1",
     VerifyCoprocessors = "verify_coprocessors" or "false",
     GasLimit = "gas_limit",
-    // No chain of the Gateway's kind comes near.
+    // // Far above any fee on chains like the Gateway's.
     MaxFeePerGasGwei = "max_fee_per_gas_gwei" or "1000",
     StartingBlock = "starting_block" or "latest",
     Finality = "finality" or "latest",
@@ -70,7 +69,7 @@ keys! {
     MaxTransactionsInFlight = "max_transactions_in_flight" or "512",
 }
 
-/// The tables a file may have.
+/// The tables that a file may have.
 pub(super) const TABLES: [&str; 2] = ["aws_kms_config", "s3_config"];
 
 impl Key {
@@ -87,7 +86,8 @@ impl Key {
         Self::ALL.iter().copied().find(|key| key.variable() == rest)
     }
 
-    /// Keys that make two instances one when they come from a variable all instances share.
+    /// Returns whether a variable shared by all instances must not set this key, because it would give
+    /// them the same identity.
     pub(super) fn is_one_instance_only(self) -> bool {
         matches!(
             self,
@@ -106,13 +106,13 @@ impl fmt::Display for Key {
     }
 }
 
-/// The candidate most like `name`, if it is like it at all. Case and dashes do not count, nor
-/// does the table: `region` is like `s3_config.region`.
+/// The candidate most similar to `name`, if any is similar. Ignores case, dashes and the table:
+/// `region` is similar to `s3_config.region`.
 pub(super) fn nearest(name: &str, candidates: impl Iterator<Item = String>) -> Option<String> {
     let plain = |text: &str| text.to_lowercase().replace("__", "_").replace(['-', '.'], "_");
     let last = |text: &str| plain(text.rsplit('.').next().unwrap_or(text));
     if name.len() > 200 {
-        return None; // no key is near, and the distance is quadratic
+        return None; // no key is similar, and the distance is quadratic
     }
     candidates
         .map(|candidate| {

@@ -1,7 +1,7 @@
-//! Keys of other connectors (the three services, and the single programs before them): who brings their files or
-//! variables here is told what they are called here, instead of being offered a key that looks alike.
+//! Keys of other connectors (the three services, and the single programs before them). An operator who
+//! brings their files or variables is told the name used here, instead of the nearest spelling.
 
-/// A key as it stands in a file, and what it is here. Empty: nothing.
+/// A key as it stands in their files, and its name here. Empty: no counterpart.
 const KEYS: &[(&str, &str)] = &[
     ("gateway_chain_id", "chain_id"),
     (
@@ -86,8 +86,8 @@ const KEYS: &[(&str, &str)] = &[
     ("ct_attestation", ""),
 ];
 
-/// What a key of another connector is here, as a sentence. `name` is written as in a file, in any case; its
-/// table may be left out where the table is theirs alone.
+/// A sentence about the counterpart of another connector's key. `name` is written as in a file, in any
+/// case; its table may be omitted if only that connector has it.
 pub(super) fn hint_for(name: &str) -> Option<String> {
     let name = name.to_lowercase();
     let whole = KEYS.iter().find(|(key, _)| *key == name);

@@ -1,12 +1,13 @@
-//! What is wrong with a configuration, told so that one reading is enough to fix it: all
-//! problems together, each with its place, its key, what was found, what is allowed, what to do.
+//! Problems of a configuration, described so that one reading is enough to fix it: all together, each
+//! with its place, its key, what was found, what is allowed, what to do.
 //!
-//! `found` is written by `sources`, `sections` and `values`, which decide what of a value may be shown.
+//! `found` is written by `sources`, `sections` and `values`, which decide how much of a value may be
+//! shown.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Where a value, or the lack of it, comes from.
+/// The origin of a value, or of its absence.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// No particular place: missing in file and environment.
@@ -42,16 +43,16 @@ impl fmt::Display for Place {
     }
 }
 
-/// One thing that must be fixed before anything starts.
+/// A problem that must be fixed before the instance can start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub place: Place,
     /// The key as written in a file, with its table: `s3_config.region`.
     pub key: Option<String>,
-    /// What stands there. Never a secret: for those only the shape.
+    /// What was found. Never a secret: of those only the shape.
     pub found: String,
     pub allowed: String,
-    /// What to do; empty where `allowed` says it all.
+    /// What to do; empty if `allowed` is enough.
     pub advice: String,
 }
 
@@ -66,7 +67,7 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
-    /// All but where it is.
+    /// The message without its place.
     fn message(&self) -> String {
         let Self { found, allowed, advice, .. } = self;
         let advice = if advice.is_empty() { String::new() } else { format!(". {advice}") };
@@ -82,19 +83,19 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// In the order of files, lines and variables. `None` if there is none.
+    /// Sorts by file, line and variable. `None` if there is none.
     pub(super) fn collect(mut problems: Vec<Problem>) -> Option<Self> {
         problems.sort_by(|a, b| (&a.place, &a.key).cmp(&(&b.place, &b.key)));
         problems.dedup();
         (!problems.is_empty()).then_some(Self { list: problems, is_of_disabled: false })
     }
 
-    /// The configuration says `enabled = false`.
+    /// Records that the configuration says `enabled = false`.
     pub(super) fn mark_disabled(self) -> Self {
         Self { is_of_disabled: true, ..self }
     }
 
-    /// Whether the configuration says that it is not to run: then nothing is wrong yet.
+    /// Returns whether the configuration is disabled: then its problems are not errors yet.
     #[must_use]
     pub fn is_disabled(&self) -> bool {
         self.is_of_disabled
@@ -105,7 +106,7 @@ impl Problems {
         &self.list
     }
 
-    /// Each of them as something that is only odd.
+    /// The problems as warnings.
     pub fn as_warnings(&self) -> impl Iterator<Item = Warning> {
         self.list.iter().map(|problem| Warning {
             place: problem.place.clone(),
@@ -135,7 +136,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Something odd that does not keep the instance from running.
+/// A suspicious value that does not prevent the instance from running.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Warning {
     pub place: Place,

@@ -1,8 +1,8 @@
-//! Types for what must never be printed: no `Display`, and a `Debug` that tells nothing.
+//! Types for values that must never be printed: no `Display`, and a `Debug` that shows nothing.
 //!
-//! URLs belong here too: hosted RPC endpoints and buckets carry API keys in their path, query or
-//! user part. A [`SecretUrl`] shows scheme, host and port; the rest is there for whoever asks
-//! with [`SecretUrl::expose`], a word to grep for.
+//! URLs belong here too: hosted RPC endpoints and buckets carry API keys in their path, query or user
+//! part. A [`SecretUrl`] shows scheme, host and port; the rest needs [`SecretUrl::expose`], a word to
+//! grep for.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ impl SecretString {
         Self(Zeroizing::new(text))
     }
 
-    /// The text itself. Never to be logged, put into an error, or kept in another type.
+    /// The text itself. Never log it, put it into an error, or keep it in another type.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -33,12 +33,12 @@ impl fmt::Debug for SecretString {
     }
 }
 
-/// A valid secp256k1 private key: 32 bytes, not zero, below the order of the curve.
-/// Wiped from memory when dropped.
+/// A valid secp256k1 private key: 32 bytes, not zero, below the curve's order. Wiped from memory when
+/// dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PrivateKey(Zeroizing<[u8; 32]>);
 
-/// Why a text is no private key. Tells the text's shape, never a part of it.
+/// Why a text is not a private key. Describes the text's shape, never a part of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPrivateKey {
     #[error("no text")]
@@ -60,7 +60,7 @@ const CURVE_ORDER: U256 =
     uint!(0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141_U256);
 
 impl PrivateKey {
-    /// Reads 64 hex digits, with or without 0x; white space around them does not count.
+    /// Parses 64 hex digits, with or without 0x; ignores white space around them.
     pub fn parse(text: &str) -> Result<Self, InvalidPrivateKey> {
         let text = text.trim();
         let digits = strip_0x(text);
@@ -89,7 +89,7 @@ impl PrivateKey {
         Ok(key)
     }
 
-    /// The 32 bytes, for the signer. Never to be logged, put into an error, or kept elsewhere.
+    /// The 32 bytes, for the signer. Never log them, put them into an error, or keep them elsewhere.
     #[must_use]
     pub fn expose(&self) -> &[u8; 32] {
         &self.0
@@ -103,8 +103,8 @@ impl PrivateKey {
         Address::from_private_key(&key)
     }
 
-    /// Whether everybody knows this key: the accounts of the development nodes, the key in the
-    /// product's documentation, and numbers so small that anyone tries them.
+    /// Returns whether this key is public knowledge: the accounts of development nodes, the key in the
+    /// product's documentation, and very small numbers.
     #[must_use]
     pub fn is_publicly_known(&self) -> bool {
         self.0[..28].iter().all(|byte| *byte == 0)
@@ -134,7 +134,7 @@ const PUBLICLY_KNOWN: [[u8; 20]; 11] = [
     alloy::hex!("63fac9201494f0bd17b9892b9fae4d52fe3bd377"),
 ];
 
-/// A URL that shows scheme, host and port only.
+/// A URL that shows only scheme, host and port.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SecretUrl(Url);
 
@@ -144,7 +144,7 @@ impl SecretUrl {
         Self(url)
     }
 
-    /// The whole URL, for the connection. Never to be logged or put into an error.
+    /// The whole URL, for the connection. Never log it or put it into an error.
     #[must_use]
     pub fn expose(&self) -> &Url {
         &self.0

@@ -1,7 +1,7 @@
-//! From what was given to a [`Config`] that cannot be wrong, or to every problem at once.
+//! Turns the given values into a valid [`Config`], or into all problems at once.
 //!
-//! Each check notes its problem and goes on, so that one run names them all. Ranges stand here, beside
-//! the key they belong to. The only I/O is reading the files that keys name.
+//! Each check notes its problem and goes on, so that one run reports them all. Ranges stand beside the
+//! key they belong to. The only I/O is reading the files that keys name.
 
 mod single;
 mod network;
@@ -20,21 +20,21 @@ use super::values::{Value, show};
 use super::{LoadMode, Source};
 use crate::domain::PerKind;
 
-/// EIP-2294 sets a lower bound of this size; TOML and the journal hold no larger integers.
+/// EIP-2294 limits chain ids to 2^63 - 37; TOML and the journal hold no integer above 2^63 - 1.
 const MAX_CHAIN_ID: u64 = i64::MAX.unsigned_abs();
-/// No response costs less: 21,000 for being a transaction, calldata, the recovery of a signature,
+/// No response costs less: 21,000 for the transaction itself, calldata, the recovery of a signature,
 /// and several new storage slots at 22,100 each. The seed's documentation shows 6000.
 const MIN_GAS_LIMIT: u64 = 100_000;
-/// 1,024 Bools of 64 KiB, twice: as fetched and as encoded for the Core.
+/// Memory for 1,024 Bools of 64 KiB, twice: as fetched and as encoded for the Core.
 const MIN_CIPHERTEXT_MEMORY_MIB: u64 = 160;
 /// A sequencer buffers this many transactions of one sender.
 const MAX_TRANSACTIONS_IN_FLIGHT: u32 = 1024;
 const DAY_SECS: u64 = 86_400;
-/// More blocks than an hour has on the Gateway's chain.
+/// More blocks than the Gateway's chain has in an hour.
 const MAX_CONFIRMATIONS: u64 = 20_000;
 const GATEWAY_SCHEMES: [&str; 4] = ["ws", "wss", "http", "https"];
 
-/// What the seed marks as required. Under `start` its defaults stand in.
+/// The keys that the seed marks required. Under `start` its defaults stand in.
 const REQUIRED: [Key; 5] = [
     Key::GatewayUrl,
     Key::KmsCoreEndpoint,
@@ -43,18 +43,18 @@ const REQUIRED: [Key; 5] = [
     Key::GatewayConfigAddress,
 ];
 
-/// A problem was noted, and there is no value.
+/// A problem was noted, so there is no value.
 struct ProblemNoted;
 
-/// A key's value, `None` if it was not given and has no default.
+/// A key's value; `None` if it was not given and has no default.
 type CheckedValue<T> = Result<Option<T>, ProblemNoted>;
 
-/// The value of a key that has a default.
+/// Unwraps the value of a key that has a default.
 fn set<T>(found: CheckedValue<T>) -> Result<T, ProblemNoted> {
     Ok(found?.expect("the key has a default, which is given where nobody gives a value"))
 }
 
-/// Judges what was given.
+/// Checks the given values.
 pub(super) fn check(raw: RawConfig, source: &Source) -> Result<(Config, Vec<Warning>), Problems> {
     let mut check = Checker { raw, source };
     let config = check.config();
@@ -161,11 +161,11 @@ impl Checker<'_> {
         })
     }
 
-    /// The keys the seed marks required: under a supervisor each must be given, since an instance
-    /// on default addresses helps nobody; `start` takes the seed's defaults and says so.
+    /// Requires the keys that the seed marks required. Under a supervisor each must be given, because
+    /// an instance on default addresses is useless; `start` uses the seed's defaults and warns.
     fn require_keys(&mut self, observes: bool) {
         let missing = REQUIRED.into_iter().filter(|key| self.raw.given(*key).is_none());
-        // Who only observes asks no Core.
+        // // An observing instance asks no Core.
         let missing = missing.filter(|key| !observes || *key != Key::KmsCoreEndpoint);
         let missing: Vec<Key> = missing.collect();
         match self.source.mode {
@@ -200,7 +200,7 @@ impl Checker<'_> {
         Ok((decryption, gateway_config))
     }
 
-    /// The two timeouts and the expiry, which must leave room for at least one attempt.
+    /// The two timeouts and the expiry, which must allow at least one attempt.
     fn timeouts(&mut self) -> Result<(PerKind<Duration>, Duration), ProblemNoted> {
         let public = self.number(Key::PublicDecryptionTimeoutSecs, 1..=DAY_SECS, "seconds");
         let user = self.number(Key::UserDecryptionTimeoutSecs, 1..=DAY_SECS, "seconds");
@@ -309,12 +309,12 @@ impl Checker<'_> {
         });
     }
 
-    /// A variable that would be taken for this key.
+    /// The variable that sets this key.
     fn variable_for(&self, key: Key) -> String {
         variable_for(key, self.source.mode, self.source.stem().as_deref())
     }
 
-    /// The place of what is missing: the file as a whole, or no place.
+    /// The place of a missing value: the whole file, or no place.
     fn whole_file(&self) -> Place {
         self.source.file.as_deref().map_or(Place::Configuration, Place::file)
     }

@@ -1,4 +1,4 @@
-//! What an instance is told: every value of its configuration, within its bounds.
+//! The settings of one instance, each within its bounds.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use super::keys::Key;
 use super::secret::{PrivateKey, SecretUrl};
 use crate::{domain::PerKind, net::proxy::Proxies};
 
-/// The configuration of one instance. Every value is within its bounds; `==` tells whether a
-/// reload changes anything; `Debug` prints no secret.
+/// The configuration of one instance. Every value is within its bounds. `==` tells whether a reload
+/// changes anything; `Debug` prints no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `false` keeps a supervisor from running this file.
     pub enabled: bool,
-    /// The name in traces, and of the one instance of `start`. The default is nobody's choice.
+    /// Name in traces, and of the instance under `start`. The default does not count as given.
     pub service_name: String,
     /// The Gateway chain's node; ws, wss, http or https.
     pub gateway_url: SecretUrl,
-    /// More nodes of the same chain, in the order in which they are read from when those before
-    /// them are of no use. Answers are sent to all.
+    /// More nodes of the same chain, in order: each is read from when those before it cannot be used.
+    /// Transactions are sent to all.
     pub gateway_fallback_urls: Vec<SecretUrl>,
     /// The KMS Core's gRPC endpoint; http or https.
     pub kms_core_endpoint: SecretUrl,
@@ -34,15 +34,15 @@ pub struct Config {
     pub wallet: Option<Wallet>,
     /// Where ciphertexts are looked for when no coprocessor's bucket is known.
     pub s3: Option<S3>,
-    /// Authorities trusted besides the system's, for wss, https and gRPC over TLS.
+    /// Certificate authorities trusted besides the system's, for wss, https and gRPC over TLS.
     pub private_authorities: Option<PrivateAuthorities>,
-    /// From `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`; no keys.
+    /// From `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, which are not configuration keys.
     pub proxies: Proxies,
-    /// Events that may wait for a walk to take them.
+    /// Events that may wait for a walk.
     pub channel_size: usize,
-    /// How long the Core may take for an answer before it is polled anew.
+    /// How long the Core may take for an answer before it is polled again.
     pub answer_timeout: PerKind<Duration>,
-    /// The ceiling of the poll back-off.
+    /// The upper limit of the poll back-off.
     pub retry_interval: Duration,
     /// The EIP-712 domain of the Decryption contract; compared with `eip712Domain()` at start.
     pub decryption_domain: Domain,
@@ -52,7 +52,7 @@ pub struct Config {
     pub verify_coprocessors: bool,
     /// Gas of each transaction; learned from estimates if absent.
     pub gas_limit: Option<u64>,
-    /// In wei; a base fee above it holds requests instead of paying.
+    /// In wei. While the base fee is above it, requests are held instead of paying more.
     pub max_fee_per_gas: u128,
     /// Where an instance without a cursor begins to read.
     pub starting_block: StartingBlock,
@@ -62,7 +62,7 @@ pub struct Config {
     pub confirmations: PerKind<u64>,
     /// Working time after which an unanswered request ends as expired.
     pub request_expiry: Duration,
-    /// How often a held request is tried again.
+    /// How often a held request is retried.
     pub held_retry: Duration,
     /// How long settled requests stay in the journal.
     pub journal_retention: Duration,
@@ -73,26 +73,26 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether the instance only observes.
+    /// Returns whether the instance only observes.
     #[must_use]
     pub fn observes(&self) -> bool {
         self.wallet.is_none()
     }
 
-    /// The name that an operator chose.
+    /// The service name, if it was given.
     #[must_use]
     pub fn given_service_name(&self) -> Option<&str> {
         let name = self.service_name.as_str();
         (Key::ServiceName.default() != Some(name)).then_some(name)
     }
 
-    /// The certificates of `ca_file`, if there is one.
+    /// The certificates of `ca_file`; empty without one.
     #[must_use]
     pub fn authorities(&self) -> &[CertificateDer<'static>] {
         self.private_authorities.as_ref().map_or(&[], |authorities| &authorities.certificates)
     }
 
-    /// The Gateway's nodes, as messages name them.
+    /// The Gateway's nodes, for messages.
     #[must_use]
     pub fn gateways(&self) -> String {
         let urls = std::iter::once(&self.gateway_url).chain(&self.gateway_fallback_urls);
@@ -112,8 +112,8 @@ pub enum Wallet {
     },
 }
 
-/// The bucket of last resort: `{endpoint}/{bucket}`, or the region's AWS endpoint. At least one
-/// of region and endpoint is given.
+/// The fallback bucket: `{endpoint}/{bucket}`, or the region's AWS endpoint. At least one of region and
+/// endpoint is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3 {
     pub region: Option<String>,
@@ -121,7 +121,7 @@ pub struct S3 {
     pub endpoint: Option<SecretUrl>,
 }
 
-/// A PEM file as it was when read; a changed content is a changed config.
+/// A PEM file's content when it was read: a changed content is a changed configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrivateAuthorities {
     pub path: PathBuf,
@@ -136,14 +136,14 @@ pub struct Domain {
     pub version: String,
 }
 
-/// How final a block has to be.
+/// The finality that a block must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finality {
-    /// In the chain: a promise of the sequencer.
+    /// In the chain: the sequencer's promise.
     Latest,
-    /// As the node's tag `safe` says.
+    /// The node's tag `safe`.
     Safe,
-    /// As the node's tag `finalized` says.
+    /// The node's tag `finalized`.
     Finalized,
 }
 

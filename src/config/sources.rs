@@ -1,11 +1,11 @@
-//! What was given, before it is judged: one value per key, each with its place.
+//! The given values before they are checked: one value per key, each with its place.
 //!
 //! Four sources, of which later ones win: the defaults, the [`file`](self::file), the variables
-//! `KMS_CONNECTOR_<KEY>`, and `KMS_CONNECTOR_INSTANCE_<STEM>__<KEY>`, the form for one instance of many
-//! ([`environment`]). The `config` crate merges them and keeps each value's origin. What it merges are
-//! positions in a side table of [`Value`]s: any text may be a secret, in whatever key it stands, so the
-//! crate has none to print or to convert, and its deserialiser, which ends at the first error, is not
-//! used.
+//! `KMS_CONNECTOR_<KEY>`, and `KMS_CONNECTOR_INSTANCE_<STEM>__<KEY>` for one instance of many
+//! ([`environment`]). The `config` crate merges them and keeps each value's origin. It merges positions
+//! in a side table of [`Value`]s, because any text may be a secret, in whatever key it stands: the
+//! crate has no text to print or to convert. Its deserialiser is not used, because it ends at the first
+//! error.
 
 mod file;
 mod environment;
@@ -28,7 +28,7 @@ pub(super) use environment::{
     odd_variables, quoted_places, variable_for, variables_of_no_instance,
 };
 
-/// The origin of a value that nobody gave.
+/// The origin of a default.
 const DEFAULT: &str = "default";
 
 /// From the weakest to the strongest.
@@ -40,7 +40,7 @@ pub(super) enum Layer {
     InstanceVariable,
 }
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Given {
     pub value: Value,
@@ -48,7 +48,7 @@ pub(super) struct Given {
     pub layer: Layer,
 }
 
-/// What one source gives, by key.
+/// The values of one source, by key.
 #[derive(Clone, Debug, Default)]
 struct Entries(Map<String, ::config::Value>);
 
@@ -62,20 +62,20 @@ impl ::config::Source for Entries {
     }
 }
 
-/// What the sources give, and what was noticed on the way.
+/// The values of all sources, and the problems and warnings found while reading them.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     layers: BTreeMap<Layer, Entries>,
     /// The side table.
     values: Vec<(Value, Layer)>,
-    /// The one whose lines are origins.
+    /// The file that line numbers refer to.
     file: PathBuf,
     pub problems: Vec<Problem>,
     pub warnings: Vec<Warning>,
 }
 
 impl Sources {
-    /// The defaults, for others to go on top.
+    /// The defaults, as the lowest layer.
     pub fn new() -> Self {
         let mut sources = Self::default();
         for key in Key::ALL.iter().copied() {
@@ -94,12 +94,12 @@ impl Sources {
         self.layers.entry(layer).or_default().0.insert(key.name().to_owned(), value);
     }
 
-    /// Where one source has this key already.
+    /// The origin of this key in one layer, if that has it.
     fn origin(&self, layer: Layer, key: Key) -> Option<&str> {
         self.layers.get(&layer)?.0.get(key.name())?.origin()
     }
 
-    /// Merges them.
+    /// Merges all layers.
     pub fn merged(self) -> RawConfig {
         let Self { layers, values, file, problems, warnings } = self;
         let mut builder = ::config::Config::builder();
@@ -118,7 +118,7 @@ impl Sources {
     }
 }
 
-/// The value of this name, whose parts are parted by dots.
+/// The value at this dotted name.
 fn at<'v>(root: &'v ::config::Value, name: &str) -> Option<&'v ::config::Value> {
     name.split('.').try_fold(root, |value, part| {
         let ValueKind::Table(table) = &value.kind else { return None };
@@ -126,7 +126,7 @@ fn at<'v>(root: &'v ::config::Value, name: &str) -> Option<&'v ::config::Value> 
     })
 }
 
-/// What an origin means.
+/// Translates an origin to a place.
 fn place(origin: &str, layer: Layer, file: &Path) -> Place {
     match layer {
         Layer::Default => Place::Configuration,
@@ -135,12 +135,12 @@ fn place(origin: &str, layer: Layer, file: &Path) -> Place {
     }
 }
 
-/// The line of an origin in the file.
+/// The file's line in an origin.
 fn line(origin: &str) -> Option<usize> {
     origin.rsplit_once(':')?.1.parse().ok()
 }
 
-/// All that was given, by key, and what was noticed on the way.
+/// All given values by key, and the problems and warnings found while reading them.
 #[derive(Clone, Debug)]
 pub(super) struct RawConfig {
     given: BTreeMap<Key, Given>,
@@ -149,12 +149,12 @@ pub(super) struct RawConfig {
 }
 
 impl RawConfig {
-    /// Where nobody gave one, the default.
+    /// The given value, else the default.
     pub fn get(&self, key: Key) -> Option<&Given> {
         self.given.get(&key)
     }
 
-    /// What somebody gave.
+    /// The given value, without the default.
     pub fn given(&self, key: Key) -> Option<&Given> {
         self.get(key).filter(|given| given.layer != Layer::Default)
     }

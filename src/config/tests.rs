@@ -30,7 +30,7 @@ fn source(environment: Environment) -> Source {
     Source { file: None, environment, credentials_directory: None, mode: LoadMode::Start }
 }
 
-/// Loads `text` as if it stood in a file called one.toml.
+/// Loads `text` as if it were a file called one.toml.
 fn load_text(text: &str, environment: Environment, mode: LoadMode) -> Result<Loaded, Problems> {
     let path = PathBuf::from("one.toml");
     let source = Source { file: Some(path.clone()), mode, ..source(environment) };
@@ -46,7 +46,7 @@ fn bad(text: &str) -> Vec<Problem> {
     load_text(text, env([WALLET]), LoadMode::Start).unwrap_err().as_slice().to_vec()
 }
 
-/// The one problem of `text`.
+/// The only problem of `text`.
 fn problem(text: &str) -> Problem {
     let problems = bad(text);
     assert_eq!(problems.len(), 1, "{problems:#?}");
@@ -64,5 +64,5 @@ fn warned(loaded: &Loaded, key: &str) -> bool {
     loaded.warnings.iter().any(|warning| warning.key.as_deref() == Some(key))
 }
 
-/// A block in the form of a certificate; what is in it is not this room's business.
+/// A block in the form of a certificate; its content does not matter here.
 const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";

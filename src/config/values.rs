@@ -1,4 +1,4 @@
-//! What stands in one key, and what of it may be shown.
+//! The value of one key, and how much of it may be shown.
 
 use super::{
     problems::{Place, Problem},
@@ -9,14 +9,14 @@ use super::{
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Text(SecretString),
-    /// Decimal text; TOML's other radixes are already translated. Too large ones stay too large.
+    /// Decimal text; TOML's other radixes are already converted. Numbers too large stay too large.
     Integer(SecretString),
     /// As written.
     Float(SecretString),
     Boolean(bool),
-    /// A list of texts only.
+    /// A list that contains only texts.
     Texts(Vec<SecretString>),
-    /// A TOML type no key takes, by name.
+    /// The name of a TOML type that no key accepts.
     Other(&'static str),
 }
 
@@ -32,7 +32,7 @@ impl Value {
         }
     }
 
-    /// Also one in quotes, since variables are always text.
+    /// Also parses a quoted number, because variables are always text.
     pub(super) fn integer(&self) -> Option<i128> {
         match self {
             Self::Text(text) | Self::Integer(text) => text.expose().trim().parse().ok(),
@@ -41,14 +41,15 @@ impl Value {
     }
 }
 
-/// Docker's env files, and others that are no shell, keep the quotes around a value as part of it.
+/// Returns whether the value is in quotes. Docker's env files and other tools without a shell keep them
+/// as part of the value.
 pub(super) fn has_quotes(text: &str) -> bool {
     ['"', '\'']
         .iter()
         .any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote))
 }
 
-/// What to do about them.
+/// Advice for quoted values.
 pub(super) const QUOTES: &str = "Remove the quotes: Docker's env files keep them as part of the \
                                  value, a shell and systemd do not";
 
@@ -62,8 +63,8 @@ pub(super) fn quoted_problem(place: Place, key: Option<String>) -> Problem {
     }
 }
 
-/// What of a value may be shown. Secrets find their way into the wrong key, so nothing is shown
-/// that is as long as a key or looks like a URL.
+/// The part of a value that may be shown. Secrets end up in wrong keys, so nothing is shown that is as
+/// long as a key or looks like a URL.
 pub(super) fn show(value: &Value) -> String {
     match value {
         Value::Text(text) => show_text(text.expose()),
@@ -91,7 +92,7 @@ fn show_text(text: &str) -> String {
     }
 }
 
-/// What a value in a key that holds secrets looks like, without a character of it.
+/// The shape of a value in a secret key, without a character of it.
 pub(super) fn show_shape(value: &Value) -> &'static str {
     match value {
         Value::Text(_) => "a text",

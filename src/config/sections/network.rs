@@ -1,4 +1,4 @@
-//! The ways out: the bucket of last resort, private authorities, proxies.
+//! Outgoing connections: the fallback bucket, private certificate authorities, proxies.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::super::{
 use super::{CheckedValue, Checker, ProblemNoted};
 use crate::net::proxy::{self, Proxies};
 
-/// So many entries of `NO_PROXY` that are not understood are told.
+/// At most this many `NO_PROXY` entries that cannot be parsed are reported.
 const MAX_NO_PROXY_WARNINGS: usize = 10;
 
 impl Checker<'_> {
@@ -45,7 +45,7 @@ impl Checker<'_> {
         );
         let endpoint = self.url(Key::S3Endpoint, &["http", "https"]);
         match (region?, bucket?, endpoint?) {
-            (None, _, None) | (_, None, _) => Err(ProblemNoted), // noted as missing above
+            (None, _, None) | (_, None, _) => Err(ProblemNoted), // the missing key was noted above
             (region, Some(bucket), endpoint) => {
                 if let Some(endpoint) = &endpoint {
                     self.warn_of_bucket_twice(&bucket, endpoint);
@@ -55,7 +55,7 @@ impl Checker<'_> {
         }
     }
 
-    /// The bucket's name is added to the endpoint as its path: it should not stand there already.
+    /// Warns if the endpoint's path already ends with the bucket's name, which is appended to it.
     fn warn_of_bucket_twice(&mut self, bucket: &str, endpoint: &SecretUrl) {
         let url = endpoint.expose();
         let host = url.host_str().unwrap_or_default();
@@ -106,7 +106,7 @@ impl Checker<'_> {
         }
     }
 
-    /// The one thing of the environment that is read without our prefix: everybody calls it so.
+    /// Proxies are the only settings read without our prefix: their variable names are a convention.
     pub(super) fn proxies(&mut self) -> Result<Proxies, ProblemNoted> {
         let https = self.proxy("HTTPS_PROXY");
         let http = self.proxy("HTTP_PROXY");
@@ -123,7 +123,7 @@ impl Checker<'_> {
             return Ok(proxies);
         }
         for odd in proxies.unrecognized().iter().take(MAX_NO_PROXY_WARNINGS) {
-            // A whole URL may hold a password.
+            // // A whole URL may contain a password.
             let shown =
                 if odd.contains(['@', '/']) { "an entry".to_owned() } else { format!("{odd:?}") };
             self.raw.warnings.push(Warning {
@@ -166,7 +166,7 @@ impl Checker<'_> {
         })
     }
 
-    /// A variable that is written in either case: the upper one counts.
+    /// A variable that may be written in either case; upper case wins.
     fn either_case_variable(&self, name: &str) -> Option<(String, String)> {
         let names = [name.to_owned(), name.to_lowercase()];
         names.into_iter().find_map(|name| {

@@ -1,4 +1,4 @@
-//! One value each: the text of a key becomes what the instance needs, or a noted problem.
+//! Single values: parses one key's text, or notes a problem.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use super::{CheckedValue, Checker, ProblemNoted};
 const MAX_FALLBACK_URLS: usize = 8;
 
 impl Checker<'_> {
-    /// One of these words, and what it means.
+    /// One of these words, mapped to its value.
     pub(super) fn one_of<T: Copy>(&mut self, key: Key, words: &[(&str, T)]) -> CheckedValue<T> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let text = given.value.text().map(str::trim);
@@ -66,7 +66,7 @@ impl Checker<'_> {
         Ok(number.map(|number| usize::try_from(number).unwrap_or(usize::MAX)))
     }
 
-    /// One line of text that is not blank. Numbers count as their text (`version = 1`).
+    /// One line of text that is not blank. Numbers are taken as their text (`version = 1`).
     pub(super) fn line(&mut self, key: Key, longest: usize) -> CheckedValue<String> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         if let Value::Text(text) | Value::Integer(text) = &given.value {
@@ -110,7 +110,8 @@ impl Checker<'_> {
         })
     }
 
-    /// A path. In a file it is relative to that file's directory, in a variable to the process's.
+    /// A path. In a file it is relative to that file's directory, in a variable to the working
+    /// directory.
     pub(super) fn path(&mut self, key: Key) -> CheckedValue<PathBuf> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let Value::Text(text) = &given.value else {
@@ -119,7 +120,8 @@ impl Checker<'_> {
         if text.expose().trim().is_empty() || text.expose().contains('\0') {
             return Err(self.note_bad(key, "no path".to_owned(), "a path", ""));
         }
-        // A path is repeated when its file cannot be read. A key in its place must not be.
+        // // A path is shown when its file cannot be read, so a private key in its place must be
+        // refused.
         let digits = strip_0x(text.expose().trim());
         let is_key = digits.len() >= 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         if is_key || text.expose().contains("://") {
@@ -196,7 +198,7 @@ impl Checker<'_> {
         self.judge_url(key, schemes, text.expose()).map(Some)
     }
 
-    /// A list, or in a variable a text with commas. A comma within a URL is written %2C.
+    /// A list of URLs; in a variable, a text with commas. A comma within a URL is written %2C.
     pub(super) fn urls(&mut self, key: Key, schemes: &[&str]) -> CheckedValue<Vec<SecretUrl>> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let texts: Vec<SecretString> = match &given.value {
@@ -216,13 +218,13 @@ impl Checker<'_> {
             let allowed = format!("at most {MAX_FALLBACK_URLS} URLs");
             return Err(self.note_bad(key, found, &allowed, ""));
         }
-        // All are judged before the first that is wrong ends it.
+        // // All are checked before the first invalid one ends the loop.
         let judged: Vec<_> =
             texts.iter().map(|text| self.judge_url(key, schemes, text.expose())).collect();
         judged.into_iter().collect::<Result<_, _>>().map(Some)
     }
 
-    /// One URL given twice would count as two nodes.
+    /// Refuses duplicates: one URL given twice would count as two nodes.
     pub(super) fn different_urls(
         &mut self,
         first: &SecretUrl,
@@ -260,7 +262,7 @@ impl Checker<'_> {
         };
         let scheme = scheme.to_ascii_lowercase();
         if !schemes.contains(&scheme.as_str()) {
-            // Only schemes are repeated that cannot be a secret.
+            // // Only well-known schemes are shown, because anything else may be part of a secret.
             let known = ["http", "https", "ws", "wss", "grpc", "grpcs", "tcp", "ipc", "unix", "s3"];
             let found = if known.contains(&scheme.as_str()) {
                 format!("a URL with {scheme}://")
@@ -289,7 +291,7 @@ impl Checker<'_> {
     }
 }
 
-/// Exact: no binary fraction comes between the operator's decimals and the chain's wei.
+/// Converts exactly: the operator's decimals never pass through a binary fraction.
 pub(super) fn gwei_to_wei(text: &str) -> Option<u128> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());

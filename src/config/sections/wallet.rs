@@ -1,4 +1,4 @@
-//! The wallet: what signs, and where its key stands.
+//! The wallet: who signs (a local key or AWS KMS), and where the key is.
 
 use std::{
     fs,
@@ -16,8 +16,8 @@ use super::super::{
 use super::{CheckedValue, Checker, ProblemNoted};
 
 impl Checker<'_> {
-    /// The seed's priority: a private key, else AWS KMS. Of private keys: `private_key` or
-    /// `private_key_file`, whichever comes from the stronger layer, else the credential.
+    /// The seed's priority: a private key, else AWS KMS. Among private keys: `private_key` or
+    /// `private_key_file`, whichever comes from the stronger source, else the credential.
     pub(super) fn wallet(&mut self) -> Result<Wallet, ProblemNoted> {
         let aws = self.aws_kms();
         let private_key = self.private_key();
@@ -122,7 +122,7 @@ impl Checker<'_> {
         };
         let in_credentials =
             self.source.credentials_directory.as_deref().is_some_and(|dir| path.starts_with(dir));
-        // systemd guards those.
+        // // systemd protects the credentials directory.
         if !in_credentials {
             self.key_guard(&path, guard)?;
         }
@@ -130,7 +130,8 @@ impl Checker<'_> {
         self.judge_key(&text, &place, key.name()).map(Some)
     }
 
-    /// A key file is for its owner, who is root or the service's user.
+    /// Checks owner and mode: a key file may be readable by its owner only, who is root or the
+    /// service's user.
     fn key_guard(&mut self, path: &Path, guard: KeyFileAccess) -> Result<(), ProblemNoted> {
         match guard.judge(rustix::process::geteuid().as_raw()) {
             KeyFileVerdict::Fine => Ok(()),
@@ -153,7 +154,8 @@ impl Checker<'_> {
         let Some(directory) = &self.source.credentials_directory else { return Ok(None) };
         let own = self.source.stem().map(|stem| directory.join(format!("{stem}.private_key")));
         let bare = (self.source.mode == LoadMode::Start).then(|| directory.join("private_key"));
-        // `exists` is false for what cannot be looked at; such a credential must not be skipped.
+        // // `exists` returns false for a path that cannot be inspected; such a credential must not be
+        // skipped.
         let present = |path: &PathBuf| path.try_exists().unwrap_or(true);
         let Some(path) = own.into_iter().chain(bare).find(present) else { return Ok(None) };
         let place = Place::file(&path);

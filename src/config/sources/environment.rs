@@ -1,5 +1,5 @@
-//! What the environment gives: `KMS_CONNECTOR_<KEY>` for all instances, and
-//! `KMS_CONNECTOR_INSTANCE_<STEM>__<KEY>` for one; and variables that do not do what was meant.
+//! The environment's values: `KMS_CONNECTOR_<KEY>` for all instances,
+//! `KMS_CONNECTOR_INSTANCE_<STEM>__<KEY>` for one; and variables that do not have the intended effect.
 
 use std::ffi::{OsStr, OsString};
 
@@ -14,16 +14,16 @@ use super::super::{
 };
 use super::{Layer, Sources};
 
-/// What the name of every environment variable of ours begins with.
+/// The prefix of all our environment variables.
 const PREFIX: &str = "KMS_CONNECTOR_";
 const INSTANCE: &str = "INSTANCE_";
 
-/// Variables with our prefix that are no configuration keys.
+/// Variables with our prefix that are not configuration keys.
 const PROCESS_VARIABLES: [&str; 5] =
     ["CONFIG_DIR", "STATE_DIR", "LISTEN", "LISTEN_NAMES", "COMMIT"];
 
 impl Sources {
-    /// Reads the variables: the plain ones, and those of the instance whose file has this stem.
+    /// Reads the shared variables, and those of the instance whose file has this stem.
     pub fn add_environment(
         &mut self,
         environment: &Environment,
@@ -45,12 +45,12 @@ impl Sources {
                 (rest, Layer::Variable)
             };
             let Some(key) = Key::from_variable(rest) else {
-                // Without a file, a program that runs on its defaults would not be what they meant.
+                // // Without a file, unknown variables would leave the program running on its defaults.
                 let alone = mode == LoadMode::Start && stem.is_none();
                 self.unknown_variable(name, rest, alone);
                 continue;
             };
-            // An empty one counts as not set, here as elsewhere.
+            // // An empty variable counts as not set, as elsewhere.
             let is_shared = layer == Layer::Variable && key.is_one_instance_only();
             if mode == LoadMode::Supervise && is_shared && !is_blank(value) {
                 self.shared_variable(name, key, own.as_deref());
@@ -106,7 +106,7 @@ impl Sources {
         });
     }
 
-    /// `alone`: there is no file, so the variables are all there is.
+    /// `alone`: there is no file, so the variables are the whole configuration.
     fn unknown_variable(&mut self, name: &str, rest: &str, alone: bool) {
         let place = Place::Variable(name.to_owned());
         if let Some(told) = other_connectors::hint_for(&rest.replace("__", ".")) {
@@ -125,7 +125,7 @@ impl Sources {
             return;
         }
         let variables = Key::ALL.iter().map(|key| key.variable());
-        // Of one instance, or of all.
+        // // The prefix of one instance, or of all.
         let before = name.strip_suffix(rest).unwrap_or(PREFIX);
         let guess = if before == PREFIX && is_of_kubernetes(rest) {
             " (Kubernetes sets such names for a service called kms-connector)".to_owned()
@@ -139,7 +139,7 @@ impl Sources {
     }
 }
 
-/// A variable that would be taken for this key. `stem`: of the instance's file.
+/// The variable that sets this key. `stem`: that of the instance's file.
 pub(in crate::config) fn variable_for(key: Key, mode: LoadMode, stem: Option<&str>) -> String {
     match stem {
         Some(stem) if mode == LoadMode::Supervise && key.is_one_instance_only() => {
@@ -149,13 +149,14 @@ pub(in crate::config) fn variable_for(key: Key, mode: LoadMode, stem: Option<&st
     }
 }
 
-/// `SERVICE_HOST`, `SERVICE_PORT_HTTP`, `PORT`, `PORT_9478_TCP_ADDR`.
+/// Returns whether Kubernetes injects such a name: `SERVICE_HOST`, `SERVICE_PORT_HTTP`, `PORT`,
+/// `PORT_9478_TCP_ADDR`.
 fn is_of_kubernetes(rest: &str) -> bool {
     rest == "PORT"
         || ["SERVICE_HOST", "SERVICE_PORT", "PORT_"].iter().any(|begin| rest.starts_with(begin))
 }
 
-/// Those of [`PROCESS_VARIABLES`] that stand in quotes.
+/// The [`PROCESS_VARIABLES`] whose values are in quotes.
 pub(in crate::config) fn quoted_places(environment: &Environment) -> Vec<Problem> {
     let ours = PROCESS_VARIABLES.iter().map(|name| format!("{PREFIX}{name}"));
     let is_quoted = |name: &String| {
@@ -167,8 +168,8 @@ pub(in crate::config) fn quoted_places(environment: &Environment) -> Vec<Problem
     ours.filter(is_quoted).map(|name| quoted_problem(Place::Variable(name), None)).collect()
 }
 
-/// Variables of the whole process that do not do what was meant: of logs and traces those that stand
-/// in quotes, and any with our prefix in another case.
+/// Process-wide variables that do not have the intended effect: those of logs and traces whose values
+/// are in quotes, and any with our prefix in another case.
 pub(in crate::config) fn odd_variables(environment: &Environment) -> Vec<Warning> {
     let odd = environment.iter().filter_map(|(name, value)| {
         let is_plain = name == "RUST_LOG" || name.starts_with("OTEL_");
@@ -191,7 +192,7 @@ fn instance_prefix(stem: &str) -> String {
     format!("{INSTANCE}{}__", variable_form(stem))
 }
 
-/// Bytes that are not UTF-8 are not blank.
+/// Returns whether the value is blank. Bytes that are not UTF-8 are not.
 fn is_blank(value: &OsStr) -> bool {
     value.to_str().is_some_and(|text| text.trim().is_empty())
 }

@@ -1,5 +1,4 @@
-//! What a file gives, key by key, each with the line it stands in. TOML is understood here and nowhere
-//! else.
+//! A file's values, key by key, each with its line. The only place that parses TOML.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -17,11 +16,11 @@ use super::super::{
 };
 use super::{Layer, Sources, line};
 
-/// Of syntax errors and of unknown keys so many are told one by one: a file that is no configuration
-/// at all has one on each line.
+/// At most this many syntax errors, and this many unknown keys, are reported one by one: a file that is
+/// not a configuration has one on each line.
 const MAX_OF_A_KIND: usize = 20;
 
-/// What stands for those that are not told one by one. `place`: of the first of them.
+/// Summarises the problems that are not reported one by one. `place`: that of the first of them.
 fn and_more(place: Place, more: usize, what: &str, allowed: &str) -> Problem {
     Problem {
         place,
@@ -33,9 +32,9 @@ fn and_more(place: Place, more: usize, what: &str, allowed: &str) -> Problem {
 }
 
 impl Sources {
-    /// Reads a file's text. Syntax errors are noted together, the first [`MAX_OF_A_KIND`] of them; a
-    /// table with one is not read further, since what is missing from it says nothing. Answers whether
-    /// the text was TOML. Takes time in proportion to the text's length, whatever it is.
+    /// Reads a file's text. Syntax errors are noted together, the first [`MAX_OF_A_KIND`] of them. A
+    /// table with an error is not read further, because nothing follows from what is missing in it.
+    /// Returns whether the text was TOML. Takes time linear in the text's length.
     pub fn add_file(&mut self, path: &Path, text: &str) -> bool {
         let lines = Lines::of(text);
         let (root, errors) = DeTable::parse_recoverable(text);
@@ -53,7 +52,7 @@ impl Sources {
             self.problems.push(Problem {
                 place: place(error),
                 key: None,
-                // The parser's message names what it expected, never the text it read.
+                // // The parser's message names what it expected, never the text that it read.
                 found: format!("a syntax error ({})", error.message()),
                 allowed: "TOML".to_owned(),
                 advice: "Texts stand in quotes, numbers do not, tables begin with [name]"
@@ -68,7 +67,7 @@ impl Sources {
     }
 }
 
-/// One walk over the tables of one file.
+/// Reads the tables of one file.
 struct Reader<'a> {
     sources: &'a mut Sources,
     path: &'a Path,
@@ -76,17 +75,17 @@ struct Reader<'a> {
     unknown: Vec<Unknown<'a>>,
 }
 
-/// A key or table that is none of ours.
+/// An unknown key or table.
 struct Unknown<'a> {
-    /// Where its name stands, in bytes.
+    /// Byte offset of its name.
     at: usize,
     name: Cow<'a, str>,
-    /// The table that it stands in.
+    /// The table that contains it.
     scope: Option<&'static str>,
 }
 
 impl<'a> Reader<'a> {
-    /// Gives `sources` what stands in `root`, the table of a whole file.
+    /// Adds the values in `root`, the file's top-level table, to `sources`.
     fn read(sources: &'a mut Sources, path: &'a Path, lines: Lines<'a>, root: &DeTable<'a>) {
         let mut reader = Self { sources, path, lines, unknown: Vec::new() };
         reader.table(root, None);
@@ -106,12 +105,12 @@ impl<'a> Reader<'a> {
         scope: Option<&'static str>,
     ) {
         let word = name.get_ref().as_ref();
-        // A member of the table it stands in.
+        // // A member of the table that contains it.
         let member = match scope {
             Some(scope) => Key::from_name(&format!("{scope}.{word}")),
             None => Key::from_name(word),
         };
-        // A table, or a top-level key below a table's header.
+        // // A table, or a top-level key below a table's header.
         let table = TABLES.into_iter().find(|table| *table == word);
         let top_level = Key::from_name(word);
         if member.is_none() && table.is_none() && top_level.is_none() {
@@ -180,7 +179,7 @@ impl<'a> Reader<'a> {
         self.sources.give(Layer::File, key, value, &place.to_string());
     }
 
-    /// In the order in which they stand.
+    /// Reports unknown keys in the order of the file.
     fn tell_unknown(&mut self) {
         let mut unknown = std::mem::take(&mut self.unknown);
         unknown.sort_by_key(|one| one.at);
@@ -226,7 +225,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A key's name, unless it is of a length that only a mistake, or a secret, has.
+/// A key's name, unless it is so long that it must be a mistake or a secret.
 fn show_name(name: &str) -> String {
     if name.chars().count() <= 60 && name.chars().all(|c| !c.is_control()) {
         name.to_owned()
@@ -247,7 +246,7 @@ fn translate(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(string) => Value::Text(text(string)),
         DeValue::Integer(integer) => {
-            // In other radixes and with a sign: i128 holds all that is anywhere near a range.
+            // // Other radixes and signs: i128 holds every value near an allowed range.
             let digits = integer.as_str().trim_start_matches('+');
             match i128::from_str_radix(digits, integer.radix()) {
                 Ok(number) => Value::Integer(SecretString::new(number.to_string())),
@@ -279,10 +278,10 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// Where the lines of a text begin.
+/// Line starts of a text.
 struct Lines<'a> {
     text: &'a str,
-    /// In bytes, ascending; never empty.
+    /// Byte offsets, ascending; never empty.
     starts: Vec<usize>,
 }
 

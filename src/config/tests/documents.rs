@@ -1,4 +1,4 @@
-//! The documents that pin the loader: the seed's, the examples, the README.
+//! The documents that pin the loader: the seed, the examples, the README.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn defaults_are_the_seeds() {
     assert_eq!(config.gateway_config_domain.version, "1");
     assert!(!config.verify_coprocessors);
     assert_eq!((config.s3, config.gas_limit), (None, None));
-    // Beyond the seed.
+    // // Keys the seed does not have.
     assert!(config.enabled);
     assert_eq!(config.starting_block, StartingBlock::Latest);
     assert_eq!(config.request_expiry, Duration::from_hours(24));
@@ -81,7 +81,7 @@ fn confirmations_count_for_all_kinds_or_for_one() {
     }
 }
 
-/// The seed's "Configuration Structure", to the letter.
+/// The seed's "Configuration Structure", verbatim.
 const SEED_EXAMPLE: &str = include_str!("../../../tests/world/documented-example.toml");
 
 /// Field failure T32.
@@ -213,7 +213,8 @@ fn the_example_configs_load() {
     }
 }
 
-/// Key and default of each row of the table in `config/README.md`; a default of `None` is none or not a value.
+/// Key and default of each row of the table in `config/README.md`; `None` for no default, or for one
+/// that is not a value.
 fn documented_keys() -> Vec<(String, Option<String>)> {
     let quoted = |cell: &str| -> Vec<String> {
         cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
@@ -230,7 +231,7 @@ fn documented_keys() -> Vec<(String, Option<String>)> {
         for (n, name) in names.into_iter().enumerate() {
             let word = cells[2].to_owned();
             let plain = word.parse::<i64>().is_ok() || word.parse::<bool>().is_ok();
-            // One default for all keys of the row, or one for each.
+            // // One default for all keys of the row, or one for each.
             let default = defaults.get(n).or(defaults.first()).map(|text| format!("\"{text}\""));
             keys.push((name, default.or(plain.then_some(word))));
         }
@@ -254,18 +255,18 @@ fn the_documentation_tells_every_key_and_its_default() {
         with_default.iter().map(|(name, default)| format!("{name} = {default}\n")).collect();
     let defaults = load(&source(env([WALLET]))).unwrap().config;
     assert_eq!(good(&lines.concat()).config, defaults);
-    // Where the table names no default, config-base.toml has the key commented out.
+    // // Where the table has no default, the key is commented out in config-base.toml.
     let base = include_str!("../../../config/environments/config-base.toml");
     for key in Key::ALL {
         let last = key.name().rsplit('.').next().unwrap();
         let commented = base.lines().any(|line| line.starts_with(&format!("#{last} = ")));
-        // enabled is true by default and false in this example.
+        // // `enabled` is true by default and false in this example.
         let told = with_default.iter().any(|(name, _)| name == key.name());
         assert_eq!(told, !commented, "{key}");
     }
 }
 
-/// The README's first configuration is all that is required.
+/// The README's first configuration contains all required keys.
 #[test]
 fn what_the_readme_begins_with_is_enough_for_a_supervisor() {
     let readme = include_str!("../../../README.md");

@@ -1,4 +1,4 @@
-//! The configuration as it counts, told key by key.
+//! The effective configuration, key by key.
 
 use super::*;
 
@@ -76,7 +76,7 @@ fn the_effective_configuration_shows_no_secret() {
     assert!(entry(&with_key, "private_key").0.unwrap().contains("hidden, of address 0x"));
 }
 
-/// Every key of the documentation's table is shown, and every key stands there.
+/// The shown keys are exactly those of the documentation's table.
 #[test]
 fn the_effective_configuration_has_the_documented_keys() {
     let readme = include_str!("../../../config/README.md");

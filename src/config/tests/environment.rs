@@ -1,4 +1,4 @@
-//! What the environment gives, and what in it is odd.
+//! The environment's values and warnings.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn unknown_variables_warn_and_empty_ones_do_not_count() {
     assert!(of("KMS_CONNECTOR_SERVICE_HOST").contains("Kubernetes"));
 }
 
-/// Nobody calls a Kubernetes service so that its variables look like those of one instance.
+/// No Kubernetes service has a name that makes its variables look like those of one instance.
 #[test]
 fn a_mistyped_variable_of_one_instance_is_told_as_one() {
     let wrong = "KMS_CONNECTOR_INSTANCE_ONE__HELD_RETRY_SEC";
@@ -167,7 +167,7 @@ fn names_follow_the_mode() {
     assert_eq!(instance_name(LoadMode::Start, None, file, &config), "service");
     assert_eq!(instance_name(LoadMode::Start, None, None, &config), "service");
     assert_eq!(instance_name(LoadMode::Supervise, Some("given"), file, &config), "one");
-    // The default is nobody's choice, also where an example spells it out.
+    // // The default does not count as given, even where an example spells it out.
     let config = good("service_name = 'kms-connector'").config;
     assert_eq!(instance_name(LoadMode::Start, None, file, &config), "one");
     assert_eq!(instance_name(LoadMode::Start, None, None, &config), "kms-connector");
@@ -196,7 +196,7 @@ fn c6_a_value_in_quotes_is_one_clear_problem() {
     assert!(problems.to_string().contains("KMS_CONNECTOR_STATE_DIR"), "{problems}");
 }
 
-/// The usual variables are read without our prefix, and say what they mean only without quotes.
+/// The usual variables are read without our prefix, and work only without quotes.
 #[test]
 fn c6_usual_variables_in_quotes_are_one_clear_problem() {
     let quoted =
@@ -224,7 +224,7 @@ fn c6_usual_variables_in_quotes_are_one_clear_problem() {
     assert!(!format!("{warnings:?}").contains("SECRET"), "{warnings:?}");
 }
 
-/// The system keeps both apart, and nobody sees that it has no effect.
+/// The system distinguishes case, and nothing else shows that the variable has no effect.
 #[test]
 fn c6_a_variable_in_lower_case_is_told() {
     let variables = [("kms_connector_gas_limit", "7"), ("KMS_CONNECTOR_CHAIN_ID", "1")];
@@ -233,7 +233,7 @@ fn c6_a_variable_in_lower_case_is_told() {
     assert!(warnings[0].message.contains("KMS_CONNECTOR_GAS_LIMIT"), "{warnings:?}");
 }
 
-/// What a problem says to set is taken when it is set.
+/// The variable that a problem recommends works when it is set.
 #[test]
 fn c6_no_advice_is_refused_when_it_is_followed() {
     let directory = tempfile::tempdir().unwrap();

@@ -55,7 +55,7 @@ fn sample(key: Key, directory: &Path) -> String {
     }
 }
 
-/// What a key needs beside it: a wallet, and for parts of a table the rest of it.
+/// Other keys that a key needs: a wallet, and for members of a table the rest of it.
 fn beside(key: Key) -> Environment {
     if matches!(key, Key::PrivateKeyText | Key::PrivateKeyFile | Key::AwsKeyId) {
         env([])

@@ -1,4 +1,4 @@
-//! What is wrong, and where.
+//! Problems and their places.
 
 use super::*;
 
@@ -93,10 +93,10 @@ fn misplaced_keys_are_lifted_and_never_overwrite() {
     );
     assert!(in_both.found.contains("lines 2 and 6"), "{in_both}");
 
-    // A key the table has itself stays there.
+    // // A key that the table has itself keeps its value.
     let own = good("[s3_config]\nbucket = 'b'\nendpoint = 'http://e'\nregion = 'r'");
     assert!(own.warnings.iter().all(|warning| line(&warning.place).is_none()), "{own:?}");
-    // So does a table below another's header.
+    // // So does a table below another table's header.
     let table = good("[aws_kms_config]\ns3_config = { bucket = 'b', region = 'r' }").config;
     assert_eq!(table.s3.unwrap().bucket, "b");
 }
@@ -169,7 +169,7 @@ fn bounds_are_kept() {
     assert_eq!(good("chain_id = 0x7a69").config.chain_id, 31337);
 }
 
-/// The problems of `text` beside a wallet in the file's own layer where the text has none.
+/// The problems of `text` with a wallet, which goes into the file where the text has none.
 fn bad_with_own_wallet(text: &str) -> Vec<Problem> {
     let environment = if text.starts_with("private_key") { env([]) } else { env([WALLET]) };
     load_text(text, environment, LoadMode::Start).unwrap_err().as_slice().to_vec()
@@ -195,8 +195,8 @@ fn unreadable_files_are_problems() {
     assert!(load(&file("big.toml")).is_err());
 }
 
-/// Somebody puts a log, or a key ring, where a configuration belongs: however long it is, it costs its
-/// length and a few lines.
+/// A log file or a key ring is in the place of a configuration: reading it takes linear time and
+/// reports a few lines.
 #[test]
 fn d8_a_file_of_junk_is_told_in_a_few_problems_and_in_linear_time() {
     let lines = 20_000;
@@ -213,7 +213,7 @@ fn d8_a_file_of_junk_is_told_in_a_few_problems_and_in_linear_time() {
     }
 }
 
-/// Windows editors write it so, some of them without a mark at its beginning.
+/// Windows editors write UTF-16, some of them without a byte order mark.
 #[test]
 fn d8_a_file_in_utf_16_is_told_so() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,10 +1,10 @@
-//! No output has a secret, whatever stands wherever.
+//! No output contains a secret, in whatever key or form it was given.
 
 use super::*;
 
 const CANARY: &str = "cAnArY7351";
 
-/// Everything an operator could see of an attempt to load `text`.
+/// Everything that an operator could see when loading `text`.
 fn all_output(text: &str, environment: &Environment) -> String {
     let mut output = format!("{environment:?}");
     for mode in [LoadMode::Start, LoadMode::Supervise] {
@@ -65,9 +65,9 @@ fn no_output_has_a_secret() {
             }
         }
     }
-    // In a key where no secret belongs: what could be a private key or a URL with one.
+    // // Where no secret belongs: texts that could be a private key or a URL with one.
     for key in Key::ALL.iter().filter(|key| !secret.contains(key)) {
-        // An ARN is longer than a private key, a path may be anything: these two are identifiers.
+        // // An ARN is longer than a private key, and a path may be anything: these are identifiers.
         if matches!(key, Key::AwsKeyId | Key::PrivateKeyFile | Key::CaFile) {
             continue;
         }
@@ -131,7 +131,7 @@ proptest! {
     }
 }
 
-/// A document with every secret there is, in its own words.
+/// A document with every secret there is.
 fn secretive_document() -> String {
     let key = secret_digits();
     format!(
@@ -156,7 +156,7 @@ enum Damage {
     Remove(usize),
     /// Swaps two lines.
     Swap(proptest::sample::Index),
-    /// Puts a copy of a line there.
+    /// Inserts a copy of a line.
     Double(proptest::sample::Index),
 }
 
@@ -199,8 +199,8 @@ fn damaged(text: &str, at: proptest::sample::Index, damage: Damage) -> String {
 }
 
 proptest! {
-    /// T51: a valid document that was damaged loads, or is a problem that names its file; whoever
-    /// reads it sees no secret.
+    /// T51: a valid document that was damaged loads, or gives a problem that names its file; neither
+    /// shows a secret.
     #[test]
     fn a_damaged_document_names_the_place_and_tells_no_secret(
         damage in proptest::collection::vec(some_damage(), 1..5),
