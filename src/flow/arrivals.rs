@@ -1,20 +1,25 @@
-//! Room 1: head -> gap -> pages -> logs -> source decodes -> batch{requests, up to}.
+//! The first stage: head -> gap -> pages -> logs -> source decodes -> batch{requests, up_to}.
 //!
 //! ```text
 //! wake-up -> far from the head: ranges    \
 //!         -> near the head: block by block -> journal (door a) -> the walk
-//! second reading: every block once more   /                  \\-> waits there until deep enough
+//! second reading: every block once more   /                  \\-> waits there until final
 //! proof: blocks whose logs are in doubt  /
 //! ```
 //!
 //! Three loops in one task: the first reading, which alone stores and moves the cursor, and beside it
-//! the second reading and the proof, which hand it what they find. They share [`notes::ReadingState`].
+//! the second reading and the proof, which hand it what they find. They share
+//! [`reading_state::ReadingState`].
 //!
-//! Invariants: the stored cursor moves only in the journal transaction that stores what it passed, and
-//! lists the blocks of it that nobody could prove; no answer moves it unless the node proved that it
-//! knows the block (its header, or its logs by hash); every block is read twice, seconds apart, because
-//! a node may show its logs late, and at another node where there is one; a full channel to the walk
-//! waits, never drops.
+//! Invariants:
+//!
+//! - The stored cursor moves only in the journal transaction that stores the requests it passed; that
+//!   transaction also lists the passed blocks whose logs no node could prove complete.
+//! - No answer moves the cursor unless the node proved that it knows the block (by its header, or by its
+//!   logs by hash).
+//! - Every block is read twice, seconds apart, because a node may show its logs late; the second time at
+//!   another node if there is one.
+//! - A full channel to the walks waits, and never drops.
 
 pub mod source;
 pub mod gap;
@@ -73,43 +78,43 @@ use crate::{
     time::{backoff::Backoff, clock::Clock},
 };
 
-/// A cursor that passed nothing is stored within this time.
+/// The longest time before a cursor that passed no requests is stored.
 const CURSOR_STORED_WITHIN: Duration = Duration::from_secs(30);
-/// So many blocks before a cursor out of the journal may have been read only once: what passes
-/// between two re-reads, on a chain with ten blocks a second, and some more.
+/// So many blocks below a stored cursor may have been read only once: what passes between two second
+/// readings on a chain with ten blocks a second, plus a margin.
 const READ_ONCE_AT_MOST: u64 = 512;
-/// The chain may stand still and the head with it: it is looked at then, too.
+/// If the chain or the subscription stands still, the head is read at this interval.
 const HEAD_CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// How far around a log that was shown late others are looked for.
+/// How far around a late log other hidden logs are looked for.
 const SUSPECT_MARGIN: u64 = 64;
-/// Logs remembered that could not be decoded and were read once more for that.
+/// The most undecodable logs remembered whose block was already read again.
 const MAX_DAMAGED: usize = 1024;
 
 /// Where reading begins when the journal has no cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// With the head as it is at the first start.
+    /// At the head of the first start.
     Latest,
-    /// With this block.
+    /// At this block.
     Block(u64),
 }
 
-/// The room.
+/// The first stage.
 #[derive(Debug)]
 pub struct Arrivals<S, L> {
     source: S,
     dice: Dice,
     ledger: L,
     walk_sender: WalkSender,
-    /// Told of an upgrade before any request that came after it is walked.
+    /// Notified of an upgrade before any request after it is processed.
     support: watch::Sender<DeploymentSupport>,
     /// Upgrades seen, by transaction and log index.
     upgrades: HashSet<(B256, u64)>,
     progress: watch::Sender<Option<BlockRef>>,
     cursor: Option<BlockRef>,
-    /// Nothing up to this block is ever read.
+    /// Blocks up to this one are never read.
     began_after: u64,
-    /// Failures in a row: which node is asked for logs. And when it was the next one's turn.
+    /// Consecutive failures, which choose the node that is asked for logs; and the time of the last switch.
     node_turn: usize,
     turn_changed_at: Instant,
     lost_cursor: LostCursor,
@@ -120,45 +125,45 @@ pub struct Arrivals<S, L> {
     /// What the other loops find.
     found_events: mpsc::Receiver<FoundEvents>,
     found_events_sender: mpsc::Sender<FoundEvents>,
-    /// Blocks read near the head, and some of those before.
+    /// Blocks read near the head, and some before those.
     recent: BTreeMap<u64, ReadBlock>,
     checkpoints: Checkpoints,
-    /// By block and index.
+    /// By block and log index.
     damaged: BTreeSet<(u64, u64)>,
-    /// What nodes do wrong.
+    /// Limits logs about faults of nodes.
     log_throttle: LogThrottle,
-    /// When a cursor alone is worth a commit.
+    /// When a cursor without requests is worth a commit.
     store_at: Instant,
-    /// When the head was heard of that is being read up to.
+    /// When the head that is being read up to arrived.
     head_seen_at: Instant,
     heart: Heartbeat,
     metrics: Metrics,
 }
 
-/// Events that were found beside the first reading. They are stored, and then what they prove counts.
+/// Events found outside the first reading. They are stored before their conclusions are applied.
 #[derive(Debug)]
 struct FoundEvents {
     events: Vec<Event>,
     by: NodeId,
     how: FoundKind,
-    /// Told once they are stored.
+    /// Notified once they are stored.
     stored: oneshot::Sender<()>,
 }
 
 /// How they were found.
 #[derive(Clone, Copy, Debug)]
 enum FoundKind {
-    /// These blocks were read again, by a question asked then.
+    /// These blocks were read again, with a call made at `asked`.
     Reread { from: u64, to: u64, asked: Instant },
-    /// They were suspected.
+    /// A request was suspected in these blocks.
     Suspected,
-    /// The block is in doubt.
+    /// The block's logs are in doubt.
     InDoubt,
-    /// The block has these and no others.
+    /// The block has exactly these events.
     Proven { number: u64 },
 }
 
-/// Why reading could not go on.
+/// Why reading could not continue.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
     #[error(transparent)]
@@ -191,7 +196,8 @@ impl ReadError {
 }
 
 impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
-    /// `cursor` is the journal's, `began_after` its first one's number; `walk_sender` takes what is new, in order.
+    /// `cursor`: the journal's. `began_after`: the number of its first one. `walk_sender` receives new
+    /// requests in order.
     pub fn new(
         source: S,
         ledger: L,
@@ -202,7 +208,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         metrics: Metrics,
     ) -> Self {
         let (found_events_sender, found_events) = mpsc::channel(1);
-        // Reading that began on blocks that never were is not bound by where it began.
+        // If the start block was on a chain that never existed, it does not bound a rewind.
         let highest = cursor.map_or(u64::MAX, |cursor| cursor.number);
         let began_after = began_after.unwrap_or(0).min(highest);
         let state = ReadingState::new(began_after);
@@ -240,8 +246,8 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         }
     }
 
-    /// Goes on where an earlier run left: with blocks that nobody could prove, and from the block on
-    /// up to which all were read twice.
+    /// Continues where an earlier run stopped: with its unproven blocks, and the block up to which all were
+    /// read twice.
     #[must_use]
     pub fn resuming(self, unproven: Vec<UnprovenRange>, read_twice: Option<u64>) -> Self {
         {
@@ -260,14 +266,14 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         self
     }
 
-    /// What others suspect is read again.
+    /// Uses this set of suspected blocks, which are read again.
     #[must_use]
     pub fn with_suspects(mut self, suspects: SuspectBlocks) -> Self {
         self.suspects = suspects;
         self
     }
 
-    /// These ids of requests are known. Those that are read are added, and stored with what was read.
+    /// Uses this set of known ids, to which ids that are read are added; stored with each batch.
     #[must_use]
     pub fn with_ids(mut self, ids: SharedIds) -> Self {
         if self.cursor.is_some() {
@@ -277,7 +283,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         self
     }
 
-    /// Tells the time by this clock.
+    /// Uses this clock and these dice.
     #[must_use]
     pub fn with_clock(mut self, clock: Clock, dice: Dice) -> Self {
         self.state = self.state.with_clock(clock);
@@ -285,17 +291,17 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         self
     }
 
-    /// The cursor, as it moves.
+    /// The cursor as it moves.
     pub fn progress(&self) -> watch::Receiver<Option<BlockRef>> {
         self.progress.subscribe()
     }
 
-    /// Where to say that a request may be hidden in some blocks.
+    /// The set to which blocks are added that may hide a request.
     pub fn suspects(&self) -> SuspectBlocks {
         self.suspects.clone()
     }
 
-    /// What is not certain of what was read.
+    /// What is uncertain about the blocks read.
     pub fn state(&self) -> ReadingState {
         self.state.clone()
     }
@@ -363,7 +369,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
                 let before = self.cursor;
                 let read = match self.catch_up(&head, start).await {
                     Err(ReadError::Reorganised { number }) => {
-                        // Two nodes behind one URL may disagree for long: the pause stands.
+                        // Two nodes behind one URL may disagree for long: the pause is not reset.
                         let rewound = self.rewind(number, gap::NEAR).await;
                         rewound.and(Err(ReadError::Reorganised { number }))
                     }
@@ -388,7 +394,8 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
                             debug!(problem = %error, "reading the chain still fails");
                         }
                         if self.cursor.map(|at| at.number) > before.map(|at| at.number) {
-                            // It got on: a node that knows half of it is worth asking.
+                            // It made progress: even a node that knows only half of the blocks is worth
+                            // asking.
                             pause.reset();
                         }
                         (self.node_turn, self.turn_changed_at) =
@@ -406,7 +413,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
             Some(cursor) => cursor,
             None => match self.first_cursor(head, start).await? {
                 Some(cursor) => cursor,
-                // `starting_block` lies in the future.
+                // `starting_block` is in the future.
                 None => return Ok(()),
             },
         };
@@ -428,7 +435,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         }
     }
 
-    /// Fails where the cursor is above the head for long, and no sound node has its block.
+    /// Fails if the cursor has been above the head for long and no sound node has its block.
     async fn check_cursor_known(&mut self, cursor: BlockRef, head: &Head) -> Result<(), ReadError> {
         if !self.lost_cursor.should_ask(cursor.number, head.block.number, Instant::now()) {
             return Ok(());
@@ -438,9 +445,9 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         for node in provider.sound_nodes() {
             match provider.for_node(node).header(BlockId::Hash(cursor.hash)).await {
                 Ok(None) => denied = true,
-                // Some nodes say so by an error.
+                // Some nodes report an unknown block as an error.
                 Err(error @ RpcError::Refused { .. }) if !error.is_busy() => denied = true,
-                // It has it, or may have.
+                // The node has the block, or may have it.
                 Ok(Some(_)) | Err(_) => return Ok(()),
             }
         }
@@ -453,7 +460,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         head: &Head,
         start: Start,
     ) -> Result<Option<BlockRef>, ReadError> {
-        // The cursor is the last block that needs no reading.
+        // The cursor is the last block that need not be read.
         let number = match start {
             Start::Latest => head.block.number.saturating_sub(1),
             Start::Block(number) => number.saturating_sub(1),
@@ -464,7 +471,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         }
         let block = self.header(number).await?.block;
         info!(first_block = number + 1, head = head.block.number, "reading begins");
-        // What is before the first block is nobody's business.
+        // Blocks before the first one are out of scope.
         self.began_after = number;
         self.state.lock().began_after = number;
         self.ids.lock().set_origin(number);
@@ -480,11 +487,11 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         self.progress.send_replace(cursor);
     }
 
-    /// Stores what was found beside the first reading.
+    /// Stores what another loop found.
     async fn store_finding(&mut self, found: FoundEvents) -> Result<(), ReadError> {
         let FoundEvents { mut events, by, how, stored } = found;
-        // Asked for before a reorganisation was seen: what is above the cursor is read anew, and may
-        // be of a chain that is no more.
+        // Blocks above the cursor are read again anyway, and may be of a chain that was reorganised since the
+        // call was made.
         let up_to = self.cursor.map_or(0, |cursor| cursor.number);
         events.retain(|event| event.block.number <= up_to);
         if let FoundKind::Proven { number } = how
@@ -506,13 +513,13 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
                 warn!(requests, host, block, "hidden requests were found and are stored now");
             }
         }
-        // Who found them may be gone.
+        // The loop that found them may have ended.
         let _ = stored.send(());
         Ok(())
     }
 
-    /// Requests of these blocks were not shown at the first reading. Whoever hid one may hide another
-    /// one near it; and if it was a bloom that did, there are no more blooms of that node.
+    /// The first reading missed requests of these blocks. A node that hid one may hide others nearby. If
+    /// the block was skipped because of its bloom, that node's blooms are not trusted any more.
     fn on_late_requests(&mut self, late: &[BlockRef], by: NodeId, (from, to): (u64, u64)) {
         let (Some(first), Some(last)) = (late.first(), late.last()) else { return };
         let host = self.source.chain().host(by);
@@ -533,10 +540,10 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         }
     }
 
-    /// Door (a), then on to the walk. Answers the blocks of the requests that were new.
+    /// Stores the batch (door a) and sends its new requests to the walks. Returns their blocks.
     ///
-    /// Blocks without anything are not worth a commit each: their cursor is stored with the next
-    /// request, or now and then. A restart reads them again.
+    /// Blocks without requests are not worth a commit each: their cursor is stored with the next request,
+    /// or after a while. A restart reads them again.
     async fn store(
         &mut self,
         events: Vec<Event>,
@@ -577,12 +584,12 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         }
         if cursor.is_some() {
             self.move_cursor(cursor);
-            // Not all instances of a process at the same block.
+            // Spread, so that the instances of a process do not all commit at the same block.
             self.store_at =
                 Instant::now() + CURSOR_STORED_WITHIN.mul_f64(0.5 + 0.5 * self.dice.roll());
         }
         let mut requests: Vec<Option<Request>> = requests.into_iter().map(Some).collect();
-        // All are in hand before the first one waits for room.
+        // All of them are attended before the first one waits for room.
         let (mut came, mut intakes) = (Vec::new(), Vec::new());
         let new = taken.new.into_iter().map(|index| (index, false));
         for (index, recovered) in new.chain(taken.reopened.into_iter().map(|index| (index, true))) {
@@ -599,7 +606,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
             intakes.push(self.walk_sender.attend(request, recovered));
         }
         for intake in intakes {
-            // The journal has it: a stop here only means that the next start walks it.
+            // They are in the journal: after a stop the next start processes them.
             let sent = self.heart.rest_while(self.walk_sender.send(intake)).await;
             sent.map_err(|_| ReadError::Stopping)?;
         }
@@ -607,7 +614,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         Ok(came)
     }
 
-    /// A log that cannot be read may be whole at another node: its block is read everywhere, once.
+    /// Another node may have an undecodable log intact: its block is read at every node, once.
     fn reread_damaged(&mut self, event: &Event) {
         if self.damaged.len() >= MAX_DAMAGED {
             self.damaged.clear();
@@ -624,7 +631,7 @@ fn expect_head(head: Option<&Head>, number: u64) -> Result<Head, ReadError> {
     head.copied().ok_or(ReadError::UnknownBlock(number))
 }
 
-/// Whether the node that told the logs of a range knows its blocks.
+/// Checks that the node that returned the logs of a range knows the range's blocks.
 fn expect_range_known(range: &RangeLogs, from: u64, to: u64) -> Result<(), ReadError> {
     expect_head(range.first_head.as_ref(), from)?;
     expect_head(range.last_head.as_ref(), to)?;

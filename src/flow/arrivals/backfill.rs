@@ -1,9 +1,9 @@
-//! Blocks read once more because an operator says so: what is not known yet is stored and walked, what
-//! is known stays as it is, and the cursor does not move.
+//! Reads blocks again at an operator's request: unknown requests are stored and processed, known ones
+//! stay as they are, and the cursor does not move.
 //!
-//! The same proofs as in reading far from the head: one node tells the logs and the headers of both
-//! ends of a range, so that one that does not know the blocks cannot make them look empty. Every sound
-//! node is asked: an operator reads again because something may have been hidden.
+//! The same proofs as in reading far from the head: one node returns the logs together with the headers
+//! of both ends of a range, so that a node without the blocks cannot make them look empty. Every sound
+//! node is asked, because the operator suspects that something was hidden.
 
 use tokio::time::Instant;
 
@@ -41,14 +41,14 @@ pub struct Reread {
 }
 
 impl Reread {
-    /// How many requests there are in it.
+    /// The number of requests in it.
     #[must_use]
     pub fn requests(&self) -> usize {
         self.requests.len()
     }
 }
 
-/// Why a range was not read. The same again may succeed.
+/// Why a range was not read. A retry may succeed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct BackfillError(#[from] ReadError);
@@ -58,14 +58,14 @@ impl<S: EventSource, L: RequestLedger> Backfill<S, L> {
         Self { source, ledger, pages: PageSizes::default(), ids: SharedIds::default() }
     }
 
-    /// What it finds is missing no more.
+    /// Uses this set of known ids, to which ids that are found are added.
     #[must_use]
     pub fn with_ids(self, ids: SharedIds) -> Self {
         Self { ids, ..self }
     }
 
-    /// Reads from `from` on, not beyond `to`, and as much as the nodes tell at once. Stores nothing:
-    /// dropping the future loses nothing.
+    /// Reads from `from` up to at most `to`, as much as the nodes return at once. Stores nothing.
+    /// Cancel-safe.
     pub async fn read(&mut self, from: u64, to: u64) -> Result<Reread, BackfillError> {
         let (events, to) = self.read_everywhere(from, to).await?;
         self.ids.lock().record_events(&events, Instant::now());
@@ -73,9 +73,9 @@ impl<S: EventSource, L: RequestLedger> Backfill<S, L> {
         Ok(Reread { to, batch, requests })
     }
 
-    /// Stores what was read. Answers the requests that were not known: they are durable then, and the
-    /// caller's to be walked. From its first poll on they may become known to the ledger, however long
-    /// that takes: the future is to be waited for to its end.
+    /// Stores what was read. Returns the requests that were new: they are durable now, and the caller has
+    /// to send them to the walks. Once polled, the future must run to its end, because the requests may be
+    /// in the ledger from then on.
     pub async fn store(&self, read: Reread) -> Result<Vec<Request>, LedgerError> {
         let Reread { batch, requests, .. } = read;
         if batch.arrivals.is_empty() && batch.skipped.is_empty() {
@@ -89,8 +89,8 @@ impl<S: EventSource, L: RequestLedger> Backfill<S, L> {
         Ok(new.collect())
     }
 
-    /// The events of a page that any node shows, and where the page ends. One node that knows the
-    /// blocks is enough.
+    /// The events of a page that any node shows, and where the page ends. One node that knows the blocks is
+    /// enough.
     async fn read_everywhere(
         &mut self,
         from: u64,

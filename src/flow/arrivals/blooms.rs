@@ -1,15 +1,15 @@
-//! What a header's bloom says of the logs of its block, and whether logs that a node showed are all
-//! there are. Pure.
+//! Compares a header's bloom with the logs of its block, to find out whether the logs that a node
+//! showed are complete. Pure.
 //!
-//! The bloom in a header is made of the address and the topics of every log of the block. So a bloom
-//! that holds what none of the logs shown has is either a coincidence (it is small, and a full block
-//! fills a third of it) or a log that is not shown; and all logs of the block, whoever emitted them,
-//! tell which: the bloom made of them is the header's, or it is not.
+//! A header's bloom is made of the address and the topics of every log of the block. If a bloom
+//! contains one of our events that no shown log has, that is either a coincidence (the bloom is small,
+//! and a full block fills a third of it) or a log that is not shown. All logs of the block, from
+//! whatever contract, decide: their bloom is the header's, or it is not.
 //!
-//! A bloom is a node's word like any other. That a header is the one its hash names is not proven here,
-//! for that all its fields would have to be read: headers are joined by the hashes of their parents, and
-//! that is all. A bloom that is missing, or has every bit set, says nothing; nor does that of a node
-//! which has told a wrong one.
+//! A bloom is as trustworthy as the node that reports it. Nothing here proves that a header has the
+//! hash that names it, because that would need all its fields: headers are only joined by the hashes of
+//! their parents. A bloom that is missing or has every bit set is ignored, and so are those of a node
+//! that has reported a wrong one.
 
 use std::collections::BTreeSet;
 
@@ -25,13 +25,13 @@ use crate::{
 pub(super) struct BloomTrust(BTreeSet<NodeId>);
 
 impl BloomTrust {
-    /// The bloom of this header, if it says anything.
+    /// The bloom of this header, if it is usable.
     pub(super) fn bloom<'h>(&self, head: &'h Head) -> Option<&'h Bloom> {
         let full = |bloom: &Bloom| bloom.iter().all(|byte| *byte == u8::MAX);
         head.bloom.as_ref().filter(|bloom| !full(bloom) && !self.0.contains(&head.node))
     }
 
-    /// The node told a wrong bloom. Whether that is news.
+    /// The node reported a wrong bloom. Returns whether that is new.
     pub(super) fn revoke(&mut self, node: NodeId) -> bool {
         self.0.insert(node)
     }
@@ -39,12 +39,12 @@ impl BloomTrust {
 
 /// The logs that are looked for.
 impl LogFilter<'_> {
-    /// Whether a block may hold any of them. `None`: its header does not say.
+    /// Returns whether a block may hold any of them. `None`: its header has no usable bloom.
     pub(super) fn may_match(self, bloom: Option<&Bloom>) -> bool {
         bloom.is_none_or(|bloom| self.may_hide(bloom, &[]))
     }
 
-    /// Whether the bloom speaks of one that is not among those shown.
+    /// Returns whether the bloom contains one that is not among those shown.
     pub(super) fn may_hide(self, bloom: &Bloom, shown: &[Event]) -> bool {
         let is_shown = |topic| shown.iter().any(|event| event.topics.first() == Some(topic));
         self.addresses.iter().any(|address| bloom_contains(bloom, address.as_slice()))
@@ -71,18 +71,18 @@ fn bloom_contains(bloom: &Bloom, bytes: &[u8]) -> bool {
     bloom.contains_input(BloomInput::Raw(bytes))
 }
 
-/// What a bloom and the logs of the same block say of each other.
+/// The result of comparing a bloom with logs of the same block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BloomComparison {
-    /// These are all.
+    /// These are all logs.
     Complete,
-    /// There is another one that is not shown.
+    /// A log is missing.
     LogsMissing,
-    /// A log is not in the bloom: the header's is wrong.
+    /// A log is not in the bloom: the header's bloom is wrong.
     WrongBloom,
 }
 
-/// Whether these logs are all of the block that has this bloom.
+/// Checks whether these logs are all of the block that has this bloom.
 #[must_use]
 pub fn compare(bloom: &Bloom, logs: &[EmittedLog]) -> BloomComparison {
     let made = bloom_of(logs);
@@ -106,29 +106,28 @@ fn bloom_of(logs: &[EmittedLog]) -> Bloom {
     bloom
 }
 
-/// What one node says of a block.
+/// One node's data of a block.
 #[derive(Clone, Debug)]
 pub(super) struct NodeLogs {
     pub head: Head,
-    /// All logs of the block, each way in which the node told them.
+    /// All logs of the block, once for each way in which the node returned them.
     pub logs: Vec<Vec<EmittedLog>>,
 }
 
-/// What the words of all nodes come to.
+/// The conclusion from the data of all nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum BlockProof {
-    /// What is wanted of the block, and nothing else is in it. Or nobody's bloom says anything, and
-    /// nobody contradicts.
+    /// The wanted events of the block, proven complete; or no bloom is usable and no node contradicts.
     Proven(Vec<Event>),
-    /// It may hold more than these.
+    /// There may be more than these.
     Unproven(Vec<Event>),
 }
 
-/// Judges what was said of one block, which all know by the same hash; also tells whose blooms are
-/// proven wrong by it: they lose their trust.
+/// Decides about one block, which all nodes know by the same hash. Also returns the nodes whose blooms
+/// are proven wrong and lose their trust.
 ///
-/// Logs are all there are if their bloom is that of every header that says anything: where two
-/// headers differ, one of their nodes may hide a log and its trace.
+/// Logs are complete if their bloom equals that of every usable header: where two headers differ, one
+/// of their nodes may hide a log and adapt its bloom.
 pub(super) fn prove_block(
     witnesses: &[NodeLogs],
     wanted: LogFilter<'_>,
@@ -257,27 +256,27 @@ mod tests {
         };
         let blind = says(0, Some(&bloom), &[&[]]);
         assert_eq!(judged(std::slice::from_ref(&blind)).0, BlockProof::Unproven(Vec::new()));
-        // By its own receipts, or by another node, whose header may tell no bloom.
+        // Complete by the node's own receipts, or by another node, whose header may have no bloom.
         let receipts = says(0, Some(&bloom), &[&[], &all]);
         assert_eq!(judged(&[receipts]).0, BlockProof::Proven(shown.clone()));
         let other = says(1, None, &[&all]);
         assert_eq!(judged(&[blind.clone(), other]).0, BlockProof::Proven(shown.clone()));
-        // Nobody shows all of it.
+        // No node shows all of it.
         let part = says(1, None, &[&all[..1]]);
         assert_eq!(judged(&[blind, part]).0, BlockProof::Unproven(shown.clone()));
-        // A bloom without what the node itself shows.
+        // A bloom without a log that the node itself shows.
         let wrong = says(2, Some(&Bloom::ZERO), &[&all]);
         let fine = says(1, Some(&bloom), &[&all]);
         assert_eq!(
             judged(&[wrong.clone(), fine]),
             (BlockProof::Proven(shown.clone()), vec![NodeId(2)])
         );
-        // It is not trusted any more: there is nothing to prove by.
+        // It is not trusted any more: nothing is left to prove with.
         assert_eq!(
             judged(std::slice::from_ref(&wrong)),
             (BlockProof::Proven(shown.clone()), Vec::new())
         );
-        // One that has none of ours and is in order with itself, and one that says otherwise.
+        // One node has none of our events and a consistent bloom; another one contradicts it.
         let empty = says(5, Some(&Bloom::ZERO), &[&[]]);
         let blind = says(0, Some(&bloom), &[&[]]);
         assert_eq!(judged(&[empty, blind.clone()]), (BlockProof::Unproven(Vec::new()), Vec::new()));
@@ -287,8 +286,8 @@ mod tests {
     }
 
     proptest! {
-        /// All logs of a block are all there are. Without one of them they are never more than a
-        /// coincidence of the same bloom, and with one more the bloom is wrong or cannot tell.
+        /// All logs of a block are complete. Without one of them they are complete only if the bloom is the
+        /// same by coincidence; with one too many the bloom is wrong or cannot tell.
         #[test]
         fn what_is_hidden_is_seen_unless_it_leaves_no_trace(
             logs in prop::collection::vec((0u8..4, 0u64..8, 0u64..1000), 1..30),

@@ -1,13 +1,13 @@
-//! Hashes of some of the blocks that were read long ago: where a chain forked is found however deep that
-//! is, without remembering every block. Pure.
+//! Hashes of some blocks read long ago, to find where a chain forked however deep, without remembering
+//! every block. Pure.
 
 use std::collections::BTreeMap;
 
 use crate::domain::{B256, BlockRef};
 
-/// Blocks between two of them, at least.
+/// The smallest distance between two checkpoints, in blocks.
 const MIN_DISTANCE: u64 = 512;
-/// Of more, every second one is forgotten: those of a long time lie farther apart.
+/// Beyond this number every second one is forgotten, so that older ones lie farther apart.
 const MAX_CHECKPOINTS: usize = 1024;
 
 /// By number.
@@ -31,7 +31,7 @@ impl Checkpoints {
         }
     }
 
-    /// This block and those above are read anew.
+    /// This block and those above are read again.
     pub(super) fn rewind_to(&mut self, number: u64) {
         self.0.split_off(&number);
     }
@@ -40,7 +40,7 @@ impl Checkpoints {
         self.0.get(&number).copied()
     }
 
-    /// The highest one below.
+    /// The highest checkpoint below.
     pub(super) fn highest_below(&self, number: u64) -> Option<u64> {
         self.0.range(..number).next_back().map(|(number, _)| *number)
     }

@@ -1,15 +1,15 @@
-//! What the contract itself says of the requests that were read: whether it knows ids that nobody has
+//! Audits the reading against the contract itself: whether the contract knows ids that no node has
 //! shown ([`super::ids`]), and which requests others have answered ([`super::consensus`]).
 //!
 //! ```text
 //! ids: a hole, or an id that only the contract knows --> suspects: read again at every sound node
-//!  ^                                                \--> told: log, status, metric
-//!  \-- is the id after the last one known requested? (eth_call, every 30 s)
-//! consensus logs --> not answered within a minute? --> told
+//!  ^                                                \--> reported: log, status, metric
+//!  \-- is the id after the last known one requested? (eth_call, every 30 s)
+//! consensus logs --> not answered within a minute? --> reported
 //! ```
 //!
-//! A task of its own beside the reading: nothing waits for it, and it needs no log index. It asks the
-//! node that is read from and the others by turns.
+//! A separate task beside the reading: nothing waits for it, and it needs no log index. It asks the
+//! node that is read from and the others in turn.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -38,27 +38,27 @@ use crate::{
     telemetry::{log_throttle::LogThrottle, metrics::Metrics},
 };
 
-/// How often holes are looked at.
+/// How often holes are checked.
 const HOLE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the contract is asked.
 const CONTRACT_POLL_INTERVAL: Duration = Duration::from_secs(30);
-/// A contract that tells nothing may be upgraded.
+/// When to ask again a contract that does not disclose ids: it may be upgraded.
 const ASK_AGAIN_AFTER: Duration = Duration::from_mins(10);
-/// How far above the last one known the contract's last id is looked for.
+/// How far above the last known id the contract's last id is searched.
 const MAX_DISTANCE: u64 = 1 << 20;
-/// So often it is asked where a counter stood when reading began. That block's state may be gone.
+/// How often to ask where a counter stood when reading began: that block's state may be pruned.
 const MOST_TRIES: u32 = 10;
 /// Ranges of blocks read for consensus at a time.
 const MAX_PAGES: usize = 4;
-/// Requests that nobody has shown and others have answered, asked about at a time.
+/// Requests asked about at a time that no node has shown and others have answered.
 const MOST_BEYOND: usize = 16;
-/// What is farther back is not read for consensus.
+/// Blocks farther back are not read for consensus.
 const MAX_LOOKBACK: u64 = 10_000;
 
-/// What an operator should know.
+/// Findings for the operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompletenessReport {
-    /// Requests that nobody shows.
+    /// Requests that no node shows.
     pub hidden: Vec<MissingIds>,
     /// Requests that others have answered.
     pub unanswered: Option<MissedConsensus>,
@@ -71,31 +71,31 @@ pub struct CompletenessAudit<P, L> {
     pub ledger: L,
     pub ids: SharedIds,
     pub suspects: SuspectBlocks,
-    /// The cursor, as it moves.
+    /// The cursor as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
-    /// Absent where only observed: then it is nobody's to answer.
+    /// `None` in an observing instance: it answers nothing.
     pub wallet: Option<Address>,
     pub report: watch::Sender<CompletenessReport>,
     pub metrics: Metrics,
 }
 
-/// What is remembered from one look to the next.
+/// State kept between rounds.
 #[derive(Debug, Default)]
 struct AuditState {
     asked: Option<Instant>,
-    /// Counts the rounds of questions.
+    /// Counts the rounds of calls.
     node_turn: usize,
     question: IdQuestion,
-    /// How often the beginning of a counter was looked for in vain.
+    /// Failed attempts to find the beginning of a counter.
     begun: BTreeMap<Counter, u32>,
     consensus: ConsensusTracker,
     pages: PageSizes,
-    /// Up to this block consensus was looked for.
+    /// Consensus was read up to this block.
     consensus_read_up_to: Option<u64>,
     log_throttle: LogThrottle,
 }
 
-/// Whether the contract tells which ids it knows.
+/// Whether and how the contract discloses which ids it knows.
 #[derive(Clone, Copy, Debug, Default)]
 enum IdQuestion {
     #[default]
@@ -107,7 +107,7 @@ enum IdQuestion {
 }
 
 impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
-    /// Looks until it is dropped. Fails only when the journal does.
+    /// Runs until it is dropped. Fails only when the journal does.
     pub async fn run(self) -> Result<std::convert::Infallible, LedgerError> {
         let mut tick = interval(HOLE_CHECK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -132,8 +132,8 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
         }
     }
 
-    /// The id of a request that was never there, or has left the chain, is not known any more, unless
-    /// another request has it now.
+    /// Forgets the ids of requests that were never on chain or have left it, unless another request has the
+    /// id now.
     async fn forget_orphans(&self) -> Result<(), LedgerError> {
         for (key, block) in self.suspects.take_orphans() {
             let others = self.ledger.events_of_same_id(key).await?;
@@ -145,7 +145,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
         Ok(())
     }
 
-    /// Tells of holes, and has their blocks read again.
+    /// Reports holes, and has their blocks read again.
     async fn check_holes(&self, cursor: BlockRef, memory: &mut AuditState) {
         let due = self.ids.lock().due(cursor.number, Instant::now());
         for (missing, news) in due {
@@ -169,8 +169,8 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
         }
     }
 
-    /// Whether the contract does not know the id that proves the hole: then whoever showed that
-    /// lied, or it has left the chain.
+    /// Returns whether the contract does not know the id that proves the hole: then that id's log was
+    /// forged, or has left the chain.
     async fn is_denied(&self, missing: &MissingIds, memory: &mut AuditState) -> bool {
         let (Some(above), IdQuestion::Supported(question)) = (missing.above, memory.question)
         else {
@@ -181,7 +181,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
             let adapter = self.adapter.for_node(*node);
             let head = match adapter.provider().header(BlockId::Latest).await {
                 Ok(Some(head)) if head.block.number >= missing.to => BlockId::Hash(head.block.hash),
-                // It cannot know.
+                // The node cannot know.
                 Ok(_) | Err(_) => return false,
             };
             let said = adapter.id_status(question, missing.counter, above, head).await;
@@ -205,7 +205,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
         true
     }
 
-    /// Asks the contract for what was not shown.
+    /// Asks the contract for requests that were not shown.
     async fn ask_contract(
         &self,
         cursor: BlockRef,
@@ -215,7 +215,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
         memory.node_turn = memory.node_turn.wrapping_add(1);
         let adapter = self.adapter.for_node(node);
         let head = self.adapter.provider().heads().borrow().map(|head| head.block.number);
-        // Before that the reading itself is on its way there.
+        // Farther away the reading itself has not arrived there yet.
         if head.is_some_and(|head| head.saturating_sub(cursor.number) <= NEAR)
             && let Err(error) = self.ask_for_ids(&adapter, cursor, memory).await
         {
@@ -230,7 +230,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
         Ok(())
     }
 
-    /// The node that is read from, and each other one, by turns.
+    /// The node that is read from and each other one, in turn.
     fn node_for_turn(&self, turn: usize) -> Option<NodeId> {
         let nodes = self.adapter.provider().sound_nodes();
         let (first, others) = nodes.split_first()?;
@@ -273,8 +273,8 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
         Ok(())
     }
 
-    /// Where the counters stood when reading began, as far as that is not known: what was asked for
-    /// since then, and is below the first one that was shown, is hidden.
+    /// Finds where the counters stood when reading began, if unknown: an id requested since then and below
+    /// the first one shown is hidden.
     async fn find_beginnings(
         &self,
         adapter: &DecryptionAdapter<P>,
@@ -295,13 +295,13 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
             *tries += 1;
             let found = match count_at_origin(adapter, question, counter, first, origin).await {
                 Ok(count) => count.map(|count| (count, origin)),
-                // The state of that block is gone, or the node does not have it yet.
+                // The state of that block is pruned, or the node does not have it yet.
                 Err(error @ RpcError::Refused { .. }) => {
                     debug!(%error, counter = counter.as_str(), "where the ids began is not known");
                     let now = adapter.id_status(question, counter, 1, BlockId::Latest).await?;
                     match (now, first) {
                         (IdStatus::NotRequested, _) => Some((0, origin)),
-                        // Nothing was shown up to the cursor: what is hidden below stays so.
+                        // No id was shown up to the cursor: hidden ones below it stay undetected.
                         (IdStatus::Requested, None) if *tries >= MOST_TRIES => {
                             let at = BlockId::Hash(cursor.hash);
                             let count = count_at(adapter, question, counter, 0, at).await?;
@@ -319,7 +319,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
         Ok(())
     }
 
-    /// Whether there is an id above the last one known.
+    /// Asks whether there is an id above the last known one.
     async fn ask_above(
         &self,
         adapter: &DecryptionAdapter<P>,
@@ -328,11 +328,11 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
         (counter, last): (Counter, u64),
         memory: &mut AuditState,
     ) -> Result<(), RpcError> {
-        // At the cursor: up to there all was read.
+        // At the cursor: everything up to there was read.
         let at = BlockId::Hash(cursor.hash);
         let (said, at) = match adapter.id_status(question, counter, last + 1, at).await {
             Ok(said) => (said, at),
-            // It does not have that block, or its state no more.
+            // The node does not have that block, or has pruned its state.
             Err(RpcError::Refused { .. }) => {
                 let said = adapter.id_status(question, counter, last + 1, BlockId::Latest).await?;
                 (said, BlockId::Latest)
@@ -366,7 +366,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
         Ok(())
     }
 
-    /// Hears of consensus in the blocks that were read since the last time.
+    /// Reads the consensus events of the blocks since the last round.
     async fn read_consensus(
         &self,
         node: NodeId,
@@ -410,7 +410,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
             memory.consensus_read_up_to = Some(looked);
         }
         for (counter, number, block) in beyond {
-            // A log may be a lie; the contract's own word is better.
+            // A log may be forged; the contract's reply is better.
             let denied = match memory.question {
                 IdQuestion::Supported(question) => {
                     let at = BlockId::Hash(cursor.hash);
@@ -426,7 +426,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
         Ok(())
     }
 
-    /// Which of the requests that others have answered were answered here.
+    /// Looks up which of the requests that others have answered were answered here.
     async fn check_answered(&self, memory: &mut AuditState) -> Result<(), LedgerError> {
         let due = memory.consensus.due(Instant::now());
         if due.is_empty() {
@@ -456,7 +456,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
 }
 
 /// How far a counter had counted at the block `origin`. `first`: the first of its ids that was shown,
-/// and in which block. `None`: not told.
+/// and its block. `None`: not disclosed.
 async fn count_at_origin<P: ChainReader>(
     adapter: &DecryptionAdapter<P>,
     question: IdProbe,
@@ -476,7 +476,7 @@ async fn count_at_origin<P: ChainReader>(
         IdStatus::NotRequested => {}
         IdStatus::Undisclosed => return Ok(None),
     }
-    // One that counts from somewhere since an upgrade has none below.
+    // A counter that starts at some number since an upgrade has none below.
     match adapter.id_status(question, counter, below, BlockId::Number(block)).await? {
         IdStatus::Requested => count_at(adapter, question, counter, 0, at).await,
         IdStatus::NotRequested => Ok(Some(below)),
@@ -484,8 +484,8 @@ async fn count_at_origin<P: ChainReader>(
     }
 }
 
-/// How far a counter has counted at that block, from a number on that it has reached. `None`: not told,
-/// or too far to be true.
+/// How far a counter has counted at that block. `reached`: a number known to be reached. `None`: not
+/// disclosed, or implausibly far.
 async fn count_at<P: ChainReader>(
     adapter: &DecryptionAdapter<P>,
     question: IdProbe,
@@ -495,7 +495,7 @@ async fn count_at<P: ChainReader>(
 ) -> Result<Option<u64>, RpcError> {
     let farthest = if reached == 0 { HIGHEST_COUNT / 2 } else { MAX_DISTANCE };
     let (mut low, mut step) = (reached, 1);
-    // Up in ever larger steps, then the middle between what is and what is not.
+    // Doubling steps, then bisection.
     let mut high = loop {
         let number = reached + step;
         match adapter.id_status(question, counter, number, at).await? {

@@ -1,9 +1,9 @@
-//! Requests that enough other nodes have answered, and this one has not. Pure: it is told what the chain
-//! says, and when, and what the journal knows.
+//! Tracks requests that enough other nodes have answered and this one has not. Pure: its inputs are the
+//! chain's logs with their time, and the journal's records.
 //!
-//! Needs no trust in our own books: whatever they say of a request, if others reach consensus on it and
-//! it was not answered here, something is wrong here. A node that is a little later than the others is
-//! not: it is given a minute from the moment at which the consensus was heard of.
+//! This check does not rely on our own records of the request: if others reach consensus on it and it
+//! was not answered here, something is wrong here. Being a little later than the others is normal: a
+//! request gets one minute from the moment its consensus was seen.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,21 +13,21 @@ use crate::{domain::U256, flow::ledger::AnsweredHere};
 
 /// How much later than the others an answer may be.
 const LATE_AFTER: Duration = Duration::from_mins(1);
-/// What was not answered for so long is old news: the counter has it.
+/// After this long an unanswered request is reported only in the counter.
 const REPORTED_FOR: Duration = Duration::from_hours(24);
-/// Requests whose time is not over yet.
+/// The most requests whose minute is not over.
 const MOST_WAITING: usize = 10_000;
-/// Those that are told as not answered.
+/// The most requests reported as not answered.
 const MOST_LATE: usize = 1_000;
-/// Requests looked up at a time.
+/// The most requests looked up at a time.
 const MAX_LOOKUPS: usize = 500;
 
-/// Requests on which consensus was heard of.
+/// Requests on which consensus was seen.
 #[derive(Debug, Default)]
 pub struct ConsensusTracker {
     waiting: BTreeMap<U256, SeenConsensus>,
     late: BTreeMap<U256, SeenConsensus>,
-    /// Where the last look at those that are late ended.
+    /// The last one of the late requests that was looked up.
     last_checked: Option<U256>,
 }
 
@@ -37,18 +37,18 @@ struct SeenConsensus {
     block: u64,
 }
 
-/// What was not answered.
+/// Requests that others have answered and this node has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissedConsensus {
     pub requests: usize,
-    /// The one that others have answered longest ago, in this block, so long ago.
+    /// The one that others answered longest ago, its block, and how long ago.
     pub id: U256,
     pub block: u64,
     pub since: Instant,
 }
 
 impl ConsensusTracker {
-    /// The chain says so of this request, in this block.
+    /// Consensus on this request was seen in this block.
     pub fn record(&mut self, id: U256, block: u64, now: Instant) {
         let known = self.waiting.contains_key(&id) || self.late.contains_key(&id);
         if !known && self.waiting.len() < MOST_WAITING {
@@ -56,14 +56,14 @@ impl ConsensusTracker {
         }
     }
 
-    /// Of which requests it has to be known whether they were answered.
+    /// Requests whose answer must be looked up now.
     pub fn due(&mut self, now: Instant) -> Vec<U256> {
         let old = |heard: &SeenConsensus| now.saturating_duration_since(heard.at) >= REPORTED_FOR;
         self.late.retain(|_, heard| !old(heard));
         let due = |heard: &SeenConsensus| now.saturating_duration_since(heard.at) >= LATE_AFTER;
         let waiting = self.waiting.iter().filter(|(_, heard)| due(heard)).map(|(id, _)| *id);
         let mut asked: Vec<U256> = waiting.take(MAX_LOOKUPS).collect();
-        // Those that are late by turns.
+        // Late requests take turns.
         let after = self.last_checked.map_or(U256::ZERO, |looked| looked.saturating_add(U256::ONE));
         let late = self.late.range(after..).map(|(id, _)| *id);
         let late: Vec<U256> = late.take(MAX_LOOKUPS - asked.len()).collect();
@@ -72,10 +72,10 @@ impl ConsensusTracker {
         asked
     }
 
-    /// What the journal says of a request; `hidden`: it was never shown. Answers whether it is one
-    /// more that was not answered in time.
+    /// Applies the journal's answer for a request. `hidden`: no node has shown it. Returns whether it is a
+    /// newly missed one.
     pub fn resolve(&mut self, id: U256, answered: AnsweredHere, hidden: bool) -> bool {
-        // What the journal has no more was answered long ago, or is none of ours.
+        // A request that is not in the journal any more was answered long ago, or is not ours.
         let missing = answered == AnsweredHere::No || (answered == AnsweredHere::Unknown && hidden);
         if !missing {
             self.late.remove(&id);
@@ -90,7 +90,7 @@ impl ConsensusTracker {
         true
     }
 
-    /// What is not answered yet; `None`: everything is.
+    /// Requests not answered yet; `None`: all are answered.
     #[must_use]
     pub fn unanswered(&self) -> Option<MissedConsensus> {
         let (id, heard) = self.late.iter().min_by_key(|(id, heard)| (heard.at, **id))?;
@@ -127,7 +127,7 @@ mod tests {
         assert!(consensus.resolve(id(5), AnsweredHere::No, false));
         let told = consensus.unanswered().unwrap();
         assert_eq!((told.requests, told.id, told.block, told.since), (3, id(2), 100, now));
-        // Heard of again, by another node.
+        // Another node reports the same consensus.
         consensus.record(id(2), 100, later);
         assert_eq!(consensus.due(later), [id(2), id(3), id(5)]);
         assert!(!consensus.resolve(id(2), AnsweredHere::No, false), "counted once");

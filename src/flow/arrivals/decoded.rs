@@ -1,4 +1,4 @@
-//! What events say: requests, upgrades of the contract, and logs that nobody can read.
+//! Sorts events into requests, upgrades of the contract, and undecodable logs.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use crate::{
     flow::ledger::{Arrival, Batch, StoredBatch},
 };
 
-/// Events, decoded by what they are.
+/// Decoded events.
 pub(super) struct DecodedEvents {
     /// Without a cursor.
     pub batch: Batch,
@@ -30,8 +30,8 @@ pub(super) fn decode<S: EventSource>(source: &S, events: Vec<Event>) -> DecodedE
         }
         match source.decode(&event) {
             Ok(request) => {
-                // From v0.15-dev a request is announced twice in one transaction: once with its
-                // materials, once by handles only. It is one request.
+                // From v0.15-dev on each request has two events in one transaction: one with its materials,
+                // one with handles only. It is one request.
                 let first = seen.insert((event.transaction, request.key.id));
                 if !first && request.shape == EventShape::Head {
                     continue;
@@ -46,7 +46,7 @@ pub(super) fn decode<S: EventSource>(source: &S, events: Vec<Event>) -> DecodedE
     decoded
 }
 
-/// Says which logs nobody can read, each when it is stored: it is read many times.
+/// Logs the undecodable logs that are newly stored: each is read many times.
 pub(super) fn log_skipped(skipped: &[(Event, String)], taken: &StoredBatch) {
     for (event, error) in taken.skipped.iter().filter_map(|index| skipped.get(*index)) {
         warn!(

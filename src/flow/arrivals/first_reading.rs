@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! header (joined by its parent's hash) -> bloom: may it hold ours? -> logs by the block's hash
-//!     -> the bloom speaks of more than is shown: all logs of the block, from the same node
-//!         -> they make the bloom: a coincidence
-//!         -> they do not: something is hidden; the block is listed, and proven by others (`proof`)
+//!     -> the bloom holds more than is shown: all logs of the block, from the same node
+//!         -> their bloom is the header's: a coincidence
+//!         -> it is not: something is hidden; the block is listed, and proven by others (`proof`)
 //! ```
 //!
-//! That costs at most one call more for such a block and none for others; and no block waits for
-//! another one's proof.
+//! This costs at most one call more for such a block and none for others, and no block waits for the
+//! proof of another one.
 
 use std::time::Duration;
 
@@ -28,26 +28,26 @@ use crate::{
     flow::ledger::RequestLedger,
 };
 
-/// Calls for headers or logs under way at the same time.
+/// The most concurrent calls for headers or logs.
 const MAX_CALLS: usize = 8;
 /// Blocks remembered, to find where a reorganised chain forked.
 const MAX_RECENT: usize = 1024;
-/// What was read by ranges, and is read again after a reorganisation.
+/// How many blocks that were read by ranges are read again after a reorganisation.
 const MAX_REWIND: u64 = 8192;
-/// What is read again beside it, at every node, where no block is known to be common.
+/// How many blocks before that are read again at every node if no remembered block is on the new chain.
 const SUSPECT_BELOW_FORK: u64 = 1 << 17;
-/// A node whose logs could not be had is asked for them again after so long.
+/// After this long without failures, the preferred node is asked for logs again.
 const TURN_RESET_AFTER: Duration = Duration::from_mins(1);
 
 /// A block that was read near the head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadBlock {
     pub hash: B256,
-    /// It was not asked for its logs, because this node's bloom has none of ours.
+    /// The node whose bloom excluded our events, so that the block's logs were not read.
     pub excluded_by: Option<NodeId>,
 }
 
-/// What a node shows of a block near the head.
+/// A node's logs of a block near the head.
 struct BlockLogs {
     block: BlockRef,
     events: Vec<Event>,
@@ -55,19 +55,19 @@ struct BlockLogs {
     doubt: Option<Doubt>,
 }
 
-/// Why that may not be all.
+/// Why they may be incomplete.
 enum Doubt {
-    /// It is not: the node shows less than its block has.
+    /// The node shows fewer logs than its block has.
     Hidden,
-    /// All of the block shows it, asked for ours alone it does not.
+    /// The block's logs without a filter show more than with it.
     HiddenBehindFilter,
-    /// All logs of the block could not be had.
+    /// All logs of the block could not be read.
     Unknown(RpcError),
-    /// The header's bloom lacks what its block has.
+    /// The header's bloom lacks a log of its block.
     WrongBloom(NodeId),
 }
 
-/// The node whose turn it is, alone. Where none is connected, whichever comes first.
+/// The source restricted to the node whose turn it is; unrestricted if none is connected.
 pub(super) fn node_for_turn<S: EventSource>(source: &S, turn: usize) -> (S, NodeId) {
     let nodes = source.chain().sound_nodes();
     match nodes.get(turn % nodes.len().max(1)) {
@@ -99,8 +99,8 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
             }
         };
         self.state.lock().pages.record_success(node, (from, to), Instant::now());
-        // The last block's header, by the node that told the logs, proves that it knows the range;
-        // the first one's, that the range follows what was read.
+        // The last block's header, from the node that returned the logs, proves that it knows the range; the
+        // first one's, that the range follows the blocks read before.
         let first = expect_head(range.first_head.as_ref(), from)?;
         let last = expect_head(range.last_head.as_ref(), to)?.block;
         let other_fork = |event: &Event| event.block.number == to && event.block.hash != last.hash;
@@ -119,8 +119,8 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         Ok(last)
     }
 
-    /// Block by block near the head, each joined to the one before by its parent hash. Ends before
-    /// the first one that could not be read: what was read before it is not read again.
+    /// Block by block near the head, each joined to the previous one by its parent hash. Ends before the
+    /// first block that could not be read; the blocks before it are kept.
     pub(super) async fn read_near(
         &mut self,
         cursor: BlockRef,
@@ -175,7 +175,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         }
         drop(reads);
         headers.retain(|head| unread.is_none_or(|unread| head.block.number < unread));
-        // `from <= to`, and it was read, so there is a last header.
+        // `from <= to` and all were read, so there is a last header.
         let (last, by) =
             headers.last().map_or((cursor, None), |head| (head.block, Some(head.node)));
         for one in &shown {
@@ -196,10 +196,10 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         Ok(last)
     }
 
-    /// The logs of one block. `says`: its bloom is worth something.
+    /// The logs of one block. `says`: its bloom is trusted.
     async fn logs_near(&self, head: &Head, says: bool) -> (u64, Result<BlockLogs, RpcError>) {
         let block = head.block;
-        // Whoever refuses them has its turn again later.
+        // A node that fails is asked again later.
         let (source, _) = node_for_turn(&self.source, self.node_turn);
         let asked = if self.node_turn == 0 { &self.source } else { &source };
         let told = match asked.events(LogRange::Block(block.hash)).await {
@@ -227,7 +227,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
                 },
             };
         }
-        // Of the block by its hash, and of another by its number.
+        // Logs read by hash belong to this block, those read by number perhaps to another.
         if events.iter().any(|event| event.block != block) {
             let (host, what) = (self.source.chain().host(by), "a log of another block".into());
             return (block.number, Err(RpcError::Unreadable { host, what }));
@@ -235,7 +235,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         (block.number, Ok(BlockLogs { block, events, by, doubt }))
     }
 
-    /// What follows from it.
+    /// Applies the consequences.
     fn handle_doubt(&mut self, shown: &BlockLogs) {
         let Some(doubt) = &shown.doubt else { return };
         let (block, host) = (shown.block.number, self.source.chain().host(shown.by));
@@ -260,7 +260,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         }
     }
 
-    /// A node's blooms are not looked at any more.
+    /// Stops trusting a node's blooms.
     pub(super) fn distrust(&mut self, node: NodeId) {
         if self.state.lock().bloom_trust.revoke(node) {
             let host = self.source.chain().host(node);
@@ -271,12 +271,12 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         }
     }
 
-    /// After a reorganisation: back by so many blocks at least, and on until the chain is the known
-    /// one, as far as it is remembered. Where no block that is remembered is of this chain, those before
-    /// are read again too, beside what is new.
+    /// Rewinds after a reorganisation: at least `least` blocks, and further to the last remembered block
+    /// that is on the new chain. If none is, the blocks before that are read again too, beside the new
+    /// ones.
     pub(super) async fn rewind(&mut self, number: u64, least: u64) -> Result<(), ReadError> {
         if self.began_after >= number {
-            // It began on blocks that never were.
+            // Reading began on blocks that never existed.
             self.began_after = number.saturating_sub(least);
             self.state.lock().began_after = self.began_after;
         }
@@ -288,7 +288,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
                 && let Some(known) = self.remembered_below(back_to)
                 && (forked || back_to - known <= MAX_REWIND)
             {
-                // What was read by ranges since then may have been of another fork, too.
+                // Ranges read since then may be of another fork.
                 back_to = known.max(self.began_after);
                 depth = number - back_to;
             }
@@ -311,7 +311,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
             {
                 let mut notes = self.state.lock();
                 notes.read_once.rewind_to(back_to);
-                // What left the chain is nobody's business any more.
+                // Blocks that left the chain need no proof.
                 notes.unproven.rewind_to(back_to);
             }
             self.cursor = Some(block);
@@ -319,13 +319,13 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         }
     }
 
-    /// The hash of a block that was read, if it is remembered.
+    /// The hash of a block that was read, if remembered.
     fn remembered(&self, number: u64) -> Option<B256> {
         let recent = self.recent.get(&number).map(|read| read.hash);
         recent.or_else(|| self.checkpoints.hash(number))
     }
 
-    /// The highest one below that is.
+    /// The highest remembered block below.
     fn remembered_below(&self, number: u64) -> Option<u64> {
         let recent = self.recent.range(..number).next_back().map(|(number, _)| *number);
         recent.max(self.checkpoints.highest_below(number))

@@ -1,7 +1,7 @@
 //! cursor x head -> what to read next. Pure.
 
-/// Within so many blocks of the head every block is read by its hash; farther away by ranges.
-/// Also how many blocks are read again after a reconnect and every now and then.
+/// Within this distance of the head every block is read by its hash; farther away by ranges. Also the
+/// number of blocks that are read again after a reconnect and at intervals.
 pub const NEAR: u64 = 32;
 
 /// What to read next.

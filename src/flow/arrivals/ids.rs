@@ -1,7 +1,8 @@
-//! Which ids of requests are known, and which are missing. Pure: it is told what is seen, and when.
+//! Tracks which ids of requests are known and which are missing. Pure: its inputs are what is seen, and
+//! when.
 //!
-//! Ids are dense (`abi::Counter`), so an id between two known ones that no node shows is a request that
-//! somebody hides, and so is an id above the last known one that the contract itself knows.
+//! Ids are dense (`abi::Counter`). So an id between two known ones that no node shows is a hidden
+//! request, and so is an id above the last known one that the contract itself knows.
 //!
 //! ```text
 //! id     1000 ... 1041         1044 ... 1050
@@ -9,12 +10,13 @@
 //! block  300      380          381      400    410
 //! ```
 //!
-//! Ids and blocks grow together: a missing id is in a block between those of its neighbours. Each
-//! counter begins where the contract's stood when reading began; with the first id seen, as long as
-//! nobody tells that.
-//! What leaves the chain is forgotten and read anew, so its ids may come back in other blocks; an
-//! id that the new chain does not have is no hole. Where a reorganisation goes back farther than
-//! is remembered ([`MAX_RECENT`]), ids count as known that may be other requests' now.
+//! Ids grow with blocks: a missing id is in a block between those of its neighbours. Each counter
+//! begins where the contract's counter stood when reading began, or, as long as that is unknown, with
+//! the first id seen.
+//!
+//! Ids of blocks that leave the chain are forgotten and may come back in other blocks; an id that the
+//! new chain does not have is no hole. If a reorganisation reaches farther back than is remembered
+//! ([`MAX_RECENT`]), ids stay known although they may belong to other requests now.
 
 use std::{
     collections::BTreeMap,
@@ -30,16 +32,17 @@ use crate::{
     flow::ledger::IdRange,
 };
 
-/// A node may show logs late, and the second reading finds them: what is missing for longer is hidden.
+/// A node may show logs late, and the second reading finds them: an id that is missing for longer is
+/// hidden.
 pub const HIDDEN_AFTER: Duration = Duration::from_secs(10);
-/// Between two readings of the blocks of one hole, at most.
+/// The longest pause between two readings of the blocks of one hole.
 const LONGEST_PAUSE: Duration = Duration::from_mins(10);
-/// Ids of a counter whose blocks are remembered one by one.
+/// Ids of a counter whose blocks are remembered individually.
 const MAX_RECENT: usize = 4096;
-/// Runs of a counter. Of more, two holes become one with what was known between them.
+/// Runs of a counter. Beyond that, two holes are merged with the known ids between them.
 const MAX_RUNS: usize = 64;
 
-/// Ids that nobody shows: all from `first` to `last`, in blocks from `from` to `to`.
+/// Ids that no node shows: all from `first` to `last`, in blocks from `from` to `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingIds {
     pub counter: Counter,
@@ -47,31 +50,31 @@ pub struct MissingIds {
     pub last: u64,
     pub from: u64,
     pub to: u64,
-    /// Since they are known to be missing.
+    /// When they were found to be missing.
     pub since: Instant,
-    /// The known id above them, whose being there proves them. `None`: the contract says so.
+    /// The known id above them that proves their existence. `None`: the contract reports them.
     pub above: Option<u64>,
 }
 
 impl MissingIds {
-    /// How many.
+    /// The number of ids.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.last.saturating_sub(self.first).saturating_add(1)
     }
 }
 
-/// What is known of all counters of a contract.
+/// The known ids of all counters of a contract.
 #[derive(Debug, Default)]
 pub struct KnownIds {
     counters: BTreeMap<Counter, CounterIds>,
-    /// The last block that nobody has to read.
+    /// The last block that need not be read.
     origin: Option<u64>,
-    /// Since the last [`KnownIds::changed`].
+    /// Since the last [`KnownIds::take_changed`].
     changed: bool,
 }
 
-/// [`KnownIds`] that several look at. Clones share them.
+/// [`KnownIds`] shared by several tasks. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct SharedIds(Arc<Mutex<KnownIds>>);
 
@@ -81,7 +84,7 @@ impl SharedIds {
         Self(Arc::new(Mutex::new(ids)))
     }
 
-    /// Held for a look, never over an await.
+    /// Locked briefly, never across an await.
     pub fn lock(&self) -> MutexGuard<'_, KnownIds> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +97,7 @@ struct CounterIds {
     /// The blocks of the highest ids.
     recent: BTreeMap<u64, u64>,
     ahead: Option<Ahead>,
-    /// With this block the contract knew no id above the last one known.
+    /// At this block the contract knew no id above the last known one.
     ends_with: Option<u64>,
 }
 
@@ -107,7 +110,7 @@ struct IdSpan {
     below: Option<Hole>,
 }
 
-/// An id above the last known one that is on chain with this block.
+/// An id above the last known one that is on chain at this block.
 #[derive(Clone, Copy, Debug)]
 struct Ahead {
     number: u64,
@@ -115,11 +118,11 @@ struct Ahead {
     hole: Hole,
 }
 
-/// What was done about a hole.
+/// The state of a hole's handling.
 #[derive(Clone, Copy, Debug)]
 struct Hole {
     since: Instant,
-    /// It is told, and its blocks are read again, after this.
+    /// When it is next reported and its blocks are read again.
     next: Instant,
     pause: Duration,
     is_reported: bool,
@@ -130,7 +133,7 @@ impl Hole {
         Self { since: now, next: now + HIDDEN_AFTER, pause: HIDDEN_AFTER, is_reported: false }
     }
 
-    /// Whether it is due now, and if so whether for the first time.
+    /// If it is due now: whether for the first time.
     fn poll_due(&mut self, now: Instant) -> Option<bool> {
         if now < self.next {
             return None;
@@ -142,7 +145,7 @@ impl Hole {
 }
 
 impl KnownIds {
-    /// As they were stored. Rows that contradict each other are left out.
+    /// From the stored form. Rows that contradict each other are left out.
     #[must_use]
     pub fn from_stored(runs: &[IdRange], now: Instant) -> Self {
         let mut ids = Self::default();
@@ -151,7 +154,7 @@ impl KnownIds {
         for IdRange { counter, first, last, first_block, last_block } in runs.into_iter().copied() {
             let line = ids.counters.entry(counter).or_default();
             let top = line.runs.last_key_value().map(|(_, span)| span.last);
-            // Touching ones would be one.
+            // Adjacent runs would be one.
             if top.is_some_and(|top| first <= top.saturating_add(1)) {
                 continue;
             }
@@ -161,8 +164,8 @@ impl KnownIds {
         ids
     }
 
-    /// With the blocks of the newest ones, from the oldest to the newest: what of them leaves the chain
-    /// is known no more.
+    /// Adds the blocks of the newest ids, from the oldest to the newest, so that they can be forgotten if
+    /// their blocks leave the chain.
     #[must_use]
     pub fn with_blocks(mut self, newest: &[(U256, u64)]) -> Self {
         for (id, block) in newest {
@@ -176,7 +179,7 @@ impl KnownIds {
         self
     }
 
-    /// As they are to be stored.
+    /// The stored form.
     pub fn runs(&self) -> impl Iterator<Item = IdRange> {
         self.counters.iter().flat_map(|(counter, line)| {
             line.runs.iter().map(|(first, span)| IdRange {
@@ -189,19 +192,19 @@ impl KnownIds {
         })
     }
 
-    /// [`Self::runs`], if they have changed since the last time.
+    /// [`Self::runs`], if they have changed since the last call.
     pub fn take_changed(&mut self) -> Option<Vec<IdRange>> {
         std::mem::take(&mut self.changed).then(|| self.runs().collect())
     }
 
-    /// A log of this id was shown in this block.
+    /// A log with this id was shown in this block.
     pub fn record(&mut self, counter: Counter, number: u64, block: u64, now: Instant) {
         self.drop_unused_counters(counter);
         let line = self.counters.entry(counter).or_default();
         self.changed |= line.record(number, block, now);
     }
 
-    /// Logs, of whatever the contract emits.
+    /// Logs of any event of the contract.
     pub fn record_events(&mut self, events: &[Event], now: Instant) {
         for event in events {
             if let Some((counter, number)) = abi::request_event_id(event).and_then(Counter::of) {
@@ -210,7 +213,7 @@ impl KnownIds {
         }
     }
 
-    /// With this block the contract had counted up to `count`, before anything was seen of it.
+    /// At this block the contract had counted up to `count`, before any of its ids was seen.
     pub fn set_beginning(&mut self, counter: Counter, count: u64, block: u64, now: Instant) {
         if count > 0 {
             self.drop_unused_counters(counter);
@@ -219,13 +222,13 @@ impl KnownIds {
         self.changed |= line.set_beginning(count, block, now);
     }
 
-    /// Of a contract that counts by kind nothing is known of a common counter, and the other way round.
-    /// One that counts anew since an upgrade counts from somewhere.
+    /// A contract that counts by kind has no common counter, and the other way round. A counter that starts
+    /// anew with an upgrade may start at any number.
     fn drop_unused_counters(&mut self, counter: Counter) {
         self.counters.retain(|other, line| share_contract(*other, counter) || !line.is_unused());
     }
 
-    /// This block is the last one that nobody has to read.
+    /// This block is the last one that need not be read.
     pub fn set_origin(&mut self, block: u64) {
         self.origin.get_or_insert(block);
     }
@@ -235,8 +238,8 @@ impl KnownIds {
         self.origin
     }
 
-    /// Counters that may be at work, and of which nobody knows where they stood when reading began:
-    /// with the first id known and its block, if there is one. Requests below it may be hidden.
+    /// Counters that may be in use and whose position when reading began is unknown, each with its first
+    /// known id and that id's block, if any. Requests below it may be hidden.
     #[must_use]
     pub fn without_beginning(&self) -> Vec<(Counter, Option<(u64, u64)>)> {
         let used =
@@ -257,7 +260,7 @@ impl KnownIds {
         all.filter(|(counter, _)| !others(*counter).any(|other| used(&other))).collect()
     }
 
-    /// The chain above this block is read anew.
+    /// The chain above this block is read again.
     pub fn rewind_to(&mut self, block: u64) {
         for line in self.counters.values_mut() {
             self.changed |= line.rewind_to(block);
@@ -265,14 +268,14 @@ impl KnownIds {
         self.counters.retain(|_, line| !line.runs.is_empty());
     }
 
-    /// This id is on chain, with this block or an earlier one.
+    /// This id is on chain, at this block or an earlier one.
     pub fn record_existing(&mut self, counter: Counter, number: u64, block: u64, now: Instant) {
         if let Some(line) = self.counters.get_mut(&counter) {
             line.record_existing(number, block, now);
         }
     }
 
-    /// With this block the contract knew no id above `last`.
+    /// At this block the contract knew no id above `last`.
     pub fn set_end(&mut self, counter: Counter, last: u64, block: u64) {
         let Some(line) = self.counters.get_mut(&counter) else { return };
         if line.last() == Some(last) {
@@ -283,8 +286,8 @@ impl KnownIds {
         }
     }
 
-    /// The contract does not know this id, which was shown: it is forgotten, and with it the run that
-    /// begins with it.
+    /// The contract does not know this id, although it was shown: forgets it, and the run that begins with
+    /// it.
     pub fn forget(&mut self, counter: Counter, first: u64) {
         let Some(line) = self.counters.get_mut(&counter) else { return };
         if line.runs.len() > 1 && line.forget(first) {
@@ -292,7 +295,7 @@ impl KnownIds {
         }
     }
 
-    /// The request of this id that was shown in this block is not on chain: unless another one was shown
+    /// The request with this id that was shown in this block is not on chain: unless another one was shown
     /// since, the id is not known any more.
     pub fn remove(&mut self, id: U256, block: u64, now: Instant) {
         let Some((counter, number)) = Counter::of(id) else { return };
@@ -301,7 +304,7 @@ impl KnownIds {
         self.counters.retain(|_, line| !line.runs.is_empty());
     }
 
-    /// The counters at work, and the last id known of each.
+    /// The counters in use, each with its last known id.
     #[must_use]
     pub fn last_known(&self) -> Vec<(Counter, u64)> {
         let tagged = self
@@ -313,14 +316,14 @@ impl KnownIds {
         lines.filter_map(|(counter, line)| Some((*counter, line.last()?))).collect()
     }
 
-    /// Whether an id is from after the first one known.
+    /// Returns whether an id is above the first known one.
     #[must_use]
     pub fn is_after_first(&self, counter: Counter, number: u64) -> bool {
         let first = self.counters.get(&counter).and_then(|line| line.runs.keys().next());
         first.is_some_and(|first| number > *first)
     }
 
-    /// Whether an id was shown, or is from before anything was read.
+    /// Returns whether an id was shown, or is older than anything that was read.
     #[must_use]
     pub fn is_known(&self, counter: Counter, number: u64) -> bool {
         let Some(line) = self.counters.get(&counter) else { return true };
@@ -330,20 +333,19 @@ impl KnownIds {
         }
     }
 
-    /// What nobody has shown for [`HIDDEN_AFTER`], while all blocks up to `cursor` were read.
+    /// Ids missing for at least [`HIDDEN_AFTER`], given that all blocks up to `cursor` were read.
     #[must_use]
     pub fn missing(&self, cursor: u64, now: Instant) -> Vec<MissingIds> {
         let all = self.counters.iter().flat_map(|(counter, line)| line.missing(*counter, cursor));
         all.filter(|one| now.saturating_duration_since(one.since) >= HIDDEN_AFTER).collect()
     }
 
-    /// Of [`Self::missing`] those whose blocks are to be read again now, and whether it is the first
-    /// time.
+    /// Those of [`Self::missing`] whose blocks are to be read again now, and whether it is the first time.
     pub fn due(&mut self, cursor: u64, now: Instant) -> Vec<(MissingIds, bool)> {
         let mut due = Vec::new();
         for (counter, line) in &mut self.counters {
             if let Some(ahead) = line.ahead.as_mut().filter(|ahead| ahead.block > cursor) {
-                // It may be in a block that is not read yet.
+                // It may be in a block that was not read yet.
                 ahead.hole = Hole::new(now);
             }
             for one in line.missing(*counter, cursor) {
@@ -359,7 +361,7 @@ impl KnownIds {
         due
     }
 
-    /// Whether the ids alone prove that no request of this block is missing.
+    /// Returns whether the ids alone prove that no request of this block is missing.
     #[must_use]
     pub fn is_complete(&self, block: u64) -> bool {
         let whole = |counter: Counter| {
@@ -368,13 +370,13 @@ impl KnownIds {
         let unknown = |counter: Counter| !self.counters.contains_key(&counter);
         let tagged = whole(Counter::Public) && whole(Counter::User);
         let common = whole(Counter::Common);
-        // A counter that was never seen may have begun there, unless the others are at work.
+        // A counter that was never seen may have begun there, unless the others are in use.
         (tagged && (common || unknown(Counter::Common)))
             || (common && unknown(Counter::Public) && unknown(Counter::User))
     }
 }
 
-/// Whether one contract counts with both.
+/// Returns whether one contract counts with both.
 fn share_contract(one: Counter, other: Counter) -> bool {
     (one == Counter::Common) == (other == Counter::Common)
 }
@@ -384,7 +386,7 @@ impl CounterIds {
         self.runs.last_key_value().map(|(_, span)| span.last)
     }
 
-    /// Its counter stands where it stood before the contract's first request.
+    /// The counter stands where it stood before the contract's first request.
     fn is_unused(&self) -> bool {
         self.runs.len() == 1 && self.last() == Some(0)
     }
@@ -400,7 +402,7 @@ impl CounterIds {
             return false;
         }
         self.remember(number, block);
-        // There is one: the lowest is not above.
+        // Exists, because the lowest run is not above.
         let Some((first, below)) = self.runs.range_mut(..=number).next_back() else { return false };
         let first = *first;
         if number <= below.last {
@@ -429,7 +431,7 @@ impl CounterIds {
                 }
             }
             Some(_) | None if joins => {}
-            // The hole that it was in is two now.
+            // It splits the hole it was in.
             Some((_, span)) => {
                 self.runs.insert(number, IdSpan { below: span.below, ..here });
             }
@@ -459,7 +461,7 @@ impl CounterIds {
         }
     }
 
-    /// Its run becomes two, with a hole between them.
+    /// Splits its run, with a hole in between.
     fn remove(&mut self, number: u64, block: u64, now: Instant) -> bool {
         if self.recent.get(&number).is_some_and(|at| *at != block) {
             return false;
@@ -476,7 +478,7 @@ impl CounterIds {
         let (below, above) = (number.saturating_sub(1), number + 1);
         let hole = (first < number || self.runs.range(..first).next().is_some())
             .then(|| span.below.filter(|_| first == number).unwrap_or_else(|| Hole::new(now)));
-        // Where they are is not always known: in a block of the run.
+        // Their block is not always known: then it is bounded by those of the run.
         let parts = (at(below).unwrap_or(span.first_block), at(above).unwrap_or(span.last_block));
         if first < number {
             self.runs.insert(first, IdSpan { last: below, last_block: parts.0, ..span });
@@ -532,7 +534,7 @@ impl CounterIds {
         self.runs.split_off(&gone);
         let left = gone.saturating_sub(1);
         let at = self.recent.get(&left).copied();
-        // Nothing may be left of it: then it begins anew. What is below may be hidden.
+        // Nothing may be left of the counter: then it begins anew, and ids below may be hidden.
         if let Some(mut top) = self.runs.last_entry() {
             let top = top.get_mut();
             if top.last >= gone {
@@ -544,8 +546,8 @@ impl CounterIds {
         true
     }
 
-    /// The last id is in no block above this one: where it was is not always known, and a bound that an
-    /// earlier reorganisation left may be above. Answers whether it was.
+    /// The last id's block is at most this one: its exact block is not always known, and a bound from
+    /// before an earlier reorganisation may be higher. Returns whether it was.
     fn clamp_last_block(&mut self, block: u64) -> bool {
         let Some(mut top) = self.runs.last_entry() else { return false };
         let top = top.get_mut();
@@ -567,7 +569,7 @@ impl CounterIds {
         let pairs = self.runs.iter().zip(self.runs.iter().skip(1));
         let holes = pairs.filter_map(|((_, below), (above, span))| {
             let hole = span.below?;
-            // Of different forks, for a moment.
+            // The two may be of different forks for a moment.
             let (from, to) = (below.last_block, span.first_block);
             Some(MissingIds {
                 counter,

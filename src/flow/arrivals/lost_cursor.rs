@@ -1,13 +1,15 @@
-//! A cursor above every head, on a block that no node has: what was read there was no chain. Pure.
+//! Detects a cursor above every head, on a block that no node has: the blocks read there never belonged
+//! to the chain. Pure.
 //!
-//! A node may announce blocks that never were, or a chain may be rolled back as a whole. Its heads stay
-//! below the cursor then, and nothing below it would ever be read again.
+//! This happens when a node announces blocks that never existed, or when a whole chain is rolled back.
+//! Its heads stay below the cursor then, and without this check nothing below the cursor would ever be
+//! read again.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A node that was restored or put behind the same name may be so far behind for a while.
+/// A node that was restored, or replaced under the same name, may be this far behind for a while.
 const LOST_AFTER: Duration = Duration::from_mins(1);
 /// How often the nodes are asked for the cursor's block.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -15,7 +17,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// blocks a second.
 pub(super) const REREAD_BLOCKS: u64 = 4096;
 
-/// Since when heads stay below the cursor.
+/// Since when heads are below the cursor.
 #[derive(Debug, Default)]
 pub(super) struct LostCursor {
     since: Option<Instant>,
@@ -23,7 +25,7 @@ pub(super) struct LostCursor {
 }
 
 impl LostCursor {
-    /// A head was heard of. Whether the nodes are to be asked for the cursor's block now.
+    /// For a new head: returns whether to ask the nodes for the cursor's block now.
     pub(super) fn should_ask(&mut self, cursor: u64, head: u64, now: Instant) -> bool {
         if head >= cursor {
             *self = Self::default();

@@ -1,8 +1,8 @@
-//! How many blocks one question about a range asks for, at each node. Pure.
+//! How many blocks one call for a range covers, for each node. Pure.
 //!
-//! Nodes refuse ranges that are too long, each at another length, and answers that are too large. What
-//! a node refused is remembered, and tried again ever more rarely: a node that takes ten blocks is
-//! not asked for eleven all the time.
+//! Nodes refuse ranges that are too long, each at its own limit, and results that are too large. A
+//! refusal is remembered, and more is tried ever more rarely: a node that allows ten blocks is not
+//! asked for eleven all the time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,31 +10,31 @@ use tokio::time::Instant;
 
 use crate::chain::provider::{NodeId, RangeRefusal, RpcError};
 
-/// Of a node that nobody was refused by.
+/// For a node that has not refused anything.
 const INITIAL: u64 = 500;
 const LARGEST: u64 = 2000;
-/// After a refusal, more is tried after this, and after the next one after twice the time.
+/// How long after a refusal more is tried; the time doubles with each further refusal.
 const FIRST_RETRY_AFTER: Duration = Duration::from_mins(2);
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(8);
 
-/// What every node takes.
+/// The page size of every node.
 #[derive(Clone, Debug, Default)]
 pub struct PageSizes(BTreeMap<NodeId, PageSize>);
 
 impl PageSizes {
-    /// The page that starts at `from`, not beyond `to`.
+    /// The page that starts at `from`, at most up to `to`.
     #[must_use]
     pub fn page(&self, node: NodeId, from: u64, to: u64) -> (u64, u64) {
         self.0.get(&node).copied().unwrap_or_default().page(from, to)
     }
 
-    /// The node answered for these blocks.
+    /// The node returned these blocks.
     pub fn record_success(&mut self, node: NodeId, (from, to): (u64, u64), now: Instant) {
         self.0.entry(node).or_default().record_success(blocks(from, to), now);
     }
 
-    /// It did not. Whether it said that it wants a smaller range, and there is one: ask again at
-    /// once.
+    /// The call failed. Returns whether the node wants a smaller range and there is one, so that the call
+    /// can be repeated at once.
     pub fn record_failure(
         &mut self,
         node: NodeId,
@@ -49,12 +49,12 @@ impl PageSizes {
                 size.record_refusal(asked, most, now);
             }
             (Some(RangeRefusal::Results), _) => size.halve(asked),
-            // Too much may also show as no answer in time, or as one that is cut off.
+            // Too large a result may also show as a timeout or a truncated response.
             (None, RpcError::Unavailable { .. } | RpcError::Unreadable { .. }) => {
                 size.halve(asked);
                 return false;
             }
-            // Of something else: smaller ranges would only be more calls.
+            // For other errors, smaller ranges would only mean more calls.
             (
                 None,
                 RpcError::Refused { .. }
@@ -72,17 +72,17 @@ fn blocks(from: u64, to: u64) -> u64 {
     to.saturating_sub(from).saturating_add(1)
 }
 
-/// What one node takes.
+/// What one node allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct PageSize {
     size: u64,
-    /// Not more than this is asked: more was refused.
+    /// The most that is asked: more was refused.
     ceiling: u64,
-    /// The most it answered since something smaller was refused.
+    /// The most it returned since something smaller was refused.
     largest_success: u64,
-    /// When more than the ceiling is tried, and how long it was put off for that.
+    /// When more than the ceiling is tried, and the wait that this took.
     next_increase: Option<(Instant, Duration)>,
-    /// It is being tried. What was the ceiling before.
+    /// The previous ceiling, while more is being tried.
     previous_ceiling: Option<u64>,
 }
 
@@ -105,7 +105,7 @@ impl PageSize {
 
     fn record_success(&mut self, asked: u64, now: Instant) {
         self.largest_success = self.largest_success.max(asked);
-        // The end of a range says nothing of its length.
+        // The short page at the end of a range says nothing about the limit.
         if asked < self.size {
             return;
         }
@@ -117,13 +117,13 @@ impl PageSize {
             let wait = wait.saturating_mul(2).min(MAX_RETRY_AFTER);
             self.next_increase = Some((now + wait, wait));
         } else if self.previous_ceiling.is_some_and(|before| asked > before) {
-            // It takes more than it did: whatever it takes next is found out anew.
+            // The limit has risen: find the new one from scratch.
             (self.previous_ceiling, self.next_increase) = (None, None);
         }
         self.size = (self.size + self.size / 4 + 1).min(self.ceiling);
     }
 
-    /// So many blocks are too many; `most`: so many are not, it says.
+    /// `asked` blocks are too many. `most`: the limit that the node named.
     fn record_refusal(&mut self, asked: u64, most: Option<u64>, now: Instant) {
         self.next_increase.get_or_insert((now + FIRST_RETRY_AFTER, FIRST_RETRY_AFTER));
         if let Some(before) = self.previous_ceiling.take().filter(|before| *before < asked) {
@@ -141,7 +141,7 @@ impl PageSize {
         }
     }
 
-    /// There was too much in so many blocks. In others there may be less.
+    /// These blocks had too many results. Others may have fewer.
     fn halve(&mut self, asked: u64) {
         self.size = (asked.min(self.size) / 2).max(1);
     }
@@ -159,7 +159,7 @@ mod tests {
         RpcError::Refused { host: "node".into(), code, message: message.into(), data: None }
     }
 
-    /// Calls that a node which takes `limit` blocks answers and refuses on the way over so many.
+    /// Simulates reading so many blocks from a node that allows `limit`; counts answered and refused calls.
     fn walk(
         pages: &mut PageSizes,
         now: &mut Instant,
@@ -191,7 +191,7 @@ mod tests {
         for (limit, error, most) in [
             (10, refusal(-32600, says), 1),
             (100, refusal(-32602, "range 600 exceeds limit of 100"), 1),
-            // Nothing it says helps.
+            // Its error names no limit.
             (10, refusal(-32000, "block range is too wide"), 9),
             (1, refusal(-32000, "block range is too wide"), 10),
         ] {
@@ -199,7 +199,7 @@ mod tests {
             let (answered, refused) = walk(&mut pages, &mut now, 100 * limit, limit, &error);
             assert!(refused <= most, "{error}: {refused}");
             assert!(answered <= 110, "{error}: {answered}");
-            // An hour of it.
+            // One hour.
             let (answered, refused) = walk(&mut pages, &mut now, 36_000 * limit, limit, &error);
             assert!(refused <= 10, "{error}: {refused} in {answered}");
         }
@@ -250,7 +250,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is refused and said: a page has a block, and goes on from where it should.
+        /// Whatever is refused and however: a page has at least one block, and continues where it should.
         #[test]
         fn a_page_is_never_empty_and_never_beyond(
             steps in prop::collection::vec((0u8..4, 0u64..3000, 0u64..100_000), 1..100),

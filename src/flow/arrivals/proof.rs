@@ -1,9 +1,9 @@
-//! Blocks whose logs are in doubt: every sound node is asked for all logs of the block, in both ways it
-//! may have them, until they are proven to be all there are. What is found is stored at once, proven
-//! or not: a request that is asked for in vain costs less than one that is lost.
+//! Proves blocks whose logs are in doubt: every sound node is asked for all logs of the block, in both
+//! ways it offers, until they are proven complete. Events are stored at once, proven or not: an
+//! unneeded ask costs less than a lost request.
 //!
-//! One block after the other. Those that are new come first; the others in turn, and slower as long as
-//! nothing is proven.
+//! One block at a time. New ones come first; the others take turns, ever more slowly as long as nothing
+//! is proven.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -59,7 +59,7 @@ impl<S: EventSource> ProofLoop<S> {
                 self.state.wait_listed().await;
                 continue;
             };
-            // Of ids without a gap none is missing, whatever the node's index of logs says.
+            // If the ids have no hole, no request is missing, whatever the node's log index shows.
             if self.ids.lock().is_complete(number) {
                 debug!(block = number, "the ids of requests prove a block");
                 self.store_finding(Vec::new(), NodeId(0), FoundKind::Proven { number }).await;
@@ -96,7 +96,7 @@ impl<S: EventSource> ProofLoop<S> {
         }
     }
 
-    /// What all sound nodes say of a block.
+    /// What all sound nodes report about a block.
     async fn prove(&self, number: u64, hash: Option<B256>) -> (BlockProof, NodeId) {
         let provider = self.source.chain();
         let nobody = (BlockProof::Unproven(Vec::new()), NodeId(0));
@@ -104,7 +104,8 @@ impl<S: EventSource> ProofLoop<S> {
             Some(hash) => provider.header(BlockId::Hash(hash)).await.ok().flatten(),
             None => None,
         };
-        // What left the chain is read anew by the first reading; here whatever has its place counts.
+        // A block that left the chain is replaced by the first reading; here the block now at its number is
+        // taken.
         let head = match by_hash {
             Some(head) => head,
             None => match provider.header(BlockId::Number(number)).await {
@@ -113,7 +114,7 @@ impl<S: EventSource> ProofLoop<S> {
             },
         };
         let wanted = self.source.filter();
-        // One header is enough to pass a block of a range, as in the first reading.
+        // One header is enough to skip a block of a range, as in the first reading.
         if hash.is_none() && !wanted.may_match(self.state.lock().bloom_trust.bloom(&head)) {
             return (BlockProof::Proven(Vec::new()), head.node);
         }
@@ -134,7 +135,7 @@ impl<S: EventSource> ProofLoop<S> {
         (verdict, by)
     }
 
-    /// One node's header and logs of a block. `None`: it does not know it.
+    /// One node's header and logs of a block. `None`: it does not know the block.
     async fn logs_of_node(&self, node: NodeId, head: &Head) -> Option<NodeLogs> {
         let provider = self.source.chain().for_node(node);
         let hash = head.block.hash;
@@ -155,7 +156,7 @@ impl<S: EventSource> ProofLoop<S> {
         Some(NodeLogs { head, logs })
     }
 
-    /// Hands events to the first reading, and waits until they are stored.
+    /// Sends events to the first reading, and waits until they are stored.
     async fn store_finding(&self, events: Vec<Event>, by: NodeId, how: FoundKind) {
         let (stored, done) = oneshot::channel();
         if self.found_events.send(FoundEvents { events, by, how, stored }).await.is_ok() {

@@ -1,8 +1,8 @@
-//! Which blocks were read once only, by whom and when. Pure.
+//! Tracks which blocks were read only once, by which node and when. Pure.
 //!
-//! A node may show its logs late, wherever in the chain it is asked: so every block is read twice, with
-//! [`READINGS_APART`] in between, and the second time at another node where there is one. The last blocks are
-//! read again even then: the chain may be about to change.
+//! A node may show the logs of any block late. So every block is read twice, at least
+//! [`READINGS_APART`] apart, and the second time at another node if there is one. The last blocks are
+//! read again even after that, because the chain may be about to be reorganised.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,33 +11,33 @@ use tokio::time::Instant;
 use super::gap::NEAR;
 use crate::chain::provider::NodeId;
 
-/// Between two readings of a block, at least.
+/// The shortest time between the two readings of a block.
 pub const READINGS_APART: Duration = Duration::from_secs(8);
-/// How far below the cursor a regular second reading reaches. What is farther has its turn beside it.
+/// How far below the cursor a regular second reading reaches. Blocks farther below are read in between.
 const REGULAR_REACH: u64 = 1024;
-/// Stretches remembered. Of more, the two oldest become one.
+/// The most stretches remembered. Beyond that the two oldest are merged.
 const MAX_STRETCHES: usize = 1024;
-/// First readings within this time by one node are one stretch.
+/// First readings by one node within this time form one stretch.
 const MERGE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Blocks that were read once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stretch {
     to: u64,
-    /// The first of them was read then,
+    /// The time of the first of these readings,
     first_read_at: Instant,
-    /// and the last one then.
+    /// and of the last.
     last_read_at: Instant,
-    /// By this node, if it was one.
+    /// The node that read them, if it was a single one.
     by: Option<NodeId>,
 }
 
-/// All stretches of blocks that were read once, by their first block.
+/// The stretches of blocks that were read once, by first block.
 #[derive(Clone, Debug, Default)]
 pub struct ReadOnceBlocks(BTreeMap<u64, Stretch>);
 
 impl ReadOnceBlocks {
-    /// These blocks were read for the first time, or are read anew.
+    /// These blocks were read for the first time, or again after a rewind.
     pub fn record_first_reading(&mut self, from: u64, to: u64, by: Option<NodeId>, now: Instant) {
         if from > to {
             return;
@@ -61,18 +61,18 @@ impl ReadOnceBlocks {
         }
     }
 
-    /// These were read again, by a question asked then. Those that had not waited for it will be once
-    /// more.
+    /// These blocks were read again, with a call made at `asked`. Those that had not waited long enough by
+    /// then are read once more.
     pub fn record_second_reading(&mut self, from: u64, to: u64, asked: Instant) {
         self.remove(from, to, |once| asked.duration_since(once.last_read_at) >= READINGS_APART);
     }
 
-    /// The chain behind `number` is read anew.
+    /// The chain above `number` is read again.
     pub fn rewind_to(&mut self, number: u64) {
         self.remove(number.saturating_add(1), u64::MAX, |_| true);
     }
 
-    /// Everything up to this block was read twice, if reading stands at `cursor`.
+    /// Every block up to the returned one was read twice, given the cursor.
     #[must_use]
     pub fn read_twice_up_to(&self, cursor: u64) -> u64 {
         self.0.first_key_value().map_or(cursor, |(first, _)| first.saturating_sub(1).min(cursor))
@@ -85,7 +85,7 @@ impl ReadOnceBlocks {
         Some((*longest.0, longest.1.first_read_at))
     }
 
-    /// The blocks of a regular second reading when all up to `cursor` is read: none below `floor`.
+    /// The blocks of a regular second reading once everything up to `cursor` is read: none below `floor`.
     #[must_use]
     pub fn next_regular(&self, cursor: u64, floor: u64) -> Option<(u64, u64)> {
         let reach = cursor.saturating_sub(REGULAR_REACH);
@@ -95,7 +95,7 @@ impl ReadOnceBlocks {
         (from <= cursor).then_some((from, cursor))
     }
 
-    /// The first blocks that a regular reading does not reach and that have waited long enough.
+    /// The first blocks out of reach of a regular reading that have waited long enough.
     #[must_use]
     pub fn next_overdue(&self, cursor: u64, now: Instant) -> Option<(u64, u64)> {
         let reach = cursor.saturating_sub(REGULAR_REACH);
@@ -103,7 +103,7 @@ impl ReadOnceBlocks {
         let mut due = self.0.range(..reach).filter(|(_, once)| waited(once));
         let (first, Stretch { to, .. }) = due.next()?;
         let mut last = *to;
-        // Those behind it that touch, in one go.
+        // And the adjacent stretches above, in one go.
         for (from, once) in due {
             if last + 1 != *from {
                 break;
@@ -113,14 +113,14 @@ impl ReadOnceBlocks {
         Some((*first, last.min(reach.saturating_sub(1))))
     }
 
-    /// Who read this block for the first time, and up to which block.
+    /// The node that read this block first, and up to which block.
     #[must_use]
     pub fn first_reader(&self, block: u64) -> Option<NodeId> {
         let (_, once) = self.0.range(..=block).next_back()?;
         once.by.filter(|_| once.to >= block)
     }
 
-    /// Takes these blocks out of the stretches that are meant.
+    /// Removes these blocks from the stretches that `meant` selects.
     fn remove(&mut self, from: u64, to: u64, meant: impl Fn(&Stretch) -> bool) {
         let touched: Vec<u64> = self
             .0
@@ -243,8 +243,8 @@ mod tests {
     }
 
     proptest! {
-        /// However reading gets on, and whatever is read again in which portions: no block is taken
-        /// for read twice that was not, with time in between; and in the end all are.
+        /// In whatever portions blocks are read and read again: no block counts as read twice without a
+        /// second reading after enough time, and in the end all are read twice.
         #[test]
         fn every_block_is_read_twice(
             steps in prop::collection::vec((0u64..3000, 0u64..40, 1u64..2000, any::<bool>(), 0u64..60), 1..40),

@@ -1,4 +1,4 @@
-//! What the loops of this room know of each other's reading.
+//! The state that the loops of this stage share.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::time::clock::Clock;
 
-/// A second reading comes within this, where nothing hinders it.
+/// The longest normal time until the second reading.
 const SECOND_READING_WITHIN: Duration = Duration::from_mins(2);
 
-/// Shared by the loops; held for no call.
+/// Shared by the loops. Never locked during a call.
 #[derive(Clone, Debug, Default)]
 pub struct ReadingState {
     inner: Arc<Mutex<ReadingStateInner>>,
@@ -26,10 +26,10 @@ pub struct ReadingState {
     clock: Clock,
 }
 
-/// What is noted.
+/// The state.
 #[derive(Debug, Default)]
 pub(super) struct ReadingStateInner {
-    /// Nothing up to this block is ever read.
+    /// Blocks up to this one are never read.
     pub began_after: u64,
     pub read_once: ReadOnceBlocks,
     pub pages: PageSizes,
@@ -37,13 +37,12 @@ pub(super) struct ReadingStateInner {
     pub unproven: UnprovenList,
 }
 
-/// What is not certain of what was read.
+/// What is uncertain about the blocks read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UncertainBlocks {
     /// Blocks that no node could prove within a minute.
     pub unproven: UnprovenSummary,
-    /// The first block that waits for its second reading, and since when (Unix ms), if that is longer
-    /// than it should be.
+    /// The first block that waits for its second reading, and since when (Unix ms), if it is late.
     pub read_once: Option<(u64, u64)>,
 }
 
@@ -63,12 +62,12 @@ impl ReadingState {
         notes
     }
 
-    /// By this clock.
+    /// Uses this clock.
     pub(super) fn with_clock(self, clock: Clock) -> Self {
         Self { clock, ..self }
     }
 
-    /// The time, in Unix milliseconds.
+    /// The time in Unix milliseconds.
     pub(super) fn now_ms(&self) -> u64 {
         self.clock.unix_millis()
     }
@@ -77,23 +76,22 @@ impl ReadingState {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A block was put on the list.
+    /// A block was added to the list.
     pub(super) fn notify_listed(&self) {
         self.listed.notify_one();
     }
 
-    /// Waits until one is.
+    /// Waits until a block is added to the list.
     pub(super) async fn wait_listed(&self) {
         self.listed.notified().await;
     }
 
-    /// Somebody knows that none of these blocks holds a request that is not stored: their logs need no
-    /// proof.
+    /// It is known otherwise that every request of these blocks is stored: their logs need no proof.
     pub fn mark_proven(&self, first: u64, last: u64) {
         self.lock().unproven.remove_range(first, last);
     }
 
-    /// What operators should hear of.
+    /// The uncertainties that are reported to operators.
     #[must_use]
     pub fn uncertain(&self) -> UncertainBlocks {
         let now_ms = self.now_ms();

@@ -1,10 +1,10 @@
-//! The second reading: every block once more, some time after the first one, and at another node where
-//! there is one. Beside it what is suspected is read at every node.
+//! The second reading: every block once more, some time after the first reading, and at another node if
+//! there is one. In addition suspected blocks are read at every node.
 //!
-//! A regular reading begins every half minute, and with every new connection: it reaches from the
-//! first block that waits for it, if that is not far, to the cursor. What is farther below has its turn
-//! in between. What was read stays read: a reading that is interrupted goes on where it was. Calls keep
-//! their distance, so that a node is not busy with this.
+//! A regular reading begins every half minute and with every new connection. It reaches from the first
+//! block that waits for it, if that is not far, to the cursor. Blocks farther below are read in
+//! between. An interrupted reading continues where it stopped. Calls are paced, so that they do not
+//! load a node.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -30,7 +30,7 @@ use crate::{
 const REGULAR_INTERVAL: Duration = Duration::from_secs(30);
 /// Between two calls.
 const PACE: Duration = Duration::from_millis(100);
-/// Suspected ranges up to this length are also looked at block by block, by their headers.
+/// Suspected ranges up to this length are also read block by block, by their headers.
 const MAX_BY_HEADERS: u64 = 4096;
 
 /// The loop.
@@ -41,13 +41,13 @@ pub(super) struct SecondReading<S> {
     progress: watch::Receiver<Option<BlockRef>>,
     connection: watch::Receiver<u64>,
     found_events: mpsc::Sender<FoundEvents>,
-    /// What is left of the regular reading.
+    /// The rest of the regular reading.
     regular: Option<(u64, u64)>,
     /// When the next one begins.
     due: Instant,
-    /// Counts them, so that each node has its turn.
+    /// The number of rounds, so that each node has its turn.
     rounds_begun: usize,
-    /// Failures in a row.
+    /// Consecutive failures.
     failures: usize,
     pause: Backoff,
     dice: Dice,
@@ -110,13 +110,13 @@ impl<S: EventSource> SecondReading<S> {
         }
     }
 
-    /// Until there may be something to do.
+    /// Waits until there may be something to do.
     async fn wait(&mut self) {
         let none_yet = self.progress.borrow().is_none();
         tokio::select! {
             biased;
             changed = self.connection.changed() => match changed {
-                // What a lost connection hid is looked for at once.
+                // Logs that a lost connection hid are looked for at once.
                 Ok(()) => (self.due, self.regular) = (Instant::now(), None),
                 Err(_) => std::future::pending().await,
             },
@@ -128,7 +128,7 @@ impl<S: EventSource> SecondReading<S> {
         }
     }
 
-    /// Each kind has its turn, so that none waits for another one's end.
+    /// Each kind has its turn, so that none waits for another one to finish.
     fn next_job(&mut self, cursor: u64, turns: usize) -> Option<Job> {
         let now = Instant::now();
         if self.connection.has_changed().unwrap_or(false) {
@@ -141,7 +141,7 @@ impl<S: EventSource> SecondReading<S> {
             self.due = now + REGULAR_INTERVAL;
             self.rounds_begun = self.rounds_begun.wrapping_add(1);
         }
-        // The chain may have been reorganised meanwhile.
+        // The chain may have been reorganised in the meantime.
         let regular = self.regular.filter(|(from, _)| *from <= cursor);
         let regular = regular.map(|(from, to)| Job::Regular(from, to.min(cursor)));
         let overdue =
@@ -188,7 +188,7 @@ impl<S: EventSource> SecondReading<S> {
         }
     }
 
-    /// Another node than the one that read this block first, if there is one, and by turns.
+    /// Another node than the one that read this block first, if there is one; in turn.
     fn choose_node(&self, block: u64) -> NodeId {
         let first = self.state.lock().read_once.first_reader(block);
         let nodes = self.source.chain().sound_nodes();
@@ -213,8 +213,8 @@ impl<S: EventSource> SecondReading<S> {
         sleep(self.pause.next_delay(self.dice.roll())).await;
     }
 
-    /// A page of what is suspected, at every sound node. One that does not answer is passed over:
-    /// whoever suspects asks again. Where that finds nothing, a header may still tell.
+    /// A page of suspected blocks, at every sound node. A node that does not answer is skipped: suspected
+    /// blocks are reported again if needed. If nothing is found, a header may still show it.
     async fn read_everywhere(&mut self, from: u64, to: u64) {
         let nodes = self.source.chain().sound_nodes();
         let last = {
@@ -247,7 +247,7 @@ impl<S: EventSource> SecondReading<S> {
         }
     }
 
-    /// Hands events to the first reading, and waits until they are stored.
+    /// Sends events to the first reading, and waits until they are stored.
     async fn store_finding(&self, events: Vec<Event>, by: NodeId, how: FoundKind) {
         let (stored, done) = oneshot::channel();
         if self.found_events.send(FoundEvents { events, by, how, stored }).await.is_ok() {

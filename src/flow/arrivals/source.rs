@@ -17,7 +17,7 @@ pub trait EventSource: Clone + Send + Sync + 'static {
     fn only(&self, node: NodeId) -> Self;
     /// The contracts, and the first topics of all events that are read.
     fn filter(&self) -> LogFilter<'_>;
-    /// Returns whether the event is no request but says that the contract was upgraded.
+    /// Returns whether the event is not a request but reports an upgrade of the contract.
     fn is_upgrade(&self, event: &Event) -> bool;
     fn decode(&self, event: &Event) -> Result<Request, DecodeError>;
 

@@ -1,5 +1,5 @@
-//! Blocks in which a request may be hidden, by somebody's word: they are read again at every sound
-//! node. Whoever suspects asks again if that did not help.
+//! Blocks that are suspected to hide a request: they are read again at every sound node. If that does
+//! not help, the caller reports them again.
 
 use std::{
     collections::BTreeMap,
@@ -10,11 +10,11 @@ use tokio::sync::Notify;
 
 use crate::domain::{BlockRef, RequestKey};
 
-/// Ranges remembered. Of more, the two that lie closest become one: more is read, and nothing is left
-/// out.
+/// The most ranges remembered. Beyond that the two closest are merged: more is read, and nothing is
+/// left out.
 const MAX_RANGES: usize = 64;
-/// Requests that turned out not to be there, and were not looked at yet. Of more it is not noticed that
-/// their ids may be other requests'.
+/// The most orphaned requests that wait for a check. For further ones it is not noticed that their ids
+/// may belong to other requests.
 const MAX_ORPHANS: usize = 4096;
 
 /// The set. Clones share it.
@@ -26,15 +26,15 @@ pub struct SuspectBlocks {
 }
 
 impl SuspectBlocks {
-    /// Reads `from` to `to` (both included) again, soon, at every sound node. What is found and not
-    /// known is stored and walked as ever. Nothing above the cursor is read: that is new anyway.
+    /// Has `from` to `to` (both included) read again soon at every sound node. Unknown requests are stored
+    /// and processed as usual. Blocks above the cursor are not read: they are new anyway.
     pub fn reread_everywhere(&self, from: u64, to: u64) {
         self.ranges().add(from, to);
         self.added.notify_one();
     }
 
-    /// A request that was shown in this block is not on chain: its id may be that of another one, which
-    /// nobody has shown.
+    /// A request that was shown in this block is not on chain: its id may belong to another one that no
+    /// node has shown.
     pub fn report_orphan(&self, key: RequestKey, block: BlockRef) {
         let mut gone = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
         if gone.len() < MAX_ORPHANS {
@@ -42,23 +42,23 @@ impl SuspectBlocks {
         }
     }
 
-    /// Those that turned out not to be there since the last time.
+    /// Takes the orphans reported since the last call.
     pub(super) fn take_orphans(&self) -> Vec<(RequestKey, BlockRef)> {
         std::mem::take(&mut *self.orphans.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether any of these blocks still waits to be read again.
+    /// Returns whether any of these blocks still waits to be read again.
     #[must_use]
     pub fn is_waiting(&self, from: u64, to: u64) -> bool {
         self.ranges().0.range(..=to).next_back().is_some_and(|(_, last)| *last >= from)
     }
 
-    /// Until somebody suspects something.
+    /// Waits until blocks are added.
     pub(super) async fn wait_added(&self) {
         self.added.notified().await;
     }
 
-    /// The first range that waits.
+    /// The first waiting range.
     pub(super) fn first(&self) -> Option<(u64, u64)> {
         self.ranges().0.first_key_value().map(|(from, to)| (*from, *to))
     }
@@ -73,7 +73,7 @@ impl SuspectBlocks {
     }
 }
 
-/// By first block, to the last one; none touches another.
+/// First block to last block; no two ranges touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Ranges(BTreeMap<u64, u64>);
 
@@ -143,7 +143,7 @@ mod tests {
     }
 
     proptest! {
-        /// However many there are, the set is bounded and leaves no block out.
+        /// However many blocks are added, the set is bounded and leaves no block out.
         #[test]
         fn no_block_is_left_out(
             asked in prop::collection::vec((0u64..5000, 0u64..4), 1..200), read in 0u64..5000,

@@ -1,13 +1,13 @@
-//! Blocks that no node could prove: their headers speak of logs of ours that nobody shows. Pure; the
-//! journal keeps the list, with the cursor that passed the blocks.
+//! Blocks that no node could prove complete: their headers' blooms contain events of ours that no node
+//! shows. Pure; the journal stores the list with the cursor that passed the blocks.
 //!
 //! ```text
-//! a header's bloom is contradicted -> listed, the cursor goes on -> asked about again and again
-//!                                                                -> proven, or the ids are whole
+//! a header's bloom is contradicted -> listed, the cursor goes on -> nodes are asked again and again
+//!                                                                -> proven, or the ids have no hole
 //! ```
 //!
-//! The list is bounded. Where it is full, the two entries that lie closest become one range: blocks
-//! between them are proven once more, and none is left out.
+//! The list is bounded. When it is full, the two closest entries become one range: the blocks between
+//! them are proven again, and none is left out.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use crate::{
     flow::ledger::UnprovenRange,
 };
 
-/// Entries, at most.
+/// The most entries.
 const MAX_ENTRIES: usize = 256;
-/// A node may show its logs late: so long a block is on the list before it is anybody's business.
+/// A node may show its logs late: a block is reported only after this long on the list.
 pub(super) const GRACE: Duration = Duration::from_mins(1);
 
-/// What operators hear of the list.
+/// A summary of the list for operators.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnprovenSummary {
     pub blocks: u64,
-    /// The lowest one.
+    /// The lowest block.
     pub first: u64,
-    /// Since when the one does that waits longest (Unix ms).
+    /// Since when (Unix ms) the longest-waiting one is on the list.
     pub since_ms: u64,
 }
 
@@ -35,26 +35,26 @@ pub struct UnprovenSummary {
 #[derive(Clone, Debug, Default)]
 pub(super) struct UnprovenList {
     entries: Vec<UnprovenRange>,
-    /// Blocks that nobody was asked about yet.
+    /// Blocks that no node was asked about yet.
     unasked: Vec<u64>,
-    /// The block that was asked about last, in turn.
+    /// The block asked about last, for taking turns.
     last: u64,
-    /// It is another one than the journal has.
+    /// It differs from the journal's copy.
     is_changed: bool,
 }
 
 impl UnprovenList {
-    /// The journal's.
+    /// From the journal.
     pub(super) fn from_stored(entries: Vec<UnprovenRange>) -> Self {
         Self { entries, ..Self::default() }
     }
 
-    /// What the journal is to keep, if that is news.
+    /// The list to be stored, if it changed.
     pub(super) fn take_changed(&mut self) -> Option<Vec<UnprovenRange>> {
         std::mem::take(&mut self.is_changed).then(|| self.entries.clone())
     }
 
-    /// Nobody proves this block.
+    /// Adds a block that no node could prove.
     pub(super) fn add(&mut self, block: BlockRef, now_ms: u64) {
         if self.unasked.len() < MAX_ENTRIES {
             self.unasked.push(block.number);
@@ -71,7 +71,7 @@ impl UnprovenList {
         });
     }
 
-    /// One of these blocks may hide something.
+    /// Adds a range of which one block may hide something.
     pub(super) fn add_range(&mut self, first: u64, last: u64, now_ms: u64) {
         if first > last {
             return;
@@ -103,12 +103,12 @@ impl UnprovenList {
         }
     }
 
-    /// This block holds nothing that is not stored.
+    /// Every request of this block is stored.
     pub(super) fn remove(&mut self, number: u64) {
         self.remove_range(number, number);
     }
 
-    /// Nor do these.
+    /// The same for a range.
     pub(super) fn remove_range(&mut self, first: u64, last: u64) {
         let mut left = Vec::with_capacity(self.entries.len());
         for entry in std::mem::take(&mut self.entries) {
@@ -128,13 +128,13 @@ impl UnprovenList {
         self.enforce_limit();
     }
 
-    /// The chain behind `number` is read anew.
+    /// The chain above `number` is read again.
     pub(super) fn rewind_to(&mut self, number: u64) {
         self.remove_range(number.saturating_add(1), u64::MAX);
     }
 
-    /// The block to ask about next, and its hash where that is known: one that nobody was asked about
-    /// yet, else each entry's first in turn.
+    /// The next block to ask about, and its hash if known: one that no node was asked about yet, else the
+    /// first block of each entry in turn.
     pub(super) fn next(&mut self) -> Option<(u64, Option<B256>)> {
         while let Some(number) = self.unasked.pop() {
             if let Some(entry) = self.entry_of(number) {
@@ -147,12 +147,12 @@ impl UnprovenList {
         Some((entry.first, entry.hash))
     }
 
-    /// Whether there is one that nobody was asked about yet.
+    /// Returns whether there is a block that no node was asked about yet.
     pub(super) fn has_unasked(&self) -> bool {
         !self.unasked.is_empty()
     }
 
-    /// Those that are on the list for longer than a node may take.
+    /// Blocks that have been on the list longer than [`GRACE`].
     pub(super) fn summary(&self, now_ms: u64) -> UnprovenSummary {
         let grace = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
         let mut unclear = UnprovenSummary::default();
@@ -237,8 +237,7 @@ mod tests {
     }
 
     proptest! {
-        /// However many there are: the list is bounded, in order, and no block that was put and not
-        /// proven is left out.
+        /// However many are added, the list is bounded and sorted, and leaves out no unproven block.
         #[test]
         fn no_block_is_left_out(
             steps in prop::collection::vec((0u8..8, 0u64..4000, 0u64..5), 1..900),
@@ -265,7 +264,7 @@ mod tests {
             let ordered = list.entries.iter().zip(list.entries.iter().skip(1));
             prop_assert!(ordered.clone().all(|(one, next)| one.last < next.first));
             prop_assert!(open.iter().all(|number| list.contains(*number)));
-            // Proven one after the other, nothing is left.
+            // Once each is proven, nothing is left.
             let mut asked = 0;
             while let Some((number, _)) = list.next() {
                 list.remove(number);

@@ -150,7 +150,7 @@ impl GasLimits {
         let entry = self.entry(request, call);
         let most = PlausibleGas::of(provider, call).most;
         if wary {
-            // Lock-free: after a restart many of these come at once.
+            // The lock is released at once: after a restart many of these come together.
             let known = *entry.known.lock().await;
             let fits = |gas| known.fresh(Instant::now()).is_some() && known.is_consistent_with(gas);
             let estimate = estimates(provider, call, known.minimum(), fits).await?.highest;

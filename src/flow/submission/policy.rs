@@ -3,17 +3,17 @@
 //! `walk::policy`.
 //!
 //! ```text
-//! a node replies            next                                         all agree          else
-//! ------------------------------------------------------------------------------------------------------------
-//! it has an answer          all are asked 5 s later, and again 10 s      already answered   retry: contradicted,
-//!                           later if we know of no answer                                   or a node is silent
-//! it knows no such request  looked for on chain: gone                    orphaned
-//!                           all are asked 5 s later, at its block        refused            retry
-//! an error that holds the   all are asked 5 s later: all reject it       held, as the       retry: contradicted
-//! request, or no reason     for a reason that holds it                   first one says
-//! it is paused                                                           retry
+//! a node replies            next                                     all agree         else
+//! -------------------------------------------------------------------------------------------------------
+//! it has an answer          all are asked after 5 s, and again       already answered  retry: contradicted,
+//!                           after 10 s if we know of no answer                         or a node is silent
+//! it knows no such request  looked for on chain: gone                orphaned
+//!                           all are asked after 5 s, at its block    refused           retry
+//! an error that holds the   all are asked after 5 s: all reject it   held, as the      retry: contradicted
+//! request, or no reason     for a reason that holds it               first one says
+//! it is paused                                                       retry
 //!
-//! gas was spent in vain     all are asked before more is spent           sent, or as above  retry: contradicted
+//! gas was spent in vain     all are asked before more is spent       sent, or as above retry: contradicted
 //! ```
 //!
 //! Neither a single node's reply nor a single moment's ends a request or holds it.
