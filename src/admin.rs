@@ -1,4 +1,4 @@
-//! What an operator sees of a running connector.
+//! What an operator sees and asks of a running connector.
 
 pub mod advice;
 pub mod snapshot;

@@ -85,7 +85,7 @@ fn version() -> &'static str {
     &VERSION
 }
 
-/// Where traces go. `name`: of the one instance.
+/// The trace export from the environment. `name`: that of the one instance.
 fn traced(
     environment: &Environment,
     name: impl FnOnce() -> Option<String>,
@@ -98,7 +98,7 @@ impl Cli {
     /// Parses the process's arguments. `Err`: help, version or an error, which is printed already.
     pub fn from_process() -> Result<Self, ExitStatus> {
         Self::try_parse().map_err(|error| {
-            // Help goes to stdout, errors to stderr. If that is closed there is nobody to tell.
+            // Help goes to stdout, errors to stderr. A closed stream is no reason to fail.
             let _ = error.print();
             if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Success }
         })
@@ -141,7 +141,7 @@ impl Cli {
         }
     }
 
-    /// Runs the command. `kept`: what the log provides.
+    /// Runs the command. `kept`: handles of the log.
     pub async fn run(self, environment: Environment, kept: logging::LogHandles) -> ExitStatus {
         process::core_dumps::forbid();
         if let Err(problems) = crate::config::check_directory_variables(&environment) {

@@ -255,9 +255,9 @@ impl StoredState {
     async fn read(opened: &InHand) -> Result<Self, JournalError> {
         let journal = &opened.journal;
         let mut transactions = read_sent_transactions(journal).await?;
-        // // Mined, but the outcome was not noted: the lane reads these receipts again, so that the
+        // Mined, but the outcome was not noted: the lane reads these receipts again, so that the
         // outcome
-        // // stays the same.
+        // stays the same.
         transactions.open.extend(journal.ask(Query::UnsettledTransactions).await?);
         transactions.open.sort_by_key(|transaction| transaction.nonce);
         Ok(Self { transactions, reading: ReadingPosition::read(opened).await? })
@@ -378,7 +378,7 @@ impl Instance {
                 biased;
                 () = abort.cancelled() => return Exit::Stopped,
                 task = &mut hanging => {
-                    // // A task that waits for disk space does not hang.
+                    // A task that waits for disk space does not hang.
                     if condition.waiting_reason().is_none() {
                         return Exit::Hung { task };
                     }

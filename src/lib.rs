@@ -48,16 +48,16 @@
 //!   provider (any number of nodes), the lane, the wallet. Access checks of host chains will be a room
 //!   `flow::access`, their contracts adapters, their nodes another provider.
 //! - `journal` is the durable store: `journal::store` is its port, `journal::sqlite` implements it.
-//! - `instance::run` is the only wiring. What it needs of the world comes in as `instance::Edges`, in the
-//!   simulation (`instance::simulation`) too. One that only observes (`instance::observer`) walks the same
-//!   way up to the Core and has no wallet, lane or Core (`flow::Mode`).
-//! - `supervisor` is the loop above the instances: event, decision, act.
-//! - `admin` is what an operator asks of a running process, `telemetry` what it tells without being asked.
+//! - `instance::run` is the only wiring. Its external dependencies come in as `instance::Edges`, in the
+//!   simulation (`instance::simulation`) too. An observing instance (`instance::observer`) walks the
+//!   same way up to the Core and has no wallet, lane or Core (`flow::Mode`).
+//! - `supervisor` is the loop above the instances: event, decision, action.
+//! - `admin` is what an operator asks of a running process, `telemetry` what it reports by itself.
 //!
-//! What must hold: a request and the cursor that passed it are durable together, before either
-//! counts; signed bytes and their nonce are durable before the first broadcast; everything else may
-//! be lost in a crash and is only repeated; an end is a value, never a process exit; a secret has a
-//! type that does not print; instances share nothing that can change.
+//! Invariants: a request and the cursor that passed it are durable together, before either counts;
+//! signed bytes and their nonce are durable before the first broadcast; everything else may be lost in
+//! a crash and is only repeated; an exit is a value, never a process exit; a secret has a type that
+//! does not print; instances share no mutable state.
 //!
 //! The modules below stand in reading order, from the outside in. Imports point down only:
 //! cli -> supervisor -> instance -> journal -> flow -> contracts -> chain -> telemetry -> (net, time) -> domain;

@@ -7,8 +7,8 @@ use kms_connector::cli::{Cli, ExitStatus, enough_threads};
 use kms_connector::config::Environment;
 use kms_connector::telemetry::logging;
 
-/// Gives memory back some seconds after a burst. glibc keeps an arena for each thread at its largest:
-/// a process that had four times a thousand requests in hand once would look like a leak ever after.
+/// Returns memory some seconds after a burst. glibc keeps an arena for each thread at its largest size:
+/// after one burst of four times a thousand requests the process would look as if it leaked memory.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(cli.run(environment, kept));
-            // A file read on a disk that hangs must not keep a process that is done.
+            // A file read on a hanging disk must not delay the exit.
             runtime.shutdown_timeout(Duration::from_secs(5));
             exit.into()
         }

@@ -2,16 +2,15 @@
 //!
 //! ```text
 //! signals ------\
-//! files --------+-> the loop: compares what should run (plan) with what runs, slot by slot
+//! files --------+-> the loop: compares what should run (plan) with what runs, per instance
 //! control ------+      |
 //! exits, phases-/      +-> check, start, replace, drain, back off (restart), park
 //! ```
 //!
-//! Instances share nothing. Each runs in its own task with its own cancellation tokens, and its
-//! exit is a value that returns to this loop. The loop never waits for the outside world: reading
-//! files, checking a configuration and running an instance are tasks whose results are events.
-//! `start` is the same loop with one file that is not watched; a failure of its first start ends
-//! it.
+//! Instances share nothing. Each runs in its own task with its own cancellation tokens, and its exit is
+//! a value that returns to this loop. The loop never waits for anything external: reading files,
+//! checking a configuration and running an instance are tasks whose results are events. `start` is the
+//! same loop with one file that is not watched; a failure of its first start ends it.
 
 mod startup;
 pub mod signals;
@@ -124,7 +123,7 @@ impl InstanceRunner for ConnectorRunner {
 type RunResult<E> = (Exit, Option<E>);
 type PreflightResult = (String, Arc<Config>, Result<(), PreflightError>);
 
-/// What the service manager was told, and what it still has to be told.
+/// What was sent to the service manager, and what still has to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NotifyState {
     /// READY has to be sent once nothing is changing: startup.
@@ -153,7 +152,7 @@ struct ActiveRun {
 
 /// What an ended run left, while it is being closed.
 struct ClosingTenure {
-    /// The slot's number: its name may change.
+    /// The managed instance's number: its name may change.
     managed: u64,
     claim: WalletClaim,
 }
@@ -167,13 +166,13 @@ struct Supervisor<I: InstanceRunner> {
     started_at_ms: u64,
     /// `None` without an HTTP listener.
     publisher: Option<Publisher>,
-    /// Who kept the journals, as read at startup.
+    /// The names under which the journals were last kept, as read at startup.
     keepers: Vec<Keeper>,
     managed: BTreeMap<String, ManagedInstance<I::Tenure>>,
     dice: Dice,
     last_number: u64,
     runs: JoinSet<RunResult<I::Tenure>>,
-    /// Every run that has not ended, even if its slot is gone.
+    /// Every run that has not ended, even if its instance is no longer managed.
     active_runs: HashMap<Id, ActiveRun>,
     last_run: u64,
     preflights: JoinSet<PreflightResult>,
@@ -185,7 +184,7 @@ struct Supervisor<I: InstanceRunner> {
     reload: ReloadStatus,
     pending: Vec<PendingReply>,
     notify_state: NotifyState,
-    /// The process was told to end.
+    /// The process was asked to end.
     is_stopping: bool,
     /// The exit of `start` if its instance caused it.
     final_exit: Option<Exit>,

@@ -1,4 +1,4 @@
-//! What the process tells without being asked: metrics, logs, recent errors, traces, heartbeats.
+//! What the process reports by itself: metrics, logs, recent errors, traces, heartbeats.
 
 pub mod errors;
 pub mod logging;

@@ -4,8 +4,7 @@
 use super::status::{InstanceState, InstanceStatus, StoppedBy};
 use crate::domain::HoldReason;
 
-/// One entry per thing to do; empty if there is nothing. Where several are possible, each names its
-/// subject.
+/// One entry per action; empty if none is needed. Where several are possible, each names its subject.
 #[must_use]
 pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
     let InstanceStatus { name, state, .. } = instance;

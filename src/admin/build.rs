@@ -1,4 +1,4 @@
-//! What is known about this program since its build.
+//! Facts about this program from its build.
 
 /// The commit it was built from, or `unknown`.
 pub const COMMIT: &str = match option_env!("KMS_CONNECTOR_COMMIT") {

@@ -1,7 +1,7 @@
 //! The last hour of an instance in steps, for the page and `/history`.
 //!
-//! Nothing is measured for it. Every second the supervisor reads the instance's metrics. A step is
-//! the difference of two readings; its gauges are those of the last one. The history outlives the
+//! Nothing is measured for it. Every second the supervisor reads the instance's metrics. A step is the
+//! difference of two readings; its gauges are those of the last one. The history outlives the
 //! generations of an instance, ends with the process, and holds at most [`STEPS`] steps of about 60
 //! bytes.
 
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(history.since(0).at_ms, told.at_ms);
     }
 
-    /// The memory it takes; scripts/observability/README.md quotes it.
+    /// Memory of a full hour; scripts/observability/README.md quotes it.
     #[test]
     fn an_hour_is_some_tens_of_kilobytes() {
         assert!(STEPS * size_of::<Step>() < 40 << 10, "{}", size_of::<Step>());

@@ -1,12 +1,12 @@
-//! The HTTP listener of the process. It is read-only: [`routes`] builds every response, and no
-//! client can change anything or make anything wait except its own connection.
+//! The HTTP listener of the process. It is read-only: [`routes`] builds every response, and a client
+//! can change nothing and delay only its own connection.
 //!
 //! Every connection is accepted; where no place is free, the oldest connection of the network with
-//! the most connections is closed ([`crowd`]). A connection carries one request and one response,
+//! the most connections is closed ([`connection_limit`]). A connection carries one request and one response,
 //! each within a deadline: no client keeps a place by being silent, by repeating requests, or by
 //! not reading. `/livez` needs no place.
 //!
-//! [`crowd`]: crate::crowd
+//! [`connection_limit`]: crate::net::connection_limit
 
 pub mod routes;
 mod hosts;

@@ -30,7 +30,7 @@ pub struct InstanceReadiness {
     /// The word of its state.
     pub state: String,
     pub since_ms: u64,
-    /// Why it is in this state, or does not run what its file says.
+    /// Why it is in this state, or does not run its file's content.
     pub reason: Option<String>,
     /// As in `status`.
     #[serde(default)]
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(Readiness::set_instance(&all, "c"), None);
     }
 
-    /// An operator who copied the example with its `enabled = false` has nothing running.
+    /// An operator who copied the example with its `enabled = false` has no running instance.
     #[test]
     fn where_every_file_is_disabled_nothing_is_ready() {
         let disabled = || instance("a", InstanceState::Stopped { by: StoppedBy::File });

@@ -1,7 +1,7 @@
 //! What an operator may ask an instance about its requests, and the answers. Both go through the
 //! control socket; `requests` and `backfill` print the answers.
 //!
-//! An instance that can answer publishes a [`Inbox`]. The supervisor sends a question there and does
+//! An instance that can answer publishes an [`Inbox`]. The supervisor sends a question there and does
 //! not wait: the answer goes directly to the client. Every answer is bounded; longer ones come in
 //! pages. They contain no secret: everything in the journal is on chain, too. Times are Unix
 //! milliseconds, bytes are hex with 0x.

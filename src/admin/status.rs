@@ -1,9 +1,9 @@
 //! The status of the process and its instances as one value: the control socket sends it, `status`
 //! and `list --long` print it.
 //!
-//! An instance reports through a [`Reporter`]. The supervisor adds what it alone knows (state,
-//! restarts, files). It contains no secret: URLs are reduced to hosts, wallets to addresses. Times
-//! are Unix milliseconds.
+//! An instance reports through a [`Reporter`]. The supervisor adds what only it knows (state, restarts,
+//! files). It contains no secret: URLs are reduced to hosts, wallets to addresses. Times are Unix
+//! milliseconds.
 
 mod gauges;
 
@@ -95,7 +95,7 @@ pub enum InstanceState {
         why: String,
     },
     Running,
-    /// Told to end; finishing what is answered.
+    /// Asked to end; finishing what is answered.
     Draining,
     /// It failed and is built again at `until_ms`.
     BackingOff {

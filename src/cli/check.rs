@@ -109,7 +109,7 @@ pub(super) async fn check(
     print(&text, exit_status(&reports))
 }
 
-/// The files of the selection, as far as known before they are read.
+/// The files of the selection, as far as they are known before they are read.
 fn config_files(which: &CheckTarget, config_dir: &Path) -> ConfigFiles {
     let one = |file| ConfigFiles::One { file, name: None };
     match which {
@@ -178,7 +178,7 @@ fn file_findings(warnings: &[Warning], conflict: Option<&Collision>) -> Vec<Find
     findings
 }
 
-/// A configuration that a supervisor does not run. The operator may have copied it from an example.
+/// A configuration that a supervisor does not run. The operator may have copied an example.
 fn disabled_report(instance: &str, warnings: &[Warning]) -> InstanceFindings {
     let findings = std::iter::once(disabled_finding()).chain(warning_findings(warnings)).collect();
     InstanceFindings { instance: instance.to_owned(), findings, bad: false, wallet: None }

@@ -1,4 +1,4 @@
-//! `explain`: what a reason, outcome, state, code or message of the log means, and what to do about it.
+//! `explain`: the meaning of a reason, outcome, state, code or log message, and what to do about it.
 
 use std::fmt::Write;
 
@@ -7,11 +7,11 @@ use super::{
     output::{ExitStatus, print, print_error},
 };
 
-/// Columns of the text.
+/// Width of the text in columns.
 const WIDTH: usize = 100;
-/// As many entries are printed whole; of more only the names.
+/// Up to this many entries are printed in full; of more only the names.
 const MOST: usize = 8;
-/// Names that are like an unknown one.
+/// How many similar names are suggested for an unknown one.
 const NEAR: usize = 3;
 /// Longer words are not compared with all names: the distance is quadratic.
 const LONGEST: usize = 200;
@@ -43,7 +43,7 @@ pub(super) fn explain(words: &[String]) -> ExitStatus {
     print(&text, ExitStatus::Success)
 }
 
-/// Those of this name; else the messages and names that have the words in them.
+/// The entries of this name; else those whose names or messages contain the words.
 fn find<'a>(entries: &'a [Entry], asked: &str) -> Vec<&'a Entry> {
     let asked = asked.to_lowercase();
     let same = |name: &String| name.to_lowercase().replace('-', "_") == asked.replace('-', "_");
@@ -53,7 +53,7 @@ fn find<'a>(entries: &'a [Entry], asked: &str) -> Vec<&'a Entry> {
     }
     let has = |name: &String| {
         let name = name.to_lowercase();
-        // Values stand for the ellipses in a line of the log.
+        // In a log line values replace the ellipses.
         let parts: Vec<&str> =
             name.split('…').map(str::trim).filter(|part| part.len() > 3).collect();
         let quotes = !parts.is_empty() && parts.iter().all(|part| asked.contains(part));
@@ -62,7 +62,7 @@ fn find<'a>(entries: &'a [Entry], asked: &str) -> Vec<&'a Entry> {
     entries.iter().filter(|entry| entry.names.iter().any(has)).collect()
 }
 
-/// The names most like an unknown one.
+/// The names most similar to an unknown one.
 fn nearest(entries: &[Entry], asked: &str) -> Vec<String> {
     let asked: String = asked.to_lowercase().chars().take(LONGEST).collect();
     let names = entries.iter().flat_map(|entry| &entry.names).filter(|name| !name.contains(' '));
@@ -92,7 +92,7 @@ fn list(entries: &[Entry]) -> String {
     text + "\nMessages of the log and codes in metrics, too: `kms-connector explain wrong_digest`\n"
 }
 
-/// An entry as it is printed.
+/// An entry as printed.
 fn told(entry: &Entry) -> String {
     let Entry { names, group, means, lost, to_do, .. } = entry;
     let mut text = format!("{} ({})\n", names.join(", "), group.to_lowercase());
@@ -107,7 +107,7 @@ fn told(entry: &Entry) -> String {
     text
 }
 
-/// The text in lines of [`WIDTH`] columns; the first begins with `first`, all others with `other`.
+/// Wraps the text at [`WIDTH`] columns; the first line begins with `first`, all others with `other`.
 fn filled(text: &str, first: &str, other: &str) -> String {
     let (mut filled, mut line) = (String::new(), first.to_owned());
     let mut is_empty = true;
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(names("no_funds"), ["no_funds"]);
         assert_eq!(names("No-Funds"), ["no_funds"]);
         assert_eq!(names("backing_off"), ["backing-off"]);
-        // A reason and a code.
+        // `access_denied` is both a reason and a code.
         assert_eq!(names("access_denied").len(), 2);
         assert_eq!(names("gateway node not reachable"), ["gateway node not reachable"]);
         let line = "node.example serves chain id 1, the configuration says chain_id = 2";

@@ -1,16 +1,17 @@
-//! The guide to what is wrong: `config/troubleshooting.md`, compiled in. It is the one place where reasons,
-//! outcomes, states, codes and messages are explained: `explain` prints its entries and `man` all of it.
+//! The troubleshooting guide: `config/troubleshooting.md`, compiled in. It is the only place that
+//! explains reasons, outcomes, states, codes and messages: `explain` prints its entries and `man` all
+//! of it.
 //!
-//! It is Markdown of a simple form: headings, paragraphs, lists, fenced code, tables. An entry is a
-//! heading of the third level with a name in backticks, or a row of a table of messages or codes.
+//! It is simple Markdown: headings, paragraphs, lists, fenced code, tables. An entry is a heading of
+//! the third level with a name in backticks, or a row of a table of messages or codes.
 
-/// The document as it stands in the repository.
+/// The document as in the repository.
 pub(super) const GUIDE: &str = include_str!("../../config/troubleshooting.md");
 
 /// The tables whose rows are entries, by their first header.
 const ENTRIES: [&str; 2] = ["what the log says", "code"];
 
-/// What a document is made of, in its order. Texts are without line breaks, with Markdown's marks inside.
+/// An element of a document. Texts have no line breaks and keep Markdown's inline marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Block {
     Heading {
@@ -18,7 +19,7 @@ pub(super) enum Block {
         text: String,
     },
     Paragraph(String),
-    /// `mark`: a dash, or a number with its point.
+    /// `mark`: a dash, or a number with its dot.
     Item {
         mark: String,
         text: String,
@@ -35,7 +36,7 @@ pub(super) enum Block {
 pub(super) fn blocks(document: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut lines = document.lines().peekable();
-    // The open table's first header, and whether the open paragraph or item goes on.
+    // The first header of the open table, and whether the open paragraph or item continues.
     let (mut header, mut goes_on) = (None::<String>, false);
     while let Some(line) = lines.next() {
         let text = line.trim();
@@ -86,7 +87,7 @@ fn item(line: &str) -> Option<(&str, &str)> {
     (mark == "-" || is_number).then_some((mark, text))
 }
 
-/// A text without bold marks, and of each link its words alone. Backticks stay: they show what to type.
+/// Removes bold marks, and keeps only the text of links. Backticks stay: they show what to type.
 pub(super) fn plain(text: &str) -> String {
     let text = text.replace("**", "");
     let mut plain = String::new();
@@ -103,27 +104,27 @@ pub(super) fn plain(text: &str) -> String {
     plain
 }
 
-/// What is explained under one name, or under several.
+/// The explanation of one name or several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// As they are shown in logs, `status`, `requests`. Never empty.
+    /// As shown in logs, `status`, `requests`. Never empty.
     pub names: Vec<String>,
     /// The headings above it.
     pub group: String,
     /// Whether it has a heading of its own: a reason, an outcome, a state.
     pub is_section: bool,
-    /// What it means; of a row the whole text.
+    /// Its meaning; for a row the whole text.
     pub means: Vec<String>,
-    /// What is lost by it. `None` in a row.
+    /// What is lost because of it; `None` for a row.
     pub lost: Option<String>,
-    /// What an operator does about it. `None` in a row.
+    /// What an operator should do; `None` for a row.
     pub to_do: Option<String>,
 }
 
 /// All entries, in the document's order.
 pub(super) fn entries(document: &str) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
-    // Headings of the second and third level, and what is lost by everything below the second.
+    // The headings of the second and third level, and what is lost in everything below the second.
     let (mut group, mut part, mut lost) = (String::new(), String::new(), None);
     let mut in_section = false;
     for block in blocks(document) {
@@ -173,7 +174,7 @@ pub(super) fn entries(document: &str) -> Vec<Entry> {
     entries
 }
 
-/// What stands between backticks.
+/// The texts in backticks.
 fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
@@ -228,7 +229,7 @@ mod tests {
         }
     }
 
-    /// What `status` says in short and what the guide says at length begins with the same words.
+    /// The short remedy in `status` and the section in the guide begin with the same words.
     #[test]
     fn the_guide_begins_with_the_remedy_that_status_shows() {
         let entries = entries(GUIDE);

@@ -1,5 +1,5 @@
-//! `completions` and `man`: the command line described for shells and for people. `scripts/install`
-//! and `scripts/release` put both where they belong.
+//! `completions` and `man`: the command line described for shells and for people. `scripts/install` and
+//! `scripts/release` install both.
 
 use clap::{CommandFactory, ValueEnum};
 use clap_complete::Shell;
@@ -22,13 +22,13 @@ pub(super) fn completions(shell: Shell) -> ExitStatus {
     print(&String::from_utf8_lossy(&script), ExitStatus::Success)
 }
 
-/// The sections of the manual that have a page of ours.
+/// The manual sections that have a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Section {
-    /// One page of all commands: an operator looks for a word, not for a page.
+    /// One page for all commands: an operator searches for a word, not for a page.
     #[value(name = "1")]
     Commands,
-    /// What is wrong and what to do.
+    /// The troubleshooting guide.
     #[value(name = "7")]
     Guide,
 }
@@ -123,14 +123,14 @@ fn render_guide() -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What stands between backticks is bold.
+/// Makes the texts in backticks bold.
 fn inlines(text: &str) -> Vec<Inline> {
     let plain = plain(text);
     let parts = plain.split('`').enumerate().filter(|(_, part)| !part.is_empty());
     parts.map(|(n, part)| if n % 2 == 0 { roman(part) } else { bold(part) }).collect()
 }
 
-/// A section for a command, and one for each below it.
+/// A section for a command, and one for each of its subcommands.
 fn of_command(above: &str, command: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
     let name = format!("{above} {}", command.get_name());
     if command.has_subcommands() {
@@ -144,7 +144,7 @@ fn of_command(above: &str, command: &clap::Command, page: &mut Vec<u8>) -> std::
     heading.to_writer(page)?;
     let mut options = Vec::new();
     Man::new(command.clone()).render_options_section(&mut options)?;
-    // Below the command's own heading.
+    // Below the heading of the command.
     let options = String::from_utf8_lossy(&options).replace(".SH OPTIONS", ".SS Options");
     page.extend(options.as_bytes());
     Ok(())

@@ -1,4 +1,4 @@
-//! What commands print, and the exit status that they return.
+//! Output of the commands, and their exit status.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -70,7 +70,7 @@ pub(super) fn write_stdout(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Writes lines to stderr. If that is closed there is nobody to tell.
+/// Writes lines to stderr. A closed stream is ignored.
 pub(super) fn print_error(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{}", text::printable(&text.to_string()));
 }

@@ -108,7 +108,8 @@ pub(super) fn config_names(directory: &Path) -> Result<Vec<String>, Problems> {
     Ok(files.map(|(name, _)| OsStr::to_string_lossy(name).into_owned()).collect())
 }
 
-/// Who kept the journals. Empty if the directory does not answer: writing there reports that.
+/// The names under which journals were last kept. Empty if the directory does not answer: writing there
+/// reports that.
 pub(super) fn read_keepers(state_dir: &Path) -> Vec<Keeper> {
     BoundedIo::default().run_one(FileTask::Inspect, state_dir, journal::keepers).unwrap_or_default()
 }
@@ -149,11 +150,11 @@ pub(super) fn find_file(file: &Path, directory: &Path) -> Result<PathBuf, Proble
     load_bounded(Some(file), move || look_for(&whole, &directory))
 }
 
-/// [`find`], which warns if the configuration directory has another file of this name.
+/// [`find`] that warns if the configuration directory has another file of this name.
 pub(super) fn find_telling(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
     let found = find_file(file, directory)?;
     let (here, there) = (file.to_owned(), directory.join(file));
-    // Which files do not answer is told where the one that was found is read.
+    // A file that does not answer is reported when the found one is read.
     let look = move |there: &Path| are_two(&here, there);
     if found == file
         && BoundedIo::default().run_one(FileTask::Inspect, &there, look).unwrap_or(false)

@@ -30,11 +30,11 @@ impl fmt::Display for Exposure {
 /// What a path is trusted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trust {
-    /// Journals: whoever can write there can replace a journal.
+    /// Journals: a user who can write there can replace a journal.
     State,
-    /// Configurations: whoever can write there decides what runs, and with which wallet.
+    /// Configurations: a user who can write there decides what runs, and with which wallet.
     Configuration,
-    /// An ancestor of one of these: whoever can write there can replace the directory.
+    /// An ancestor of one of these: a user who can write there can replace the directory.
     Ancestor,
 }
 
@@ -47,10 +47,10 @@ struct FileAccess {
     read_only: bool,
 }
 
-/// Which process looks.
+/// The process that examines the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Viewer {
-    /// The one that reads and writes there.
+    /// The process that reads and writes there.
     Service,
     /// A command. If it runs as root, the files may belong to the service's user.
     Command,

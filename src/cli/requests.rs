@@ -287,7 +287,7 @@ pub(super) async fn backfill(whose: RequestsTarget, from: u64, to: Option<u64>) 
     }
 }
 
-/// Why no block is read. The cause comes first: the name may be mistyped.
+/// Explains why no block is read. The cause comes first: the name may be mistyped.
 fn explain_not_running(name: &str, from: u64, why: &str) -> String {
     format!(
         "{why}\n(blocks are read again by a running instance: start it, or have its next start read them \

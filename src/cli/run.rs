@@ -49,7 +49,7 @@ pub(super) async fn start(
     match config.map(|file| paths::find_telling(&file, &config_dir)).transpose() {
         Ok(file) => {
             let file = file.map(absolute);
-            // For as long as the process lives: a reload does not give its instance another name.
+            // Fixed for the life of the process: a reload does not rename the instance of `start`.
             let name = name_of(file.as_deref(), name, &places.environment);
             run(ConfigFiles::One { file, name }, places, kept).await
         }
@@ -57,7 +57,7 @@ pub(super) async fn start(
     }
 }
 
-/// The name of the one instance. `None`: only its configuration has one, and cannot be read.
+/// The name of the one instance. `None`: only its configuration gives one, and cannot be read.
 pub(super) fn name_of(
     file: Option<&Path>,
     given: Option<String>,

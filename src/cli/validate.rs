@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Validates one file and prints what it says, or all of its problems.
+/// Validates one file and prints its summary, or all of its problems.
 pub(super) fn one(
     file: &Path,
     config_dir: &Path,

@@ -144,7 +144,7 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
             }
             .to_owned(),
         ),
-        // // Takes effect through the two keys below.
+        // Takes effect through the two keys below.
         Key::Confirmations => {
             let PerKind { public_decryption: all, user_decryption: user } = config.confirmations;
             (all == user).then(|| all.to_string())

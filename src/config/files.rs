@@ -51,7 +51,7 @@ pub(super) fn read_small_file(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u
 /// Reads a key file: its text, and its owner and mode.
 pub(super) fn read_key_file(path: &Path) -> Result<(Zeroizing<String>, KeyFileAccess), FileError> {
     let (bytes, file) = read(path, LONGEST_KEY)?;
-    // // Skip the byte order mark that some editors write.
+    // Skip the byte order mark that some editors write.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let (text, guard) = (text_of(bytes).map_err(|(error, _)| error)?, KeyFileAccess::of(&file));
     Ok((Zeroizing::new(text.to_owned()), guard))
@@ -62,7 +62,7 @@ pub(super) fn text_of(bytes: &[u8]) -> Result<&str, (FileError, usize)> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err((FileError::NotUtf8Encoding, 0));
     }
-    // // No text contains a zero byte, but in UTF-16 every second byte of most texts is one.
+    // No text contains a zero byte, but in UTF-16 every second byte of most texts is one.
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
         return Err((FileError::NotUtf8Encoding, at));
     }
@@ -79,7 +79,7 @@ fn read(path: &Path, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), FileE
     if meta.len() > limit {
         return Err(FileError::TooLong { length: meta.len(), limit });
     }
-    // // Allocated at once: a growing buffer leaves copies of secrets in memory.
+    // Allocated at once: a growing buffer leaves copies of secrets in memory.
     let room = usize::try_from(meta.len()).unwrap_or_default() + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     file.take(limit).read_to_end(&mut bytes)?;
@@ -141,7 +141,7 @@ impl KeyFileAccess {
             };
         }
         if owner != 0 && owner != own {
-            // // Root may be inspecting a service that runs as its own user.
+            // Root may be inspecting a service that runs as its own user.
             return if own == 0 {
                 KeyFileVerdict::Odd(format!(
                     "belongs to user {owner}, who can put another key there; chown it to root, \
@@ -155,7 +155,7 @@ impl KeyFileAccess {
                 }
             };
         }
-        // // Kubernetes mounts secrets for root and the pod's group.
+        // Kubernetes mounts secrets for root and the pod's group.
         let odd = if owner == 0 { 0o020 } else { 0o060 };
         if mode & odd != 0 {
             return KeyFileVerdict::Odd(format!(

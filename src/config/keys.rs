@@ -54,7 +54,7 @@ keys! {
     GatewayConfigDomainVersion = "gateway_config_domain_version" or "1",
     VerifyCoprocessors = "verify_coprocessors" or "false",
     GasLimit = "gas_limit",
-    // // Far above any fee on chains like the Gateway's.
+    // Far above any fee on chains like the Gateway's.
     MaxFeePerGasGwei = "max_fee_per_gas_gwei" or "1000",
     StartingBlock = "starting_block" or "latest",
     Finality = "finality" or "latest",

@@ -165,7 +165,7 @@ impl Checker<'_> {
     /// an instance on default addresses is useless; `start` uses the seed's defaults and warns.
     fn require_keys(&mut self, observes: bool) {
         let missing = REQUIRED.into_iter().filter(|key| self.raw.given(*key).is_none());
-        // // An observing instance asks no Core.
+        // An observing instance asks no Core.
         let missing = missing.filter(|key| !observes || *key != Key::KmsCoreEndpoint);
         let missing: Vec<Key> = missing.collect();
         match self.source.mode {

@@ -5,7 +5,7 @@
 //! It makes one wallet signature over a meaningless hash, and writes and removes one file in the state
 //! directory. An instance of the same configuration may run meanwhile.
 //!
-//! [`super::preflight`] decides whether an instance may replace another one and answers yes or no; this
+//! [`super::preflight()`] decides whether an instance may replace another one and answers yes or no; this
 //! module explains, and tries much more.
 
 mod buckets;

@@ -19,13 +19,13 @@
 //! simulation covers as much of the product as possible:
 //!
 //! - the nodes: JSON-RPC messages over a replacement of HTTP ([`Endpoint::over`]). Connections, the
-//! choice between nodes, failures, batches and the fields of responses are simulated;
+//!   choice between nodes, failures, batches and the fields of responses are simulated;
 //! - the Core: the function under the generated client ([`Transport`]). Messages, deadlines, the table
-//! of statuses and the signature check are the real ones;
+//!   of statuses and the signature check are the real ones;
 //! - the buckets: the single GET of the downloads ([`BucketClient`]);
 //! - the journal: the real one, on a real file; only its blocking work runs in place ([`Machine`]).
-//! What it noted and had not committed dies with the process, as it does outside. So no journal model
-//! is needed that would have to be proved right first.
+//!   What it noted and had not committed dies with the process, as it does outside. So no journal model
+//!   is needed that would have to be proved right first.
 //!
 //! There are one or two endpoints, each with machines behind it. What they answer wrongly is in `lies`.
 //!
@@ -279,7 +279,7 @@ impl Setup<'_> {
                 state.record_fault("signing key");
             }
         }
-        // // Restoring a backup takes time: no node is so far behind.
+        // Restoring a backup takes time: no node is so far behind.
         while self.world.state().chain.height() < seen {
             sleep(Duration::from_secs(1)).await;
         }
@@ -398,7 +398,7 @@ impl Running<'_> {
         match exit {
             Exit::Stopped if told => world.say(format_args!("it stopped")),
             Exit::Failed { task, cause } if !matches!(*cause, Failure::Untold) => {
-                // // The file name differs in each run.
+                // The file name differs in each run.
                 let error = cause.to_string().replace(&*self.home.state_dir.to_string_lossy(), "");
                 let what = if error.contains("disk I/O") { "the disk fails" } else { &error };
                 world.say(format_args!("{task} failed: {what}"));

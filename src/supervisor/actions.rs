@@ -1,4 +1,4 @@
-//! The actions of the loop: starts, stops and closes what slots ask for.
+//! The actions of the loop: starts, stops and closes what managed instances ask for.
 
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,8 +16,8 @@ use crate::{
 };
 
 impl<I: InstanceRunner> Supervisor<I> {
-    /// Performs the next action of every slot until no slot has one. Returns when to call again at
-    /// the latest.
+    /// Performs the next action of every managed instance until none has one. Returns the latest time
+    /// for the next call.
     pub(super) fn drive(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let wake = loop {
@@ -115,14 +115,14 @@ impl<I: InstanceRunner> Supervisor<I> {
         let claim = WalletClaim::of(&target.config);
         let is_same = |other: &WalletClaim| claim.is_exclusive() && *other == claim;
         if self.active_runs.values().any(|run| is_same(&run.claim)) {
-            // The other run is ending; its end drives all slots again.
+            // The other run is ending; its end makes the loop call this again.
             return false;
         }
         let Some(slot) = self.managed.get_mut(name) else { return false };
         let number = slot.number;
         let is_closing = |one: &ClosingTenure| one.managed == number || is_same(&one.claim);
         if self.closings.values().any(is_closing) || slot.has_foreign_tenure(&target.config) {
-            // The end of the closing drives all slots again.
+            // The end of the closing makes the loop call this again.
             return false;
         }
         slot.generation += 1;

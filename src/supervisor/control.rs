@@ -1,8 +1,8 @@
 //! The control socket: one request and one answer per connection, each a line of JSON.
 //!
-//! Everybody who may connect may operate the supervisor: the socket's mode is 0660, and no secret
-//! goes through it. [`listener`] is the supervisor's end, [`client`] the commands' end. Both look
-//! for the socket in the same [`SocketCandidates`].
+//! Every user who may connect may operate the supervisor: the socket's mode is 0660, and no secret goes
+//! through it. [`listener`] is the supervisor's end, [`client`] the commands' end. Both use the same
+//! [`SocketCandidates`].
 
 mod listener;
 mod socket_file;

@@ -1,4 +1,5 @@
-//! The loop: waits for the next event and handles it. [`acts`](super::acts) carries out what follows.
+//! The loop: waits for the next event and handles it. [`actions`](super::actions) carries out what
+//! follows.
 
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ impl SignalSource for Signals {
 }
 
 impl<I: InstanceRunner> Supervisor<I> {
-    /// Runs until told to end and everything has ended.
+    /// Runs until a signal asks it to end and every run has ended.
     pub(super) async fn run(&mut self, mut inputs: Inputs<impl SignalSource>) -> Exit {
         let turn = if self.publisher.is_some() { PUBLISH_INTERVAL } else { TICK };
         let feed_every = self.manager.watchdog_interval().unwrap_or(turn).min(turn);

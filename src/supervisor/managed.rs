@@ -1,6 +1,6 @@
-//! One instance as its supervisor sees it: its name, its generations, and what they count and leave
-//! behind. A generation is one build and run of the instance. [`Lifecycle`] decides what to do next,
-//! [`view`] how the instance is shown.
+//! One instance as its supervisor sees it: its name, its generations, their counters, and the journal
+//! they leave. A generation is one build and run of the instance. [`Lifecycle`] decides what to do
+//! next, [`view`] how the instance is shown.
 
 mod lifecycle;
 mod view;
@@ -49,7 +49,7 @@ pub(super) struct RunHandles {
 #[derive(Debug)]
 pub(super) struct ManagedInstance<E> {
     pub name: String,
-    /// Unique in the process: a name may move to another slot.
+    /// Unique in the process: a name may move to another managed instance.
     pub number: u64,
     file: Option<PathBuf>,
     /// Target, current state and the next action.
@@ -87,7 +87,7 @@ impl<E> ManagedInstance<E> {
         }
     }
 
-    // ---- what the files and operators say
+    // ---- requests of files and operators
 
     /// Sets the configuration to run. Returns whether it is new.
     pub fn set_target(&mut self, target: Target) -> bool {
@@ -114,7 +114,7 @@ impl<E> ManagedInstance<E> {
         self.lifecycle.rename();
     }
 
-    // ---- what should be, and what is
+    // ---- desired and current state
 
     /// The generation that runs or drains.
     pub fn run(&self) -> Option<&RunHandles> {
@@ -141,7 +141,7 @@ impl<E> ManagedInstance<E> {
         self.tenure.take()
     }
 
-    // ---- what happened
+    // ---- events
 
     /// The running generation entered another phase.
     pub fn phase_changed(&mut self, now: Instant) {

@@ -159,7 +159,7 @@ impl<I: InstanceRunner> Supervisor<I> {
         Response::Absent { why }.into()
     }
 
-    // ---- what is told
+    // ---- publishing
 
     /// Publishes the current state to operators, the HTTP listener and the service manager.
     pub(super) fn publish(&mut self) {
@@ -231,7 +231,7 @@ impl<I: InstanceRunner> Supervisor<I> {
         self.directory_problem.iter().map(ToString::to_string).chain(complaints).collect()
     }
 
-    /// Answers the requests whose wait is over.
+    /// Answers the requests whose condition is met.
     fn reply_to_finished(&mut self) {
         let mut waiting = Vec::new();
         for pending in std::mem::take(&mut self.pending) {

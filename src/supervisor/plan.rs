@@ -96,8 +96,8 @@ pub struct Desired {
     pub kept: Configs,
     /// Instances with a valid file that an operator stopped: they keep the claims they had.
     pub stopped: Configs,
-    /// Instances with an invalid file that do not run. The file says nothing about the wallet, but
-    /// the journal may.
+    /// Instances with an invalid file that do not run. Such a file does not tell the wallet, but the
+    /// journal may.
     pub broken: BTreeSet<String>,
 }
 
@@ -130,8 +130,8 @@ impl fmt::Display for Collision {
 const NEWCOMER: u8 = 4;
 
 /// Decides which instances may run. `current`: those that run already, or would after a pause. No
-/// instance is renamed to a name in `running`: a draining run must be found under its own name
-/// until it ends, and its successor waits for that. `keepers`: who kept the journals.
+/// instance is renamed to a name in `running`: a draining run must be found under its own name until it
+/// ends, and its successor waits for that. `keepers`: the names under which journals were last kept.
 #[must_use]
 pub fn plan(
     current: &Configs,
@@ -201,7 +201,7 @@ fn core_address(config: &Config) -> String {
     format!("{host}:{}", url.port_or_known_default().unwrap_or_default())
 }
 
-/// The claims granted so far, and to whom.
+/// The claims granted so far, and their owners.
 #[derive(Default)]
 struct Claims<'a> {
     wallets: BTreeMap<WalletClaim, &'a str>,
@@ -209,7 +209,7 @@ struct Claims<'a> {
 }
 
 impl<'a> Claims<'a> {
-    /// Reserves the wallets whose journals these instances kept, unless they are taken.
+    /// Reserves the wallets whose journals have these instances' names, unless they are taken.
     fn reserve(&mut self, names: &'a BTreeSet<String>, keepers: &[Keeper]) {
         for Keeper { name, chain_id, wallet } in keepers {
             if let Some(name) = names.get(name) {

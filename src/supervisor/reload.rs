@@ -1,5 +1,5 @@
-//! Applies what the files say to the slots: the plan grants claims, each slot gets its target, and
-//! what cannot be applied is logged once.
+//! Applies a snapshot of the files to the managed instances: the plan grants claims, each instance gets
+//! its target, and what cannot be applied is logged once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

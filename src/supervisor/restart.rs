@@ -15,7 +15,7 @@ pub const MAX_DELAY: Duration = Duration::from_mins(1);
 pub const HEALTHY_AFTER: Duration = Duration::from_mins(1);
 /// An instance is parked after this many exits without a healthy run in between.
 pub const PARK_AFTER: u32 = 5;
-/// A parked instance is tried again after this: nobody may be watching at night.
+/// A parked instance is tried again after this, because nobody may be watching at night.
 pub const PARKED_RETRY: Duration = Duration::from_mins(5);
 
 /// The step that follows an exit.

@@ -37,8 +37,7 @@ use crate::{
     telemetry::logging::LogHandles,
 };
 
-/// How long startup waits for the names of the instances that kept the journals of the state
-/// directory.
+/// How long startup waits for the names in the journals of the state directory.
 const KEEPERS_DEADLINE: Duration = Duration::from_secs(5);
 /// How long startup waits for the control socket to be bound.
 const BIND_DEADLINE: Duration = Duration::from_secs(5);
@@ -77,8 +76,9 @@ pub enum RunError {
     Http(#[from] BindError),
 }
 
-/// Supervises until a signal ends it. Under [`ConfigFiles::One`] it also ends on an exit that no rebuild
-/// can fix, and on a failure of the first start: somebody is watching the command then.
+/// Supervises until a signal ends it. Under [`ConfigFiles::One`] it also ends on an exit that no
+/// rebuild can fix, and on a failure of the first start, because an operator is watching the command
+/// then.
 pub async fn run<I: InstanceRunner>(instances: I, options: Options) -> Result<Exit, RunError> {
     let Options { files, state_dir, socket, listen, listen_names, environment, log_handles: kept } =
         options;
@@ -202,8 +202,8 @@ fn warn_no_socket(why: &dyn fmt::Display) {
     warn!(%why, "no control socket: status and the other commands cannot ask this process");
 }
 
-/// The instances that kept the journals before this start. Empty if the disk does not answer: each
-/// instance reports that itself.
+/// The instances whose names are in the journals. Empty if the disk does not answer: each instance
+/// reports that itself.
 async fn read_keepers(state_dir: &Path) -> Vec<Keeper> {
     let dir = state_dir.to_owned();
     let reading = spawn_blocking(move || journal::keepers(&dir));

@@ -374,7 +374,7 @@ async fn a_file_starts_changes_and_ends_its_instance() {
     rig.end().await;
 }
 
-/// Like the shipped example, which has no wallet either.
+/// The shipped example has no wallet either.
 #[tokio::test(start_paused = true)]
 async fn what_is_wrong_with_a_disabled_file_is_of_no_account() {
     let rig = Harness::new();

@@ -1,5 +1,5 @@
 //! The last warnings and errors of the process and of each instance, for the page and `/errors`, so
-//! that nobody has to search the log first.
+//! that operators need not search the log first.
 //!
 //! A tracing layer beside the one that writes the log. Like the log it keeps events of our own code
 //! only (other crates print URLs with keys). Bounded: [`CAPACITY`] for the process and for each
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(told[0].fields, "number=999", "the newest comes first");
     }
 
-    /// For example not registered, and no funds.
+    /// For example: not registered, and no funds.
     #[test]
     fn every_standing_condition_is_told_once_newest_first() {
         let errors = recorded(|| {

@@ -36,7 +36,7 @@ pub const RECOVERY: &str = "recovery";
 pub const HOUSEKEEPING: &str = "housekeeping";
 pub const REPORT: &str = "report";
 
-/// The tasks of an instance that have a heartbeat. Those that others wait for stand first.
+/// The tasks of an instance that have a heartbeat; a task stands before those that wait for it.
 pub const COMPONENTS: [&str; 8] =
     [JOURNAL, GATEWAY_CONNECTION, LANE, WALK, ARRIVALS, RECOVERY, HOUSEKEEPING, REPORT];
 
@@ -47,8 +47,8 @@ const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The smallest number of checks within the limit.
 const MIN_CHECKS: u32 = 16;
 
-/// Is told of every beat. The task continues when [`on_beat`](Self::hear) completes, so a test can make it fail
-/// there.
+/// Receives every beat. The task continues when [`on_beat`](Self::on_beat) completes, so a test can
+/// make it fail there.
 pub trait BeatListener: fmt::Debug + Send + Sync {
     /// `room` begins a piece of work. Runs in that task.
     fn on_beat(&self, room: &'static str) -> BoxFuture<'_, ()>;
@@ -129,7 +129,7 @@ impl Default for Heartbeat {
 }
 
 impl Heartbeats {
-    /// Hearts with a listener, and another limit.
+    /// Heartbeats with a listener, and another limit.
     #[must_use]
     pub fn with_listener(listener: Arc<dyn BeatListener>, stalled_after: Duration) -> Self {
         Self { pulses: Arc::default(), stalled_after, listener: Some(listener) }

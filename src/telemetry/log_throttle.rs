@@ -2,9 +2,9 @@
 //! hour, with the number of occurrences in between. Pure: the caller passes the time.
 //!
 //! A hundred requests that fail for one reason are one event to log. The cause is an error's code
-//! ([`heard`](Repeats::heard)), and also its subject where that matters ([`should_log_for`](Repeats::heard_of));
-//! the error's text may differ each time. A cause that has not occurred for as long as its current interval
-//! is logged at once when it occurs again.
+//! ([`should_log`](LogThrottle::should_log)), and also its subject where that matters
+//! ([`should_log_for`](LogThrottle::should_log_for)); the error's text may differ each time. A cause
+//! that has not occurred for as long as its current interval is logged at once when it occurs again.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -54,7 +54,8 @@ impl LogThrottle {
         self.should_log_for("", code, now)
     }
 
-    /// Like [`Self::heard`], for one subject (a host, a stage): each subject has causes of its own.
+    /// Like [`Self::should_log`], for one subject (a host, a stage): each subject has causes of its
+    /// own.
     pub fn should_log_for(&mut self, whose: &str, code: &'static str, now: Instant) -> Option<u64> {
         let cause: CauseKey = (code, whose.into());
         if let Some(known) = self.causes.get_mut(&cause) {
@@ -92,7 +93,8 @@ impl LogThrottle {
 mod tests {
     use super::*;
 
-    /// When an error is logged (in seconds) that occurs every `every` seconds until `end`.
+    /// The times (in seconds) at which an error is logged that occurs every `every` seconds until
+    /// `end`, with the counts.
     fn said(repeats: &mut LogThrottle, from: Instant, every: u64, end: u64) -> Vec<(u64, u64)> {
         let mut said = Vec::new();
         for second in (0..end).step_by(usize::try_from(every).unwrap()) {

@@ -1,4 +1,5 @@
-//! The metrics of an instance. The instance's tasks count in a [`Metrics`]; `observe` renders it.
+//! The metrics of an instance. The instance's tasks count in a [`Metrics`]; `admin::exposition` renders
+//! it.
 //!
 //! There is one value per instance. It is kept when the instance restarts, and removed with it. Its series
 //! have no label for the instance: that is added when they are rendered, so that a renamed instance keeps its
@@ -240,7 +241,7 @@ impl Metrics {
         self.0.attempts_failed.with_label_values(&[stage]).inc();
     }
 
-    /// An open request was found that no walk had.
+    /// An open request was found that no walk attends.
     pub fn unattended(&self) {
         self.0.unattended.inc();
     }
@@ -355,7 +356,7 @@ impl Metrics {
         self.0.fees.inc_by(ether(U256::from(mined.gas_used) * U256::from(mined.gas_price)));
     }
 
-    /// The contract did not take an answer: in a block, or when a node was asked beforehand.
+    /// The contract refused an answer: in a block, or in a simulation before.
     pub fn contract_error(&self, error: &'static str) {
         self.0.contract_errors.with_label_values(&[error]).inc();
     }

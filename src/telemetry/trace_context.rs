@@ -1,16 +1,16 @@
-//! What the rooms know of distributed traces: whose a span is, and what to tell others of it. Where
-//! they go is `telemetry::traces`' matter; nothing here costs anything while they go nowhere.
+//! Distributed traces inside the rooms: the owner of a span, and the context passed to other services.
+//! `telemetry::traces` exports them; without an exporter nothing here has a cost.
 
 use opentelemetry::trace::TraceContextExt;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// A trace is a request's: it says whose, because its instance's span, which has no end, is not in
-/// it.
+/// The owner of a trace. Each request is a trace of its own, so its root span names the instance: the
+/// instance's span never ends and is not part of it.
 #[derive(Clone, Debug)]
 pub struct Whose {
     pub instance: String,
-    /// The name that its operator chose.
+    /// The service name, if the operator gave one.
     pub service_name: Option<String>,
 }
 

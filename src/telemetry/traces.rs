@@ -100,8 +100,8 @@ impl fmt::Debug for Settings {
 
 impl Settings {
     /// Reads the standard variables of OpenTelemetry. `None`: traces are not configured. The error
-    /// names the variable and never shows its value. `name`: of the one instance, which the service is
-    /// called where no variable names it.
+    /// names the variable and never shows its value. `name`: that of the one instance, which becomes
+    /// the service name if no variable gives one.
     pub fn read(
         get: impl Fn(&str) -> Option<String>,
         name: impl FnOnce() -> Option<String>,

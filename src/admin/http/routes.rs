@@ -33,7 +33,7 @@ const METRICS: HeaderValue = HeaderValue::from_static(exposition::CONTENT_TYPE);
 /// Liveness. Answered under any host name, since the caller decides on a restart.
 pub(super) const LIVEZ: &str = "/livez";
 
-/// A response is all it says: an outage outside must not restart the process.
+/// Any response is enough: an outage of a dependency must not restart the process.
 pub(super) fn livez(method: &Method) -> Response<Full<Bytes>> {
     if is_read_only(method) { text(StatusCode::OK, "alive\n") } else { method_not_allowed() }
 }

@@ -1,4 +1,4 @@
-//! What an instance updates while it runs, and in words what there is to doubt about its nodes.
+//! Values that an instance updates while it runs, and descriptions of doubts about its nodes.
 
 use std::{collections::BTreeMap, fmt};
 

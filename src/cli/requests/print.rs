@@ -1,4 +1,4 @@
-//! Requests, their stories and their transactions as text.
+//! Requests, their histories and their transactions as text.
 
 use crate::{
     admin::requests::{RequestDetail, RequestOverview, TransactionSummary},

@@ -1,4 +1,4 @@
-//! What answers questions about requests: a running instance, or the journal of one that does not run.
+//! The sources of answers about requests: a running instance, or the journal of a stopped one.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(70);
 /// For the instance's state in the heading.
 const STATE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The instance, and where to ask for it.
+/// The instance, and where to ask about it.
 #[derive(Debug)]
 pub(in crate::cli) struct RequestsTarget {
     pub(in crate::cli) name: String,
@@ -27,7 +27,7 @@ pub(in crate::cli) struct RequestsTarget {
     pub(in crate::cli) candidates: SocketCandidates,
 }
 
-/// What answers: decided by the first question, and asked until the end.
+/// The source: chosen by the first question, and used until the end.
 pub(super) struct AnswerSource {
     whose: RequestsTarget,
     /// The journal of an instance that does not run, and why it is read.

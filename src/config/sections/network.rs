@@ -123,7 +123,7 @@ impl Checker<'_> {
             return Ok(proxies);
         }
         for odd in proxies.unrecognized().iter().take(MAX_NO_PROXY_WARNINGS) {
-            // // A whole URL may contain a password.
+            // A whole URL may contain a password.
             let shown =
                 if odd.contains(['@', '/']) { "an entry".to_owned() } else { format!("{odd:?}") };
             self.raw.warnings.push(Warning {

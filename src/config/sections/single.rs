@@ -120,7 +120,7 @@ impl Checker<'_> {
         if text.expose().trim().is_empty() || text.expose().contains('\0') {
             return Err(self.note_bad(key, "no path".to_owned(), "a path", ""));
         }
-        // // A path is shown when its file cannot be read, so a private key in its place must be
+        // A path is shown when its file cannot be read, so a private key in its place must be
         // refused.
         let digits = strip_0x(text.expose().trim());
         let is_key = digits.len() >= 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -218,7 +218,7 @@ impl Checker<'_> {
             let allowed = format!("at most {MAX_FALLBACK_URLS} URLs");
             return Err(self.note_bad(key, found, &allowed, ""));
         }
-        // // All are checked before the first invalid one ends the loop.
+        // All are checked before the first invalid one ends the loop.
         let judged: Vec<_> =
             texts.iter().map(|text| self.judge_url(key, schemes, text.expose())).collect();
         judged.into_iter().collect::<Result<_, _>>().map(Some)
@@ -262,7 +262,7 @@ impl Checker<'_> {
         };
         let scheme = scheme.to_ascii_lowercase();
         if !schemes.contains(&scheme.as_str()) {
-            // // Only well-known schemes are shown, because anything else may be part of a secret.
+            // Only well-known schemes are shown, because anything else may be part of a secret.
             let known = ["http", "https", "ws", "wss", "grpc", "grpcs", "tcp", "ipc", "unix", "s3"];
             let found = if known.contains(&scheme.as_str()) {
                 format!("a URL with {scheme}://")

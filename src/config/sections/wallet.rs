@@ -122,7 +122,7 @@ impl Checker<'_> {
         };
         let in_credentials =
             self.source.credentials_directory.as_deref().is_some_and(|dir| path.starts_with(dir));
-        // // systemd protects the credentials directory.
+        // systemd protects the credentials directory.
         if !in_credentials {
             self.key_guard(&path, guard)?;
         }
@@ -154,7 +154,7 @@ impl Checker<'_> {
         let Some(directory) = &self.source.credentials_directory else { return Ok(None) };
         let own = self.source.stem().map(|stem| directory.join(format!("{stem}.private_key")));
         let bare = (self.source.mode == LoadMode::Start).then(|| directory.join("private_key"));
-        // // `exists` returns false for a path that cannot be inspected; such a credential must not be
+        // `exists` returns false for a path that cannot be inspected; such a credential must not be
         // skipped.
         let present = |path: &PathBuf| path.try_exists().unwrap_or(true);
         let Some(path) = own.into_iter().chain(bare).find(present) else { return Ok(None) };

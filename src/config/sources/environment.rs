@@ -45,12 +45,12 @@ impl Sources {
                 (rest, Layer::Variable)
             };
             let Some(key) = Key::from_variable(rest) else {
-                // // Without a file, unknown variables would leave the program running on its defaults.
+                // Without a file, unknown variables would leave the program running on its defaults.
                 let alone = mode == LoadMode::Start && stem.is_none();
                 self.unknown_variable(name, rest, alone);
                 continue;
             };
-            // // An empty variable counts as not set, as elsewhere.
+            // An empty variable counts as not set, as elsewhere.
             let is_shared = layer == Layer::Variable && key.is_one_instance_only();
             if mode == LoadMode::Supervise && is_shared && !is_blank(value) {
                 self.shared_variable(name, key, own.as_deref());
@@ -125,7 +125,7 @@ impl Sources {
             return;
         }
         let variables = Key::ALL.iter().map(|key| key.variable());
-        // // The prefix of one instance, or of all.
+        // The prefix of one instance, or of all.
         let before = name.strip_suffix(rest).unwrap_or(PREFIX);
         let guess = if before == PREFIX && is_of_kubernetes(rest) {
             " (Kubernetes sets such names for a service called kms-connector)".to_owned()

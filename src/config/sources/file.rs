@@ -52,7 +52,7 @@ impl Sources {
             self.problems.push(Problem {
                 place: place(error),
                 key: None,
-                // // The parser's message names what it expected, never the text that it read.
+                // The parser's message names what it expected, never the text that it read.
                 found: format!("a syntax error ({})", error.message()),
                 allowed: "TOML".to_owned(),
                 advice: "Texts stand in quotes, numbers do not, tables begin with [name]"
@@ -105,12 +105,12 @@ impl<'a> Reader<'a> {
         scope: Option<&'static str>,
     ) {
         let word = name.get_ref().as_ref();
-        // // A member of the table that contains it.
+        // A member of the table that contains it.
         let member = match scope {
             Some(scope) => Key::from_name(&format!("{scope}.{word}")),
             None => Key::from_name(word),
         };
-        // // A table, or a top-level key below a table's header.
+        // A table, or a top-level key below a table's header.
         let table = TABLES.into_iter().find(|table| *table == word);
         let top_level = Key::from_name(word);
         if member.is_none() && table.is_none() && top_level.is_none() {
@@ -246,7 +246,7 @@ fn translate(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(string) => Value::Text(text(string)),
         DeValue::Integer(integer) => {
-            // // Other radixes and signs: i128 holds every value near an allowed range.
+            // Other radixes and signs: i128 holds every value near an allowed range.
             let digits = integer.as_str().trim_start_matches('+');
             match i128::from_str_radix(digits, integer.radix()) {
                 Ok(number) => Value::Integer(SecretString::new(number.to_string())),

@@ -21,7 +21,7 @@ fn defaults_are_the_seeds() {
     assert_eq!(config.gateway_config_domain.version, "1");
     assert!(!config.verify_coprocessors);
     assert_eq!((config.s3, config.gas_limit), (None, None));
-    // // Keys the seed does not have.
+    // Keys the seed does not have.
     assert!(config.enabled);
     assert_eq!(config.starting_block, StartingBlock::Latest);
     assert_eq!(config.request_expiry, Duration::from_hours(24));
@@ -231,7 +231,7 @@ fn documented_keys() -> Vec<(String, Option<String>)> {
         for (n, name) in names.into_iter().enumerate() {
             let word = cells[2].to_owned();
             let plain = word.parse::<i64>().is_ok() || word.parse::<bool>().is_ok();
-            // // One default for all keys of the row, or one for each.
+            // One default for all keys of the row, or one for each.
             let default = defaults.get(n).or(defaults.first()).map(|text| format!("\"{text}\""));
             keys.push((name, default.or(plain.then_some(word))));
         }
@@ -255,12 +255,12 @@ fn the_documentation_tells_every_key_and_its_default() {
         with_default.iter().map(|(name, default)| format!("{name} = {default}\n")).collect();
     let defaults = load(&source(env([WALLET]))).unwrap().config;
     assert_eq!(good(&lines.concat()).config, defaults);
-    // // Where the table has no default, the key is commented out in config-base.toml.
+    // Where the table has no default, the key is commented out in config-base.toml.
     let base = include_str!("../../../config/environments/config-base.toml");
     for key in Key::ALL {
         let last = key.name().rsplit('.').next().unwrap();
         let commented = base.lines().any(|line| line.starts_with(&format!("#{last} = ")));
-        // // `enabled` is true by default and false in this example.
+        // `enabled` is true by default and false in this example.
         let told = with_default.iter().any(|(name, _)| name == key.name());
         assert_eq!(told, !commented, "{key}");
     }

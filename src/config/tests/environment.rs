@@ -167,7 +167,7 @@ fn names_follow_the_mode() {
     assert_eq!(instance_name(LoadMode::Start, None, file, &config), "service");
     assert_eq!(instance_name(LoadMode::Start, None, None, &config), "service");
     assert_eq!(instance_name(LoadMode::Supervise, Some("given"), file, &config), "one");
-    // // The default does not count as given, even where an example spells it out.
+    // The default does not count as given, even where an example spells it out.
     let config = good("service_name = 'kms-connector'").config;
     assert_eq!(instance_name(LoadMode::Start, None, file, &config), "one");
     assert_eq!(instance_name(LoadMode::Start, None, None, &config), "kms-connector");

@@ -93,10 +93,10 @@ fn misplaced_keys_are_lifted_and_never_overwrite() {
     );
     assert!(in_both.found.contains("lines 2 and 6"), "{in_both}");
 
-    // // A key that the table has itself keeps its value.
+    // A key that the table has itself keeps its value.
     let own = good("[s3_config]\nbucket = 'b'\nendpoint = 'http://e'\nregion = 'r'");
     assert!(own.warnings.iter().all(|warning| line(&warning.place).is_none()), "{own:?}");
-    // // So does a table below another table's header.
+    // So does a table below another table's header.
     let table = good("[aws_kms_config]\ns3_config = { bucket = 'b', region = 'r' }").config;
     assert_eq!(table.s3.unwrap().bucket, "b");
 }

@@ -65,9 +65,9 @@ fn no_output_has_a_secret() {
             }
         }
     }
-    // // Where no secret belongs: texts that could be a private key or a URL with one.
+    // Where no secret belongs: texts that could be a private key or a URL with one.
     for key in Key::ALL.iter().filter(|key| !secret.contains(key)) {
-        // // An ARN is longer than a private key, and a path may be anything: these are identifiers.
+        // An ARN is longer than a private key, and a path may be anything: these are identifiers.
         if matches!(key, Key::AwsKeyId | Key::PrivateKeyFile | Key::CaFile) {
             continue;
         }

@@ -48,7 +48,7 @@ fn c11_key_files_are_for_their_owner() {
     write(&path, &format!("\"{KEY}\"\n"), 0o400);
     let quoted = load(&source).unwrap_err().to_string();
     assert!(quoted.contains("stands in quotes"), "{quoted}");
-    // // A group may read root's file, as in a Kubernetes secret.
+    // A group may read root's file, as in a Kubernetes secret.
     let is_root = rustix::process::geteuid().is_root();
     write(&path, KEY, 0o640);
     assert_eq!(warned(&load(&source).unwrap(), "private_key_file"), !is_root);
@@ -125,7 +125,7 @@ fn credentials_count_by_stem_and_under_start_without() {
         })
     };
     assert!(at(LoadMode::Start, Some(&file)).is_err());
-    // // systemd protects this directory, so the mode is not checked.
+    // systemd protects this directory, so the mode is not checked.
     write(&credentials.path().join("private_key"), KEY, 0o444);
     assert_eq!(key_of(&at(LoadMode::Start, Some(&file)).unwrap()), KEY);
     assert_eq!(key_of(&at(LoadMode::Start, None).unwrap()), KEY);

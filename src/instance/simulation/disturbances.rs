@@ -180,7 +180,7 @@ impl WorldState {
         }
         for transaction in dropped.transactions {
             if self.fault(faults.unanswered) {
-                // // With it everything above it.
+                // With it everything above it.
                 let _ = write!(story, ", nonce {} is forgotten", transaction.nonce);
                 break;
             }
@@ -207,7 +207,7 @@ impl WorldState {
             node.lag = 0;
         }
         self.chain.base_fee = BASE_FEE;
-        // // It may hold requests that left the chain; only a restart makes it forget them.
+        // It may hold requests that left the chain; only a restart makes it forget them.
         self.core.restart();
     }
 }

@@ -83,8 +83,8 @@ pub(super) async fn verify(world: &World, running: &Running<'_>) {
     let mut quiet = world.wait_until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
     let stale = |left: &String| left.contains("StaleAnswer");
     if !quiet && still_open(world, running).iter().all(stale) {
-        // // The Core was asked for a request that left the chain before anybody could know. The fix in
-        // // config/troubleshooting.md is a restart of the Core.
+        // The Core was asked for a request that left the chain before anybody could know. The fix in
+        // config/troubleshooting.md is a restart of the Core.
         world.say(format_args!("an operator restarts the core"));
         world.state().core.restart();
         quiet = world.wait_until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
@@ -115,7 +115,7 @@ pub(super) async fn verify(world: &World, running: &Running<'_>) {
     if !through {
         world.violation(format!("the fresh request {fresh} does not get through"));
     }
-    // // It is updated every few seconds.
+    // It is updated every few seconds.
     let hidden = || running.reporter.gauges.borrow().hidden.clone();
     if !world.wait_until(SEEN_WITHIN, || hidden().is_empty()).await {
         let hidden = hidden();
@@ -148,7 +148,7 @@ fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
             left.push(format!("request {} was never seen", short(key)));
             continue;
         };
-        // // The outcome `orphaned` is wrong here: the request is on the chain.
+        // The outcome `orphaned` is wrong here: the request is on the chain.
         if progress.outcome.as_ref().is_none_or(|end| *end == Outcome::Orphaned) {
             left.push(format!(
                 "request {} has no outcome: {} {:?} {:?}",
@@ -159,7 +159,7 @@ fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
             ));
         }
     }
-    // // Requests that left the chain and whose id now belongs to another request do not count.
+    // Requests that left the chain and whose id now belongs to another request do not count.
     let ids: BTreeSet<U256> = keys.iter().map(|key| key.id).collect();
     let gone =
         stored.unfinished().filter(|one| !keys.contains(&one.key) && ids.contains(&one.key.id));
@@ -168,7 +168,7 @@ fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
         let stage = one.progress.stage.as_str();
         format!("request {} has left the chain: {stage} {held:?}", short(one.key))
     }));
-    // // A nonce used by a foreign transaction stays open in the journal, and is followed at each
+    // A nonce used by a foreign transaction stays open in the journal, and is followed at each
     // start.
     let open = stored.open_nonces.range(used..);
     left.extend(open.map(|nonce| format!("nonce {nonce} is signed and not mined")));
@@ -181,7 +181,7 @@ fn judge(world: &World, running: &Running<'_>) {
         Err(error) => return world.violation(error),
     };
     let requests: Vec<_> = world.state().chain.requests().cloned().collect();
-    // // What the chain says: answers by request, successful or not.
+    // What the chain says: answers by request, successful or not.
     let mut answers: BTreeMap<U256, (u32, u32)> = BTreeMap::new();
     let mut waiting = Vec::new();
     {
@@ -199,7 +199,7 @@ fn judge(world: &World, running: &Running<'_>) {
         }
         let next = state.chain.nonce(state.chain.height());
         for node in &state.chain.nodes {
-            // // Nonces far above were signed under a wrong count, and were given up.
+            // Nonces far above were signed under a wrong count, and were given up.
             let near = node.pool.range(next..next + MOST_FILLED);
             waiting.extend(near.map(|(nonce, _)| *nonce));
         }
@@ -214,7 +214,7 @@ fn judge(world: &World, running: &Running<'_>) {
     if noops > MOST_NOOPS {
         world.violation(format!("{noops} nonces were filled with nothing"));
     }
-    // // Nobody can know what a life signed whose journal is lost.
+    // Nobody can know what a life signed whose journal is lost.
     if !waiting.is_empty() && !world.state().lost {
         world.violation(format!("a nonce is missing below {waiting:?}"));
     }

@@ -50,7 +50,7 @@ impl Catalogue {
         self.made += 1;
         let made = self.made;
         let user = dice.bool();
-        // // The top byte is the kind's tag.
+        // The top byte is the kind's tag.
         let counter = if user { Counter::User } else { Counter::Public };
         let id = counter.id(0);
         let materials: Vec<_> = (0..dice.u64(1..=3))

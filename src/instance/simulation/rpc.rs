@@ -160,7 +160,7 @@ impl Node {
         self.life.death_point().await;
         let raw = calls.iter().any(Call::is_raw);
         let (fate, pause) = self.draw_fate(raw);
-        // // The time to the node; the rest is the time back.
+        // The time to the node; the rest is the time back.
         sleep(pause / 3).await;
         let refuses = together && self.life.world.state().plan.no_arrays[self.endpoint];
         let answered = if refuses {

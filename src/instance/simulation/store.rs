@@ -55,7 +55,7 @@ fn answer(life: &Life, url: &Url) -> (reqwest::Result<Response>, &'static str, D
     let Some(body) = body else { return (Ok(response(404, "")), "missing", Duration::ZERO) };
     let quick = state.millis(50);
     let rate = state.plan.faults.store;
-    // // The product must not rely on the header: objects of v0.7 have none, others are wrong.
+    // The product must not rely on the header: objects of v0.7 have none, others are wrong.
     let label = *state.dice.choice(&["", "compressed_on_cpu", "uncompressed_on_gpu"]).unwrap();
     if !state.fault(rate) {
         return (Ok(object(body, label)), "there", quick);

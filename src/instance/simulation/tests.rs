@@ -92,7 +92,7 @@ fn play_many(from: u64, count: u64, plan: fn(u64) -> Plan) -> SeedResults {
 fn two_hundred_seeds_are_clean() {
     let SeedResults { wrong, fired } = play_many(0, FEW, Plan::of);
     assert!(wrong.is_empty(), "see `scripts/simulate --seed N --trace`: {wrong:#?}");
-    // // A fault that never occurred proves nothing.
+    // A fault that never occurred proves nothing.
     let felt = |fault: &&str| fired.get(*fault).is_some_and(|stories| *stories >= ENOUGH);
     let unfelt: Vec<_> = FAULTS.iter().filter(|fault| !felt(fault)).collect();
     assert!(unfelt.is_empty(), "{unfelt:?} of {fired:#?}");

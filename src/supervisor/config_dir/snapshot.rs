@@ -1,20 +1,20 @@
-//! What the configuration files say: which instances should run, and which files are invalid.
+//! The content of the configuration files: which instances should run, and which files are invalid.
 //!
 //! ```text
-//! read, 500 ms, read  ->  settle  ->  look
+//! read, 500 ms, read  ->  settle  ->  snapshot
 //! ```
 //!
-//! Files are written while they are read, and half a file may be valid TOML. So [`read`] only
-//! returns the current content. [`settle`], a pure function, accepts content that two consecutive
-//! readings agree on. [`SettledFiles::look`] turns the accepted content into instances. Contents are
-//! compared, never modification times: a file that is touched, or rewritten with the same content,
-//! has not changed. A writer that pauses for longer than two readings cannot be detected; slow
-//! writers should write elsewhere and rename into place.
+//! Files are written while they are read, and half a file may be valid TOML. So [`read`] only returns
+//! the current content. [`settle`], a pure function, accepts content that two consecutive readings
+//! agree on. [`SettledFiles::snapshot`] turns the accepted content into instances. Contents are
+//! compared, never modification times: a file that is touched, or rewritten with the same content, has
+//! not changed. A writer that pauses for longer than two readings cannot be detected; slow writers
+//! should write elsewhere and rename into place.
 //!
-//! Invariants: except at startup no content is accepted from a single reading. A file counts as
-//! removed only if two successful directory listings lack it. A directory that cannot be listed
-//! changes nothing. If two file names map to the same environment variables, the instance that had
-//! them keeps them, over a restart the one that kept its journal.
+//! Invariants: except at startup no content is accepted from a single reading. A file counts as removed
+//! only if two successful directory listings lack it. A directory that cannot be listed changes
+//! nothing. If two file names map to the same environment variables, the instance that had them keeps
+//! them; over a restart, the one whose name is in its journal.
 
 mod read;
 mod settle;
@@ -96,9 +96,9 @@ pub fn load_bounded<T: Send + 'static>(
     loaded.unwrap_or_else(|late| Err(stalled_reference(&file, late)))
 }
 
-/// Reads all files once and accepts the result: at startup, where nothing runs that it could break,
-/// and for commands that only show something. Returns what a watcher continues from. `keepers`: who
-/// kept the journals, as far as the caller knows. Blocks.
+/// Reads all files once and accepts the result: at startup, where it can disturb no running instance,
+/// and for commands that only show something. Returns what a watcher continues from. `keepers`: the
+/// names under which journals were last kept, as far as the caller knows. Blocks.
 #[must_use]
 pub fn first_snapshot(
     files: &ConfigFiles,

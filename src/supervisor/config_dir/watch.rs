@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! inotify --(debounce)--\
-//! nudge ----------------+-> pace -> read until two readings agree -> a look -> the loop
+//! reload request -------+-> pace -> read until two readings agree -> snapshot -> the loop
 //! every 30 s -----------/
 //! ```
 //!
@@ -43,7 +43,7 @@ const DEBOUNCE_LIMIT: Duration = Duration::from_secs(5);
 const READ_INTERVAL: Duration = Duration::from_millis(500);
 /// How long one unsettled file may delay all others.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
-/// The minimum time between two looks.
+/// The minimum time between two snapshots.
 const MIN_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the files are read without any event.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
@@ -52,13 +52,12 @@ const MISSING_RETRY: Duration = Duration::from_secs(2);
 /// How long one piece of file work may take.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
-/// Requests to read the files now. Each is followed by a look that began after it.
+/// Requests to read the files now. Each is followed by a snapshot whose reading began after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReloadRequests {
     /// The number of requests, which is the number of the last one.
     pub count: u64,
-    /// The last request by which an operator who knew that the directory had vanished confirmed
-    /// that.
+    /// The last request by which an operator who knew that the directory had vanished confirmed it.
     pub vanish_confirmed: Option<u64>,
 }
 
@@ -84,7 +83,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Continues from what the first look settled ([`directory::look_first`]).
+    /// Continues from what the first snapshot settled ([`super::snapshot::first_snapshot`]).
     #[must_use]
     pub fn new(files: ConfigFiles, environment: Environment, settled: SettledFiles) -> Self {
         let wake = Arc::new(Notify::new());
@@ -97,7 +96,7 @@ impl Watcher {
         Self { directory_watch, ..Self::with_wake(files, environment, settled, wake) }
     }
 
-    /// [`Self::new`] that learns of changes from `wake` alone.
+    /// [`Self::new`] that is woken by `wake` alone.
     #[must_use]
     pub fn with_wake(
         files: ConfigFiles,
@@ -120,10 +119,10 @@ impl Watcher {
         }
     }
 
-    /// Sends looks until `stop`, or until the receiver is gone. The first look at a directory
-    /// follows at once, because the reading at startup was a single one. Every nudge has a higher
-    /// number and is followed by a look that began after it and carries its number; nudges that
-    /// wait together share one look.
+    /// Sends snapshots until `stop`, or until the receiver is gone. The first one follows at once,
+    /// because the reading at startup was a single one. Every reload request has a higher number and is
+    /// followed by a snapshot that began after it and carries its number; requests that wait together
+    /// share one snapshot.
     pub async fn run(
         mut self,
         nudges: watch::Receiver<ReloadRequests>,
@@ -139,7 +138,7 @@ impl Watcher {
         looks: mpsc::Sender<ConfigSnapshot>,
     ) {
         let is_watched = matches!(self.files, ConfigFiles::Directory(_));
-        // No watch reported changes since the first look.
+        // No watch reported changes since the first snapshot.
         let mut rescan_at = is_watched.then(Instant::now);
         let mut next_look_at = Instant::now();
         let mut asked = 0;
@@ -165,7 +164,7 @@ impl Watcher {
 
     // ---- when
 
-    /// Waits until a look is due.
+    /// Waits until a snapshot is due.
     async fn wait_until_due(
         &self,
         nudges: &mut watch::Receiver<ReloadRequests>,
@@ -242,7 +241,7 @@ impl Watcher {
             (self.files.clone(), self.directory_watch.clone(), self.bounded_io.clone());
         let (listing, home, misnamed) = self
             .run_blocking(move || {
-                // Open the watch first: a change after the reading must wake us.
+                // Open the watch first: a change after the reading must cause another one.
                 if let Some(eye) = eye {
                     let directory = eye.directory.clone();
                     let _late = patience.run_one(FileTask::Watch, &directory, move |_| eye.open());
@@ -316,10 +315,10 @@ impl Watcher {
     }
 }
 
-/// Waits for a nudge that no look has seen. Does not mark it as seen.
+/// Waits for a reload request that no snapshot has covered. Does not mark it as seen.
 async fn reload_requested(nudges: &mut watch::Receiver<ReloadRequests>) {
     if nudges.changed().await.is_err() {
-        // The sender is gone: no nudge will come.
+        // The sender is gone: no request will come.
         std::future::pending::<()>().await;
     }
     nudges.mark_changed();

@@ -2,7 +2,7 @@
 //!
 //! A client can take one of a few places for a bounded time and nothing else. The loop sees only
 //! complete, valid requests. Every connection is accepted; where no place is free, the oldest
-//! connection of the user with the most connections is closed ([`crate::crowd`]). A client that
+//! connection of the user with the most connections is closed (`net::connection_limit`). A client that
 //! hangs up frees its place at once. A status request needs no place, because the loop answers it
 //! without waiting.
 

@@ -364,7 +364,7 @@ async fn a_hundred_clients_each_get_their_own_answer() {
     assert_eq!(world.asked.load(Ordering::SeqCst), 100);
 }
 
-/// Connections that wait for a request that is never carried out.
+/// Connections whose request is never carried out.
 async fn wishers(world: &World, count: usize) -> Vec<UnixStream> {
     let mut waiting = Vec::new();
     let before = world.asked.load(Ordering::SeqCst);

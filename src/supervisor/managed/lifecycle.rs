@@ -1,5 +1,5 @@
-//! What an instance should be, what it is, and the next action. Pure: times come in as values, and
-//! the handles of a generation (`H`) decide nothing.
+//! The desired state of an instance, its current state, and the next action. Pure: times are arguments,
+//! and the handles of a generation (`H`) are not used for decisions.
 //!
 //! ```text
 //!            start                    exits by itself
@@ -48,7 +48,7 @@ pub(in crate::supervisor) const PREFLIGHT_RETRY: Duration = Duration::from_secs(
 /// A new configuration that has been waiting this long is accepted: the operator wants it.
 const PROBATION: Duration = Duration::from_mins(2);
 
-/// What the loop should do for a slot.
+/// What the loop should do for a managed instance.
 #[derive(Debug)]
 pub(in crate::supervisor) enum Action {
     Nothing,
@@ -67,7 +67,7 @@ pub(in crate::supervisor) enum Action {
 /// What follows the end of a generation.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::supervisor) enum AfterExit {
-    /// The generation was told to end.
+    /// The generation was asked to end.
     AsRequested,
     /// A new configuration failed before it ran: the previous one comes back.
     RolledBack,
@@ -75,7 +75,7 @@ pub(in crate::supervisor) enum AfterExit {
     Parked,
 }
 
-/// The part of an instance that decides.
+/// Decides what happens with an instance.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Lifecycle<H> {
     pub(super) intent: Intent,
@@ -97,7 +97,7 @@ impl<H> Default for Lifecycle<H> {
 }
 
 impl<H> Lifecycle<H> {
-    // ---- what the files and operators say
+    // ---- requests of files and operators
 
     /// Sets the configuration to run. Returns whether it is new.
     pub fn set_target(&mut self, target: Target) -> bool {
@@ -128,7 +128,7 @@ impl<H> Lifecycle<H> {
         news
     }
 
-    /// Nothing should run: the file is gone or says so.
+    /// Nothing should run: the file was removed, or is disabled.
     pub fn clear_target(&mut self, is_disabled: bool) {
         self.refused = None;
         self.displace();
@@ -199,7 +199,7 @@ impl<H> Lifecycle<H> {
         }
     }
 
-    // ---- what should be, and what is
+    // ---- desired and current state
 
     /// What should run now.
     pub fn target(&self) -> Option<&Target> {
@@ -325,7 +325,7 @@ impl<H> Lifecycle<H> {
         (Action::Stop(if same_wallet { StopMode::HandOver } else { StopMode::Drain }), wake)
     }
 
-    // ---- what happened
+    // ---- events
 
     /// A generation was started.
     pub fn started(&mut self, target: Target, handles: H, now: Instant) {
@@ -351,7 +351,7 @@ impl<H> Lifecycle<H> {
         self.state = RunState::Up { run, change: PendingChange::None, is_restart_requested: false };
     }
 
-    /// The run was told to end.
+    /// The run was asked to end.
     pub fn stop_requested(&mut self, how: StopMode, now: Instant) {
         let (run, trial) = match std::mem::take(&mut self.state) {
             RunState::Up { run, change: trial, .. } => (run, trial),

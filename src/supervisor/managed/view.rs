@@ -88,7 +88,7 @@ impl<E> ManagedInstance<E> {
         matches!(self.lifecycle.state, RunState::Stopping { .. })
     }
 
-    /// Returns whether an operator should look at it.
+    /// Returns whether an operator should act.
     pub fn needs_attention(&self) -> bool {
         let is_down = matches!(
             self.shown_state.0,
@@ -112,7 +112,7 @@ impl<E> ManagedInstance<E> {
         format!("{}: {}{generation}{complaint}", self.name, self.describe_state())
     }
 
-    /// The state in a few words; `None`: it runs as its file says.
+    /// The state in a few words; `None`: it runs as its file describes.
     pub fn brief(&self) -> Option<String> {
         match (&self.shown_state.0, self.problem()) {
             (InstanceState::Running, None) => None,

@@ -1,7 +1,7 @@
-//! Random changes of the directory. A model that knows nothing of plans and slots judges the
-//! result. After a quiet period each valid file's content runs, or waits for an instance with an
-//! invalid file that has its wallet; an invalid file's last valid content runs; an untouched
-//! instance was not disturbed.
+//! Random changes of the directory. A model that does not know plans and lifecycles judges the result.
+//! After a quiet period each valid file's content runs, or waits for an instance with an invalid file
+//! that has its wallet; an invalid file's last valid content runs; an untouched instance was not
+//! disturbed.
 
 use std::os::unix::fs::symlink;
 

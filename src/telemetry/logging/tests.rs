@@ -1,4 +1,4 @@
-//! What is written for our events and for those of other crates.
+//! What is logged for our events and for those of other crates.
 
 use std::io;
 use std::sync::{Arc, Mutex};

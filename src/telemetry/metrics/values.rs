@@ -41,7 +41,7 @@ impl Room {
 pub enum TransactionResult {
     Succeeded,
     Reverted,
-    /// Every node proved that it did not take it.
+    /// Every node proved that it did not accept it.
     Rejected,
     /// A transaction that is not ours used its nonce.
     Displaced,
@@ -87,7 +87,7 @@ pub struct LaneGauges {
     pub waiting: usize,
     /// Nonces assigned above the chain's count.
     pub nonce_gap: u64,
-    /// For how long no transaction was taken or mined while some wait.
+    /// For how long no transaction was accepted or mined while some wait.
     pub still: Duration,
 }
 

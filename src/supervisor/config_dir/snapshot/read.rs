@@ -146,8 +146,8 @@ pub fn is_configuration(name: &OsStr) -> bool {
     name.strip_suffix(b".toml").is_some_and(|stem| !stem.is_empty()) && !name.starts_with(b".")
 }
 
-/// Entries that look like a configuration and are none: by their names, and directories. Empty for
-/// a directory that cannot be listed: reading it reports that.
+/// Entries that look like a configuration but are not: files with similar names, and directories. Empty
+/// for a directory that cannot be listed, because reading it reports that.
 #[must_use]
 pub fn misnamed_entries(directory: &Path) -> Vec<Warning> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();

@@ -20,7 +20,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Begins with these files. Every watcher's first look is received already.
+    /// Begins with these files. Every watcher's first snapshot is already received.
     async fn new<const N: usize>(files: [(&str, u32); N], inotify: bool) -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("conf")).unwrap();
@@ -67,14 +67,14 @@ impl Scene {
         timeout(Duration::from_secs(25), self.looks.recv()).await.unwrap().unwrap()
     }
 
-    /// Names and channel sizes of the next look; 0 is a problem.
+    /// Names and channel sizes of the next snapshot; 0 is a problem.
     async fn sizes(&mut self) -> Vec<(String, usize)> {
         let look = self.look().await;
         assert!(look.problem.is_none(), "{:?}", look.problem);
         sizes(&look)
     }
 
-    /// Receives looks until one matches; inotify may report several bursts.
+    /// Receives snapshots until one matches; inotify may report several bursts.
     async fn until(&mut self, expected: &[(&str, usize)]) {
         let expected = owned(expected);
         loop {
@@ -128,7 +128,7 @@ fn swap_config_map(directory: &Path, version: &str, files: &[(&str, u32)]) {
 
 // ---- what happens to files
 
-/// Unmounted, or removed and recreated: that is no request to end all instances.
+/// Unmounted, or removed and recreated: not a request to end all instances.
 #[tokio::test(start_paused = true)]
 async fn d2_a_directory_that_vanished_ends_nothing_until_somebody_says_so() {
     let mut scene = Scene::new([("a.toml", 1), ("b.toml", 2)], false).await;
@@ -150,7 +150,7 @@ async fn d2_a_directory_that_vanished_ends_nothing_until_somebody_says_so() {
     scene.end().await;
 }
 
-/// `reload` without a name, by an operator who was told.
+/// A `reload` without a name, by an operator who knows that the directory vanished.
 fn means(nudges: &mut ReloadRequests) {
     nudges.count += 1;
     nudges.vanish_confirmed = Some(nudges.count);
@@ -249,7 +249,7 @@ async fn a_file_deleted_and_created_again_was_never_gone() {
     let mut scene = Scene::new([("a.toml", 1)], false).await;
     for size in 2..12 {
         scene.change(|scene| fs::remove_file(scene.path("a.toml")).unwrap());
-        // Nudges skip the debounce, so readings fall in between.
+        // Reload requests skip the debounce, so readings fall in between.
         scene.nudge.send_modify(|nudges| nudges.count += 1);
         sleep(Duration::from_millis(450)).await;
         scene.write("a.toml", text(size));
@@ -315,7 +315,7 @@ async fn a_file_that_never_rests_holds_up_no_other() {
         }
     });
     assert_eq!(scene.sizes().await, owned(&[("a", 2), ("z", 1)]));
-    // Nothing wakes any more, and yet the file is read again.
+    // No event follows, and yet the file is read again.
     while scene.sizes().await != owned(&[("a", 2), ("z", 79)]) {}
     scene.end().await;
 }
@@ -393,7 +393,7 @@ async fn every_nudge_is_answered_and_looks_keep_their_pace() {
         assert!(last.elapsed() >= MIN_SNAPSHOT_INTERVAL);
         last = Instant::now();
     }
-    // A nudge during a reading gets its own look.
+    // A reload request during a reading gets its own snapshot.
     scene.nudge.send_modify(|nudges| nudges.count += 1);
     sleep(MIN_SNAPSHOT_INTERVAL + READ_INTERVAL / 2).await;
     scene.nudge.send_modify(|nudges| nudges.count += 1);

@@ -44,7 +44,7 @@ fn failed() -> Exit {
 struct Play {
     standing: Lifecycle<()>,
     now: Instant,
-    /// The run was told to end.
+    /// The run was asked to end.
     told: bool,
     is_running: bool,
     removed: bool,
@@ -112,7 +112,7 @@ impl Play {
         self.settle();
     }
 
-    /// The running configuration, unless it was told to end.
+    /// The running configuration, unless it was asked to end.
     fn runs(&self) -> Option<&Arc<Config>> {
         let run = self.standing.state.run().filter(|_| !self.told)?;
         Some(&run.target.config)
@@ -135,7 +135,7 @@ impl Play {
     }
 }
 
-/// Its node was down at the first check. Once the change is applied, no failure is left.
+/// Its node was down at the first check. Once the change is applied, no failure is shown.
 #[test]
 fn a_change_that_is_applied_at_last_is_not_complained_of() {
     let mut play = Play::running(0);
