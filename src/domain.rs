@@ -1,8 +1,8 @@
-//! The words everyone shares. Imports no module of ours.
+//! The words that all modules share. Imports no module of this crate.
 //!
-//! A **request** is one id on chain that asks this KMS node for one answer. It is known by its id
-//! *and* the hash of its event: ids are counters, and after a reorg the same id can carry other
-//! handles. Where a request stands is its [`stage::Stage`]; how it ended is its [`Outcome`].
+//! A **request** is one id on chain for which this KMS node is asked for one answer. It is identified
+//! by its id *and* the hash of its event: ids are counters, and after a reorganisation another request
+//! can have the same id. Its state is its [`stage::Stage`]; its end is its [`Outcome`].
 
 mod id;
 mod untrusted_text;
@@ -21,21 +21,21 @@ pub use self::{
     untrusted_text::{EscapingWriter, UntrustedText, excerpt, is_printable},
 };
 
-/// A block by number and hash. A number alone names no block: a reorg can give it to another one.
+/// A block by number and hash: after a reorganisation another block can have the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockRef {
     pub number: u64,
     pub hash: B256,
 }
 
-/// A contract on a chain: where requests come from.
+/// A contract on a chain that emits requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestSource {
     pub chain_id: u64,
     pub contract: Address,
 }
 
-/// What the chain asks for.
+/// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     PublicDecryption,
@@ -71,7 +71,7 @@ pub struct PerKind<T> {
 }
 
 impl<T: Copy> PerKind<T> {
-    /// The same for each.
+    /// The same value for each kind.
     #[must_use]
     pub const fn all(value: T) -> Self {
         Self { public_decryption: value, user_decryption: value }
@@ -110,10 +110,10 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The shape that a request's event has, which the request keeps (protocol: gateway-abi 1.1). Named after
-/// the first generation of contracts that emits it.
+/// The shape of a request's event, which the request keeps (protocol: gateway-abi 1.1). Named after the
+/// first generation of contracts that emits it.
 ///
-/// What the deployment behind it can do is another question, asked of the contract as it is now
+/// The capabilities of the deployment are a separate question, asked of the contract as it is now
 /// (`contracts::abi::Deployment`): contracts are upgraded, and G9 to G13 emit the same events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EventShape {
@@ -121,7 +121,7 @@ pub enum EventShape {
     G7,
     /// `extraData`; ids are one plain counter (top byte 0).
     G8,
-    /// `extraData`; the id's top byte tells the kind. Every tag from v0.9.0 to v0.13.
+    /// `extraData`; the id's top byte is the kind. Every tag from v0.9.0 to v0.13.
     G9,
     /// The unified user decryption request of v0.14.
     G14,
@@ -130,7 +130,7 @@ pub enum EventShape {
 }
 
 impl EventShape {
-    /// What people are shown.
+    /// The name shown to people.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -142,15 +142,15 @@ impl EventShape {
         }
     }
 
-    /// Whether what is signed over a request of this shape, and what brings its answer, carries
-    /// `extraData`.
+    /// Returns whether the signed data of a request of this shape, and the call that submits its answer,
+    /// contain `extraData`.
     #[must_use]
     pub fn has_extra_data(self) -> bool {
         self != Self::G7
     }
 }
 
-/// The generations of contracts that are served, as the protocol names them: from G12 on access is
+/// The generations of contracts that are served, as the protocol names them. From G12 on access is
 /// checked on the host chain, which this version cannot do.
 pub const SERVED_GENERATIONS: [&str; 4] = ["G7", "G8", "G9", "G10"];
 
@@ -160,8 +160,7 @@ impl fmt::Display for EventShape {
     }
 }
 
-/// The identity of a request: where it comes from, its id there, and the hash of its event (topics and
-/// data).
+/// The identity of a request: its source, its id there, and the hash of its event (topics and data).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestKey {
     pub source: RequestSource,
@@ -175,8 +174,8 @@ impl fmt::Display for RequestKey {
     }
 }
 
-/// One log of the Decryption contract, as read: what the journal keeps, so that a better decoder
-/// can read it again later.
+/// One log of the Decryption contract as read. The journal keeps it so that a later version can decode
+/// it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub block: BlockRef,
@@ -186,16 +185,16 @@ pub struct Event {
     pub data: Bytes,
 }
 
-/// One encrypted value a request names (`SnsCiphertextMaterial` on chain).
+/// One encrypted value of a request (`SnsCiphertextMaterial` on chain).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Material {
     /// The 32-byte handle; byte 30 is the FHE type, bytes 22 to 29 the host chain id.
     pub handle: B256,
-    /// Which FHE key encrypted it. Equal for all materials of one request.
+    /// The FHE key that encrypted it. The same for all materials of a request.
     pub key_id: U256,
     /// keccak256 of the ciphertext's bytes in the buckets.
     pub digest: B256,
-    /// Transaction senders of the coprocessors that hold it, in the event's order.
+    /// Transaction senders of the coprocessors that store it, in the event's order.
     pub coprocessors: Vec<Address>,
 }
 
@@ -219,7 +218,7 @@ impl Request {
         }
     }
 
-    /// What to fetch, in on-chain order. Empty for an unsupported operation.
+    /// The ciphertexts to fetch, in on-chain order. Empty for an unsupported operation.
     #[must_use]
     pub fn materials(&self) -> &[Material] {
         match &self.operation {
@@ -230,12 +229,12 @@ impl Request {
     }
 }
 
-/// What the request asks for, with all it needs.
+/// What the request asks for, with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     PublicDecryption(PublicDecryption),
     UserDecryption(UserDecryption),
-    /// A request event we recognise and cannot serve yet: journaled and held, never invisible.
+    /// A known request event that this version cannot serve yet: journaled and held, never invisible.
     Unsupported {
         kind: Kind,
         event: &'static str,
@@ -252,7 +251,7 @@ pub struct PublicDecryption {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserDecryption {
     pub materials: Vec<Material>,
-    /// Who gets the shares; for a delegated request the delegate.
+    /// The recipient of the shares; for a delegated request the delegate.
     pub user: Address,
     /// The user's public encryption key, exactly as on chain.
     pub public_key: Bytes,
@@ -260,7 +259,7 @@ pub struct UserDecryption {
     pub extra_data: Bytes,
 }
 
-/// The KMS Core's signed answer in the form the contract takes it, by the kind of its request.
+/// The KMS Core's signed answer in the contract's form, by the kind of its request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     PublicDecryption(SignedResult),
@@ -268,7 +267,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// To a request of this kind.
+    /// An answer to a request of this kind.
     #[must_use]
     pub fn new(kind: Kind, signed: SignedResult) -> Self {
         match kind {
@@ -285,14 +284,14 @@ impl Answer {
     }
 }
 
-/// What the Core signed of a decryption, and its signature.
+/// A decryption result and the Core's signature.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SignedResult {
-    /// `decryptedResult` or `userDecryptedShare`: the bytes the Core signed.
+    /// `decryptedResult` or `userDecryptedShare`: the signed bytes.
     pub payload: Bytes,
     /// The 65-byte EIP-712 signature of the Core's signer.
     pub signature: Bytes,
-    /// The `extraData` the Core signed. Empty in G7.
+    /// The signed `extraData`. Empty in G7.
     pub extra_data: Bytes,
 }
 
@@ -305,7 +304,7 @@ pub struct SigningDomain {
     pub verifying_contract: Address,
 }
 
-/// As an operator reads it. A contract may say anything of itself.
+/// For operators. The contract's texts are untrusted.
 impl fmt::Display for SigningDomain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, version, chain_id, verifying_contract } = self;
@@ -317,20 +316,20 @@ impl fmt::Display for SigningDomain {
     }
 }
 
-/// How a request ended: exactly one per request. Terminal only because nobody could change it.
+/// How a request ended: exactly one per request, and only if no action could change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Our transaction was mined and the contract took the answer.
+    /// Our transaction was mined and the contract accepted the answer.
     Accepted { transaction: B256, block: BlockRef },
     /// The contract already has an answer of this node's signer.
     AlreadyAnswered,
     /// Not answered within `request_expiry_secs` of working time.
     Expired,
-    /// Its block left the chain and it did not come back.
+    /// Its block left the chain, and the request is in no other block.
     Orphaned,
-    /// No answer is possible, whoever acts.
+    /// An answer is impossible, whatever anyone does.
     Refused(Refusal),
-    /// Seen, its ciphertexts proven, and by intent not answered: this instance only observes.
+    /// Its ciphertexts were verified, and it is intentionally not answered: this instance only observes.
     Observed,
 }
 
@@ -366,12 +365,12 @@ impl Outcome {
     }
 }
 
-/// Why no answer is possible.
+/// Why an answer is impossible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The event itself contradicts the protocol (no materials, several key ids …).
     Malformed(String),
-    /// The contract does not know the id, said twice by a node that knows the request's block.
+    /// The contract does not know the id, confirmed by a node that knows the request's block.
     NotRequested,
 }
 
@@ -384,8 +383,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A request set aside because only time or an operator can mend it. Not terminal: retried slowly,
-/// and at once after a restart or reload.
+/// Why a request is set aside that only time or an operator can fix. Not terminal: retried slowly, and
+/// at once after a restart or reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
     pub reason: HoldReason,
@@ -428,15 +427,15 @@ macro_rules! hold_reasons {
 }
 
 hold_reasons! {
-    /// The contract or the event is of a generation this connector cannot serve.
+    /// The contract or the event is of a generation that this connector cannot serve.
     UnsupportedGeneration = "unsupported_generation",
-    /// An FHE type this connector does not know.
+    /// An FHE type that this connector does not know.
     UnsupportedType = "unsupported_type",
     /// The Core signed with another key than the one registered for this node.
     SignerMismatch = "signer_mismatch",
-    /// Its event makes no sense, and not every gateway node has confirmed it.
+    /// Its event is malformed, and not every gateway node has confirmed it.
     Unconfirmed = "unconfirmed",
-    /// The Core's answer makes no sense (empty signature, wrong id, undecodable).
+    /// The Core's answer is invalid (empty signature, wrong id, undecodable).
     InvalidAnswer = "invalid_answer",
     /// The wallet is not a registered KMS transaction sender.
     WalletNotRegistered = "wallet_not_registered",
@@ -446,7 +445,7 @@ hold_reasons! {
     WalletCoreMismatch = "wallet_core_mismatch",
     /// The wallet cannot pay for gas.
     NoFunds = "no_funds",
-    /// Somebody else sends from the wallet.
+    /// Another program sends from the wallet.
     WalletUsedElsewhere = "wallet_used_elsewhere",
     /// The chain's base fee is above `max_fee_per_gas_gwei`.
     FeeCap = "fee_cap",
@@ -460,38 +459,38 @@ hold_reasons! {
     CoreRefused = "core_refused",
     /// The Core failed on the request.
     CoreFailed = "core_failed",
-    /// The Core failed on the request and keeps to that until it is restarted.
+    /// The Core failed on the request and repeats that until it is restarted.
     CoreStuck = "core_stuck",
-    /// The Core says that it has the request, or takes it, and then that it does not know it.
+    /// The Core reports that it has or accepts the request, and then that it does not know it.
     CoreForgets = "core_forgets",
-    /// The Core took the request and gave no answer within the timeout.
+    /// The Core accepted the request and gave no answer within the timeout.
     CoreSilent = "core_silent",
-    /// The Core answers another request of the same id, which has left the chain.
+    /// The Core answers another request with the same id, which has left the chain.
     StaleAnswer = "stale_answer",
     /// It was answered, and the answer's block has left the chain.
     AnswerDropped = "answer_dropped",
-    /// It had ended without an answer, and an operator asked for another try.
+    /// It had ended without an answer, and an operator asked for a retry.
     RetryAsked = "retry_asked",
     /// The request or answer exceeds a message size limit.
     MessageTooLarge = "message_too_large",
-    /// The contract rejects the answer for a reason of its own.
+    /// The contract rejects the answer for another reason.
     ContractRejected = "contract_rejected",
-    /// Its trouble passes by itself and has not; others needed its place.
+    /// Its problem is transient but lasts, and other requests needed its permit.
     NoProgress = "no_progress",
     /// The walk of this request panicked three times.
     Panicked = "panicked",
 }
 
 impl HoldReason {
-    /// What to do about a reason by its name, also one that another version wrote.
+    /// The remedy for a reason by its name, which another version may have written.
     #[must_use]
     pub fn remedy_of(name: &str) -> &'static str {
         Self::from_name(name)
             .map_or("see `kms-connector explain` of the version that held it", Self::remedy)
     }
 
-    /// What to do about it, in short: the reason's section in config/troubleshooting.md begins with this
-    /// and says more.
+    /// The remedy in short: the reason's section in config/troubleshooting.md begins with this text and
+    /// says more.
     #[must_use]
     pub fn remedy(self) -> &'static str {
         match self {
@@ -536,12 +535,12 @@ impl HoldReason {
     }
 }
 
-/// What an error asks for: the one question every error of a room answers.
+/// What to do about an error: every error of a stage answers this question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// The same again after a back-off.
+    /// Repeat after a back-off.
     Retry,
-    /// Set aside until time or an operator mends it.
+    /// Set aside until time or an operator fixes it.
     Hold(Hold),
     /// Terminal.
     Refuse(Refusal),
@@ -557,7 +556,7 @@ pub struct LedgerError {
 }
 
 impl LedgerError {
-    /// `code` is the stable name of what the store says.
+    /// `code`: the stable name of the store's error.
     pub fn new(
         code: &'static str,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -579,8 +578,8 @@ impl Material {
     }
 }
 
-/// How many bits a value of this FHE type has; a Bool counts as two, as on chain. `None`: a type this
-/// connector does not know.
+/// The number of bits of a value of this FHE type; a Bool counts as two, as on chain. `None`: an
+/// unknown type.
 #[must_use]
 pub fn fhe_bits(fhe_type: u8) -> Option<u64> {
     Some(match fhe_type {
@@ -601,7 +600,7 @@ pub fn fhe_bits(fhe_type: u8) -> Option<u64> {
     })
 }
 
-/// A ciphertext whose bytes are proven to be those the chain asked for.
+/// A ciphertext whose bytes have the digest from the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ciphertext {
     pub handle: B256,

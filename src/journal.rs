@@ -1,25 +1,25 @@
-//! The durable store of one instance: requests and where they stand, the cursor, and every signed
+//! The durable store of one instance: requests with their stages, the cursor, and every signed
 //! transaction. It implements the ports of the flow and of the lane.
 //!
-//! One `SQLite` file per (chain id, genesis, wallet), so that a renamed config keeps its history and
-//! a reset test chain is not taken for the old one; requests and cursors inside are keyed by the
-//! Decryption contract, transactions by nonce, so that two contracts share one lane. Beside it a
-//! lock file: one process writes, an operator's `sqlite3` may read.
+//! There is one `SQLite` file per (chain id, genesis, wallet), so that a renamed config keeps its
+//! history and a reset test chain is not taken for the old one. Requests and cursors inside are keyed
+//! by the Decryption contract, transactions by nonce, so that two contracts share one lane. A lock file
+//! beside it ensures that one process writes; an operator's `sqlite3` may read.
 //!
-//! What a caller may rely on:
+//! Guarantees:
 //!
-//! - `arrive`, `signed`, `reopen`, `prune` and `flush` are on disk (fsync) when they return `Ok`;
-//! - `note`, `mined` and `gave_up` are on disk within about 20 ms or with the next of the above; losing them
-//!   costs a repeat, never an outcome;
-//! - commands of one caller take effect in the order it made them, and a crash keeps a prefix of
-//!   that order;
-//! - reads see what is on disk: what a restart would see. A note shows up after its commit
+//! - `store_batch`, `record_signed`, `open_again`, `prune` and `flush` are on disk (fsync) when they return `Ok`;
+//! - `note`, `record_mined` and `record_given_up` are on disk within about 20 ms or with the next of the above;
+//!   losing them costs a repeated call, never an outcome;
+//! - commands of one caller take effect in the order it made them, and a crash keeps a prefix of that order;
+//! - reads see what is on disk: what a restart would see. A note is visible after its commit
 //!   ([`Journal::flush`] waits for it).
 //!
-//! What it is kept in is behind a port ([`store`]). [`Journal`] is a cheap handle; [`Writer`] is the one
-//! task that writes; [`IdleStore`] is what it leaves when it ends: the store, open, for the next writer. No handle's call does anything before
-//! the writer runs. Dropping any future of these is safe: a durable command whose
-//! future was dropped may or may not be stored, and repeating it changes nothing.
+//! The storage itself is behind a port ([`store`]). [`Journal`] is a cheap handle; [`Writer`] is the
+//! one task that writes; [`IdleStore`] is what the writer leaves when it ends: the open store, for the
+//! next writer. Calls on a handle have no effect before the writer runs. All futures here may be
+//! dropped: a durable command whose future was dropped may or may not be stored, and repeating it
+//! changes nothing.
 //!
 //! Reads run beside a commit, one at a time.
 
@@ -81,7 +81,7 @@ use crate::{
     machine::Machine,
 };
 
-/// Requests whose blocks are read at a start: more than a reorganisation takes.
+/// Requests whose blocks are read at a start: more than a reorganisation affects.
 const NEWEST_IDS: u32 = 1024;
 
 #[derive(Debug, Default)]
@@ -92,7 +92,7 @@ struct Counters {
     moves: AtomicU64,
 }
 
-/// What handles and writer share.
+/// Shared by handles and the writer.
 struct JournalShared {
     path: PathBuf,
     identity: Identity,
@@ -104,7 +104,7 @@ struct JournalShared {
     counters: Counters,
     reopened: Notify,
     condition: Condition,
-    /// Why the writer ended, if by an error.
+    /// The error that ended the writer, if any.
     ended: OnceLock<Arc<JournalError>>,
 }
 
@@ -125,7 +125,7 @@ impl JournalShared {
     }
 }
 
-/// A handle on one instance's journal, for one contract on one chain. Cheap to clone.
+/// A handle on an instance's journal, for one contract on one chain. Cheap to clone.
 #[derive(Clone)]
 pub struct Journal {
     commands: mpsc::Sender<Command>,
@@ -141,8 +141,8 @@ impl fmt::Debug for Journal {
 }
 
 impl Journal {
-    /// The same for another contract, or on another chain: it has requests, cursor and ids of its own, and
-    /// each chain its nonces.
+    /// A handle for another contract or chain: each contract has its own requests, cursor and ids, and each
+    /// chain its own nonces.
     #[must_use]
     pub fn for_source(&self, source: RequestSource) -> Self {
         Self { source, ..self.clone() }
@@ -154,13 +154,13 @@ impl Journal {
         &self.shared.path
     }
 
-    /// How its store is; outlives the journal.
+    /// The store's condition; outlives the journal.
     #[must_use]
     pub fn condition(&self) -> Condition {
         self.shared.condition.clone()
     }
 
-    /// What was found when it opened and deserves a loud word.
+    /// Findings at opening that deserve a warning.
     #[must_use]
     pub fn warnings(&self) -> &[OpenWarning] {
         &self.warnings
@@ -183,13 +183,13 @@ impl Journal {
         self.ask(|slot| Query::NewestIds(NEWEST_IDS, slot)).await
     }
 
-    /// Up to which block the wallet may have answered requests without this journal: 0 where it knows
-    /// of all.
+    /// The block up to which the wallet may have answered requests without this journal knowing; 0 if there
+    /// are none.
     pub async fn forgotten_up_to(&self) -> Result<u64, JournalError> {
         Ok(self.ask(Query::ForgottenUpTo).await?.unwrap_or(0))
     }
 
-    /// Answers to requests up to this block may be missing here, for ever. Durable.
+    /// Records that answers to requests up to this block may be missing here. Durable.
     pub async fn forget_up_to(&self, block: u64) -> Result<(), LedgerError> {
         self.durable(Work::ForgetUpTo(block)).await.map(|_| ())
     }
@@ -199,7 +199,7 @@ impl Journal {
         self.ask(|slot| Query::Request(key, slot)).await
     }
 
-    /// What an operator asks: any number of questions.
+    /// Runs an operator's queries, any number of them.
     pub async fn query<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&Queries<'_>) -> Result<T, StoreError> + Send + 'static,
@@ -213,34 +213,38 @@ impl Journal {
         answer.map_err(|cause| self.shared.store_error("a read", cause))
     }
 
-    /// What of the last `nonces` nonces is known to be mined, in their order.
+    /// The transactions of the last `nonces` nonces that are known to be mined, by nonce.
     pub async fn recently_mined(&self, nonces: u64) -> Result<Vec<MinedTransaction>, JournalError> {
         self.ask(|slot| Query::RecentlyMined(nonces, slot)).await
     }
 
-    /// Completes when requests that had an outcome were opened again ([`HoldReason::AnswerDropped`])
-    /// since the last call.
+    /// Completes when settled requests were opened again ([`HoldReason::AnswerDropped`]) since the last
+    /// call.
     pub async fn reopened(&self) {
         self.shared.reopened.notified().await;
     }
 
-    /// Waits until everything this caller asked for before is on disk.
+    /// Waits until all earlier commands of this caller are on disk.
     pub async fn flush(&self) -> Result<(), LedgerError> {
         self.durable(Work::Flush).await.map(|_| ())
     }
 
-    /// Opens a request again that ended without an answer: held as
-    /// [`HoldReason::RetryAsked`], before its first ask, with the attempts it had. Durable. Answers
-    /// whether it had ended so; any other request stays as it is.
+    /// Opens a request again that ended without an answer. It is then held as [`HoldReason::RetryAsked`] at
+    /// its first stage, with its number of attempts. Durable. Returns whether there was such a request;
+    /// others stay as they are.
     pub async fn open_again(&self, key: RequestKey) -> Result<bool, LedgerError> {
         Ok(matches!(self.durable(Work::OpenAgain(key)).await?, CommandResult::OpenedAgain(true)))
     }
 
-    /// Removes, of every contract in the file, requests settled before `settled_before_ms` (Unix
-    /// ms) whose outcome's block is at most `final_block`, and transactions signed before that
-    /// whose nonce is used for good and whose request is settled and as old (or gone), and
-    /// undecodable logs stored before that of such blocks. The highest nonce stays. Goes in chunks, other commits in between; dropping the future stops between
-    /// chunks.
+    /// Removes old rows of every contract in the file:
+    ///
+    /// - requests settled before `settled_before_ms` (Unix ms) whose outcome's block is at most `final_block`;
+    /// - transactions signed before that time whose nonce is mined and final, and whose request is settled and as old,
+    ///   or gone;
+    /// - undecodable logs stored before that time in such blocks.
+    ///
+    /// The highest nonce stays. Works in chunks, with other commits in between; dropping the future stops
+    /// between chunks.
     pub async fn prune(
         &self,
         settled_before_ms: u64,
@@ -259,7 +263,7 @@ impl Journal {
         Ok(total)
     }
 
-    /// Asks one thing of what is stored.
+    /// Runs one query.
     pub async fn ask<T>(
         &self,
         question: impl FnOnce(QueryReply<T>) -> Query,

@@ -4,17 +4,18 @@ use std::{fmt, str::FromStr};
 
 use super::U256;
 
-/// Shown as the chain's tools and the Core's log write it: all 64 digits, so that one search finds it
+/// Shown with all 64 digits, like in the chain's tools and the Core's log, so that one search finds it
 /// everywhere.
 ///
-/// Read with `0x` or without. Ids are counters below 2^64, or have a kind in their top byte: so a number
-/// of up to 20 decimal digits is a counter, and one of more than 64 is decimal too, as explorers write it.
+/// Parsed with `0x` or without. Ids are counters below 2^64, or have a kind in their top byte. So a
+/// number of up to 20 decimal digits is a counter, and one of more than 64 is decimal too, as block
+/// explorers write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DisplayId(pub U256);
 
-/// The most digits that a counter has in decimal.
+/// The most decimal digits of a counter.
 const COUNTER_DIGITS: usize = 20;
-/// An id in hex.
+/// The number of hex digits of an id.
 const HEX_DIGITS: usize = 64;
 
 impl fmt::Display for DisplayId {

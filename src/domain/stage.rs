@@ -1,4 +1,4 @@
-//! Where a request stands. Pure.
+//! The stages of a request. Pure.
 //!
 //! ```text
 //! arrived ──ask──> asked ──poll──> answered ──send──> submitted ──receipt──> settled
@@ -6,25 +6,25 @@
 //!    └── NotFound ────┘          (reverted, displaced) ───┴──> answered
 //! ```
 //!
-//! *Held* is a flag beside the stage, not a stage: a held request resumes where it stood.
+//! *Held* is a flag beside the stage, not a stage: a held request resumes at its stage.
 
 use super::Answer;
 
-/// Where a request stands, as written in the journal.
+/// The stage of a request, as stored in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Stored; the Core has not been asked, or must be asked again.
     Arrived,
-    /// The Core has taken the request.
+    /// The Core has accepted the request.
     Asked,
-    /// The Core's checked answer is in hand.
+    /// The Core has answered, and the answer passed our checks.
     Answered(Answer),
-    /// A transaction with the answer is on its way.
+    /// A transaction with the answer was broadcast.
     Submitted(Answer),
 }
 
 impl Stage {
-    /// The answer in hand, if there is one.
+    /// The Core's answer, if there is one.
     #[must_use]
     pub fn answer(&self) -> Option<&Answer> {
         match self {
@@ -33,7 +33,7 @@ impl Stage {
         }
     }
 
-    /// The name in logs, metrics and the journal. `settled` is the name of having an outcome.
+    /// The name in logs, metrics and the journal. A request with an outcome is `settled` there.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -1,15 +1,15 @@
-//! Text from outside. A node, a Core, a bucket or a file of an earlier version may say anything:
-//! escape codes of terminals, ends of lines that forge a line of a log, marks that turn the order of
-//! letters round, a gigabyte. Here it is made safe once, when it comes in, and the type says so:
-//! errors that hold an [`UntrustedText`] can be shown anywhere.
+//! Text from outside. A node, a Core, a bucket or a file of an earlier version may send anything:
+//! escape codes of terminals, line ends that forge a line in a log, marks that reverse the order of
+//! letters, a gigabyte. Such text is sanitised once, when it comes in, and its type shows that: errors
+//! that hold an [`UntrustedText`] can be displayed anywhere.
 //!
-//! Whoever writes text where others read it (log, terminal, page) writes it through [`EscapingWriter`], too:
-//! not everything that is written there has such a type.
+//! Code that writes text to a log, a terminal or a page also uses [`EscapingWriter`], because not all
+//! text there has this type.
 
 use std::fmt::{self, Write as _};
 
-/// What somebody else said, fit for one line: no longer than [`Self::MAX_CHARS`], printable characters
-/// only, all others by their number (`\n`, `\u{1b}`, `\u{202e}`).
+/// Text of somebody else, fit for one line: at most [`Self::MAX_CHARS`] characters, all printable;
+/// others are escaped (`\n`, `\u{1b}`, `\u{202e}`).
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct UntrustedText(Box<str>);
 
@@ -17,7 +17,7 @@ impl UntrustedText {
     /// In characters.
     pub const MAX_CHARS: usize = 300;
 
-    /// What it says. Not more of it is formatted than is kept.
+    /// Sanitises a text. Formats no more of it than is kept.
     pub fn of(said: impl fmt::Display) -> Self {
         Self(excerpt(Self::MAX_CHARS, said).into())
     }
@@ -60,16 +60,16 @@ impl fmt::Debug for UntrustedText {
     }
 }
 
-/// At most so many characters of what it says, as in an [`UntrustedText`]. One that was cut ends in
-/// `…`.
+/// At most `longest` characters of the text, escaped as in an [`UntrustedText`]. A text that was cut
+/// ends in `…`.
 pub fn excerpt(longest: usize, said: impl fmt::Display) -> String {
     let mut excerpt = Excerpt { text: String::new(), remaining: longest };
-    // It fails where there is no more room.
+    // Fails when there is no more room.
     let _ = write!(EscapingWriter(&mut excerpt), "{said}");
     excerpt.text
 }
 
-/// A text that stops growing.
+/// A text of limited length.
 struct Excerpt {
     text: String,
     /// In characters.
@@ -94,8 +94,7 @@ impl fmt::Write for Excerpt {
     }
 }
 
-/// Passes on what is printable, and the number of what is not. What went through once goes through
-/// unchanged.
+/// Passes on printable characters and escapes others. Escaped text passes through unchanged.
 #[derive(Debug)]
 pub struct EscapingWriter<W>(pub W);
 
@@ -115,11 +114,11 @@ impl<W: fmt::Write> fmt::Write for EscapingWriter<W> {
     }
 }
 
-/// Whether it is printed as itself, in one place: no control character, none without a width of its
-/// own (joiners, accents that go on top of others, marks of direction), none that nobody has assigned.
+/// Returns whether the character is printed as itself and takes up space: no control characters, no
+/// zero-width ones (joiners, combining accents, direction marks), no unassigned ones.
 #[must_use]
 pub fn is_printable(c: char) -> bool {
-    // The standard library knows; of what is printable it escapes quotes and backslashes only.
+    // The standard library decides; of the printable characters it escapes only quotes and backslashes.
     matches!(c, ' '..='~') || (!c.is_ascii() && c.escape_debug().count() == 1)
 }
 
@@ -129,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// What a hostile node says.
+    /// Text from a hostile node.
     const HOSTILE: &str = "no\u{1b}[2Jthing\r\n2026-01-01 ERROR forged\0\u{9b}31m\u{7f}\u{202e}txt.\u{2066}\
                            \u{200b}\u{2028}\u{feff}\u{e0041}é…";
 
@@ -173,7 +172,7 @@ mod tests {
             let shown = excerpt(usize::MAX, &text);
             prop_assert!(shown.chars().all(is_printable), "{shown:?}");
             prop_assert_eq!(&excerpt(usize::MAX, &shown), &shown);
-            // However it comes in pieces.
+            // Written in pieces of any size.
             let mut written = String::new();
             let mut plain = EscapingWriter(&mut written);
             let mut rest = text.as_str();

@@ -1,4 +1,4 @@
-//! What the writer is asked to do, and what it answers.
+//! The writer's commands and their results.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::{
     flow::ledger::{Batch, Step, StoredBatch},
 };
 
-/// A commit takes further commands until they weigh this much (bytes, roughly as stored).
+/// A commit takes further commands until they reach this size (bytes, roughly as stored).
 pub(super) const FULL_BATCH: usize = 8 * 1024 * 1024;
 
-/// What the writer is asked to do.
+/// The work of a command.
 #[derive(Debug)]
 pub enum Work {
     StoreBatch(Batch),
@@ -23,21 +23,21 @@ pub enum Work {
     Mined(TransactionId, BlockRef),
     GiveUp(Vec<TransactionId>, GiveUpReason),
     Reopen(Vec<TransactionId>),
-    /// One that ended without an answer.
+    /// A request that ended without an answer.
     OpenAgain(RequestKey),
     /// Answers to requests up to this block may be missing.
     ForgetUpTo(u64),
-    /// One chunk of what is old.
+    /// One chunk of old rows.
     Prune {
         settled_before_ms: u64,
         final_block: u64,
     },
-    /// Nothing: a barrier.
+    /// No work: a barrier.
     Flush,
 }
 
 impl Work {
-    /// Whether it may change how many requests stand where.
+    /// Returns whether it may change the number of requests in a stage.
     pub(super) fn moves_requests(&self) -> bool {
         match self {
             Self::StoreBatch(batch) => !batch.arrivals.is_empty(),
@@ -52,7 +52,7 @@ impl Work {
     }
 }
 
-/// What a durable command answers, and what a step did.
+/// The result of a durable command or a step.
 #[derive(Debug)]
 pub enum CommandResult {
     Nothing,
@@ -79,7 +79,7 @@ pub struct Settlement {
 
 pub type CommandReply = oneshot::Sender<Result<CommandResult, LedgerError>>;
 
-/// Work, of which source it is, when it was asked for, and who waits for its fsync.
+/// Work, its source, its time, and the caller that waits for its fsync.
 #[derive(Debug)]
 pub struct Command {
     pub of: RequestSource,

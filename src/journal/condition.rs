@@ -1,5 +1,5 @@
-//! How a journal's store is, for who looks from outside. Writer and readers tell it here; the
-//! instance shows it and acts on it.
+//! The condition of a journal's store, for observers. Writer and readers report it; the instance shows
+//! it and acts on it.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use tokio::sync::watch;
 
 use super::{JournalError, StoreError, store::StoreId};
 
-/// A journal that was found to be damaged while it was open.
+/// Damage found in an open journal.
 #[derive(Clone, Debug)]
 pub struct Damage {
-    /// The store it was found in: another one may stand there by now.
+    /// The damaged store: by now another one may be in its place.
     pub(super) store_id: StoreId,
-    /// What the store says.
+    /// The store's error.
     pub cause: Arc<StoreError>,
 }
 
@@ -24,13 +24,13 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// Why nothing can be stored just now, if so: the writer tries on, and everybody waits for it.
+    /// Why nothing can be stored at the moment, if so: the writer retries, and all callers wait.
     #[must_use]
     pub fn waiting_reason(&self) -> Option<JournalError> {
         self.waiting_reason.borrow().clone()
     }
 
-    /// What damage was found, if any.
+    /// The damage that was found, if any.
     #[must_use]
     pub fn damage(&self) -> Option<Damage> {
         self.damage.borrow().clone()
@@ -41,12 +41,12 @@ impl Condition {
         let mut damage = self.damage.subscribe();
         match damage.wait_for(Option::is_some).await.ok().and_then(|found| found.clone()) {
             Some(found) => found,
-            // The sender is ours, so it is not gone.
+            // Cannot happen: `self` holds the sender.
             None => std::future::pending().await,
         }
     }
 
-    /// Answers whether that is news.
+    /// Returns whether it changed.
     pub(super) fn set_waiting_reason(&self, why: Option<JournalError>) -> bool {
         self.waiting_reason.send_if_modified(|waits| {
             let news =
@@ -56,7 +56,7 @@ impl Condition {
         })
     }
 
-    /// The first word counts.
+    /// The first report is kept.
     pub(super) fn set_damage(&self, mark: StoreId, cause: Arc<StoreError>) {
         self.damage.send_if_modified(|damage| {
             let first = damage.is_none();

@@ -1,25 +1,25 @@
-//! What goes wrong with a journal, in an operator's words.
+//! Errors of a journal, in an operator's words.
 
 use std::{borrow::Cow, error::Error, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use super::Identity;
 use crate::domain::LedgerError;
 
-/// What kind of trouble a store has. What follows from it follows from this alone.
+/// The kind of a store's error, which alone decides the consequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreFault {
     /// No space is left. Nothing was stored.
     Full,
-    /// Somebody else has it locked. Nothing was stored.
+    /// Another process has it locked. Nothing was stored.
     Locked,
-    /// It may not be opened, or not be written to.
+    /// It may not be opened or written to.
     Denied,
-    /// Its file system is not there any more, or another one is in its place. Nothing was stored; what was
-    /// stored before is in it, whole.
+    /// Its file system was unmounted or replaced. Nothing was stored; what was stored before is intact
+    /// there.
     Unmounted,
-    /// The disk fails: what was not synced may be lost, whatever comes next.
+    /// The disk fails: writes that were not synced may be lost, whatever happens next.
     Failing,
-    /// It is not readable as a journal, or damaged inside.
+    /// It is not a journal, or damaged inside.
     Damaged,
     /// None of these.
     Other,
@@ -41,14 +41,14 @@ impl StoreFault {
     }
 }
 
-/// Why a store did not do what it was asked.
+/// A store's error.
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}")]
 pub struct StoreError {
     pub fault: StoreFault,
     #[source]
     cause: Box<dyn Error + Send + Sync>,
-    /// What an operator does about it.
+    /// What an operator can do about it.
     advice: Cow<'static, str>,
 }
 
@@ -61,12 +61,12 @@ impl StoreError {
         Self { fault, cause: cause.into(), advice: advice.into() }
     }
 
-    /// It was looked into and found to be damaged.
+    /// A check found damage.
     pub(super) fn damaged(said: impl Into<String>) -> Self {
         Self::new(StoreFault::Damaged, said.into(), "the file is damaged")
     }
 
-    /// It answered nothing at all.
+    /// It returned no result at all.
     pub(super) fn no_answer() -> Self {
         Self::new(StoreFault::Other, "no answer", "report it")
     }
@@ -77,7 +77,7 @@ impl StoreError {
     }
 }
 
-/// Why a journal does not open. The text says which file and what to do.
+/// Why a journal cannot be opened. The text names the file and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process, or another instance of this one, has it open.
@@ -93,7 +93,7 @@ pub enum OpenError {
         path.display()
     )]
     Newer { path: PathBuf, found: i64, known: usize },
-    /// Not readable as a journal, or damaged inside.
+    /// It is not a journal, or damaged inside.
     #[error(
         "journal {} is damaged ({cause}): {}",
         path.display(), rebuild_advice(None, None)
@@ -103,7 +103,7 @@ pub enum OpenError {
         #[source]
         cause: StoreError,
     },
-    /// It was damaged, and nobody has made it anew since.
+    /// It was damaged and has not been rebuilt since.
     #[error(
         "journal {} was found damaged and is kept as {}: {}",
         path.display(), aside.display(), rebuild_advice(*at_most, keeper.as_deref())
@@ -111,9 +111,9 @@ pub enum OpenError {
     SetAside {
         path: PathBuf,
         aside: PathBuf,
-        /// The first block that has to be read again, as far as the damaged file still tells.
+        /// The first block that has to be read again, as far as the damaged file shows.
         at_most: Option<u64>,
-        /// The instance that kept it, as far as its lock tells.
+        /// The instance that used it, as far as its lock shows.
         keeper: Option<String>,
     },
     /// A database of another program, or a journal that was copied to another identity's name.
@@ -123,10 +123,10 @@ pub enum OpenError {
     )]
     NotOurs {
         path: PathBuf,
-        /// Whose journal it is, if it is one.
+        /// The journal's identity, if it is one.
         of: Option<Identity>,
     },
-    /// It, or what belongs to it, cannot be made, opened, read or locked.
+    /// It, or a file beside it, cannot be created, opened, read or locked.
     #[error("journal {}: {doing} failed: {cause}; {}", path.display(), cause.advice)]
     Store {
         path: PathBuf,
@@ -134,7 +134,7 @@ pub enum OpenError {
         #[source]
         cause: StoreError,
     },
-    /// A new journal cannot begin: what it would go on from cannot be read.
+    /// A new journal cannot be created: the one that it continues from cannot be read.
     #[error(
         "the journal of an earlier wallet of this instance has, or may have, unanswered requests: \
          {cause}; if it is another instance's, move it to a directory of its own"
@@ -194,8 +194,8 @@ impl OpenError {
         }
     }
 
-    /// Whether it may end without any change here: a disk that is full, read-only or failing, a file
-    /// that somebody else keeps locked for a moment.
+    /// Returns whether it may end without any change here: the disk is full, read-only or failing, or
+    /// another process holds the file locked for a moment.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -216,12 +216,13 @@ impl OpenError {
         }
     }
 
-    /// Whether only somebody who decides where the chain is read again can mend it.
+    /// Returns whether it can be fixed only by somebody who decides from which block the chain is read
+    /// again.
     #[must_use]
     pub fn needs_rebuild(&self) -> bool {
         match self {
             Self::SetAside { .. } => true,
-            // Nobody sets another wallet's journal aside.
+            // Another wallet's journal is never set aside.
             Self::Predecessor { cause } => {
                 matches!(**cause, Self::SetAside { .. } | Self::Corrupt { .. })
             }
@@ -233,8 +234,8 @@ impl OpenError {
         }
     }
 
-    /// The same about the journal that a new one would go on from. Who has that one open is told as it
-    /// is: it is waited for, or stopped.
+    /// The same error about the journal that a new one continues from. "In use" stays as it is: its user is
+    /// waited for, or stopped.
     pub(super) fn of_predecessor(self) -> Self {
         match self {
             Self::Locked { .. } | Self::Predecessor { .. } => self,
@@ -247,7 +248,7 @@ impl OpenError {
     }
 }
 
-/// Worth saying loudly when a journal opens.
+/// Findings at opening that deserve a warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenWarning {
     /// The directory holds a journal of the same chain id and wallet on another genesis.
@@ -267,7 +268,7 @@ impl fmt::Display for OpenWarning {
     }
 }
 
-/// A journal that was open and fails. The instance ends and is rebuilt from what was stored.
+/// An open journal failed. The instance ends and is rebuilt from what was stored.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
     #[error("{}: {doing} failed: {cause}; {}", path.display(), cause.advice)]
@@ -277,7 +278,7 @@ pub enum JournalError {
         #[source]
         cause: Arc<StoreError>,
     },
-    /// It may answer yet: nothing is lost.
+    /// It may still respond: nothing is lost.
     #[error(
         "{}: no answer for {since:?}: its file system hangs (a network mount?), or another program holds it \
          locked (lslocks); fix that, the instance goes on by itself",
@@ -306,7 +307,7 @@ pub enum JournalError {
         #[source]
         cause: Arc<StoreError>,
     },
-    /// An operator restored a backup under it, say.
+    /// For example, an operator restored a backup over it.
     #[error(
         "{}: another file was put in the journal's place while it was open: that one counts from now \
          on, and may lack what was stored last",
@@ -335,8 +336,8 @@ impl JournalError {
         }
     }
 
-    /// Whether the same commit may be tried again: nothing of it was stored, and the file is whole.
-    /// Not after an error of the disk: what a failed fsync has lost is not written by the next one.
+    /// Returns whether the same commit may be repeated: nothing of it was stored, and the file is intact.
+    /// Not after a disk error: writes lost in a failed fsync are not repeated by the next one.
     pub(super) fn is_transient(&self) -> bool {
         let Self::Store { cause, .. } = self else { return false };
         matches!(cause.fault, StoreFault::Full | StoreFault::Locked | StoreFault::Unmounted)

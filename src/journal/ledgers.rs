@@ -1,4 +1,4 @@
-//! The ports that the flow and the lane record through.
+//! Implements the ports of the flow and the lane.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::{
 };
 
 impl RequestLedger for Journal {
-    /// The cursor, if the batch names one, is stored as named, in the same `SQLite` transaction as
-    /// the requests: going back (a reorg, a backfill) is the caller's to decide.
+    /// The batch's cursor, if any, is stored in the same `SQLite` transaction as its requests. Moving it
+    /// back (a reorganisation, a backfill) is the caller's decision.
     async fn store_batch(&self, batch: Batch) -> Result<StoredBatch, LedgerError> {
         let done = self.durable(Work::StoreBatch(batch)).await?;
         Ok(if let CommandResult::StoredBatch(taken) = done {
@@ -30,7 +30,7 @@ impl RequestLedger for Journal {
     }
 
     async fn request_state(&self, key: RequestKey) -> Result<Option<RequestState>, LedgerError> {
-        // A read sees what is on disk: first everything noted so far has to be.
+        // Reads see what is on disk, so everything noted before is flushed first.
         self.flush().await?;
         let record = self.request(key).await?;
         Ok(record.filter(|record| record.progress.outcome.is_none()).map(|record| RequestState {
@@ -50,12 +50,12 @@ impl RequestLedger for Journal {
 }
 
 impl TransactionLedger for Journal {
-    /// A hash stored before stays as it is, but it is not given up any more.
+    /// A hash that was stored before stays, but is not given up any more.
     async fn record_signed(&self, transactions: Vec<SignedTransaction>) -> Result<(), LedgerError> {
         self.durable(Work::Signed(transactions)).await.map(|_| ())
     }
 
-    /// Said again with another block (a reorg), the last word counts.
+    /// If it is recorded again with another block (a reorganisation), the last one counts.
     async fn record_mined(&self, id: TransactionId, block: BlockRef) -> Result<(), LedgerError> {
         self.queue(Work::Mined(id, block), None).await
     }

@@ -9,13 +9,13 @@
 //!    arrived   <─────────────────────────────────── RetryAsked ─────────────┘
 //! ```
 //!
-//! A request is [`Open`] or [`Ended`], and a step is a method of the one in which it is legal. So
-//! nothing ends twice, and nothing leads back from an end but [`Ended::open_again`], for the reasons
-//! that its table names. Every step of a stored request passes here, and what is [`IllegalStep`] is not
-//! written.
+//! A request is open ([`OpenProgress`]) or ended ([`EndedProgress`]), and each has methods for its
+//! legal steps. So nothing ends twice, and only [`EndedProgress::open_again`] leads back from an end,
+//! for the reasons in its table. Every step of a stored request passes here, and an [`IllegalStep`] is
+//! not written.
 //!
-//! An answer in hand is never given up: only a newer one replaces it. *Held* is a flag beside the
-//! stage and never moves it. Settled is legal at every stage: what ends a request may be found out at
+//! An answer is never given up: only a newer one replaces it. *Held* is a flag beside the stage and
+//! never changes it. Settling is legal at every stage, because the end of a request may be found out at
 //! any time.
 
 use std::time::Duration;
@@ -25,11 +25,11 @@ use crate::{
     flow::ledger::Step,
 };
 
-/// Errors of requests are kept up to this many characters.
+/// Errors of requests are stored up to this many characters.
 pub(super) const LONGEST_ERROR: usize = 500;
 
-/// Where an unfinished request stands, without the answer's bytes (they live in a table of their
-/// own, so that scans do not read them).
+/// The stage of an unfinished request without the answer's bytes, which are in a table of their own so
+/// that scans do not read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum StageName {
     Arrived,
@@ -55,8 +55,8 @@ impl StageName {
         Self::ALL.into_iter().find(|stage| stage.as_str() == name)
     }
 
-    /// The domain's stage. Without its answer (a damaged or edited file) an answered request is
-    /// asked again: that costs a repeat, never an outcome.
+    /// The domain's stage. If the answer is missing (a damaged or edited file), an answered request is
+    /// asked again: that costs a repeated call, never an outcome.
     pub(super) fn with_answer(self, answer: Option<Answer>) -> Stage {
         match (self, answer) {
             (Self::Arrived, _) | (Self::Answered | Self::Submitted, None) => Stage::Arrived,
@@ -74,15 +74,15 @@ impl StageName {
     }
 }
 
-/// A hold and since when (Unix ms) it lasts for this reason.
+/// A hold, and since when (Unix ms) it lasts for this reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredHold {
     pub hold: Hold,
     pub since_ms: u64,
 }
 
-/// The part of a stored request that steps change. Times are Unix milliseconds; that of a stage
-/// says when it was last entered.
+/// The part of a stored request that steps change. Times are Unix milliseconds; that of a stage is its
+/// last entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub stage: StageName,
@@ -92,7 +92,7 @@ pub struct Progress {
     pub last_error: Option<String>,
     /// Time that counts towards the expiry, in milliseconds.
     pub worked_ms: u64,
-    /// The transaction last broadcast with the answer.
+    /// The last broadcast transaction with the answer.
     pub transaction: Option<B256>,
     pub arrived_at_ms: u64,
     pub asked_at_ms: Option<u64>,
@@ -102,12 +102,12 @@ pub struct Progress {
     pub outcome: Option<Outcome>,
 }
 
-/// Why a step is not taken.
+/// Why a step is illegal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum IllegalStep {
     #[error("the request has ended")]
     HasEnded,
-    /// Believing it would leave a restart without bytes to send.
+    /// Taking it would leave a restart without an answer to send.
     #[error("the request has no answer")]
     NoAnswer,
     #[error("the request has not ended")]
@@ -128,14 +128,14 @@ impl IllegalStep {
     }
 }
 
-/// What opens an ended request again.
+/// Why an ended request is opened again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reopening {
-    /// The chain was reorganised, and has its event in another block, or again.
+    /// After a reorganisation its event was seen in another block, or again.
     SeenAgain,
     /// The transaction with its answer has left the chain.
     AnswerDropped,
-    /// An operator asks for another try.
+    /// An operator asked for a retry.
     RetryAsked,
 }
 
@@ -150,7 +150,7 @@ pub(super) enum StoredRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OpenProgress(Progress);
 
-/// With an answer in hand.
+/// With an answer.
 struct AnsweredProgress(Progress);
 
 /// With an outcome.
@@ -172,7 +172,7 @@ impl From<Progress> for StoredRequest {
 }
 
 impl StoredRequest {
-    /// What the walk noted, at `now_ms`. The answer of [`Step::Answered`] is stored beside.
+    /// Takes a step of the walk at `now_ms`. The answer of [`Step::Answered`] is stored separately.
     pub fn step(self, step: &Step, now_ms: u64) -> Result<Self, IllegalStep> {
         let Self::Open(open) = self else { return Err(IllegalStep::HasEnded) };
         Ok(Self::Open(match step {
@@ -288,8 +288,8 @@ impl EndedProgress {
                 let detail = "its answer's block has left the chain; it is sent again";
                 Progress { held: held(HoldReason::AnswerDropped, detail), ..was }
             }
-            // Held, so that a retry brings it back into the walk whatever happens meanwhile. The time
-            // it had worked is forgotten: what expired would expire again at once.
+            // Held, so that the retry of held requests finds it whatever happens in the meantime. Its working
+            // time starts at zero, because otherwise an expired request would expire again at once.
             Reopening::RetryAsked => Progress {
                 stage: StageName::Arrived,
                 held: held(HoldReason::RetryAsked, "an operator asked for another try"),
@@ -300,8 +300,7 @@ impl EndedProgress {
         }))
     }
 
-    /// A reorganisation undoes what is a fact of the chain, an operator whatever may still be
-    /// answered.
+    /// A reorganisation undoes facts of the chain; an operator any outcome that may still be answered.
     fn is_undone_by(&self, by: Reopening) -> bool {
         use Reopening::{AnswerDropped, RetryAsked, SeenAgain};
         match (&self.outcome, by) {

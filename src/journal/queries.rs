@@ -1,5 +1,4 @@
-//! Any number of questions in a row: the same for a journal that is being written and for one that nobody
-//! has open. Reads only.
+//! A series of queries: the same for an open journal and for one that no process has open. Read-only.
 
 use std::fmt;
 
@@ -9,7 +8,7 @@ use super::{
 };
 use crate::domain::RequestSource;
 
-/// What is stored of one source. Blocking.
+/// Queries of one source. Blocking.
 pub struct Queries<'r> {
     reads: &'r dyn StoreReader,
     of: RequestSource,

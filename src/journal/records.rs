@@ -1,4 +1,4 @@
-//! What is read back of a journal.
+//! Records that are read from a journal.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use crate::{
     domain::{Answer, BlockRef, Event, Kind, RequestKey, stage::Stage},
 };
 
-/// A place in the order of arrival, to continue a scan from.
+/// A position in the order of arrival, to continue a scan from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position(pub(super) i64);
 
 impl Position {
-    /// For who continues a scan elsewhere.
+    /// To continue a scan in another process.
     #[must_use]
     pub fn number(self) -> i64 {
         self.0
     }
 
-    /// The place that [`Self::number`] told.
+    /// The position whose [`Self::number`] this is.
     #[must_use]
     pub fn from_number(number: i64) -> Self {
         Self(number)
@@ -46,29 +46,29 @@ impl RequestRecord {
     }
 }
 
-/// A signed transaction and what became of it.
+/// A signed transaction and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournaledTransaction {
     pub transaction: SignedTransaction,
     pub mined: Option<BlockRef>,
     pub signed_at_ms: u64,
-    /// Why it will not be mined, where that is known.
+    /// Why it will not be mined, if known.
     pub given_up: Option<String>,
 }
 
-/// How many requests stand where, of one contract.
+/// The number of requests in each state, of one contract.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// By stage, held ones included.
+    /// By stage, including held ones.
     pub unfinished: BTreeMap<StageName, u64>,
     /// By the name of the reason; a part of `unfinished`.
     pub held: BTreeMap<&'static str, u64>,
-    /// By the name of the outcome; pruned requests no longer count.
+    /// By the name of the outcome, without pruned requests.
     pub settled: BTreeMap<String, u64>,
     pub skipped_logs: u64,
     /// When the oldest unfinished request arrived (Unix ms).
     pub oldest_unfinished_ms: Option<u64>,
-    /// The oldest one that is tried again and not held.
+    /// The oldest one that is being retried and is not held.
     pub oldest_failing: Option<FailingRequest>,
 }
 
@@ -80,16 +80,16 @@ pub struct FailingRequest {
     pub last_error: String,
 }
 
-/// What a journal takes of its disk, in bytes.
+/// A journal's disk space, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// Its file and what belongs to it.
+    /// Used by its file and the files beside it.
     pub taken: u64,
-    /// What is left for this user.
+    /// Available to this user.
     pub free: u64,
 }
 
-/// What a prune removed.
+/// The rows that a prune removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
     pub requests: u64,
@@ -103,16 +103,16 @@ pub struct Statistics {
     /// Transactions of the store: at most one fsync each.
     pub commits: u64,
     pub commands: u64,
-    /// Commands that someone waited for.
+    /// Commands with a waiting caller.
     pub durable: u64,
-    /// Commits in which requests may have come or moved.
+    /// Commits that may have added requests or changed their stage.
     pub moves: u64,
 }
 
-/// Which requests.
+/// Selects requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestFilter {
-    /// Without an outcome, held ones included.
+    /// Without an outcome, including held ones.
     Unfinished,
     Held,
     /// Ended without an answer, at or after this time (Unix ms): refused, expired or orphaned.
@@ -122,7 +122,7 @@ pub enum RequestFilter {
     All,
 }
 
-/// A page of them, in the order of their arrival.
+/// A page of requests, in the order of their arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestPage {
     pub filter: RequestFilter,
@@ -130,7 +130,7 @@ pub struct RequestPage {
     pub limit: u32,
 }
 
-/// A request without what is large of it.
+/// A request without its large fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestSummary {
     pub position: Position,

@@ -1,11 +1,11 @@
-//! The port to what a journal is kept in, and all that is asked of it. Nothing above knows what that is:
-//! [`super::sqlite`] keeps it in a file.
+//! The port to a journal's storage, with all queries. Nothing above knows how it is stored:
+//! [`super::sqlite`] uses a file.
 //!
-//! Who opens a store acquires its *tenure* first: the exclusive right to write it and to sign for its
-//! wallet. It is held as long as the [`Store`] lives, and [`Store::tenure_loss`] tells of its loss. Reads need
-//! none ([`StoreReader`]): they run beside the writer, and see what is durable.
+//! To open a store is to acquire its *tenure*: the exclusive right to write it and to sign for its
+//! wallet. The tenure lasts as long as the [`Store`]; [`Store::tenure_loss`] reports its loss. Reads
+//! need no tenure ([`StoreReader`]): they run beside the writer and see what is durable.
 //!
-//! Everything here blocks, and is called where that hurts nobody ([`crate::machine::Machine::run`]).
+//! Everything here blocks, so it runs on threads for blocking work ([`crate::machine::Machine::run`]).
 
 use tokio::sync::oneshot;
 
@@ -21,74 +21,75 @@ use crate::{
     telemetry::metrics::RequestGauges,
 };
 
-/// The side that writes. Dropping it gives the tenure back.
+/// The writing side. Dropping it returns the tenure.
 pub trait Store: Send + 'static {
-    /// Stores all of these or none, in their order, and answers what each did once that is durable.
+    /// Stores all of these commands or none, in order, and returns their results once they are durable.
     ///
-    /// No command fails alone: unknown keys, repeated hashes and steps that contradict the stage change
-    /// nothing. After a [`Full`](super::Fault::Full), [`Locked`](super::Fault::Locked) or
-    /// [`Away`](super::Fault::Away) nothing is stored, and the same may be tried again.
+    /// A single command never fails: unknown keys, repeated hashes and illegal steps change nothing. After
+    /// [`Full`](super::StoreFault::Full), [`Locked`](super::StoreFault::Locked) or
+    /// [`Unmounted`](super::StoreFault::Unmounted) nothing is stored, and the same commands may be
+    /// committed again.
     fn commit(&mut self, commands: &[Command]) -> Result<Vec<CommandResult>, StoreError>;
 
-    /// Asked after each commit, before anybody is told of it: whether the tenure was lost, and with it
-    /// whether what was committed counts. `None`: it is held.
+    /// Called after each commit, before its callers are answered: whether the tenure was lost, in which
+    /// case the commit does not count. `None`: it is held.
     fn tenure_loss(&mut self) -> Option<JournalError>;
 
-    /// Which one it is.
+    /// Identifies this store.
     fn id(&self) -> StoreId;
 }
 
-/// The side that reads.
+/// The reading side.
 pub trait StoreReader: Send {
-    /// Answers in the query's slot. What is asked of requests, cursor and ids is about this source, what is
-    /// asked of transactions about its chain.
+    /// Sends the result to the query's reply. Requests, cursor and ids are those of this source,
+    /// transactions those of its chain.
     fn query(&self, of: RequestSource, query: Query);
 }
 
-/// Tells a store from another one that somebody makes under its name later.
+/// Tells a store from another one that is created later under the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreId(pub(super) Option<(u64, u64)>);
 
-/// Where the answer to a query goes.
+/// The sender of a query's result.
 #[derive(Debug)]
 pub struct QueryReply<T>(oneshot::Sender<Result<T, StoreError>>);
 
 impl<T> QueryReply<T> {
-    /// And where it comes out.
+    /// Also returns the receiver.
     pub fn new() -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
         let (slot, answer) = oneshot::channel();
         (Self(slot), answer)
     }
 
-    /// Who asked may be gone.
+    /// The caller may have been dropped.
     pub fn send(self, answer: Result<T, StoreError>) {
         let _ = self.0.send(answer);
     }
 }
 
-/// What is asked of a store.
+/// A query of a store.
 #[derive(Debug)]
 pub enum Query {
-    /// The last block whose requests are all stored.
+    /// The last block up to which all requests are stored.
     Cursor(QueryReply<Option<BlockRef>>),
     /// The number of the first cursor ever stored.
     BegunAfter(QueryReply<Option<u64>>),
-    /// Up to which block all were read twice, if that is known.
+    /// The block up to which all were read twice, if known.
     ReadTwice(QueryReply<Option<u64>>),
-    /// Blocks up to the cursor whose logs nobody could prove.
+    /// Blocks up to the cursor whose logs no node could prove complete.
     Unproven(QueryReply<Vec<UnprovenRange>>),
-    /// Which ids of requests are known.
+    /// The known ids of requests.
     SeenIds(QueryReply<Vec<IdRange>>),
-    /// Ids and blocks of the requests that were stored last, so many, from the oldest to the newest.
+    /// Ids and blocks of this many requests that were stored last, from the oldest to the newest.
     NewestIds(u32, QueryReply<Vec<(U256, u64)>>),
-    /// Up to which block answers may have been given without this journal.
+    /// The block up to which answers may have been given without this journal knowing.
     ForgottenUpTo(QueryReply<Option<u64>>),
-    /// Requests without an outcome that are not held, by name alone: oldest first, so many at most of those
-    /// after a position.
+    /// Keys of requests that have no outcome and are not held: the oldest first, at most this many after a
+    /// position.
     UnfinishedKeys(Option<Position>, u32, QueryReply<Vec<(Position, RequestKey)>>),
     /// All that is stored of one request, settled or not.
     Request(RequestKey, QueryReply<Option<RequestRecord>>),
-    /// The place of the request that arrived last.
+    /// The position of the request that arrived last.
     NewestPosition(QueryReply<Option<Position>>),
     /// Events of other requests with the same id: a few.
     EventsOfSameId(RequestKey, QueryReply<Vec<Event>>),
@@ -98,28 +99,28 @@ pub enum Query {
     Summaries(RequestPage, QueryReply<Vec<RequestSummary>>),
     /// The same with all that is stored of each.
     Records(RequestPage, QueryReply<Vec<RequestRecord>>),
-    /// All requests of this id: after a reorganisation there may be several.
+    /// All requests with this id: after a reorganisation there may be several.
     WithId(U256, QueryReply<Vec<RequestRecord>>),
-    /// The oldest request without an outcome that is not held.
+    /// The oldest request that has no outcome and is not held.
     Oldest(QueryReply<Option<RequestSummary>>),
-    /// Signed, and of a nonce that no stored transaction is known to have used; by nonce, then by age.
+    /// Signed transactions whose nonce no stored transaction is known to have used; by nonce, then by age.
     OpenTransactions(QueryReply<Vec<SignedTransaction>>),
-    /// Given up beyond a gap of nonces, as far as the chain has not come there; by nonce.
+    /// Transactions given up beyond a gap of nonces that the chain has not reached yet; by nonce.
     StrandedTransactions(QueryReply<Vec<SignedTransaction>>),
-    /// The last ones, where they are mined, of the contract's requests that have no outcome yet.
+    /// The last transactions, if mined, of the contract's requests without an outcome.
     UnsettledTransactions(QueryReply<Vec<SignedTransaction>>),
-    /// What of the last so many nonces is known to be mined, in their order.
+    /// The transactions of the last so many nonces that are known to be mined, by nonce.
     RecentlyMined(u64, QueryReply<Vec<MinedTransaction>>),
     /// The highest nonce that was ever signed.
     HighestNonce(QueryReply<Option<u64>>),
     /// Every transaction signed for a request, oldest first.
     TransactionsOf(RequestKey, QueryReply<Vec<JournaledTransaction>>),
-    /// How many requests stand where. Reads an index over all rows.
+    /// The number of requests in each state. Scans an index over all rows.
     Counts(QueryReply<Counts>),
-    /// Where all requests without an outcome stand. Reads just those.
+    /// The state of all requests without an outcome. Reads only those.
     RequestGauges(QueryReply<Vec<RequestGauges>>),
     /// Whether there is no cursor, request or transaction of any contract.
     IsEmpty(QueryReply<bool>),
-    /// What it takes of its disk.
+    /// Its disk space.
     Space(QueryReply<Space>),
 }

@@ -1,4 +1,4 @@
-//! The journal from outside: what is stored, what comes back, what an operator is told.
+//! Tests the journal from outside: what is stored, what is read back, what an operator is told.
 
 mod damage;
 mod files;
@@ -167,7 +167,7 @@ pub(super) async fn keys(journal: &Journal, which: RequestFilter) -> Vec<u64> {
     }
 }
 
-/// A handle on what a writer left, and the next writer.
+/// A handle on a store that a writer left, and the next writer.
 fn reopen(dir: &Path, kept: IdleStore, contract: Address) -> (Journal, Writer) {
     let machine = Machine::default();
     let opened = open_as(&machine, dir, identity(), contract, "an instance", Some(kept)).unwrap();

@@ -1,23 +1,22 @@
-//! The one writer of a journal: collects commands, commits them in groups.
+//! The one writer of a journal: collects commands and commits them in groups.
 //!
-//! While one commit is under way further commands gather in the queue; the next commit takes them
-//! all, so that the number of fsyncs follows the disk and not the load. A durable command is
-//! answered after its commit's fsync and never waits for company; steps alone wait up to
-//! [`STEP_DELAY`] for more.
+//! During a commit further commands wait in the queue; the next commit takes them all, so that the
+//! number of fsyncs depends on the disk and not on the load. A durable command is answered after its
+//! commit's fsync and never waits for others; steps alone wait up to [`STEP_DELAY`] for more.
 //!
-//! No thread belongs to an idle journal: the task waits on its queue, and each commit is blocking work
-//! ([`Machine::run`]) with the store moved in and out. Dropping the task in between is safe: a commit under
-//! way ends on its own, with its answers given, and then closes the store.
+//! An idle journal has no thread: the task waits on its queue, and each commit is blocking work
+//! ([`Machine::run`]) into which the store is moved. The task may be dropped at any time: a running
+//! commit ends on its own, answers its callers, and then closes the store.
 //!
-//! Told to end, the writer gives the open store back ([`IdleStore`]): whoever goes on with it needs
-//! no second opening, and nobody can come in between. Handles made before see a closed journal.
+//! When told to end, the writer returns the open store ([`IdleStore`]): the next writer need not open
+//! it again, and no other process can come in between. Older handles see a closed journal.
 //!
-//! One commit is all of its commands or none, and none fails alone ([`Store::commit`]). What is left are
-//! failures of the store. Where nothing of the commit was stored and the store is whole (no space left,
-//! somebody else's lock), the writer tries the same commands again until there is room, and everybody
-//! waits: nothing is acted on that was not stored. After any other failure nothing that follows could
-//! be trusted: every waiting caller gets the error, and the writer ends with it. So it does when the
-//! tenure is found to be lost ([`Store::lost`]), which is looked at before anybody is answered.
+//! A commit is all of its commands or none, and no command fails alone ([`Store::commit`]), so only the
+//! store can fail. If nothing of the commit was stored and the store is intact (no space left, locked
+//! by another process), the writer repeats the same commands until they are stored, and all callers
+//! wait: nothing is done that was not stored. After any other failure nothing later can be trusted:
+//! every waiting caller gets the error, and the writer ends with it. The same happens when the tenure
+//! is lost ([`Store::tenure_loss`]), which is checked before callers are answered.
 
 use std::{
     fmt,
@@ -51,13 +50,13 @@ use crate::{
 /// Commands waiting in the queue; a full queue makes callers wait.
 pub(super) const QUEUE_SIZE: usize = 1024;
 
-/// How long a step waits for company when no durable command is waiting.
+/// How long a step waits for others when no durable command is waiting.
 const STEP_DELAY: Duration = Duration::from_millis(20);
 
-/// How long a commit may take before everybody hears that the disk does not answer: a busy one is faster.
+/// After this long a commit is reported as hanging: a busy disk is faster.
 const SLOW_COMMIT_AFTER: Duration = Duration::from_secs(5);
 
-/// Between attempts to store what there was no room for.
+/// The shortest and longest pause between attempts to store a commit.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// The commands of one commit.
@@ -108,12 +107,12 @@ impl<S: Store> Writer<S> {
         open.into_idle_store(reads)
     }
 
-    /// Commits until `until` is cancelled or every [`super::Journal`] is gone; then takes what is
-    /// still queued, commits it and gives the store back, open as it is. Commands sent after that
-    /// get an error. What it stores is counted in `metrics`.
+    /// Commits until `until` is cancelled or every [`super::Journal`] is dropped; then commits what is
+    /// still queued and returns the open store. Later commands get an error. Counts stored steps in
+    /// `metrics`.
     ///
-    /// An error means that the disk or the file failed: what callers were told is stored is stored,
-    /// everything later is not. Dropping the future keeps that promise too, and closes the file.
+    /// An error means that the disk or the file failed: everything reported as stored is stored, everything
+    /// later is not. Dropping the future keeps that promise too, and closes the file.
     pub async fn run(
         self,
         heart: Heartbeat,
@@ -136,7 +135,7 @@ impl<S: Store> Writer<S> {
             }
         };
         if let Err(error) = &ended {
-            // First the reason, then the end of the queue: whoever finds it closed finds why.
+            // Set before the queue ends, so that a caller who finds it closed also finds the reason.
             let _ = shared.ended.set(Arc::new(error.clone()));
         }
         queue.close();
@@ -145,10 +144,10 @@ impl<S: Store> Writer<S> {
                 let _ = reply.send(Err(shared.closed_error().into()));
             }
         }
-        // Whoever reads just now is waited for.
+        // Waits for a read in progress.
         let reads = shared.reads.lock().await.take();
         let closing = shared.machine.run(move || {
-            // What was deleted since the last commit is written again now, or gone with the open file.
+            // Files deleted since the last commit are written again now, or gone with the open file.
             let lost = if ended.is_ok() { open.store.tenure_loss() } else { None };
             let kept = open.into_idle_store(reads);
             ended.and(lost.map_or(Ok(kept), Err))
@@ -157,8 +156,7 @@ impl<S: Store> Writer<S> {
     }
 }
 
-/// Commits the commands, trying again while there is no room for them. `None`: the runtime is shutting
-/// down.
+/// Commits the commands, repeating until there is room for them. `None`: the runtime is shutting down.
 async fn commit_until_stored<S: Store>(
     mut open: OpenStore<S>,
     mut commands: Vec<Command>,
@@ -181,7 +179,7 @@ async fn commit_until_stored<S: Store>(
             Err(_late) => {
                 let path = shared.path.clone();
                 waits(condition, &JournalError::Silent { path, since: SLOW_COMMIT_AFTER });
-                // Ending the instance would not help, and nobody else may have the file.
+                // Restarting the instance would not help, and no other process should take the file.
                 heart.rest();
                 committing.await
             }
@@ -216,10 +214,10 @@ fn waits(condition: &Condition, why: &JournalError) {
     }
 }
 
-/// What became of a commit.
+/// The result of a commit.
 enum CommitResult {
     Stored,
-    /// Nothing of it is stored; it may be tried again.
+    /// Nothing of it is stored; it may be repeated.
     NoRoom(Vec<Command>, JournalError),
     Failed(JournalError),
 }
@@ -230,7 +228,7 @@ fn answer_all(commands: Vec<Command>, error: &JournalError) {
     }
 }
 
-/// The commands of the next commit, in order; `None` when there will be no more.
+/// The commands of the next commit, in order; `None` if there will be no more.
 async fn collect_group(
     queue: &mut mpsc::Receiver<Command>,
     until: &CancellationToken,
@@ -268,8 +266,8 @@ async fn collect_group(
     }
 }
 
-/// The reading side's end. Where the writer was dropped, it goes with it, unless it is reading just now:
-/// then it goes with the last handle.
+/// Closes the reading side with a dropped writer, unless a read is in progress: then it goes with the
+/// last handle.
 struct ReaderGuard(Arc<JournalShared>);
 
 impl Drop for ReaderGuard {
@@ -287,7 +285,7 @@ struct OpenStore<S> {
     shared: Arc<JournalShared>,
 }
 
-/// An open store that nobody writes. Dropping it closes it (blocking), and then gives the tenure back.
+/// An open store without a writer. Dropping it closes it (blocking), and then returns the tenure.
 pub struct IdleStore<S = SqliteStore> {
     // Dropped in this order.
     reads: Option<Box<dyn StoreReader>>,
@@ -302,16 +300,16 @@ impl<S> fmt::Debug for IdleStore<S> {
 }
 
 impl<S: Store> IdleStore<S> {
-    /// Whose it is.
+    /// The journal's identity.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.shared.identity
     }
 
-    /// Closes the store and gives the tenure back, without blocking the caller's thread.
+    /// Closes the store and returns the tenure, without blocking the caller's thread.
     pub async fn close(self) {
         let machine = self.shared.machine.clone();
-        // Dropped in any case: where this says nothing the runtime is ending.
+        // Dropped in any case: no result means that the runtime is shutting down.
         machine.run(move || drop(self)).await;
     }
 
@@ -333,7 +331,7 @@ pub(super) struct JournalParts {
     pub warnings: Vec<OpenWarning>,
 }
 
-/// The handle on an open store and its writer.
+/// The handle on an open store, and its writer.
 pub(super) fn assemble<S: Store>(
     store: S,
     reads: Box<dyn StoreReader>,
@@ -358,7 +356,7 @@ pub(super) fn assemble<S: Store>(
 }
 
 impl<S: Store> OpenStore<S> {
-    /// Commits all commands or none, then answers whoever waits.
+    /// Commits all commands or none, then answers the callers.
     fn commit(&mut self, commands: Vec<Command>, metrics: &Metrics) -> CommitResult {
         let begun = Instant::now();
         let done = match self.commit_to_store(&commands) {
@@ -388,7 +386,7 @@ impl<S: Store> OpenStore<S> {
         counters.commits.fetch_add(1, Ordering::Relaxed);
         counters.moves.fetch_add(u64::from(moves), Ordering::Relaxed);
         for (command, done) in commands.into_iter().zip(done) {
-            // Only what is committed: a step that is tried again is counted once.
+            // After the commit, so that a repeated step is counted once.
             if let CommandResult::Settled(Settlement { kind, outcome, after }) = &done {
                 metrics.settled(*kind, outcome, *after);
             }
@@ -418,7 +416,7 @@ impl<S: Store> OpenStore<S> {
         }
     }
 
-    /// With its reading side, if nobody reads just now.
+    /// With its reading side, if no read is in progress.
     fn into_idle_store(self, reads: Option<Box<dyn StoreReader>>) -> IdleStore<S> {
         let Self { reads: end, store, shared } = self;
         drop(end);

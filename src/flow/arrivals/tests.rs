@@ -34,7 +34,7 @@ impl Reading {
         Self::resumed(FakeLedger::default(), chain, start, cursor, channel)
     }
 
-    /// Goes on with what the ledger has.
+    /// Continues from the ledger's state.
     fn resumed(
         ledger: FakeLedger,
         chain: FakeChain,
@@ -67,7 +67,7 @@ impl Reading {
         Self { ledger, progress, walk, entrance, support, suspects, notes, metrics, stop, running }
     }
 
-    /// What went to the walk so far.
+    /// The requests sent to the walks so far.
     fn walked(&mut self) -> Vec<u64> {
         let mut ids = Vec::new();
         while let Ok(intake) = self.walk.try_recv() {
@@ -103,7 +103,7 @@ async fn far_and_near_are_read_to_the_head_once_each() {
     assert!(reading.running.join_next().await.unwrap().unwrap().is_ok());
 }
 
-/// D8: nothing of before a new journal was missing at its first reading.
+/// D8: a new journal's first reading reports nothing as missing from before its start.
 #[tokio::test(start_paused = true)]
 async fn a_start_at_a_block_reads_nothing_before_it() {
     let chain = FakeChain::new(5);
@@ -116,7 +116,7 @@ async fn a_start_at_a_block_reads_nothing_before_it() {
     assert_eq!(latest.walked(), [2]);
 }
 
-/// T16: the head is known to one node, the logs are asked of another.
+/// T16: the head comes from one node, the logs from another.
 ///
 /// Field failure T07.
 #[tokio::test(start_paused = true)]
@@ -141,7 +141,7 @@ async fn a_lagging_node_does_not_move_the_cursor() {
 async fn what_was_read_once_before_a_restart_is_read_again_after_it() {
     let chain = FakeChain::new(40);
     chain.mine(vec![request_event(1)]);
-    // As much as passes between two re-reads on a fast chain.
+    // As many blocks as pass between two second readings on a fast chain.
     chain.mine_empty(300);
     let cursor = chain.block(chain.height());
     let mut reading = Reading::of(chain.clone(), Start::Latest, Some(cursor));
@@ -149,7 +149,7 @@ async fn what_was_read_once_before_a_restart_is_read_again_after_it() {
     assert_eq!(reading.walked(), [1]);
 }
 
-/// T16: as above, with an outage in between: by its end the block is far from the head. Found by
+/// T16: the same with an outage in between, so that the block is far from the head afterwards. Found by
 /// simulation: seed 672.
 #[tokio::test(start_paused = true)]
 async fn what_was_read_once_before_an_outage_is_read_again_after_it() {
@@ -169,8 +169,8 @@ async fn what_was_read_once_before_an_outage_is_read_again_after_it() {
     assert_eq!(reading.walked(), [1]);
 }
 
-/// T16, far from the head: after an outage the node knows the blocks, and shows their logs some
-/// seconds later. Found by a long run under faults: 290 requests of half a minute were lost.
+/// T16, far from the head: after an outage the node knows the blocks, and shows their logs some seconds
+/// later. Found by a long run under faults: 290 requests of half a minute were lost.
 #[tokio::test(start_paused = true)]
 async fn t16_logs_of_a_far_range_that_show_late_are_found() {
     let chain = FakeChain::new(40);
@@ -189,8 +189,8 @@ async fn t16_logs_of_a_far_range_that_show_late_are_found() {
     assert_eq!(walked, (0..200).collect::<Vec<_>>());
 }
 
-/// A node shows the logs of a known block late. Blocks come faster than the re-reads: every block
-/// near the head is read twice all the same.
+/// A node shows the logs of a known block late. Although blocks come faster than second readings, every
+/// block near the head is read twice.
 ///
 /// Field failure T16.
 #[tokio::test(start_paused = true)]
@@ -273,7 +273,7 @@ async fn a_full_channel_waits() {
     }
 }
 
-/// Also those of a batch that stand behind the one that waits.
+/// Also the requests of a batch behind the one that waits for room.
 #[tokio::test(start_paused = true)]
 async fn a10_what_waits_for_room_is_in_hand() {
     let chain = FakeChain::new(1);
@@ -287,7 +287,7 @@ async fn a10_what_waits_for_room_is_in_hand() {
     assert_eq!(reading.walked(), [1]);
 }
 
-/// T15: one log that cannot be read stops nothing. It is read many times, and counted once.
+/// T15: an undecodable log blocks nothing. It is read many times and counted once.
 #[tokio::test(start_paused = true)]
 async fn c11_a_poisoned_log_is_stored_and_skipped_and_told_once() {
     let chain = FakeChain::new(1);
@@ -301,7 +301,7 @@ async fn c11_a_poisoned_log_is_stored_and_skipped_and_told_once() {
     assert_eq!(reading.metrics.undecodable_so_far(), 1);
 }
 
-/// Nothing is asked on behalf of a contract that has just become another one.
+/// The Core is not asked on behalf of a contract that was just upgraded.
 #[tokio::test(start_paused = true)]
 async fn an_upgrade_is_said_before_what_comes_after_it() {
     let chain = FakeChain::new(1);
@@ -312,17 +312,17 @@ async fn an_upgrade_is_said_before_what_comes_after_it() {
     let intake = reading.walk.recv().await.unwrap();
     assert_eq!(intake.request.key.id.to::<u64>(), 2);
     assert_eq!(*reading.support.borrow_and_update(), DeploymentSupport::Upgraded { block: 2 });
-    // Read again, it is the same upgrade.
+    // The same upgrade is read again.
     pass(70_000).await;
     assert!(!reading.support.has_changed().unwrap());
 }
 
-/// `starting_block` in the future: waiting for it costs nothing.
+/// `starting_block` in the future: the wait causes no calls.
 #[tokio::test(start_paused = true)]
 async fn a_start_in_the_future_is_waited_for_calmly() {
     let chain = FakeChain::new(5);
     let mut reading = Reading::of(chain.clone(), Start::Block(8), None);
-    // Only a loop without a pause keeps a paused clock from getting here.
+    // A paused clock gets here only if every loop pauses.
     tokio::time::timeout(Duration::from_mins(5), pass(120_000)).await.unwrap();
     chain.mine(vec![request_event(6)]);
     chain.mine(vec![request_event(7)]);
@@ -337,7 +337,7 @@ async fn a_new_connection_reads_the_last_blocks_again_at_once() {
     let chain = FakeChain::new(40);
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(100).await;
-    // Only its logs would tell.
+    // Only its logs would show it.
     chain.state().empty_blooms = true;
     chain.mine(vec![request_event(1)]);
     pass(100).await;
@@ -370,8 +370,8 @@ async fn blocks_without_requests_are_not_stored_each() {
     assert_eq!(stored(), 108);
 }
 
-/// T16, far from the head: behind one URL are two nodes, one of which lags by more than what is read
-/// again. What it says of a range it does not know is not believed.
+/// T16, far from the head: one of two nodes behind one URL lags by more than what is read again. Its
+/// empty result for a range that it does not know is not believed.
 #[tokio::test(start_paused = true)]
 async fn t16_a_far_range_is_not_believed_to_be_empty_by_a_node_that_does_not_know_it() {
     let chain = FakeChain::new(1);
@@ -405,8 +405,8 @@ async fn b11_a_log_under_another_blocks_number_is_not_taken() {
     assert_eq!((reading.walked(), stored), (vec![1], vec![41]));
 }
 
-/// Behind one URL is a node that knows nothing of half of what it is asked: what was read is kept, so
-/// that reading gets on.
+/// A node behind the URL does not know half of the blocks: those that were read are kept, so that
+/// reading makes progress.
 #[tokio::test(start_paused = true)]
 async fn t16_blocks_near_the_head_are_kept_as_far_as_they_were_read() {
     let chain = FakeChain::new(40);
@@ -424,7 +424,7 @@ async fn t16_blocks_near_the_head_are_kept_as_far_as_they_were_read() {
     assert_eq!(reading.walked(), (4..10).collect::<Vec<_>>());
 }
 
-/// All that a backfill finds new from `from` to `to`, in as many pieces as it takes.
+/// Everything new that a backfill finds from `from` to `to`, in as many pages as needed.
 async fn backfilled(
     backfill: &mut backfill::Backfill<DecryptionAdapter<FakeChain>, FakeLedger>,
     from: u64,
@@ -462,7 +462,7 @@ async fn a_backfill_finds_what_is_not_known_and_believes_no_node_that_lags() {
     assert!(error.to_string().contains("does not know block"), "{error}");
 }
 
-/// What is suspected is read at every sound node, not only at the one that is read from.
+/// Suspected blocks are read at every sound node, not only at the one that is read from.
 #[tokio::test(start_paused = true)]
 async fn suspected_blocks_are_read_at_every_sound_node() {
     let chain = FakeChain::new(40);
@@ -481,7 +481,7 @@ async fn suspected_blocks_are_read_at_every_sound_node() {
     assert!(!reading.suspects.is_waiting(41, 41));
 }
 
-/// A6: a node that tells no blooms.
+/// A6: a node whose headers have no blooms.
 #[tokio::test(start_paused = true)]
 async fn a6_without_blooms_every_block_is_asked_for_its_logs() {
     for blooms in [Blooms::Missing, Blooms::Full] {

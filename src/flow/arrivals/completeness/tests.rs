@@ -1,4 +1,4 @@
-//! The reading and the lookout beside it, over a chain whose nodes hide requests, on a paused clock.
+//! The reading and the audit together, on a chain whose nodes hide requests, with a paused clock.
 
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ impl Watched {
         Self::go_on(chain, FakeLedger::default(), start)
     }
 
-    /// As a process with what an earlier one has stored.
+    /// Like a process that continues from an earlier one's ledger.
     fn go_on(chain: &FakeChain, ledger: FakeLedger, start: Start) -> Self {
         let (intakes, entrance, _) = crate::flow::walk_channels(1000, 1);
         let walk = intakes.from_chain;
@@ -86,7 +86,7 @@ impl Watched {
         self.sight.borrow().hidden.iter().map(MissingIds::count).sum()
     }
 
-    /// A second passes, four blocks come.
+    /// One second at a time, four blocks each.
     async fn seconds(&self, seconds: u64) {
         for _ in 0..seconds * 4 {
             self.chain.mine_empty(1);
@@ -95,12 +95,12 @@ impl Watched {
     }
 }
 
-/// Of a node whose blocks prove nothing of their logs.
+/// A node whose blocks prove nothing about their logs.
 fn without_proof() -> NodeFaults {
     NodeFaults { blooms: Blooms::Missing, no_block_receipts: true, ..NodeFaults::default() }
 }
 
-/// A chain of one node whose contract tells which ids it knows; with requests 1 and 2.
+/// A chain with one node, whose contract discloses its ids; with requests 1 and 2.
 fn chain() -> FakeChain {
     let chain = FakeChain::new(40);
     chain.state().faults = vec![without_proof()];
@@ -109,7 +109,7 @@ fn chain() -> FakeChain {
     chain
 }
 
-/// Each block from the next on hides its logs so many times.
+/// Each block from the next on hides its logs this many times.
 fn hide_next(chain: &FakeChain, times: usize) {
     let next = chain.height() + 1;
     chain.state().hidden.insert(next, times);
@@ -132,7 +132,7 @@ async fn hide_for(watched: &mut Watched, from: u64, seconds: u64) {
     }
 }
 
-/// Its log was forged before the chain gave the id out, and the real request was hidden.
+/// A node forged its log before the chain assigned the id, and then the real request was hidden.
 #[tokio::test(start_paused = true)]
 async fn b5_the_id_of_a_request_that_was_never_there_is_looked_for() {
     let chain = chain();
@@ -149,7 +149,7 @@ async fn b5_the_id_of_a_request_that_was_never_there_is_looked_for() {
     chain.mine(vec![request_event(4)]);
     watched.seconds(60).await;
     assert_eq!((watched.walked(), watched.hidden()), (vec![1, 2, 3, 4], 0));
-    // The node shows it no more, and its walk has found out.
+    // The node shows it no more, and its walk has found it orphaned.
     chain.state().faults[0].forges.clear();
     let mut shown = watched.ledger.contents().requests.clone().into_iter();
     let (key, _) = shown.find(|(_, block)| *block == forged).unwrap();
@@ -161,7 +161,7 @@ async fn b5_the_id_of_a_request_that_was_never_there_is_looked_for() {
     assert_eq!((watched.walked(), watched.hidden()), (vec![3], 0));
 }
 
-/// Reading begins before them, and shows a later one first: also one that an earlier life was shown.
+/// Reading begins before them, and a later one is shown first: now, or to an earlier run.
 #[tokio::test(start_paused = true)]
 async fn a0_what_was_hidden_below_the_first_one_shown_is_found() {
     let chain = chain();
@@ -173,7 +173,7 @@ async fn a0_what_was_hidden_below_the_first_one_shown_is_found() {
     assert_eq!((watched.walked(), watched.hidden()), (vec![3], 2));
     let Watched { ledger, running, .. } = watched;
     drop(running);
-    // As journals have it that were written before anybody asked.
+    // A journal from a version without the audit.
     ledger.contents().ids.retain(|run| run.first == 3);
     let mut watched = Watched::go_on(&chain, ledger, Start::Block(1));
     watched.seconds(20).await;
@@ -183,7 +183,7 @@ async fn a0_what_was_hidden_below_the_first_one_shown_is_found() {
     assert_eq!((watched.walked(), watched.hidden()), (vec![1, 2], 0));
 }
 
-/// The next request shows that there is a hole.
+/// The next request reveals the hole.
 #[tokio::test(start_paused = true)]
 async fn a0_a_hole_in_the_ids_is_read_again_until_it_is_filled() {
     let chain = chain();
@@ -193,7 +193,7 @@ async fn a0_a_hole_in_the_ids_is_read_again_until_it_is_filled() {
     hide_next(&chain, 5);
     chain.mine(vec![request_event(3), request_event(4)]);
     watched.seconds(3).await;
-    // No node tells what it knows.
+    // No node discloses ids.
     chain.state().tells_ids = false;
     chain.mine(vec![request_event(5)]);
     watched.seconds(20).await;
@@ -202,7 +202,7 @@ async fn a0_a_hole_in_the_ids_is_read_again_until_it_is_filled() {
     assert_eq!((watched.walked(), watched.hidden()), (vec![3, 4], 0));
 }
 
-/// Nothing comes after it: only the contract knows. One node, no log index.
+/// No later request: only the contract knows. One node, no log index.
 #[tokio::test(start_paused = true)]
 async fn a0_a_hidden_request_above_the_last_one_known_is_found_by_asking_the_contract() {
     let chain = chain();
@@ -216,7 +216,7 @@ async fn a0_a_hidden_request_above_the_last_one_known_is_found_by_asking_the_con
     assert!(!watched.running.is_empty());
 }
 
-/// A0, A2: nothing was ever shown when it began.
+/// A0, A2: no request was shown when reading began.
 #[tokio::test(start_paused = true)]
 async fn a0_what_was_hidden_from_the_first_block_on_is_found() {
     let chain = chain();
@@ -229,7 +229,7 @@ async fn a0_what_was_hidden_from_the_first_block_on_is_found() {
     assert_eq!((watched.walked(), watched.hidden()), (vec![3, 4, 5], 0));
 }
 
-/// The node that is read from has a broken index for good; another one has not.
+/// The node that is read from has a permanently broken index; another one has not.
 #[tokio::test(start_paused = true)]
 async fn a0_another_node_is_asked_for_what_is_missing() {
     let chain = chain();
@@ -243,7 +243,7 @@ async fn a0_another_node_is_asked_for_what_is_missing() {
     assert_eq!((watched.walked(), watched.hidden()), (vec![3], 0));
 }
 
-/// An earlier process has seen the hole, and had no time to mend it.
+/// An earlier process found the hole and ended before it was filled.
 #[tokio::test(start_paused = true)]
 async fn a0_a_hole_survives_a_restart() {
     let chain = chain();
@@ -266,7 +266,7 @@ async fn a0_a_hole_survives_a_restart() {
     assert_eq!((again.walked(), again.hidden()), (vec![3], 0));
 }
 
-/// The contract of v0.7 looks at no id: it says nothing that could be misunderstood.
+/// The contract of v0.7 does not check ids: its replies are not misunderstood.
 #[tokio::test(start_paused = true)]
 async fn a0_a_contract_that_does_not_tell_is_not_asked_again_and_again() {
     let chain = chain();
@@ -285,7 +285,7 @@ async fn a0_a_contract_that_does_not_tell_is_not_asked_again_and_again() {
     assert_eq!(watched.walked(), [3, 4, 5]);
 }
 
-/// The reading waits for a node that lags: what it has not come to is not hidden.
+/// The reading waits for a lagging node: requests that it has not reached are not hidden.
 #[tokio::test(start_paused = true)]
 async fn a0_what_is_not_read_yet_is_not_hidden() {
     let chain = chain();
@@ -319,14 +319,14 @@ async fn a0_a_reorganisation_that_takes_ids_away_alarms_nobody() {
     chain.mine(vec![request_event(4)]);
     watched.seconds(60).await;
     assert_eq!((watched.walked(), watched.hidden()), (vec![1, 2, 3, 4, 5], 0));
-    // Its id has left the chain: asked for again, and hidden, it is missing.
+    // Its id has left the chain. Requested again and hidden, it is missing.
     chain.state().faults[0].hides_logs = true;
     chain.mine(vec![request_event(5)]);
     watched.seconds(60).await;
     assert_eq!(watched.hidden(), 1);
 }
 
-/// One forged log, with an id far above.
+/// One forged log with an id far above.
 #[tokio::test(start_paused = true)]
 async fn a0_an_id_that_the_contract_denies_makes_no_hole() {
     let chain = chain();
@@ -371,7 +371,7 @@ async fn c0_consensus_on_what_was_not_answered_here_is_counted_and_told() {
     assert_eq!(watched.walked(), [3, 4]);
 }
 
-/// C0 finds what A0 looks for, where the contract does not tell its ids: others have answered it.
+/// C0 finds what A0 looks for, if the contract does not disclose its ids: others have answered it.
 #[tokio::test(start_paused = true)]
 async fn c0_consensus_on_what_nobody_has_shown_has_it_looked_for() {
     let chain = chain();

@@ -4,7 +4,7 @@ use super::*;
 
 const C: Counter = Counter::Public;
 
-/// First and last number and block of what is missing for long.
+/// First and last number and block of the missing ids.
 fn missing(ids: &KnownIds, cursor: u64, now: Instant) -> Vec<(u64, u64, u64, u64)> {
     let told = ids.missing(cursor, now + HIDDEN_AFTER);
     told.iter().map(|one| (one.first, one.last, one.from, one.to)).collect()
@@ -31,7 +31,7 @@ fn a0_a_hole_is_between_the_blocks_of_its_neighbours_until_it_is_filled() {
     assert_eq!(missing(&ids, 200, now), []);
     let run = IdRange { counter: C, first: 10, last: 16, first_block: 100, last_block: 130 };
     assert_eq!(ids.runs().collect::<Vec<_>>(), [run]);
-    // Nothing is asked of what was before the first one.
+    // Ids before the first one are not missing.
     ids.record(C, 3, 50, now);
     assert_eq!(ids.runs().count(), 1);
 }
@@ -50,7 +50,7 @@ fn b5_an_id_whose_request_is_not_there_is_missing_until_it_is_shown() {
     ids.record(C, 3, 100, now);
     ids.remove(id(3), 161, now);
     assert_eq!(missing(&ids, 200, now), [(2, 2, 10, 100), (4, 4, 100, 170)], "another one");
-    // The last one is known by nothing else; the first one is where it begins.
+    // Nothing else proves the last one; the first one becomes the beginning.
     ids.remove(id(5), 170, now);
     assert_eq!(ids.last_known(), [(C, 3)]);
     ids.remove(id(1), 10, now);
@@ -70,7 +70,7 @@ fn a0_each_counter_has_holes_of_its_own() {
     assert_eq!(ids.last_known(), [(C, 3), (Counter::User, 2)]);
 }
 
-/// G8 to G9: the new counters begin with the first id seen, the old one is at work no more.
+/// G8 to G9: the new counters begin with the first id seen; the old one is not in use any more.
 #[test]
 fn a0_an_upgraded_contract_counts_anew() {
     let now = Instant::now();
@@ -93,7 +93,7 @@ fn a0_what_was_hidden_at_the_first_start_is_missing() {
     ids.set_beginning(C, 20, 100, now);
     ids.record(C, 23, 130, now);
     assert_eq!(missing(&ids, 200, now), [(21, 22, 100, 130)]);
-    // Told late, after the first one was seen.
+    // Reported late, after the first one was seen.
     let mut late = with(&[(23, 130)], now);
     late.set_beginning(C, 20, 100, now);
     assert_eq!(missing(&late, 200, now), [(21, 22, 100, 130)]);
@@ -120,7 +120,7 @@ fn a0_an_id_that_only_the_contract_knows_is_missing_once_its_block_was_read() {
     assert_eq!(missing(&ids, 140, later), [(11, 11, 100, 120)], "and as long ago");
     ids.record(C, 11, 120, later);
     assert_eq!(missing(&ids, 140, later), []);
-    // It says that it was wrong.
+    // The contract contradicts what it said before.
     ids.record_existing(C, 13, 150, later);
     ids.set_end(C, 12, 149);
     assert_eq!(missing(&ids, 150, later).len(), 1);
@@ -141,7 +141,7 @@ fn a0_a_tail_that_leaves_the_chain_is_no_hole() {
     assert_eq!(missing(&ids, 130, now), [(12, 12, 110, 127)]);
     ids.record(C, 12, 126, now);
     assert_eq!(missing(&ids, 130, now), []);
-    // All of them are gone: the counter begins anew, and what is below may be hidden.
+    // All of them are gone: the counter begins anew, and ids below may be hidden.
     ids.rewind_to(50);
     assert_eq!(ids.last_known(), []);
     ids.set_origin(5);
@@ -153,7 +153,7 @@ fn a0_a_tail_that_leaves_the_chain_is_no_hole() {
     assert!(!ids.without_beginning().iter().any(|(counter, _)| *counter == C));
 }
 
-/// The first thing after a restart.
+/// The reorganisation is the first event after a restart.
 #[test]
 fn a0_a_reorganisation_after_a_restart_takes_ids_with_it() {
     let now = Instant::now();
@@ -167,7 +167,7 @@ fn a0_a_reorganisation_after_a_restart_takes_ids_with_it() {
     assert_eq!(missing(&ids, 130, now), [(12, 12, 110, 127)]);
 }
 
-/// Of the last id that is left only a bound is known, and the chain goes back below it.
+/// Only a bound is known for the block of the last remaining id, and the chain is rewound below it.
 #[test]
 fn a0_what_one_reorganisation_left_proves_nothing_after_a_deeper_one() {
     let now = Instant::now();
@@ -253,8 +253,8 @@ fn a0_what_is_known_survives_a_restart() {
 }
 
 proptest! {
-    /// However a chain grows and forks, and whatever of it is hidden and shown later: what is missing
-    /// is what was never shown, up to the highest id shown.
+    /// However a chain grows and forks, and whatever is hidden and shown later: missing are exactly the ids
+    /// that were never shown, up to the highest one shown.
     #[test]
     fn a0_what_is_missing_is_what_was_never_shown(
         steps in prop::collection::vec((0u64..4, any::<u8>(), 0u64..12, any::<bool>()), 1..60),
@@ -262,7 +262,7 @@ proptest! {
         let now = Instant::now();
         let mut ids = KnownIds::default();
         ids.set_beginning(C, 0, 0, now);
-        // Of each block: the counter after it, and which of its ids were shown.
+        // For each block: the counter after it, and which of its ids were shown.
         let mut chain: Vec<(u64, Vec<(u64, bool)>)> = vec![(0, Vec::new())];
         for (new, shown, back, late) in steps {
             let height = chain.len() as u64 - 1;
@@ -279,7 +279,7 @@ proptest! {
             }
             chain.push((count + new, events));
             if late {
-                // A block is read again, and shows all.
+                // A block is read again and shows everything.
                 let again = usize::try_from(back).unwrap() % chain.len();
                 for (id, shown) in &mut chain[again].1 {
                     *shown = true;
@@ -312,8 +312,7 @@ proptest! {
         }
     }
 
-    /// Whatever is shown, the books stay small and never say that a shown id is missing, unless they
-    /// had to be cut.
+    /// The state stays small and never reports a shown id as missing, unless it had to be cut.
     #[test]
     fn a0_books_stay_small(numbers in prop::collection::vec(1u64..100_000, 1..400)) {
         let now = Instant::now();

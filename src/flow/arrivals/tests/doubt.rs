@@ -1,17 +1,17 @@
-//! Nodes whose index of logs is broken, whose headers tell no blooms, and that take few blocks at a
-//! time.
+//! Nodes with a broken log index, without blooms in their headers, or with a small block range.
 
 use alloy::primitives::Address;
 
 use super::*;
 use crate::{chain::fake_chain::CONTRACT, contracts::abi};
 
-/// Its index of logs is broken, and its receipts cannot be had.
+/// A broken log index, and no receipts.
 fn blind() -> NodeFaults {
     NodeFaults { hides_logs: true, no_block_receipts: true, ..NodeFaults::default() }
 }
 
-/// A log of another contract, and one of ours that asks for nothing: their bloom is that of a request.
+/// A log of another contract, and one of ours that is no request: together their bloom contains that of
+/// a request.
 fn coincidence() -> Vec<(Address, Event)> {
     let of_topic = |topic| Event { topics: vec![topic], ..request_event(0) };
     vec![
@@ -20,8 +20,8 @@ fn coincidence() -> Vec<(Address, Event)> {
     ]
 }
 
-/// A1: the one node there is shows no logs for two minutes. The cursor goes on, the blocks are listed
-/// with it, and read again until they are proven.
+/// A1: the only node hides logs for two minutes. The cursor moves on, the blocks are listed with it,
+/// and they are read again until they are proven.
 #[tokio::test(start_paused = true)]
 async fn a1_a_block_whose_logs_are_hidden_is_listed_until_they_show() {
     let chain = FakeChain::new(40);
@@ -67,7 +67,7 @@ async fn a1_what_was_listed_before_a_restart_is_proven_after_it() {
     assert_eq!(second.ledger.contents().unproven, []);
 }
 
-/// A1: whoever can prove it is asked at once: the node's own receipts, and the other nodes.
+/// A1: every possible proof is tried at once: the node's own receipts, and the other nodes.
 #[tokio::test(start_paused = true)]
 async fn a1_a_hidden_request_is_found_wherever_it_shows() {
     let receipts = vec![NodeFaults { hides_logs: true, ..NodeFaults::default() }];
@@ -89,7 +89,7 @@ async fn a1_a_hidden_request_is_found_wherever_it_shows() {
     }
 }
 
-/// A1: a block shows one of two requests.
+/// A1: the node shows one of a block's two requests.
 #[tokio::test(start_paused = true)]
 async fn a1_an_answer_in_part_is_an_answer_in_doubt() {
     let chain = FakeChain::new(40);
@@ -102,7 +102,7 @@ async fn a1_an_answer_in_part_is_an_answer_in_doubt() {
     assert_eq!(reading.walked().len(), 2);
 }
 
-/// A1: a coincidence costs one call more and no word. Other blocks cost none.
+/// A1: a coincidence costs one extra call and no log. Other blocks cost none.
 #[tokio::test(start_paused = true)]
 async fn a1_a_coincidence_costs_one_call() {
     let chain = FakeChain::new(40);
@@ -117,7 +117,7 @@ async fn a1_a_coincidence_costs_one_call() {
     };
     let before = count(&chain);
     for id in 0..10 {
-        // Nothing; a log that the bloom tells apart; a request that is shown; a coincidence.
+        // Nothing; a log that the bloom excludes; a request that is shown; a coincidence.
         chain.mine_with(Vec::new(), vec![(Address::repeat_byte(1), request_event(7))]);
         chain.mine(vec![request_event(id)]);
         chain.mine_with(Vec::new(), coincidence());
@@ -168,7 +168,7 @@ async fn a1_a_block_that_left_the_chain_leaves_the_list() {
     assert_eq!(reading.ledger.contents().unproven, []);
 }
 
-/// A1: who knows that no request is missing may say so.
+/// A1: ids without a hole prove a block.
 #[tokio::test(start_paused = true)]
 async fn a1_whole_ids_prove_a_block() {
     let chain = FakeChain::new(40);
@@ -185,7 +185,7 @@ async fn a1_whole_ids_prove_a_block() {
     assert_eq!(reading.ledger.contents().unproven, []);
 }
 
-/// A2: far from the head there are no headers to look at. Another node reads for the second time.
+/// A2: far from the head no headers are read. Another node does the second reading.
 #[tokio::test(start_paused = true)]
 async fn a2_what_one_node_hides_in_far_ranges_another_one_shows() {
     let chain = FakeChain::new(1);
@@ -200,7 +200,7 @@ async fn a2_what_one_node_hides_in_far_ranges_another_one_shows() {
     assert_eq!(walked, (0..600).step_by(50).collect::<Vec<_>>());
 }
 
-/// A2: where two nodes disagree, headers tell what both of them hide.
+/// A2: where two nodes disagree, headers reveal what both of them hide.
 #[tokio::test(start_paused = true)]
 async fn a2_where_nodes_disagree_the_blocks_around_are_proven() {
     let chain = FakeChain::new(1);
@@ -209,7 +209,7 @@ async fn a2_where_nodes_disagree_the_blocks_around_are_proven() {
     }
     let index_broken = NodeFaults { hides_logs: true, ..NodeFaults::default() };
     chain.state().faults = vec![index_broken, NodeFaults::default()];
-    // The second node has lost a block's logs from ranges.
+    // The second node's range queries lack the logs of one block.
     chain.state().missing_in_ranges.insert(122);
     let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
     pass(75_000).await;
@@ -225,7 +225,7 @@ const TEN: (u64, i64, &str) = (
     "Under the Free tier plan, you can make eth_getLogs requests with up to a 10 block range.",
 );
 
-/// A3: an idle instance, two blocks a second, a node that takes ten blocks.
+/// A3: an idle instance, two blocks a second, a node that allows ten blocks.
 #[tokio::test(start_paused = true)]
 async fn a3_a_node_that_takes_ten_blocks_is_not_asked_all_the_time() {
     let chain = FakeChain::new(1000);
@@ -242,7 +242,7 @@ async fn a3_a_node_that_takes_ten_blocks_is_not_asked_all_the_time() {
     // Ten minutes: 92 blocks in half a minute.
     assert!(logs <= 10 * 22, "{logs} calls");
     assert!(refused <= 5, "{refused} refused");
-    // A request that no bloom tells of shows after six seconds.
+    // A request that no bloom contains shows after six seconds.
     chain.state().empty_blooms = true;
     let hidden = chain.height() + 1;
     chain.state().hidden.insert(hidden, 1000);
@@ -258,7 +258,7 @@ async fn a3_a_node_that_takes_ten_blocks_is_not_asked_all_the_time() {
     }
 }
 
-/// A3: a hundred blocks at a time, and a way of 900 behind.
+/// A3: a hundred blocks at a time, 900 blocks behind.
 #[tokio::test(start_paused = true)]
 async fn a3_a_second_reading_goes_on_where_it_was_and_ends() {
     let chain = FakeChain::new(100);
@@ -278,7 +278,8 @@ async fn a3_a_second_reading_goes_on_where_it_was_and_ends() {
     assert!(chain.call_count("refused") <= 2, "{} refused", chain.call_count("refused"));
 }
 
-/// A3: a long way at ten blocks a time. Lag says that the second reading is late, and it ends.
+/// A3: a long distance at ten blocks a time. The lag shows that the second reading is late; it
+/// completes.
 #[tokio::test(start_paused = true)]
 async fn a3_a_long_second_reading_is_told_and_ends() {
     let chain = FakeChain::new(20_000);

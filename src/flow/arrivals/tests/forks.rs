@@ -51,7 +51,7 @@ async fn b1_what_was_read_by_ranges_on_another_fork_is_read_again() {
     assert_eq!(reading.walked(), [7]);
 }
 
-/// A node that is read from shows blocks of its own for long, and then those that are.
+/// For a long time the node shows blocks of a fork of its own, and then the real ones.
 #[tokio::test(start_paused = true)]
 async fn b1_a_fork_longer_than_what_is_remembered_is_left_at_its_begin() {
     let chain = FakeChain::new(100);
@@ -70,7 +70,7 @@ async fn b1_a_fork_longer_than_what_is_remembered_is_left_at_its_begin() {
     assert_eq!(reading.walked(), [7]);
 }
 
-/// A node announced blocks that never were, at the first start or later.
+/// A node announced blocks that never existed, at the first start or later.
 #[tokio::test(start_paused = true)]
 async fn b1_a_cursor_on_blocks_that_never_were_is_given_up() {
     for first_start in [true, false] {
@@ -109,7 +109,7 @@ async fn a_reorganisation_while_down_is_noticed_far_from_the_head() {
     assert_eq!(reading.walked(), [7]);
 }
 
-/// Two nodes behind one URL that never agree: no hot loop.
+/// Two nodes behind one URL never agree: no hot loop.
 #[tokio::test(start_paused = true)]
 async fn a_chain_that_never_joins_is_read_at_a_pause() {
     let chain = FakeChain::new(100);
