@@ -166,9 +166,12 @@ impl Tables<'_> {
             .optional()?;
         let Some((seq, stored, block)) = known else { return Ok(false) };
         // Also if it was orphaned and is back in the same block: the chain returned to this fork.
-        let is_news = block != event.block.hash || stored.is_orphaned();
+        let is_orphaned = stored.is_orphaned();
         let again = stored.open_again(Reopening::SeenAgain, now_ms).ok();
-        if !is_news || (again.is_some() && !may_reopen) {
+        // What the chain has settled is not undone by the word of one node. An orphan ended because no node
+        // had its block: one that shows it is reason enough to ask them all again.
+        let may_reopen = may_reopen || is_orphaned;
+        if (block == event.block.hash && !is_orphaned) || (again.is_some() && !may_reopen) {
             return Ok(false);
         }
         self.transaction.prepare_cached(sql::MOVE_EVENT)?.execute(params![
