@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use tokio::{sync::mpsc, task::JoinSet};
 
+use self::scene::{FakeCore, Scene};
 use super::{
     capacity::{Capacity, PermitHolder, WaitingQueues},
     walk::policy::core_history::stage_to_resume,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     chain::fake_chain::{SOURCE, request_event},
     contracts::abi,
-    domain::{Answer, HoldReason, Outcome, SignedResult, stage::Stage},
+    domain::{Answer, HoldReason, Outcome, PerKind, SignedResult, stage::Stage},
 };
 
 fn intake(id: u64, recovered: bool) -> QueuedRequest {
@@ -224,4 +225,22 @@ async fn those_of_one_block_give_way_to_the_rest_of_it_one_by_one() {
         rows.walk_began(block);
     }
     assert!(tokio::time::timeout(minute, giving_way.join_next()).await.is_err(), "none waits");
+}
+
+/// T17: the block that it was in was deep enough, and the one that it is in now is not.
+#[tokio::test(start_paused = true)]
+async fn t17_a_request_that_has_moved_up_waits_until_its_block_is_final() {
+    let scene = Scene::new(FakeCore::pending(), Stage::Arrived).await;
+    let up_to = |block| FinalHeight(PerKind::all(Some(block)));
+    scene.final_height.send_replace(up_to(55));
+    let mut again = vec![Vec::new(); 20];
+    again.push(vec![scene::event()]);
+    scene.chain.reorganise(60, again);
+    let capacity = Capacity::new(1);
+    let minute = tokio::time::timeout(Duration::from_mins(1), scene.walk(&capacity)).await;
+    assert!(minute.is_err());
+    assert_eq!(scene.core.counts().asks, 0);
+    scene.final_height.send_replace(up_to(61));
+    scene.walk(&capacity).await;
+    assert_eq!(scene.core.counts().asks, 1);
 }

@@ -161,7 +161,7 @@ sol! {
 }
 
 /// The request's event as the chain shows it.
-fn event() -> Event {
+pub(super) fn event() -> Event {
     let handle = B256::with_last_byte(1);
     let material = (handle, U256::ONE, keccak256(CIPHERTEXT), vec![Address::ZERO]);
     let log = PublicDecryptionRequest {
@@ -187,7 +187,7 @@ pub(super) struct Scene {
     pub suspects: SuspectBlocks,
     gets: Arc<AtomicUsize>,
     _lane: JoinSet<Result<(), LedgerError>>,
-    _depth: watch::Sender<FinalHeight>,
+    pub final_height: watch::Sender<FinalHeight>,
     _support: watch::Sender<DeploymentSupport>,
 }
 
@@ -291,7 +291,7 @@ impl Scene {
             suspects,
             gets,
             _lane: running,
-            _depth: depth,
+            final_height: depth,
             _support: support,
         }
     }
