@@ -166,7 +166,7 @@ struct Supervisor<I: InstanceRunner> {
     started_at_ms: u64,
     /// `None` without an HTTP listener.
     publisher: Option<Publisher>,
-    /// The names under which the journals were last kept, as read at startup.
+    /// The instances that last wrote the journals, as read at startup.
     keepers: Vec<Keeper>,
     managed: BTreeMap<String, ManagedInstance<I::Tenure>>,
     dice: Dice,

@@ -108,7 +108,7 @@ pub(super) fn config_names(directory: &Path) -> Result<Vec<String>, Problems> {
     Ok(files.map(|(name, _)| OsStr::to_string_lossy(name).into_owned()).collect())
 }
 
-/// The names under which journals were last kept. Empty if the directory does not answer: writing there
+/// The instances that last wrote the journals. Empty if the directory does not answer: writing there
 /// reports that.
 pub(super) fn read_keepers(state_dir: &Path) -> Vec<Keeper> {
     BoundedIo::default().run_one(FileTask::Inspect, state_dir, journal::keepers).unwrap_or_default()

@@ -191,7 +191,7 @@ pub(super) async fn retry(whose: RequestsTarget, id: String, json: bool) -> Exit
     print(&watch_retry(&mut source, &id).await, told)
 }
 
-/// The state some seconds after a retry, which tells whether it helped.
+/// The state some seconds after a retry, which shows whether it helped.
 async fn watch_retry(source: &mut AnswerSource, id: &str) -> String {
     let mut found = Vec::new();
     for _ in 0..RETRY_WATCH.as_secs() {

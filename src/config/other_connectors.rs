@@ -1,5 +1,5 @@
 //! Keys of other connectors (the three services, and the single programs before them). An operator who
-//! brings their files or variables is told the name used here, instead of the nearest spelling.
+//! brings their files or variables gets the name used here, instead of the nearest spelling.
 
 /// A key as it stands in their files, and its name here. Empty: no counterpart.
 const KEYS: &[(&str, &str)] = &[

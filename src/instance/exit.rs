@@ -15,7 +15,7 @@ pub enum Exit {
     Failed { task: &'static str, cause: Arc<Failure> },
     /// A bug; a rebuild may help.
     Panicked { task: &'static str },
-    /// A task's heartbeat began a turn and did not end it; a rebuild may help.
+    /// A task hangs: its heartbeat stopped while it was at work; a rebuild may help.
     Hung { task: &'static str },
 }
 

@@ -9,7 +9,7 @@ use crate::{chain::provider::GenesisStatus, domain::B256, journal};
 pub enum Undecided {
     #[error("no node tells the chain's block 0")]
     Untold,
-    /// First start: no node tells its genesis.
+    /// First start: no node returns its genesis block.
     #[error("it knows no genesis block yet")]
     NoGenesis,
     #[error("{hosts} was not heard yet")]

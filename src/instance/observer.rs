@@ -27,7 +27,7 @@ use crate::{
 };
 
 impl Instance {
-    /// The block from which the chain is known.
+    /// Builds the observing instance, once its chain is known.
     pub(super) async fn build_observer(
         &mut self,
         config: &Config,

@@ -1,4 +1,4 @@
-//! Answers an operator's questions about requests, beside the walk (the task that carries one request).
+//! Answers an operator's questions about requests, beside the walk.
 //!
 //! ```text
 //! control socket -> supervisor -> inbox -> here -> journal's reader -> reply

@@ -28,7 +28,7 @@ use crate::{
 /// Unfinished requests read from the journal ahead of their walk.
 pub(super) const RECOVERY_QUEUE: usize = 64;
 
-/// The channels of a walk (the task that carries one request from arrival to outcome).
+/// The channels of a walk.
 pub(super) fn open_walk_queues(config: &Config) -> (WalkReceivers, WalkSender, WalkSender) {
     walk_channels(config.channel_size, RECOVERY_QUEUE)
 }

@@ -29,8 +29,8 @@ const SET_BACK_BLOCKS: u64 = 1000;
 /// A node that does not answer within this time has no vote.
 const VOTE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The block up to which requests may have been answered. Nodes that do not return the wallet's
-/// transaction count leave it undecided.
+/// The block up to which requests may have been answered: the head, unless a node returns the wallet's
+/// transaction count and the journal knows all of these transactions.
 pub(super) async fn maybe_answered_up_to<P: TransactionSender>(
     provider: &P,
     journal: &Journal,

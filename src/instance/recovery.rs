@@ -4,7 +4,6 @@
 //! operator says "try again". Later only the held ones, slowly, and at once when the contract can be
 //! served again, which some are held for. Only keys are read here: the walk reads the request's stage
 //! when its turn comes, which may be much later.
-//! its request stands when its turn comes, which may be much later.
 
 use std::time::Duration;
 

@@ -306,7 +306,7 @@ impl Instance {
         taken
     }
 
-    /// Uses what was read to tell nodes of this chain from nodes of other chains.
+    /// Uses the blocks read to distinguish nodes of this chain from nodes of other chains.
     fn follow_reading(
         &mut self,
         provider: ArbitrumProvider,

@@ -412,7 +412,7 @@ impl Running<'_> {
         estate
     }
 
-    /// No request was ever unattended, and no operator was told to fix what is in order.
+    /// No request was ever unattended, and no operator was asked to fix what is in order.
     fn check_invariants(&self) {
         let world = &self.home.world;
         let forgotten = self.reporter.metrics.unattended_so_far();

@@ -80,7 +80,7 @@ impl WaitReasons {
         is_long.then_some(WaitingRequest { id, stage, since_ms, why })
     }
 
-    /// `None`: it is advancing, is held, has ended, or the last failure says why.
+    /// `None`: it is advancing, is held, has ended, or the last failure is the reason.
     fn reason_for(&self, request: &RequestOverview, now_ms: u64) -> Option<String> {
         if request.held.is_some() || request.outcome.is_some() {
             return None;

@@ -96,7 +96,7 @@ pub struct Desired {
     pub kept: Configs,
     /// Instances with a valid file that an operator stopped: they keep the claims they had.
     pub stopped: Configs,
-    /// Instances with an invalid file that do not run. Such a file does not tell the wallet, but the
+    /// Instances with an invalid file that do not run. Such a file does not name the wallet, but the
     /// journal may.
     pub broken: BTreeSet<String>,
 }
@@ -131,7 +131,7 @@ const NEWCOMER: u8 = 4;
 
 /// Decides which instances may run. `current`: those that run already, or would after a pause. No
 /// instance is renamed to a name in `running`: a draining run must be found under its own name until it
-/// ends, and its successor waits for that. `keepers`: the names under which journals were last kept.
+/// ends, and its successor waits for that. `keepers`: the instances that last wrote the journals.
 #[must_use]
 pub fn plan(
     current: &Configs,

@@ -13,7 +13,7 @@
 //! has a deadline far below the limit, so that a task beats between two calls. Time is measured by counting
 //! checks, not with a clock: a process that was suspended as a whole has no hanging tasks.
 //!
-//! In tests a [`BeatListener`] is told of each beat. In production there is none.
+//! In tests a [`BeatListener`] receives each beat. In production there is none.
 
 use std::{
     fmt,

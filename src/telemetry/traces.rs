@@ -122,7 +122,7 @@ impl Settings {
             given(&own).map(|text| (own, text)).or_else(|| Some((name.to_owned(), given(name)?)))
         };
         let Some((endpoint, text)) = of_traces(ENDPOINT) else { return Ok(None) };
-        // OpenTelemetry accepts only `true`. An operator who writes 1 means it, and is told why it
+        // OpenTelemetry accepts only `true`. An operator who writes 1 means it, and learns why it
         // has no effect.
         if disabled.is_some() && !is(&disabled, "false") {
             return Err(wrong(DISABLED, "true or false"));

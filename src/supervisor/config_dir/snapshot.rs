@@ -98,7 +98,7 @@ pub fn load_bounded<T: Send + 'static>(
 
 /// Reads all files once and accepts the result: at startup, where it can disturb no running instance,
 /// and for commands that only show something. Returns what a watcher continues from. `keepers`: the
-/// names under which journals were last kept, as far as the caller knows. Blocks.
+/// instances that last wrote the journals, as far as the caller knows. Blocks.
 #[must_use]
 pub fn first_snapshot(
     files: &ConfigFiles,

@@ -85,7 +85,7 @@ async fn d6_fifty_reloads_at_once_all_end_and_a_good_file_is_not_blamed() {
     tasks.join_all().await;
 }
 
-/// Two operators at once: the one that was overruled is told.
+/// Two operators at once: the overruled one gets the reason.
 #[tokio::test(start_paused = true)]
 async fn d6_a_restart_beaten_by_a_stop_says_so_and_the_other_way_round() {
     let rig = Harness::new();
