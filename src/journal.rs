@@ -8,9 +8,10 @@
 //!
 //! Guarantees:
 //!
-//! - `store_batch`, `record_signed`, `open_again`, `prune` and `flush` are on disk (fsync) when they return `Ok`;
-//! - `note`, `record_mined` and `record_given_up` are on disk within about 20 ms or with the next of the above;
-//!   losing them costs a repeated call, never an outcome;
+//! - `store_batch`, `record_signed`, `reopen`, `open_again`, `prune` and `flush` are on disk (fsync) when
+//!   they return `Ok`;
+//! - `note`, `record_mined` and `record_given_up` are on disk within about 20 ms or with the next of the
+//!   above; losing them costs a repeated call, never an outcome;
 //! - commands of one caller take effect in the order it made them, and a crash keeps a prefix of that order;
 //! - reads see what is on disk: what a restart would see. A note is visible after its commit
 //!   ([`Journal::flush`] waits for it).
@@ -238,9 +239,10 @@ impl Journal {
 
     /// Removes old rows of every contract in the file:
     ///
-    /// - requests settled before `settled_before_ms` (Unix ms) whose outcome's block is at most `final_block`;
-    /// - transactions signed before that time whose nonce is mined and final, and whose request is settled and as old,
-    ///   or gone;
+    /// - requests settled before `settled_before_ms` (Unix ms) whose outcome's block is at most
+    ///   `final_block`;
+    /// - transactions signed before that time whose nonce is mined and final, and whose request is settled
+    ///   and as old, or gone;
     /// - undecodable logs stored before that time in such blocks.
     ///
     /// The highest nonce stays. Works in chunks, with other commits in between; dropping the future stops

@@ -1,4 +1,4 @@
-//! A chain in memory for unit tests of rooms and lane: it forks, lags, hides, loses and refuses as told,
+//! A chain in memory for unit tests of stages and lane: it forks, lags, hides, loses and refuses as told,
 //! call by call. The chain driven by a seed, with a real contract, is in `instance::simulation`.
 
 mod answers;

@@ -11,7 +11,8 @@
 //! is open.
 //!
 //! Invariants:
-//! - Nothing is broadcast before its nonce, bytes and hash are durable ([`TransactionLedger::signed`]).
+//! - Nothing is broadcast before its nonce, bytes and hash are durable
+//!   ([`TransactionLedger::record_signed`]).
 //! - After an unknown outcome the same bytes are sent again. A nonce gets other bytes only as a fee bump
 //!   of the same payload, as a no-op, or after every node proved that it rejected the old bytes.
 //! - A request has at most one open transaction: submitting it again attaches to that one. So a restart
@@ -21,8 +22,8 @@
 //! - A transaction behind a gap that is too wide to fill is **stranded**: the lane gives it up, and its
 //!   request gets another nonce. If the chain reaches the old nonce later, the old bytes may still be
 //!   mined: the contract refuses a second answer, and the lane recognises them as its own.
-//! - Decisions are pure ([`state`], [`count`], [`nonces`], [`nonce_slot`], [`mined_window`]). One task carries them
-//!   out ([`owner`]); slow work runs beside it in its `JoinSet`.
+//! - Decisions are pure ([`state`], [`count`], [`nonces`], [`nonce_slot`], [`mined_window`]). One task carries
+//!   them out ([`runner`]); slow work runs beside it in its `JoinSet`.
 
 mod ledger;
 pub mod state;

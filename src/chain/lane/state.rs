@@ -1,6 +1,6 @@
 //! The state of a lane and its decisions: every nonce, its transactions, and what to do next. Pure:
 //! inputs are events, the time and random numbers, the output is a list of [`Effect`]s that
-//! [`owner`](super::owner) carries out. Public only for the benchmarks.
+//! [`runner`](super::runner) carries out. Public only for the benchmarks.
 //!
 //! Every nonce from the chain's transaction count on is in exactly one of five states:
 //!
@@ -58,21 +58,21 @@ pub(super) const MOST_AHEAD: u64 = 64;
 /// Work for the task of the lane, to be carried out in order.
 #[derive(Debug)]
 pub enum Effect {
-    /// Sign these, then call [`LaneState::signed`].
+    /// Sign these, then call [`LaneState::apply_signed`].
     Sign(Vec<UnsignedTransaction>),
-    /// Record these durably, then call [`LaneState::recorded`].
+    /// Record these durably, then call [`LaneState::apply_recorded`].
     Record(Vec<SignedTransaction>),
-    /// Broadcast, then call [`LaneState::answered`]. `waits`: wait for the receipt if the node offers that
-    /// (EIP-7966).
+    /// Broadcast, then call [`LaneState::apply_broadcast`]. `awaits_receipt`: wait for the receipt if the
+    /// node offers that (EIP-7966).
     Broadcast { transaction: SignedTransaction, awaits_receipt: bool },
     /// Record the transaction as mined.
     Mined(TransactionId, BlockRef),
     /// Record that these will not be mined.
     GiveUp(Vec<TransactionId>, GiveUpReason),
-    /// Record that these left the chain, then call [`LaneState::reopened`] with everything recorded for their
-    /// nonces.
+    /// Record that these left the chain, then call [`LaneState::apply_reopened`] with everything recorded
+    /// for their nonces.
     Reopen(Vec<TransactionId>),
-    /// Send the result to the waiting caller. Without one, call [`LaneState::unclaimed`].
+    /// Send the result to the waiting caller. Without one, call [`LaneState::keep_inclusion`].
     NotifyIncluded(RequestKey, Inclusion),
     /// Send the error to the waiting caller.
     NotifyFailed(RequestKey, SubmitError),
@@ -140,7 +140,7 @@ pub struct LaneState {
     unclaimed_inclusions: HashMap<RequestKey, Inclusion>,
     mined_window: MinedWindow,
     broadcasting: usize,
-    /// Broadcasts do not wait for receipts before this time ([`CROWD`](broadcasts)).
+    /// Broadcasts do not wait for receipts before this time ([`CROWDED_FOR`](broadcasts)).
     crowded_until: Instant,
     fee_market: FeeMarket,
     /// The newest head, and the number of the connection that delivered it.

@@ -1,5 +1,5 @@
-//! A transaction before its signature, and what is read back from signed bytes. [`UnsignedTransaction`] is public only
-//! for the benchmarks.
+//! A transaction before its signature, and what is read back from signed bytes. [`UnsignedTransaction`]
+//! is public only for the benchmarks.
 
 use alloy::{
     consensus::{SignableTransaction, Transaction, TxEip1559, TxEnvelope},

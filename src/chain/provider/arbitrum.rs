@@ -1,5 +1,5 @@
 //! The real provider: an Arbitrum (or any Ethereum JSON-RPC) chain behind one or several endpoints.
-//! Connections, and the choice of the endpoint to read from, are in [`super::endpoints`].
+//! Connections, and the choice of the endpoint to read from, are in [`super::endpoint_pool`].
 
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The chain is checked at every connection and from time to time afterwards: a URL may lead to another
-//! chain tomorrow. Which endpoint is read from is decided in [`super::endpoints`].
+//! chain tomorrow. Which endpoint is read from is decided in [`super::endpoint_pool`].
 
 use std::{
     convert::Infallible,

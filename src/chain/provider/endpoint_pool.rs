@@ -2,13 +2,14 @@
 //! to all.
 //!
 //! ```text
-//! connection --link, heads--\                    /--> the order of reading (usable)
-//! connection --link, heads---> look, choose (f) ---> heads of the one that is read from
-//! connection --link, heads--/                    \--> doubt: check your head again
+//! connection --state, heads--\                        /--> the order of reading (usable)
+//! connection --state, heads---> observe, select (f) ---> heads of the one that is read from
+//! connection --state, heads--/                        \--> doubt: check your head again
 //! ```
 //!
-//! Heads come only from the endpoint that is read from, so that no room learns of a block that its next
-//! read does not find. If another endpoint has a newer head, that endpoint checks its head at once.
+//! Heads come only from the endpoint that is read from, so that no caller learns of a block that its
+//! next read does not find. If another endpoint has a newer head, that endpoint checks its head at
+//! once.
 
 use std::{
     sync::{

@@ -134,7 +134,7 @@ impl ArbitrumProvider {
         })
     }
 
-    /// See [`super::ChainReader::emitted_by`].
+    /// See [`super::ChainReader::receipt_logs`].
     pub(super) async fn fetch_receipt_logs(
         &self,
         transaction: B256,
@@ -161,7 +161,7 @@ impl ArbitrumProvider {
         found.collect()
     }
 
-    /// See [`super::ChainReader::counts_at`].
+    /// See [`super::ChainReader::transaction_counts_at`].
     pub(super) async fn fetch_transaction_counts(
         &self,
         sender: Address,
@@ -179,7 +179,7 @@ impl ArbitrumProvider {
         counts.collect()
     }
 
-    /// See [`super::ChainReader::transactions_of`].
+    /// See [`super::ChainReader::transactions_from`].
     pub(super) async fn fetch_transactions(
         &self,
         sender: Address,

@@ -21,7 +21,7 @@ const NAMES_WITHIN: Duration = Duration::from_secs(3);
 const RECREATED_AFTER: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What an instance needs of its provider beyond what its rooms need.
+/// What an instance needs of its provider beyond what the stages need.
 impl ArbitrumProvider {
     /// Hosts of all nodes, for messages.
     #[must_use]

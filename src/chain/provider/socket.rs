@@ -2,7 +2,7 @@
 //! here: a lost connection ends with a reason.
 //!
 //! ```text
-//! Line --orders--> write -----> node
+//! handle --calls--> write -----> node
 //!   ^                             │ answers (by id), heads
 //!   └────────── pending <──read───┴──> newest head
 //! ```

@@ -8,7 +8,7 @@
 //! | from v0.12 on | the id | as anybody |
 //!
 //! Which row applies is found by a test: for an id that no contract has reached, the contract must say
-//! that it does not know it ([`DecryptionAdapter::question`]).
+//! that it does not know it ([`DecryptionAdapter::id_probe`]).
 
 use super::{DecryptionAdapter, ViewError, call_view};
 use crate::{

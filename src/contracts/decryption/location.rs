@@ -3,7 +3,7 @@
 //!
 //! A transaction that moves to another block may get another id there, so the transaction alone proves
 //! nothing: the request is where its event is. No single node ends a request: that it is gone must be
-//! reported twice, seconds apart, and by every node ([`super::agreed`]).
+//! reported twice, seconds apart, and by every node ([`super::agreement`]).
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@
 //! the receipt of the event's transaction: log and receipt indices may be late or broken. Only a certain
 //! denial ends a request ([`WitnessVerdict::NeverExisted`]).
 //!
-//! A node advances ([`crate::chain::provider::choice`]) if it delivers blocks that are recent by their
+//! A node advances ([`crate::chain::provider::selection`]) if it delivers blocks that are recent by their
 //! own timestamps. A block that it does not reach may be one that a lying node put on top of the chain.
 //! On a chain without new blocks no node advances, and a node that is behind cannot be told from a
 //! correct one.

@@ -1,4 +1,4 @@
-//! Every step from every place a request can be in, and sequences of all that can happen to one.
+//! Every step from every state of a request, and sequences of all events.
 
 use proptest::prelude::*;
 
@@ -62,7 +62,7 @@ fn open(stored: StoredRequest) -> Progress {
 fn every_stage_and_step_lands_where_the_drawing_says() {
     use StageName::{Answered, Arrived, Asked, Submitted};
     const ILLEGAL: Option<StageName> = None;
-    // One row per stage, one column per step in the order of `steps`, but for the last.
+    // One row per stage, one column per step in the order of `steps`, without the last ones.
     let table = [
         (Arrived, [Some(Asked), Some(Arrived), Some(Answered), ILLEGAL, ILLEGAL]),
         (Asked, [Some(Asked), Some(Arrived), Some(Answered), ILLEGAL, ILLEGAL]),
@@ -70,7 +70,7 @@ fn every_stage_and_step_lands_where_the_drawing_says() {
         (Submitted, [Submitted, Submitted, Answered, Submitted, Answered].map(Some)),
     ];
     for (before, row) in table {
-        // Failed, Held and Worked move nothing.
+        // Failed, Held and WorkTime do not change the stage.
         let row = row.into_iter().chain([Some(before); 3]);
         for (step, expected) in steps().iter().zip(row) {
             let after = StoredRequest::from(at(before)).step(step, 9);
@@ -87,7 +87,7 @@ fn every_stage_and_step_lands_where_the_drawing_says() {
     }
 }
 
-/// Nothing ends twice, and what is not named here stays ended.
+/// Nothing ends twice; only the reopenings named here lead back from an end.
 #[test]
 fn an_end_is_an_end_but_for_the_chain_and_an_operator() {
     use Reopening::{AnswerDropped, RetryAsked, SeenAgain};
@@ -162,7 +162,7 @@ fn stored_names_are_those_of_the_domain() {
     assert_eq!(StageName::Submitted.with_answer(None), Stage::Arrived);
 }
 
-/// All that can happen to a stored request.
+/// Every event of a stored request.
 #[derive(Clone, Debug)]
 enum Happening {
     Step(Step),
@@ -178,9 +178,8 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 proptest! {
-    /// However they come: between two ends lies a reopening that its end allows, an answer in hand is
-    /// given up to nobody but an operator, what is illegal changes nothing, and a crash in between
-    /// makes no difference.
+    /// In any order: between two ends there is a reopening that the first end allows, only an operator's
+    /// retry drops an answer, illegal steps change nothing, and a crash in between makes no difference.
     #[test]
     fn no_sequence_leads_to_two_outcomes_or_back_from_one(
         happenings in prop::collection::vec(happening(), 1..40),
@@ -209,7 +208,7 @@ proptest! {
             };
             prop_assert!(progress.stage.has_answer() || !had_answer || is_retry);
             prop_assert_eq!((&progress.outcome, progress.settled_at_ms), (&None, None));
-            // As it is written and read again.
+            // Written and read again.
             let mut read = progress.clone();
             if let StoredRequest::Ended(end) = &after {
                 (read.outcome, read.settled_at_ms) = (Some(end.outcome.clone()), Some(end.at_ms));

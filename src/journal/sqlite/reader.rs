@@ -274,7 +274,8 @@ impl Rows<'_> {
         Ok(records.into_iter().map(|record| record.event).collect())
     }
 
-    /// A page of requests, read with `read`. Binds the parameters that the statement of its [`RequestFilter`] needs.
+    /// A page of requests, read with `read`. Binds the parameters that the statement of its
+    /// [`RequestFilter`] needs.
     fn page<T>(
         &self,
         statement: &str,

@@ -1,17 +1,18 @@
 //! Builds a journal anew from the chain, in place of one that is damaged or gone.
 //!
 //! ```text
-//! damaged -> set aside (renamed) -> nobody begins a new one -> rebuild: cursor before a block,
-//!                                                              and what the damaged one proves
+//! damaged -> set aside (renamed) -> no new one is created -> rebuild: cursor before a block,
+//!                                                            and the rows that prove themselves
 //! ```
 //!
-//! Only the cursor is chosen by the operator. The instance then reads the chain from there as always, and
-//! learns from the contract which requests were answered before: the contract takes one answer per signer.
+//! Only the cursor is chosen by the operator. The instance then reads the chain from there as always,
+//! and learns from the contract which requests were answered before: the contract accepts one answer
+//! per signer.
 //!
-//! Transactions that the new journal does not know may still be pending. Their nonces are then used again. Of
-//! two transactions with one nonce only one is mined: it brings an answer that the contract takes, or refuses
-//! as already known. The other request's answer is sent again. So what is salvaged saves gas and time;
-//! nothing depends on it.
+//! Transactions that the new journal does not know may still be pending. Their nonces are then used
+//! again. Of two transactions with one nonce only one is mined: it delivers an answer that the contract
+//! accepts, or rejects as already known. The other request's answer is sent again. So what is salvaged
+//! saves gas and time; nothing depends on it.
 
 use std::path::{Path, PathBuf};
 

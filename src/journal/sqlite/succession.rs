@@ -12,8 +12,8 @@
 //! lock file may still tell that it belongs to another instance. It is also ignored if it was last written
 //! before this instance opened its last known journal.
 //!
-//! What the old wallet signed stays in its journal: [`OpenedJournal::left`] lists the journals whose transactions
-//! must be followed.
+//! What the old wallet signed stays in its journal: [`OpenedJournal::earlier`] lists the journals whose
+//! transactions must be followed.
 
 use std::{
     collections::BTreeSet,
@@ -219,12 +219,12 @@ fn siblings(
     }
     for stem in aside {
         let path = dir.join(format!("{stem}{}", files::ENDING));
-        // If it was replaced, the new journal tells.
+        // If it was replaced, the new journal decides.
         if path.try_exists()? || !may_be_of(keeper, &path) {
             continue;
         }
         let Some(aside) = files::latest_set_aside(&path)? else { continue };
-        // It may still tell that it belongs to another instance.
+        // It may still show that it belongs to another instance.
         if matches!(inspect_sibling(&aside, None, keeper, contract), Ok(None)) {
             continue;
         }

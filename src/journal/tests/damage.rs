@@ -15,7 +15,7 @@ fn signer() -> PrivateKeySigner {
     PrivateKeySigner::from_bytes(&B256::repeat_byte(0x11)).unwrap()
 }
 
-/// Of a wallet whose key is known here.
+/// With a wallet whose key is known here.
 fn own() -> Identity {
     Identity { wallet: signer().address(), ..identity() }
 }
@@ -39,7 +39,7 @@ fn shown(topic: B256, number: u64) -> Event {
     }
 }
 
-/// A request as the chain shows it: its key is the hash of its event.
+/// A request as on chain: the content in its key is the hash of its event.
 fn real(number: u64) -> Arrival {
     let topic = abi::request_topics()
         .into_iter()
@@ -53,7 +53,7 @@ fn real(number: u64) -> Arrival {
     Arrival { key: request.key, kind: request.kind(), event }
 }
 
-/// An answer of our wallet for `request`, or what looks like one.
+/// A transaction of our wallet with an answer for `request`.
 fn sent(nonce: u64, request: RequestKey) -> SignedTransaction {
     let mut input = vec![1, 2, 3, 4];
     input.extend(request.id.to_be_bytes::<32>());
@@ -101,7 +101,7 @@ fn names_in(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Garbage over pages of the file, from this one on.
+/// Overwrites these pages of the file with garbage.
 fn damage(file: &Path, pages: std::ops::Range<usize>) {
     let mut bytes = fs::read(file).unwrap();
     let end = (pages.end * 4096).min(bytes.len());
@@ -133,7 +133,8 @@ fn a_damaged_journal_is_set_aside_and_no_other_one_begun() {
     Journal::open(dir.path(), identity(), CONTRACT).unwrap();
 }
 
-/// As kill -9 leaves it, and then somebody's slip: what was stored last stands in its log.
+/// The files as kill -9 leaves them, with an accidentally removed database: the last rows are in the
+/// log.
 async fn killed(dir: &Path) -> Vec<u8> {
     let elsewhere = TempDir::new().unwrap();
     let journal = running(elsewhere.path());
@@ -157,7 +158,7 @@ async fn c8_a_journal_that_was_emptied_or_removed_is_set_aside_with_its_log() {
         let dir = TempDir::new().unwrap();
         let log = killed(dir.path()).await;
         slip(&file(dir.path()));
-        // Nobody's look takes the log away.
+        // An inspection does not remove the log.
         inspect(dir.path(), own(), CONTRACT).unwrap_err();
         journal_chains(dir.path(), own().chain_id, own().wallet, "one").unwrap();
         ReadOnly::find(&[dir.path().to_owned()], "one").unwrap_err();
@@ -210,7 +211,7 @@ async fn c8_a_start_that_was_killed_before_there_were_tables_is_begun_again() {
     assert_eq!(names_in(dir.path()).len(), 1);
 }
 
-/// The process dies between the database's new name and its log's.
+/// The process dies between renaming the database and renaming its log.
 #[test]
 fn a_setting_aside_that_was_interrupted_is_ended() {
     let dir = TempDir::new().unwrap();
@@ -223,7 +224,7 @@ fn a_setting_aside_that_was_interrupted_is_ended() {
     assert!(!beside(&file(dir.path()), "-wal").exists());
 }
 
-/// The journal was made anew since, and somebody removed its database.
+/// The journal was rebuilt in the meantime, and its database was removed.
 #[tokio::test]
 async fn a_second_damage_has_a_time_of_its_own() {
     let dir = TempDir::new().unwrap();
@@ -267,7 +268,7 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     journal.record_given_up(vec![displaced.id()], GiveUpReason::Displaced).await.unwrap();
     journal.record_mined(mined.id(), block(18)).await.unwrap();
     journal.close().await.unwrap();
-    // An index, in the middle of the file: the tables can be read.
+    // An index in the middle of the file: the tables can be read.
     let page: i64 = Connection::open(file(dir.path()))
         .unwrap()
         .query_row(
@@ -305,7 +306,7 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     journal.close().await.unwrap();
 }
 
-/// Whatever page is damaged: the rebuild ends, and what is read from the block on is untouched.
+/// Whatever page is damaged: the rebuild succeeds, and the blocks from the given one on are read again.
 #[tokio::test]
 async fn every_damaged_page_can_be_rebuilt_from() {
     let dir = TempDir::new().unwrap();
@@ -384,7 +385,7 @@ async fn damage_found_while_it_is_open_is_told_and_set_aside() {
     journal.close().await.unwrap();
     let journal = running(dir.path());
     let condition = journal.condition();
-    // Behind the back of the open connection, which has read next to nothing yet.
+    // Unnoticed by the open connection, which has read hardly anything yet.
     let pages = usize::try_from(fs::metadata(file(dir.path())).unwrap().len()).unwrap() / 4096;
     let mut bytes = fs::read(file(dir.path())).unwrap();
     bytes[4096..pages * 4096].fill(0xee);
@@ -397,7 +398,7 @@ async fn damage_found_while_it_is_open_is_told_and_set_aside() {
     drop(journal.close().await);
     let told = set_aside(&damage, dir.path(), own(), CONTRACT).unwrap();
     assert!(matches!(told, OpenError::SetAside { .. }), "{told}");
-    // Said late, of a file that has been made anew: nothing happens to that.
+    // A late report about a file that was rebuilt has no effect.
     rebuild(dir.path(), own(), CONTRACT, block(1)).unwrap();
     set_aside(&damage, dir.path(), own(), CONTRACT).unwrap_err();
     running(dir.path()).close().await.unwrap();
@@ -412,7 +413,7 @@ async fn a_journal_deleted_while_it_is_open_is_written_again() {
         for ending in deleted {
             fs::remove_file(beside(&file(dir.path()), ending)).unwrap();
         }
-        // The next commit finds it, and is kept as well.
+        // The next commit notices it and is stored as well.
         let taken = journal.store_batch(batch([3], Some(6))).await.unwrap();
         assert_eq!(taken.new, [0]);
         let ended = ended_by_itself(&mut journal).await;
@@ -424,8 +425,8 @@ async fn a_journal_deleted_while_it_is_open_is_written_again() {
     }
 }
 
-/// A link that leads to another file system plays the mount: what is behind it goes away, whole, and
-/// comes back.
+/// A symbolic link to another file system simulates the mount: its target disappears and comes back
+/// intact.
 #[tokio::test]
 async fn d8_a_journal_whose_file_system_is_unmounted_is_waited_for_and_not_written_elsewhere() {
     let (here, there) = (TempDir::new().unwrap(), TempDir::new_in("/dev/shm").unwrap());
@@ -459,7 +460,7 @@ async fn d8_a_journal_whose_file_system_is_unmounted_is_waited_for_and_not_writt
     running.close().await.unwrap();
 }
 
-/// `rm`, and then `stop` before anything more was stored.
+/// `rm`, and then `stop` before anything else was stored.
 #[tokio::test]
 async fn a_journal_deleted_before_it_is_closed_is_written_again() {
     let dir = TempDir::new().unwrap();
@@ -497,7 +498,7 @@ async fn a_file_put_in_the_place_of_an_open_journal_is_left_alone_and_said() {
     running(elsewhere.path()).close().await.unwrap();
     fs::rename(file(elsewhere.path()), file(dir.path())).unwrap();
     let before = fs::read(file(dir.path())).unwrap();
-    // It is stored nowhere that counts, and so not answered.
+    // It is not stored in the journal, so the caller gets an error.
     let error = journal.store_batch(batch([2], Some(6))).await.unwrap_err();
     assert!(error.to_string().contains("another file"), "{error}");
     let ended = ended_by_itself(&mut journal).await;

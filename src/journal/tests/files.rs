@@ -1,4 +1,4 @@
-//! The files: whose they are, what they are called, what is told of those that are of no use.
+//! The files: their names and owners, and the errors for unusable ones.
 
 use super::*;
 
@@ -14,7 +14,7 @@ async fn a_second_opener_is_told_who_holds_the_journal() {
     drop(first);
     let (journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
     drop(writer);
-    // A handle that outlives its writer keeps nobody out, and says what happened.
+    // A handle that outlives its writer holds no lock, and reports why it fails.
     let error = journal.store_batch(batch([1], None)).await.unwrap_err();
     assert!(error.to_string().contains("is closed"), "{error}");
     assert!(matches!(journal.ask(Query::Cursor).await, Err(JournalError::Closed { .. })));
@@ -52,7 +52,7 @@ fn b12_a_journal_that_is_a_link_or_has_linked_files_is_not_written_through() {
         assert!(error.is_transient(), "{ending}: {error}");
         assert_eq!(fs::read(&precious).unwrap(), b"", "{ending}");
     }
-    // The directory may well be one.
+    // Also in an existing directory.
     let dir = TempDir::new().unwrap();
     let link = dir.path().join("state");
     fs::create_dir(dir.path().join("elsewhere")).unwrap();
@@ -60,7 +60,8 @@ fn b12_a_journal_that_is_a_link_or_has_linked_files_is_not_written_through() {
     Journal::open(&link, identity(), CONTRACT).unwrap();
 }
 
-/// A cut log shows what was written, not what was synced: that rests on this setting.
+/// The log that the crash tests cut shows what was written, not what was synced: that depends on this
+/// setting.
 #[test]
 fn commits_are_synced() {
     let dir = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! What operators ask: pages, all of one id, a journal that nobody has open.
+//! Queries of operators: pages, all requests of one id, and a journal that no process has open.
 
 use super::*;
 
@@ -76,7 +76,7 @@ async fn only_what_is_not_known_to_be_answered_is_opened_again() {
     assert_eq!(one.held.unwrap().hold.reason, HoldReason::RetryAsked);
     let two = journal.request(key(2)).await.unwrap().unwrap().progress;
     assert_eq!(two.last_error.as_deref(), Some("it had ended as refused (no materials)"));
-    // It stands where a walk begins.
+    // The state in which a walk begins.
     let standing = journal.request_state(key(1)).await.unwrap().unwrap();
     assert_eq!((standing.stage, standing.worked), (Stage::Arrived, Duration::ZERO));
     running.close().await.unwrap();
@@ -98,7 +98,7 @@ async fn a_journal_that_nobody_has_open_is_found_by_who_kept_it() {
     running.journal.store_batch(arrivals).await.unwrap();
     running.journal.record_signed(vec![signed(0, 0, Some(twin))]).await.unwrap();
 
-    // While it is written, and after that.
+    // While it is being written, and afterwards.
     let known = |found: &ReadOnly| {
         let (look, path) = (found.queries(), found.path().to_owned());
         let twins = look.ask(|slot| Query::WithId(U256::from(1), slot)).unwrap();
@@ -111,7 +111,7 @@ async fn a_journal_that_nobody_has_open_is_found_by_who_kept_it() {
     running.close().await.unwrap();
     let found = find("one").unwrap();
     known(&found);
-    // Nobody is kept out meanwhile.
+    // The reader holds no lock.
     Running::open(dir.path()).close().await.unwrap();
 
     let others = find("two").unwrap_err().to_string();

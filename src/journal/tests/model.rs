@@ -1,4 +1,5 @@
-//! Random commands against a journal and against a few maps: after a restart both say the same.
+//! Random commands against a journal and against a few maps: after a restart both have the same
+//! contents.
 
 use proptest::{collection::vec, option, prelude::*};
 
@@ -13,7 +14,7 @@ enum Call {
     Restart,
 }
 
-/// What the maps know of a request.
+/// The expected state of a request.
 #[derive(Clone, Debug, PartialEq)]
 struct Expected {
     order: usize,
@@ -49,7 +50,7 @@ impl Model {
                 }
             }
             (Step::Forgotten, None) => row.stage = Stage::Arrived,
-            // Work is seen in `standing` alone, and what an answer is missing for is illegal.
+            // Work shows in `request_state` only, and a step whose answer is missing is illegal.
             (Step::Forgotten, Some(_))
             | (Step::WorkTime(_), _)
             | (Step::Submitted { .. } | Step::Returned { .. }, None) => {}

@@ -1,4 +1,4 @@
-//! The writer over a store that is none: what it makes of what the port says.
+//! The writer over a fake store: how it reacts to what the port returns.
 
 use std::sync::{
     Mutex as Lock,
@@ -12,12 +12,12 @@ use crate::journal::{
     writer::{JournalParts, assemble},
 };
 
-/// What it says is given in.
+/// A store with scripted results.
 #[derive(Clone, Default)]
 struct Fake {
-    /// How many commands each commit had.
+    /// The number of commands in each commit.
     commits: Arc<Lock<Vec<usize>>>,
-    /// So many commits find it locked.
+    /// This many commits fail because it is locked.
     locked: Arc<AtomicU32>,
     lost: Option<JournalError>,
 }
@@ -41,7 +41,7 @@ impl Store for Fake {
     }
 }
 
-/// Answers nothing.
+/// Answers no query.
 struct Nobody;
 
 impl StoreReader for Nobody {
@@ -73,14 +73,14 @@ async fn what_is_asked_for_at_once_is_one_commit_and_a_lock_is_waited_for() {
     assert!(stored.await.unwrap().iter().all(Result::is_ok));
     let commits = fake.commits.lock().unwrap().clone();
     assert_eq!(commits.iter().sum::<usize>(), 40);
-    // The first one is tried alone until it is through.
+    // The first command is repeated alone until it is stored.
     assert!(commits.len() <= 2, "{commits:?}");
     journal.flush().await.unwrap();
     assert!(journal.condition().waiting_reason().is_none());
     assert!(journal.ask(Query::Cursor).await.is_err(), "nobody answers");
 }
 
-/// Who lost the tenure has stored nothing, unless the store says that nothing is lost.
+/// With the tenure lost nothing counts as stored, unless the store reports that nothing is lost.
 #[tokio::test]
 async fn a_lost_tenure_ends_the_writer_and_everybody_hears_of_it() {
     let path = || "fake".into();

@@ -1,4 +1,4 @@
-//! What is kept of the reading beside its cursor.
+//! The state of the reading that is stored beside its cursor.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Requests, steps, cursor and ids: what is stored, and what comes back.
+//! Requests, steps, cursor and ids: what is stored, and what is read back.
 
 use super::*;
 
@@ -113,7 +113,7 @@ async fn steps_are_stored_and_survive() {
     journal.close().await.unwrap();
 }
 
-/// What the metrics say is what is stored: a step that changes nothing counts nothing.
+/// The metrics count what is stored: a step without effect counts nothing.
 #[tokio::test]
 async fn what_settles_is_counted_once() {
     let dir = TempDir::new().unwrap();
@@ -256,13 +256,14 @@ async fn a_request_of_a_reorganised_chain_takes_over_its_new_block() {
         }
         moved
     };
-    // The word of one node only: an unsettled request moves, a settled one stays.
+    // From a single node: an unsettled request moves, a settled one stays.
     assert_eq!(journal.store_batch(moved(None)).await.unwrap(), StoredBatch::default());
     assert_eq!(journal.request(key(2)).await.unwrap().unwrap().progress.outcome, Some(settled));
     let first = journal.request(key(1)).await.unwrap().unwrap();
     assert_eq!((first.event.block.number, first.event.log_index), (7, 9));
     assert_eq!(first.answer, Some(answer(1, "a")), "the answer stays");
-    // Read block by block: what the chain had settled is open again, what we gave up is not.
+    // Read block by block: requests that the chain had settled are open again, those that we gave up are
+    // not.
     let taken = journal.store_batch(moved(Some(7))).await.unwrap();
     assert_eq!(taken, StoredBatch { reopened: vec![1], ..StoredBatch::default() });
     assert!(journal.request_state(key(2)).await.unwrap().is_some());
@@ -295,7 +296,7 @@ async fn a0_known_ids_are_stored_with_the_batch_that_showed_them() {
     assert_eq!(Running::open(dir.path()).ask(Query::SeenIds).await.unwrap(), fewer);
 }
 
-/// So that a reorganisation after a restart takes ids along.
+/// They are needed to forget ids of a reorganisation after a restart.
 #[tokio::test]
 async fn a0_the_newest_requests_are_told_with_their_blocks() {
     let dir = TempDir::new().unwrap();
@@ -324,7 +325,7 @@ async fn c0_whether_a_request_was_answered_is_told_by_its_id() {
     assert_eq!(journal.answered_here(ids).await.unwrap(), expected);
 }
 
-/// The chain went to another fork and came back: the request is in the block it was in.
+/// The chain went to another fork and came back: the request is in its first block again.
 #[tokio::test]
 async fn a14_an_orphan_is_open_again_where_the_chain_is_what_it_was() {
     let dir = TempDir::new().unwrap();

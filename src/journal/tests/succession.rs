@@ -1,4 +1,4 @@
-//! From one generation of an instance to the next, and from one wallet to the next.
+//! From one run of an instance to the next, and from one wallet to the next.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn open_for(dir: &Path, identity: Identity, name: &str) -> OpenedJournal {
     open_as(&Machine::default(), dir, identity, CONTRACT, name, None).unwrap()
 }
 
-/// Opens, and has the writer run.
+/// Opens the journal and runs its writer.
 fn run_for(dir: &Path, identity: Identity, name: &str) -> (Running, Option<Predecessor>) {
     let OpenedJournal { journal, writer, predecessor, earlier: left } =
         open_for(dir, identity, name);
@@ -32,7 +32,7 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     let locked = Journal::open(dir.path(), identity(), CONTRACT).unwrap_err();
     assert!(matches!(locked, OpenError::Locked { .. }), "{locked}");
 
-    // What is still held of the old generation can neither write nor read.
+    // Handles of the old run can neither write nor read.
     let late = handle.store_batch(batch([3], Some(8))).await.unwrap_err();
     assert!(late.to_string().contains("closed"), "{late}");
     handle.note(key(2), Step::Asked).await.unwrap_err();
@@ -46,7 +46,7 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     assert_eq!(stages, [Stage::Asked, Stage::Arrived]);
     new.store_batch(batch([3], Some(8))).await.unwrap();
 
-    // Another contract in the same file; then it is closed, and anybody may open it.
+    // Another contract in the same file; then it is closed, and any process may open it.
     let other = Address::repeat_byte(0xdd);
     let new = Running::start(reopen(dir.path(), new.keep().await.unwrap(), other));
     assert_eq!(new.ask(Query::Cursor).await.unwrap(), None);
@@ -98,7 +98,7 @@ fn known() -> IdRange {
 /// Requests in every stage, one settled.
 async fn fill(journal: &Journal) {
     journal.store_batch(batch([], Some(3))).await.unwrap();
-    // A request's id is its block's number here.
+    // The id of each request is its block's number here.
     let mut settled_young = arrival(8);
     settled_young.event = event(150, 100);
     let more =
@@ -167,7 +167,7 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     new.note(key(1), Step::Settled(Outcome::Expired)).await.unwrap();
     new.close().await.unwrap();
 
-    // Only once, and back again without a loss.
+    // Only once; and back to the old wallet without a loss.
     let (new, none) = run_for(dir.path(), wallet(2), NAME);
     assert_eq!(none, None);
     assert_eq!(keys(&new, RequestFilter::Unfinished).await, [9, 2, 3, 4, 6]);
@@ -185,7 +185,7 @@ async fn until_the_new_journal_has_a_cursor_the_next_start_takes_over() {
     let (old, _) = run_for(dir.path(), wallet(1), NAME);
     fill(&old).await;
     old.close().await.unwrap();
-    // Killed in the middle: the new file is there, and what was copied was not committed.
+    // Killed halfway: the new file exists, and the copied rows were not committed.
     let (journal, writer) = Journal::open(dir.path(), wallet(2), CONTRACT).unwrap();
     let killed = Connection::open(journal.path()).unwrap();
     killed.execute_batch("BEGIN IMMEDIATE; DELETE FROM requests;").unwrap();
@@ -205,7 +205,7 @@ async fn only_what_this_instance_kept_last_is_taken_over() {
         let source = RequestSource { chain_id: identity.chain_id, contract };
         journal.store_batch(of(source, batch([cursor], Some(cursor)))).await.unwrap();
         journal.close().await.unwrap();
-        // So that "last" is not a matter of the same millisecond.
+        // Times have a resolution of a millisecond: the last one must differ.
         tokio::time::sleep(Duration::from_millis(3)).await;
     };
     let reset = Identity { genesis: B256::repeat_byte(0x9f), ..wallet(3) };
@@ -217,7 +217,7 @@ async fn only_what_this_instance_kept_last_is_taken_over() {
     fill_as(other_chain, NAME, CONTRACT, 14).await;
     fill_as(wallet(6), NAME, Address::repeat_byte(0xdd), 16).await;
 
-    // While somebody serves the predecessor nothing is taken over, and nothing begun without it.
+    // While the predecessor is in use nothing is taken over, and no new journal is created without it.
     let serving = open_for(dir.path(), wallet(2), NAME);
     let refused =
         open_as(&Machine::default(), dir.path(), wallet(8), CONTRACT, NAME, None).unwrap_err();
@@ -265,13 +265,13 @@ async fn what_the_earlier_wallet_signed_is_left_to_be_followed_at_every_start() 
     assert_eq!(none, None);
 }
 
-/// An earlier wallet's journal with five unfinished requests, closed. Answers its file.
+/// An earlier wallet's journal with five unfinished requests, closed. Returns its file.
 async fn earlier(dir: &Path, byte: u8, name: &str) -> PathBuf {
     let (old, _) = run_for(dir, wallet(byte), name);
     fill(&old).await;
     let path = old.path().to_owned();
     old.close().await.unwrap();
-    // So that "last" is not a matter of the same millisecond.
+    // Times have a resolution of a millisecond: the last one must differ.
     tokio::time::sleep(Duration::from_millis(3)).await;
     path
 }
@@ -291,7 +291,7 @@ async fn a11_a_new_wallet_does_not_begin_without_a_journal_that_cannot_be_read()
     let old = earlier(dir.path(), 1, NAME).await;
     let whole = fs::read(&old).unwrap();
     damage_header(&old);
-    // As for its own: only a rebuild can mend it.
+    // As for its own journal: only a rebuild fixes it.
     let error = refused(dir.path(), 2);
     assert!(error.to_string().contains(old.to_str().unwrap()), "{error}");
     assert!(error.to_string().contains("journal rebuild"), "{error}");
@@ -303,7 +303,7 @@ async fn a11_a_new_wallet_does_not_begin_without_a_journal_that_cannot_be_read()
     assert!(error.to_string().contains(".damaged-"), "{error}");
     assert!(error.needs_rebuild(), "{error}");
 
-    // What is no file is waited for: somebody may put it right.
+    // Anything that is not a file is waited for: it may be corrected.
     fs::create_dir(&old).unwrap();
     let error = refused(dir.path(), 2);
     assert!(error.is_transient() && !error.needs_rebuild(), "{error}");
@@ -338,7 +338,7 @@ async fn a11_a_rebuild_says_where_reading_begins_and_ends_the_wait() {
     assert_eq!((predecessor, new.ask(Query::Cursor).await.unwrap()), (None, Some(block(150))));
     new.close().await.unwrap();
 
-    // That one is the last of this instance: what was damaged before it is of no concern.
+    // The newest journal of this instance counts: a damaged one before it does not matter.
     let (_newer, predecessor) = run_for(dir.path(), wallet(3), NAME);
     assert_eq!(predecessor.unwrap().wallet, Address::repeat_byte(2));
 }
@@ -365,7 +365,7 @@ async fn a11_what_ails_another_instances_journal_keeps_nobody_out() {
     assert_eq!(predecessor, None);
     new.close().await.unwrap();
 
-    // Older versions noted nothing beside the journal: then it may be anybody's.
+    // Older versions wrote no note beside the journal: then it may belong to any instance.
     let lock = dir.path().join(wallet(1).file_stem() + ".lock");
     fs::write(lock, "4711\n").unwrap();
     assert!(refused(dir.path(), 4).needs_rebuild());

@@ -1,4 +1,4 @@
-//! Signed transactions, and what becomes of them.
+//! Signed transactions and their results.
 
 use super::*;
 
@@ -70,7 +70,7 @@ async fn a_transaction_mined_for_a_request_without_outcome_is_looked_at_again() 
     assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), []);
 }
 
-/// A wrong count had one signed far beyond the others.
+/// A node's wrong count had caused one to be signed far above the others.
 #[tokio::test]
 async fn a9_what_was_mined_is_followed_whatever_was_signed_far_beyond() {
     let dir = TempDir::new().unwrap();
@@ -126,7 +126,7 @@ async fn what_a_reorganisation_drops_is_open_again_and_so_is_its_request() {
     journal.close().await.unwrap();
 }
 
-/// Found by the model of the lane: signatures are the same for the same bytes.
+/// Found by the lane's model: the same bytes have the same signature.
 #[tokio::test]
 async fn what_is_given_up_is_not_followed_until_it_is_signed_again() {
     let dir = TempDir::new().unwrap();
@@ -146,7 +146,7 @@ async fn what_is_given_up_is_not_followed_until_it_is_signed_again() {
     journal.close().await.unwrap();
 }
 
-/// Two chains give the same nonces to one wallet, and the same ids to their requests.
+/// A wallet has the same nonces on two chains, and requests on both have the same ids.
 #[tokio::test]
 async fn each_chain_has_its_own_cursor_requests_and_nonces() {
     let dir = TempDir::new().unwrap();
@@ -164,7 +164,7 @@ async fn each_chain_has_its_own_cursor_requests_and_nonces() {
     away.record_signed(vec![there.clone(), late.clone()]).await.unwrap();
     away.record_mined(there.id(), block(3)).await.unwrap();
     for _ in 0..2 {
-        // What is final on one chain says nothing about the other.
+        // A final block of one chain says nothing about the other.
         home.prune(u64::MAX, 6).await.unwrap();
         away.prune(u64::MAX, 2).await.unwrap();
     }

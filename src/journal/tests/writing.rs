@@ -1,4 +1,4 @@
-//! How commands are grouped and committed, and what a full disk makes of it.
+//! How commands are grouped and committed, and how a full disk is handled.
 
 use super::*;
 
@@ -86,7 +86,7 @@ async fn a_writer_dropped_in_mid_commit_loses_nothing_it_answered() {
         }
         running.writer.join_next().await;
         drop(running);
-        // The commit under way when the task was dropped may hold the lock a little longer.
+        // The commit that ran when the task was dropped may hold the lock a little longer.
         let reopened = loop {
             match Journal::open(dir.path(), identity(), CONTRACT) {
                 Ok(open) => break Running::start(open),
@@ -101,20 +101,20 @@ async fn a_writer_dropped_in_mid_commit_loses_nothing_it_answered() {
     }
 }
 
-/// A journal whose file cannot grow: its disk is full, until [`make_room`].
+/// A journal whose file cannot grow, as on a full disk, until [`make_room`].
 async fn without_room(dir: &Path) -> Running {
     let (journal, writer) = Journal::open(dir, identity(), CONTRACT).unwrap();
     let ballast =
         "CREATE TABLE ballast (bytes BLOB); INSERT INTO ballast VALUES (zeroblob(2000000))";
     writer.store().connection().execute_batch(ballast).unwrap();
-    // As many as there are.
+    // The present number of pages.
     writer.store().connection().pragma_update(None, "max_page_count", 1).unwrap();
     let running = Running::start((journal, writer));
     running.store_batch(batch([1], Some(1))).await.unwrap();
     running
 }
 
-/// The pages of the ballast are free.
+/// Frees the pages of the ballast.
 fn make_room(journal: &Journal) {
     let other = Connection::open(journal.path()).unwrap();
     other.execute_batch("DROP TABLE ballast").unwrap();
@@ -137,7 +137,7 @@ async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
     }
     let why = condition.waiting_reason().unwrap().to_string();
     assert!(why.contains(".sqlite3") && why.contains("free space"), "{why}");
-    // What comes meanwhile waits its turn; reads go on.
+    // Later commands wait; reads continue.
     running.note(key(1), Step::Asked).await.unwrap();
     assert_eq!(running.ask(Query::Cursor).await.unwrap(), Some(block(1)));
     assert_eq!(running.request(key(3)).await.unwrap(), None, "all of a commit or nothing");
@@ -153,8 +153,8 @@ async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
     running.close().await.unwrap();
 }
 
-/// Somebody's lock, which a commit waits for, plays a network mount that hangs: as long as nothing is
-/// known of it, there is no answer.
+/// Another process's lock, which a commit waits for, simulates a hanging network mount: as long as the
+/// cause is unknown, there is no result.
 #[tokio::test]
 async fn d1_a_disk_that_hangs_is_told_within_seconds_and_goes_on_by_itself() {
     let dir = TempDir::new().unwrap();
@@ -203,8 +203,8 @@ async fn a_journal_that_finds_no_room_can_be_stopped() {
     again.close().await.unwrap();
 }
 
-/// Not a test of anything: prints what this machine does.
-/// `cargo test --release --lib journal::tests::throughput -- --ignored --nocapture`
+/// Not a test: prints the throughput of this machine. `cargo test --release --lib
+/// journal::tests::throughput -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn throughput() {

@@ -192,7 +192,7 @@ impl LaneState {
         }
     }
 
-    /// The query that is due, if any. Pass its answer to [`LaneState::seen`].
+    /// The query that is due, if any. Pass its answer to [`LaneState::apply_report`].
     pub(in crate::chain::lane) fn receipt_query(&mut self, now: Instant) -> Option<ReceiptQuery> {
         let every = if self.is_busy() { RECEIPTS_EVERY } else { IDLE_RECEIPTS_EVERY };
         let stale = now.saturating_duration_since(self.queried_at) >= every;

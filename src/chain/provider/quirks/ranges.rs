@@ -4,7 +4,7 @@
 /// Why a range was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeRefusal {
-    /// Too many blocks, whatever is in them. `most`: the limit that the node names.
+    /// Too many blocks, whatever is in them. `limit`: the limit that the node names.
     Blocks { limit: Option<u64> },
     /// Too many results. Another range of this length may be answered.
     Results,

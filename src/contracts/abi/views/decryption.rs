@@ -23,7 +23,8 @@ sol! {
         returns (address[] txSenders);
 }
 
-/// `getVersion` of the Decryption contract, for [`deployment_from_version`](crate::contracts::abi::deployment_from_version).
+/// `getVersion` of the Decryption contract, for
+/// [`deployment_from_version`](crate::contracts::abi::deployment_from_version).
 #[must_use]
 pub fn decryption_version() -> View<String> {
     View::of(&getVersionCall {}, |returned| {

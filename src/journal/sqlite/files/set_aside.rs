@@ -1,5 +1,6 @@
-//! A damaged journal is *set aside*: renamed with its log, never deleted. As long as there is one that was set
-//! aside and no journal, nobody begins a new one. A restart recognises the situation by these names.
+//! A damaged journal is *set aside*: renamed with its log, never deleted. As long as there is one that
+//! was set aside and no journal, no process creates a new one. A restart recognises the situation by
+//! these names.
 
 use std::{
     fs, io,
