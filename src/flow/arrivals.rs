@@ -1,4 +1,4 @@
-//! The first stage: head -> gap -> pages -> logs -> source decodes -> batch{requests, up_to}.
+//! Arrivals: head -> gap -> pages -> logs -> source decodes -> batch{requests, up_to}.
 //!
 //! ```text
 //! wake-up -> far from the head: ranges    \
@@ -99,7 +99,7 @@ pub enum Start {
     Block(u64),
 }
 
-/// The first stage.
+/// Reads the chain: stores request events and sends them to the walks.
 #[derive(Debug)]
 pub struct Arrivals<S, L> {
     source: S,

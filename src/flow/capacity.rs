@@ -56,7 +56,7 @@ impl Wanted {
         self.0.is_one.load(Ordering::Relaxed)
     }
 
-    /// Completes when one is wanted. One holder at a time is told, in the order in which they began to
+    /// Completes when one is wanted. One holder at a time is notified, in the order in which they began to
     /// wait; the next one when the signal is set again.
     async fn one(&self) {
         let _turn = self.0.turn.lock().await;

@@ -1,4 +1,4 @@
-//! Room 2: handles -> buckets -> fetch -> verified bytes, or a typed refusal.
+//! Ciphertexts: handles -> buckets -> fetch -> verified bytes, or a typed refusal.
 //!
 //! ```text
 //! materials ─> sizes by FHE type ─> memory, all at once ─> per handle: buckets, healthy first
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Invariants:
-//! - Bytes leave this room only if their keccak256 is the digest on chain, and only together with all
+//! - Bytes leave this module only if their keccak256 is the digest on chain, and only together with all
 //!   other ciphertexts of the request.
 //! - Memory is reserved before bytes are fetched. What a bucket announces or sends beyond the
 //!   reservation is not read.
@@ -67,7 +67,7 @@ const MOST_ROUNDS: usize = 4;
 /// If all buckets of a request refuse, it is retried for this long before it is held.
 const REFUSALS_RETRIED_FOR: Duration = Duration::from_mins(2);
 
-/// The port through which this room learns the bucket of a coprocessor. The GatewayConfig adapter
+/// The port through which this module learns the bucket of a coprocessor. The GatewayConfig adapter
 /// implements it and caches answers, except empty ones.
 pub trait BucketRegistry: Send + Sync + 'static {
     /// The base URL of the coprocessor's bucket. `None`: it has none, or it is unknown.
@@ -101,7 +101,7 @@ impl PartialEq for BucketLookupError {
 
 impl Eq for BucketLookupError {}
 
-/// Parameters of the room.
+/// Parameters of [`Ciphertexts`].
 pub struct CiphertextsOptions<B> {
     pub buckets: Arc<B>,
     /// Used if no coprocessor of a request has a usable bucket.
@@ -135,7 +135,7 @@ pub struct Fetched {
     pub reservation: Reservation,
 }
 
-/// Room 2 of one instance.
+/// Fetches the ciphertexts of one instance.
 pub struct Ciphertexts<B> {
     buckets: Arc<B>,
     fallback: Option<Arc<Bucket>>,

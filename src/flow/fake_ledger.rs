@@ -1,4 +1,4 @@
-//! A ledger in memory for the tests of the stages. It keeps everything and checks nothing: the
+//! A ledger in memory for the tests of the flow. It keeps everything and checks nothing: the
 //! `journal` tests cover the real one.
 
 use std::{

@@ -1,4 +1,4 @@
-//! Room 3: asks the KMS Core once, polls it for the answer, and accepts only answers whose signature it
+//! Asks the KMS Core once, polls it for the answer, and accepts only answers whose signature it
 //! checked.
 //!
 //! ```text
@@ -20,7 +20,7 @@
 //! reached costs one health check a second, and not all ciphertexts of every request again.
 //!
 //! Every call has a deadline, and dropping any future here is safe: if asked again, the Core says that
-//! it knows the request. This room logs nothing; the caller that decides on an error logs it.
+//! it knows the request. This module logs nothing; the caller that decides on an error logs it.
 
 pub mod codec;
 mod endpoint;

@@ -1,4 +1,4 @@
-//! The last stage: answer -> adapter -> lane -> receipt -> outcome.
+//! Submission: answer -> adapter -> lane -> receipt -> outcome.
 
 mod prior_answer;
 mod gas;

@@ -227,7 +227,7 @@ async fn those_of_one_block_give_way_to_the_rest_of_it_one_by_one() {
     assert!(tokio::time::timeout(minute, giving_way.join_next()).await.is_err(), "none waits");
 }
 
-/// T17: the block that it was in was deep enough, and the one that it is in now is not.
+/// T17: the block that it was in was final, and the one that it is in now is not.
 #[tokio::test(start_paused = true)]
 async fn t17_a_request_that_has_moved_up_waits_until_its_block_is_final() {
     let scene = Scene::new(FakeCore::pending(), Stage::Arrived).await;

@@ -341,9 +341,9 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         Ok(WalkEnd::Settled)
     }
 
-    /// Checks that the chain still has the request, in a block as deep as the operator wants it. The
-    /// request waited for that before its walk, and may be in a higher block since. An outcome: it is
-    /// nowhere any more.
+    /// Checks that the chain still has the request, in a block that is final by the operator's rule. The
+    /// request waited for that before its walk, and may be in a higher block since. Returns an outcome if
+    /// the request is not on chain any more.
     async fn check_still_final(&self, request: &Request) -> Result<Option<Outcome>, Setback> {
         if *self.final_height.borrow() == FinalHeight::EVERYTHING {
             // The contract itself reports this when the answer is submitted.

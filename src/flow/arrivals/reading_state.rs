@@ -1,4 +1,4 @@
-//! The state that the loops of this stage share.
+//! The state that the loops of arrivals share.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -2,7 +2,7 @@
 //! shows. Pure; the journal stores the list with the cursor that passed the blocks.
 //!
 //! ```text
-//! a header's bloom is contradicted -> listed, the cursor goes on -> nodes are asked again and again
+//! a header's bloom is contradicted -> listed, the cursor moves on -> nodes are asked again and again
 //!                                                                -> proven, or the ids have no hole
 //! ```
 //!

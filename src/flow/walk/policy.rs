@@ -80,7 +80,7 @@ pub(in crate::flow) struct History {
     pause: Backoff,
     /// The code of the last attempt's failure.
     last_code: Option<&'static str>,
-    /// The time of its last progress.
+    /// When the first attempt without progress began. `None`: it made progress since.
     stuck_since: Option<Instant>,
 }
 

@@ -100,7 +100,7 @@ fn read(path: &Path, identity: Identity, contract: Address) -> Result<JournalCon
     Ok(JournalContents { cursor, counts, bytes })
 }
 
-/// Returns the holder of the lock. Takes a shared lock for a moment, and only if nobody holds it.
+/// Returns the holder of the lock. Takes a shared lock for a moment, and only if no process holds it.
 fn lock_holder(path: &Path) -> io::Result<Holder> {
     let mut file = match files::open_private(path, OFlags::RDONLY) {
         Ok(file) => file,

@@ -46,7 +46,7 @@ pub(super) enum LockError {
 }
 
 impl LockNote {
-    /// Reads the note of the lock file at `path`, whoever holds the lock.
+    /// Reads the note of the lock file at `path`, also while another process holds the lock.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
         let mut file = open_private(path, OFlags::RDONLY)?;
         Ok(Self::read(&mut file)?.unwrap_or_default())

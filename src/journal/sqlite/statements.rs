@@ -134,7 +134,7 @@ pub(super) const SELECT_PLACE: &str = concat!(
      WHERE r.contract = ?1 AND r.id = ?2 AND r.content = ?3"
 );
 
-/// The request whose answer transaction `?2` with nonce `?1` brought.
+/// The request whose answer transaction `?2` with nonce `?1` delivered.
 pub(super) const SELECT_ANSWERED_BY: &str = concat!(
     "SELECT ",
     progress_columns!(),

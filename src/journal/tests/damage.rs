@@ -20,7 +20,6 @@ fn own() -> Identity {
     Identity { wallet: signer().address(), ..identity() }
 }
 
-/// A log with no ciphertexts and one byte of extra data.
 /// Another file of the journal at `path`.
 fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
