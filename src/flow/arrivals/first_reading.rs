@@ -227,7 +227,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
                 },
             };
         }
-        // Logs read by hash belong to this block, those read by number perhaps to another.
+        // They were read by this block's hash, so a log that names another block is invalid.
         if events.iter().any(|event| event.block != block) {
             let (host, what) = (self.source.chain().host(by), "a log of another block".into());
             return (block.number, Err(RpcError::Unreadable { host, what }));

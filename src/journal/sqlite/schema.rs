@@ -29,8 +29,8 @@ CREATE INDEX transactions_open ON transactions (chain, nonce)
     WHERE mined_block_number IS NULL AND given_up IS NULL;
 ";
 
-/// `unproven`, `read_twice`: blocks up to the cursor whose logs no node could prove, and the block up to which
-/// all were read twice. `seen_ids`: the known ids of requests; a gap is a request that a node hides.
+/// `unproven`, `read_twice`: blocks up to the cursor whose logs no node could prove, and the block up to
+/// which all were read twice. `seen_ids`: the known ids of requests; a gap is a request that a node hides.
 /// `forgotten`: the block up to which answers may have been given that this journal does not know: before it
 /// began, and before it was found to lack some.
 const V7: &str = "
