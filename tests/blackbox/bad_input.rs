@@ -441,22 +441,10 @@ async fn an_upgrade_to_g12_and_back_is_noticed_at_once() -> Result<()> {
 /// Upgrades and requests in transactions of one block; answers the ids.
 async fn upgrade_and_request(scene: &mut Scene, to: Variant, asks: Vec<Ask>) -> Result<Vec<U256>> {
     let deployment = &scene.deployment;
-    let senders: Vec<Address> = deployment.stores.iter().map(|store| store.tx_sender).collect();
-    let requests = asks.iter().map(|ask| Decryption::Request {
-        user: ask.kind == crate::world::request::Kind::User,
-        materials: ask.materials(&senders),
-        userAddress: ask.user,
-        publicKey: ask.public_key.clone(),
-        extraData: ask.extra_data.clone(),
-    });
+    let requests = asks.iter().map(|ask| deployment.any_request(ask));
     let call = Decryption::requestCall { requests: requests.collect() };
-    let upgrade = Decryption::upgradeCall { generation: to.flag() };
-    let config = crate::world::contracts::GatewayConfig::upgradeCall { generation: to.flag() };
-    let calls = vec![
-        Call::new(deployment.gateway_config, &config),
-        Call::new(deployment.decryption, &upgrade),
-        Call::new(deployment.decryption, &call),
-    ];
+    let mut calls = deployment.upgrade_calls(to, to).await?;
+    calls.push(Call::new(deployment.decryption, &call));
     let receipts = deployment.chain.send_all(calls).await?;
     let ids = receipts[2].logs.iter().map(|log| U256::from_be_bytes(log.topics[1].0)).collect();
     scene.deployment.variant = to;

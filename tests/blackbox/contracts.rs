@@ -2,7 +2,7 @@
 //! tests hold, every other black-box test builds on.
 
 use alloy::{
-    primitives::{Address, B256, Bytes, FixedBytes, U256, fixed_bytes},
+    primitives::{Address, B256, Bytes, FixedBytes, U256, b256, fixed_bytes},
     signers::local::PrivateKeySigner,
     sol_types::{SolCall, SolError, SolEvent},
 };
@@ -11,8 +11,8 @@ use crate::world::{
     Error, Result,
     anvil::{Anvil, AnvilOptions},
     contracts::{
-        Decryption, G7, G8, G9, GatewayConfig, HeadHandles, TOPICS, Variant, raw, response_call,
-        reverted,
+        Decryption, G7, G8, G9, G14, GatewayConfig, HeadHandles, Proxy, TOPICS, Variant, raw,
+        response_call, reverted,
     },
     deployment::{Deployment, Node, Thresholds},
     random, random_address, random_key,
@@ -22,16 +22,16 @@ use crate::world::{
 };
 
 /// A chain, a deployment without coprocessors, and three KMS nodes.
-struct Net {
+pub struct Net {
     _dir: tempfile::TempDir,
-    anvil: Anvil,
-    deployment: Deployment,
-    parties: Vec<Party>,
+    pub anvil: Anvil,
+    pub deployment: Deployment,
+    pub parties: Vec<Party>,
 }
 
-struct Party {
-    wallet: Address,
-    core: PrivateKeySigner,
+pub struct Party {
+    pub wallet: Address,
+    pub core: PrivateKeySigner,
 }
 
 impl Party {
@@ -39,13 +39,13 @@ impl Party {
         Self { wallet: random_address(), core: random_key() }
     }
 
-    fn node(&self) -> Node {
+    pub fn node(&self) -> Node {
         Node { wallet: self.wallet, signer: self.core.address() }
     }
 }
 
 impl Net {
-    async fn up(variant: Variant, threshold: u64) -> Result<Self> {
+    pub async fn up(variant: Variant, threshold: u64) -> Result<Self> {
         let dir = tempfile::tempdir().map_err(|e| Error::Io("tempdir".into(), e))?;
         let options = AnvilOptions { block_time: None, ..AnvilOptions::default() };
         let anvil = Anvil::start(dir.path(), options).await?;
@@ -61,12 +61,12 @@ impl Net {
     }
 
     /// The response call of `party`, correct in every way.
-    fn answer(&self, party: &Party, request: &Issued, payload: &Bytes) -> Call {
+    pub fn answer(&self, party: &Party, request: &Issued, payload: &Bytes) -> Call {
         let signature = self.signature(&party.core, request, payload);
         self.deployment.respond(party.wallet, request, payload, &signature)
     }
 
-    fn signature(&self, core: &PrivateKeySigner, request: &Issued, payload: &Bytes) -> Bytes {
+    pub fn signature(&self, core: &PrivateKeySigner, request: &Issued, payload: &Bytes) -> Bytes {
         let domain = self.deployment.domain();
         let digest = match request.kind {
             Kind::Public => domain.public_digest(&request.handles, payload, &request.extra_data),
@@ -80,26 +80,26 @@ impl Net {
         sign(core, digest).expect("a local key signs")
     }
 
-    async fn send(&self, call: Call) -> Result<Receipt> {
+    pub async fn send(&self, call: Call) -> Result<Receipt> {
         self.deployment.chain.send(call).await
     }
 
     /// The custom error the call is refused with.
-    async fn refusal<E: SolError>(&self, call: Call) -> E {
+    pub async fn refusal<E: SolError>(&self, call: Call) -> E {
         let error = self.send(call).await.expect_err("the contract should refuse this");
         reverted::<E>(&error).unwrap_or_else(|| panic!("expected {}, got {error}", E::SIGNATURE))
     }
 
-    async fn view<C: SolCall>(&self, call: C) -> Result<C::Return> {
+    pub async fn view<C: SolCall>(&self, call: C) -> Result<C::Return> {
         self.deployment.chain.call(self.deployment.decryption, &call).await
     }
 
-    async fn config<C: SolCall>(&self, call: C) -> Result<C::Return> {
+    pub async fn config<C: SolCall>(&self, call: C) -> Result<C::Return> {
         self.deployment.chain.call(self.deployment.gateway_config, &call).await
     }
 
     /// Whether consensus is reached, asked the way of the variant.
-    async fn done(&self, id: U256) -> bool {
+    pub async fn done(&self, id: U256) -> bool {
         if self.deployment.variant.has_tagged_ids() {
             let call = Decryption::isDecryptionDoneCall { decryptionId: id };
             return self.view(call).await.expect("the view is there");
@@ -115,7 +115,7 @@ impl Net {
     }
 }
 
-fn payload(text: &str) -> Bytes {
+pub fn payload(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
@@ -125,83 +125,170 @@ fn topics(receipt: &Receipt) -> Vec<B256> {
 }
 
 /// A call of a function that is not there: refused without a word.
-fn assert_absent<T>(answer: Result<T>) {
+pub fn assert_absent<T>(answer: Result<T>) {
     let error = answer.err().expect("this variant does not have the function");
     assert!(matches!(error, Error::Rpc { .. }), "{error}");
     assert!(error.revert().is_none_or(|data| data.is_empty()), "{error}");
 }
+
+/// Selectors as the protocol's tables give them.
+const SELECTORS: &[(&str, [u8; 4], FixedBytes<4>)] = &[
+    ("G7 public response", G7::publicDecryptionResponseCall::SELECTOR, fixed_bytes!("02fd1a64")),
+    ("G8 public response", G8::publicDecryptionResponseCall::SELECTOR, fixed_bytes!("6f8913bc")),
+    ("G7 user response", G7::userDecryptionResponseCall::SELECTOR, fixed_bytes!("b9bfe0a8")),
+    ("G8 user response", G8::userDecryptionResponseCall::SELECTOR, fixed_bytes!("046f9eb3")),
+    ("isDecryptionDone", Decryption::isDecryptionDoneCall::SELECTOR, fixed_bytes!("58f5b8ab")),
+    (
+        "checkDecryptionDone",
+        Decryption::checkDecryptionDoneCall::SELECTOR,
+        fixed_bytes!("a6090439"),
+    ),
+    ("eip712Domain", Decryption::eip712DomainCall::SELECTOR, fixed_bytes!("84b0196e")),
+    ("getVersion", Decryption::getVersionCall::SELECTOR, fixed_bytes!("0d8e6e2c")),
+    ("getCoprocessor", GatewayConfig::getCoprocessorCall::SELECTOR, fixed_bytes!("ef6997f9")),
+    ("getKmsNode", GatewayConfig::getKmsNodeCall::SELECTOR, fixed_bytes!("e3b2a874")),
+    ("isKmsTxSender", GatewayConfig::isKmsTxSenderCall::SELECTOR, fixed_bytes!("e5275eaf")),
+    (
+        "getCurrentKmsContextId",
+        GatewayConfig::getCurrentKmsContextIdCall::SELECTOR,
+        fixed_bytes!("976f3eb9"),
+    ),
+    (
+        "DecryptionNotRequested",
+        Decryption::DecryptionNotRequested::SELECTOR,
+        fixed_bytes!("d48af942"),
+    ),
+    ("KmsNodeAlreadySigned", Decryption::KmsNodeAlreadySigned::SELECTOR, fixed_bytes!("99ec48d9")),
+    ("NotKmsTxSender", Decryption::NotKmsTxSender::SELECTOR, fixed_bytes!("aee86323")),
+    ("NotKmsSigner", Decryption::NotKmsSigner::SELECTOR, fixed_bytes!("2a7c6ef6")),
+    (
+        "KmsSignerDoesNotMatchTxSender",
+        Decryption::KmsSignerDoesNotMatchTxSender::SELECTOR,
+        fixed_bytes!("0d86f521"),
+    ),
+    ("EnforcedPause", Decryption::EnforcedPause::SELECTOR, fixed_bytes!("d93c0665")),
+    (
+        "ECDSAInvalidSignature",
+        Decryption::ECDSAInvalidSignature::SELECTOR,
+        fixed_bytes!("f645eedf"),
+    ),
+    (
+        "ECDSAInvalidSignatureLength",
+        Decryption::ECDSAInvalidSignatureLength::SELECTOR,
+        fixed_bytes!("fce698f7"),
+    ),
+    (
+        "ECDSAInvalidSignatureS",
+        Decryption::ECDSAInvalidSignatureS::SELECTOR,
+        fixed_bytes!("d78bce0c"),
+    ),
+    ("DecryptionNotDone", Decryption::DecryptionNotDone::SELECTOR, fixed_bytes!("0bf01406")),
+    (
+        "DecryptionContextMismatch",
+        Decryption::DecryptionContextMismatch::SELECTOR,
+        fixed_bytes!("abb5f486"),
+    ),
+    (
+        "InvalidExtraDataLength",
+        Decryption::InvalidExtraDataLength::SELECTOR,
+        fixed_bytes!("93548a66"),
+    ),
+    (
+        "UnsupportedExtraDataVersion",
+        Decryption::UnsupportedExtraDataVersion::SELECTOR,
+        fixed_bytes!("2139cc2c"),
+    ),
+    ("InvalidKmsContext", Decryption::InvalidKmsContext::SELECTOR, fixed_bytes!("77ddbe81")),
+    ("InvalidNullContextId", Decryption::InvalidNullContextId::SELECTOR, fixed_bytes!("cb17b7a5")),
+    ("EmptyHandles", Decryption::EmptyHandles::SELECTOR, fixed_bytes!("240e9309")),
+    ("public request", G8::publicDecryptionRequestCall::SELECTOR, fixed_bytes!("d8998f45")),
+    ("direct request", G8::userDecryptionRequestCall::SELECTOR, fixed_bytes!("f1b57adb")),
+    (
+        "delegated request",
+        G8::delegatedUserDecryptionRequestCall::SELECTOR,
+        fixed_bytes!("9fad5a2f"),
+    ),
+    ("unified request", G14::userDecryptionRequestCall::SELECTOR, fixed_bytes!("b4de2c37")),
+    ("isValidKmsContext", GatewayConfig::isValidKmsContextCall::SELECTOR, fixed_bytes!("bf9b16c8")),
+    (
+        "isKmsTxSenderForContext",
+        GatewayConfig::isKmsTxSenderForContextCall::SELECTOR,
+        fixed_bytes!("46c5bbbd"),
+    ),
+    (
+        "isKmsSignerForContext",
+        GatewayConfig::isKmsSignerForContextCall::SELECTOR,
+        fixed_bytes!("9447cfd4"),
+    ),
+    (
+        "getKmsNodeForContext",
+        GatewayConfig::getKmsNodeForContextCall::SELECTOR,
+        fixed_bytes!("31ff41c8"),
+    ),
+    (
+        "getKmsTxSendersForContext",
+        GatewayConfig::getKmsTxSendersForContextCall::SELECTOR,
+        fixed_bytes!("c5a6a446"),
+    ),
+    (
+        "getKmsSignersForContext",
+        GatewayConfig::getKmsSignersForContextCall::SELECTOR,
+        fixed_bytes!("5bff76d9"),
+    ),
+    (
+        "getPublicDecryptionThresholdForContext",
+        GatewayConfig::getPublicDecryptionThresholdForContextCall::SELECTOR,
+        fixed_bytes!("c3aaaa5a"),
+    ),
+    (
+        "getUserDecryptionThresholdForContext",
+        GatewayConfig::getUserDecryptionThresholdForContextCall::SELECTOR,
+        fixed_bytes!("281e8bfe"),
+    ),
+    (
+        "getCoprocessorSigners",
+        GatewayConfig::getCoprocessorSignersCall::SELECTOR,
+        fixed_bytes!("9164d0ae"),
+    ),
+    (
+        "getCoprocessorMajorityThreshold",
+        GatewayConfig::getCoprocessorMajorityThresholdCall::SELECTOR,
+        fixed_bytes!("6799ef52"),
+    ),
+    ("getHostChains", GatewayConfig::getHostChainsCall::SELECTOR, fixed_bytes!("2585bb65")),
+    (
+        "isHostChainRegistered",
+        GatewayConfig::isHostChainRegisteredCall::SELECTOR,
+        fixed_bytes!("bff3aaba"),
+    ),
+];
+
+/// The same of events that no table of the world has.
+const OTHER_TOPICS: [(B256, B256); 3] = [
+    (
+        GatewayConfig::UpdateKmsContext::SIGNATURE_HASH,
+        b256!("e804757fef94124088109f77eb49e91cb1a091c67b6d7a644a9e3aee4239b5a7"),
+    ),
+    (
+        GatewayConfig::DestroyKmsContext::SIGNATURE_HASH,
+        b256!("3e8f02dc7af6e3a67f3af0bc99bcf11b4deb46105e9ba7f1ac6da82322e9025e"),
+    ),
+    (
+        Proxy::Upgraded::SIGNATURE_HASH,
+        b256!("bc7cd75a20ee27fd9adebab32041f755214dbc6bffa90cc0225b39da2e5c2d3b"),
+    ),
+];
 
 #[test]
 fn signatures_are_those_of_the_protocol() {
     for (name, ours, protocol) in TOPICS {
         assert_eq!(ours, protocol, "{name}");
     }
-    let selectors: [(&str, [u8; 4], FixedBytes<4>); 22] = [
-        (
-            "G7 public response",
-            G7::publicDecryptionResponseCall::SELECTOR,
-            fixed_bytes!("02fd1a64"),
-        ),
-        (
-            "G8 public response",
-            G8::publicDecryptionResponseCall::SELECTOR,
-            fixed_bytes!("6f8913bc"),
-        ),
-        ("G7 user response", G7::userDecryptionResponseCall::SELECTOR, fixed_bytes!("b9bfe0a8")),
-        ("G8 user response", G8::userDecryptionResponseCall::SELECTOR, fixed_bytes!("046f9eb3")),
-        ("isDecryptionDone", Decryption::isDecryptionDoneCall::SELECTOR, fixed_bytes!("58f5b8ab")),
-        (
-            "checkDecryptionDone",
-            Decryption::checkDecryptionDoneCall::SELECTOR,
-            fixed_bytes!("a6090439"),
-        ),
-        ("eip712Domain", Decryption::eip712DomainCall::SELECTOR, fixed_bytes!("84b0196e")),
-        ("getVersion", Decryption::getVersionCall::SELECTOR, fixed_bytes!("0d8e6e2c")),
-        ("getCoprocessor", GatewayConfig::getCoprocessorCall::SELECTOR, fixed_bytes!("ef6997f9")),
-        ("getKmsNode", GatewayConfig::getKmsNodeCall::SELECTOR, fixed_bytes!("e3b2a874")),
-        ("isKmsTxSender", GatewayConfig::isKmsTxSenderCall::SELECTOR, fixed_bytes!("e5275eaf")),
-        (
-            "getCurrentKmsContextId",
-            GatewayConfig::getCurrentKmsContextIdCall::SELECTOR,
-            fixed_bytes!("976f3eb9"),
-        ),
-        (
-            "DecryptionNotRequested",
-            Decryption::DecryptionNotRequested::SELECTOR,
-            fixed_bytes!("d48af942"),
-        ),
-        (
-            "KmsNodeAlreadySigned",
-            Decryption::KmsNodeAlreadySigned::SELECTOR,
-            fixed_bytes!("99ec48d9"),
-        ),
-        ("NotKmsTxSender", Decryption::NotKmsTxSender::SELECTOR, fixed_bytes!("aee86323")),
-        ("NotKmsSigner", Decryption::NotKmsSigner::SELECTOR, fixed_bytes!("2a7c6ef6")),
-        (
-            "KmsSignerDoesNotMatchTxSender",
-            Decryption::KmsSignerDoesNotMatchTxSender::SELECTOR,
-            fixed_bytes!("0d86f521"),
-        ),
-        ("EnforcedPause", Decryption::EnforcedPause::SELECTOR, fixed_bytes!("d93c0665")),
-        (
-            "ECDSAInvalidSignature",
-            Decryption::ECDSAInvalidSignature::SELECTOR,
-            fixed_bytes!("f645eedf"),
-        ),
-        (
-            "ECDSAInvalidSignatureLength",
-            Decryption::ECDSAInvalidSignatureLength::SELECTOR,
-            fixed_bytes!("fce698f7"),
-        ),
-        (
-            "ECDSAInvalidSignatureS",
-            Decryption::ECDSAInvalidSignatureS::SELECTOR,
-            fixed_bytes!("d78bce0c"),
-        ),
-        ("DecryptionNotDone", Decryption::DecryptionNotDone::SELECTOR, fixed_bytes!("0bf01406")),
-    ];
-    for (name, ours, protocol) in selectors {
-        assert_eq!(FixedBytes(ours), protocol, "{name}");
+    for (name, ours, protocol) in SELECTORS {
+        assert_eq!(FixedBytes(*ours), *protocol, "{name}");
+    }
+    for (ours, protocol) in OTHER_TOPICS {
+        assert_eq!(ours, protocol);
     }
 }
 
@@ -430,7 +517,16 @@ async fn probes_tell_the_variants_apart() {
             assert_absent(is);
         }
         let context = net.config(GatewayConfig::getCurrentKmsContextIdCall {}).await;
-        if variant == Variant::G12 {
+        let registry = net.config(GatewayConfig::getVersionCall {}).await.unwrap();
+        assert_eq!(registry, variant.gateway_config_version());
+        let valid =
+            GatewayConfig::isValidKmsContextCall { contextId: (U256::from(7) << 248) + U256::ONE };
+        if variant.since(Variant::G13) {
+            assert!(net.config(valid).await.unwrap(), "{variant:?}");
+        } else {
+            assert_absent(net.config(valid).await);
+        }
+        if variant.since(Variant::G12) {
             assert_eq!(context.unwrap() >> 248, U256::from(7));
         } else {
             assert_absent(context);
@@ -472,9 +568,12 @@ async fn probes_tell_the_variants_apart() {
         assert_eq!(domain.verifyingContract, net.deployment.decryption);
 
         // An upgrade in place changes all of it.
-        net.deployment.upgrade(Variant::G12).await.unwrap();
+        let (decryption, config) = (Variant::G12, Variant::G13);
+        net.deployment.upgrade_to(decryption, config).await.unwrap();
         let version = net.view(Decryption::getVersionCall {}).await.unwrap();
-        assert_eq!(version, Variant::G12.decryption_version());
+        assert_eq!(version, decryption.decryption_version());
+        let version = net.config(GatewayConfig::getVersionCall {}).await.unwrap();
+        assert_eq!(version, config.gateway_config_version());
         net.config(GatewayConfig::getCurrentKmsContextIdCall {}).await.unwrap();
     }
 }
@@ -487,8 +586,7 @@ async fn a_response_function_of_another_generation_is_not_there() {
         let nothing = Bytes::new();
         for user in [false, true] {
             let data = response_call(foreign, user, U256::from(1), &nothing, &nothing, &nothing);
-            let to = Some(net.deployment.decryption);
-            let call = Call { from: Some(net.parties[0].wallet), to, data };
+            let call = Call::encoded(net.deployment.decryption, data).from(net.parties[0].wallet);
             assert_absent(net.send(call).await);
         }
     }
@@ -530,31 +628,4 @@ async fn tests_can_make_any_log_and_any_failure() {
     assert_absent(net.send(call.clone()).await);
     net.deployment.fail_with(None).await.unwrap();
     net.send(call).await.unwrap();
-}
-
-#[tokio::test]
-async fn g12_looks_at_the_context_and_not_at_the_sender() {
-    let net = Net::up(Variant::G12, 1).await.unwrap();
-    let party = &net.parties[0];
-    let text = payload("the answer");
-    let versions = [(vec![3], "unknown version"), (vec![1, 0], "too short")];
-    for (extra_data, what) in versions {
-        let ask = Ask::public(&[fhe::UINT8]).extra_data(extra_data);
-        let request = net.deployment.request(vec![ask]).await.unwrap().remove(0);
-        let call = net.answer(party, &request, &text);
-        if what == "too short" {
-            let refused = net.refusal::<Decryption::InvalidExtraDataLength>(call).await;
-            assert_eq!(refused.length, U256::from(2));
-        } else {
-            let refused = net.refusal::<Decryption::UnsupportedExtraDataVersion>(call).await;
-            assert_eq!(refused.version, 3);
-        }
-    }
-    let request = net.deployment.request_public(1).await.unwrap().remove(0);
-    let stranger = random_address();
-    net.anvil.fund(stranger).await.unwrap();
-    let signature = net.signature(&party.core, &request, &text);
-    let call = net.deployment.respond(stranger, &request, &text, &signature);
-    let refused = net.refusal::<Decryption::KmsSignerDoesNotMatchTxSender>(call).await;
-    assert_eq!(refused.txSender, stranger);
 }

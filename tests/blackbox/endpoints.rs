@@ -574,7 +574,7 @@ impl Ground {
     /// Two transactions in one block.
     async fn mined(&self) -> Result<[B256; 2]> {
         let chain = self.anvil.chain();
-        let call = || Call { from: None, to: Some(chain.admin()), data: Bytes::new() };
+        let call = || Call::encoded(chain.admin(), Bytes::new());
         let receipts = chain.send_all(vec![call(), call()]).await?;
         Ok([receipts[0].transaction_hash, receipts[1].transaction_hash])
     }

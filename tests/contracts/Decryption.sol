@@ -2,23 +2,16 @@
 pragma solidity ^0.8.28;
 
 import {Generation} from "./Generation.sol";
-import {GatewayConfig, KmsNode} from "./GatewayConfig.sol";
-
-struct SnsCiphertextMaterial {
-    bytes32 ctHandle;
-    uint256 keyId;
-    bytes32 snsCiphertextDigest;
-    address[] coprocessorTxSenderAddresses;
-}
+import {GatewayConfig} from "./GatewayConfig.sol";
+import {Requests} from "./Requests.sol";
 
 /// Test double of the gateway's Decryption contract. Towards a connector it behaves as the
 /// generation it plays: events, ids, response functions, the order of their checks, their custom
-/// errors, consensus. Requests come in through `request`, which checks nothing, so that tests can
-/// also ask for what the real contract would refuse; `emitRaw` makes any log at all.
+/// errors, consensus. How requests come in stands in `Requests`.
 ///
 /// Every accepted response is recorded (`responses`, `acceptedBy`) and told by the test-only event
 /// `ResponseRecorded`, whose topic no generation of the protocol uses.
-contract Decryption {
+contract Decryption is Requests {
     // Errors of the response functions and of the views a connector calls.
     error DecryptionNotRequested(uint256 decryptionId);
     error DecryptionNotDone(uint256 decryptionId);
@@ -30,29 +23,7 @@ contract Decryption {
     error ECDSAInvalidSignature();
     error ECDSAInvalidSignatureLength(uint256 length);
     error ECDSAInvalidSignatureS(bytes32 s);
-    error InvalidExtraDataLength(uint256 length, uint256 expected);
-    error UnsupportedExtraDataVersion(uint8 version);
-
-    // Request events: without extraData (G7) and with it.
-    event PublicDecryptionRequest(uint256 indexed decryptionId, SnsCiphertextMaterial[] snsCtMaterials);
-    event PublicDecryptionRequest(
-        uint256 indexed decryptionId,
-        SnsCiphertextMaterial[] snsCtMaterials,
-        bytes extraData
-    );
-    event UserDecryptionRequest(
-        uint256 indexed decryptionId,
-        SnsCiphertextMaterial[] snsCtMaterials,
-        address userAddress,
-        bytes publicKey
-    );
-    event UserDecryptionRequest(
-        uint256 indexed decryptionId,
-        SnsCiphertextMaterial[] snsCtMaterials,
-        address userAddress,
-        bytes publicKey,
-        bytes extraData
-    );
+    error DecryptionContextMismatch(uint256 decryptionId, uint256 requestContextId, uint256 responseContextId);
 
     // Response events.
     event PublicDecryptionResponse(uint256 indexed decryptionId, bytes decryptedResult, bytes[] signatures);
@@ -86,7 +57,6 @@ contract Decryption {
     event UserDecryptionResponseThresholdReached(uint256 indexed decryptionId);
     event Paused(address account);
     event Unpaused(address account);
-    event Upgraded(address indexed implementation);
 
     /// Test-only: one accepted response with all its bytes.
     event ResponseRecorded(
@@ -98,19 +68,6 @@ contract Decryption {
         bytes extraData
     );
 
-    struct Request {
-        bool user;
-        SnsCiphertextMaterial[] materials;
-        address userAddress;
-        bytes publicKey;
-        bytes extraData;
-    }
-
-    struct RawLog {
-        bytes32[] topics;
-        bytes data;
-    }
-
     /// The trace one accepted response leaves. Payloads can be large: here stands their hash, the
     /// bytes themselves stand in `ResponseRecorded`.
     struct Response {
@@ -119,28 +76,17 @@ contract Decryption {
         bytes32 payloadHash;
     }
 
-    uint256 internal constant PUBLIC_TAG = uint256(0x01) << 248;
-    uint256 internal constant USER_TAG = uint256(0x02) << 248;
     /// Half the order of secp256k1: a signature's s is never larger.
     uint256 internal constant HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
     bytes32 internal constant DOMAIN_TYPEHASH =
         keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
 
-    GatewayConfig public immutable config;
-    uint8 public generation;
     bool public paused;
     /// Test-only: what every response call reverts with while `failing` is set, and those to one request.
     bytes internal failure;
     bool internal failing;
     mapping(uint256 => bytes[]) internal failureOf; // one or none
 
-    /// G7 and G8 count all requests in `publicCounter`.
-    uint256 public publicCounter;
-    uint256 public userCounter;
-
-    mapping(uint256 => bytes32[]) internal handles;
-    mapping(uint256 => bytes) internal publicKeys;
-    mapping(uint256 => bool) internal isUser;
     mapping(uint256 => bool) internal done;
     mapping(uint256 => bytes32) internal consensusDigest;
     // Per id and digest: the signatures and senders that agree. User shares all count as one digest.
@@ -153,56 +99,7 @@ contract Decryption {
     /// How many responses of a signer were accepted for an id.
     mapping(uint256 => mapping(address => uint256)) public acceptedBy;
 
-    constructor(uint8 generation_, GatewayConfig config_) {
-        generation = generation_;
-        config = config_;
-    }
-
-    // Requests.
-
-    function request(Request[] calldata requests) external {
-        for (uint256 i = 0; i < requests.length; i++) requestOne(requests[i]);
-    }
-
-    function requestOne(Request calldata r) internal {
-        uint256 id = nextId(r.user);
-        isUser[id] = r.user;
-        for (uint256 i = 0; i < r.materials.length; i++) handles[id].push(r.materials[i].ctHandle);
-        if (r.user) publicKeys[id] = r.publicKey;
-        if (generation < Generation.G8) {
-            if (r.user) emit UserDecryptionRequest(id, r.materials, r.userAddress, r.publicKey);
-            else emit PublicDecryptionRequest(id, r.materials);
-        } else {
-            if (r.user) emit UserDecryptionRequest(id, r.materials, r.userAddress, r.publicKey, r.extraData);
-            else emit PublicDecryptionRequest(id, r.materials, r.extraData);
-        }
-    }
-
-    function nextId(bool user) internal returns (uint256) {
-        if (generation < Generation.V0_9_0) return ++publicCounter;
-        return user ? USER_TAG | ++userCounter : PUBLIC_TAG | ++publicCounter;
-    }
-
-    /// Emits any logs at all: malformed requests, events of later generations, garbage.
-    function emitRaw(RawLog[] calldata logs) external {
-        for (uint256 i = 0; i < logs.length; i++) {
-            bytes32[] memory t = logs[i].topics;
-            bytes memory data = logs[i].data;
-            require(t.length <= 4, "topics");
-            assembly {
-                let at := add(data, 32)
-                let size := mload(data)
-                switch mload(t)
-                case 0 { log0(at, size) }
-                case 1 { log1(at, size, mload(add(t, 32))) }
-                case 2 { log2(at, size, mload(add(t, 32)), mload(add(t, 64))) }
-                case 3 { log3(at, size, mload(add(t, 32)), mload(add(t, 64)), mload(add(t, 96))) }
-                default {
-                    log4(at, size, mload(add(t, 32)), mload(add(t, 64)), mload(add(t, 96)), mload(add(t, 128)))
-                }
-            }
-        }
-    }
+    constructor(uint8 generation_, GatewayConfig config_) Requests(generation_, config_) {}
 
     // Responses: gateway-abi 4.2 and 4.3.
 
@@ -242,9 +139,9 @@ contract Decryption {
         bytes calldata signature,
         bytes calldata extraData
     ) internal {
-        checkBefore(id, false, extraData);
+        uint256 context = checkBefore(id, false, extraData);
         bytes32 digest = publicDigest(id, result, extraData);
-        address signer = checkSignature(id, digest, signature);
+        address signer = checkSignature(id, context, digest, signature);
         accept(id, signer, result, signature, extraData);
 
         if (generation >= Generation.G10) {
@@ -252,7 +149,7 @@ contract Decryption {
         }
         agreed[id][digest].push(signature);
         agreedSenders[id][digest].push(msg.sender);
-        if (!done[id] && agreed[id][digest].length >= threshold(false)) {
+        if (!done[id] && agreed[id][digest].length >= threshold(false, context)) {
             done[id] = true;
             consensusDigest[id] = digest;
             if (generation < Generation.G8) emit PublicDecryptionResponse(id, result, agreed[id][digest]);
@@ -266,13 +163,13 @@ contract Decryption {
         bytes calldata signature,
         bytes calldata extraData
     ) internal {
-        checkBefore(id, true, extraData);
-        address signer = checkSignature(id, userDigest(id, share, extraData), signature);
+        uint256 context = checkBefore(id, true, extraData);
+        address signer = checkSignature(id, context, userDigest(id, share, extraData), signature);
         accept(id, signer, share, signature, extraData);
 
         uint256 index = agreedSenders[id][0].length;
         agreedSenders[id][0].push(msg.sender);
-        bool reached = !done[id] && index + 1 >= threshold(true);
+        bool reached = !done[id] && index + 1 >= threshold(true, context);
         if (reached) done[id] = true;
         if (generation >= Generation.V0_9_0) {
             emit UserDecryptionResponse(id, index, share, signature, extraData);
@@ -286,8 +183,9 @@ contract Decryption {
         else emit UserDecryptionResponse(id, shares[id], agreed[id][0], extraData);
     }
 
-    /// The checks before the signature, in the order of the generation.
-    function checkBefore(uint256 id, bool user, bytes calldata extraData) internal view {
+    /// The checks before the signature, in the order of the generation. Answers the context that
+    /// decides about the rest; 0 before G12.
+    function checkBefore(uint256 id, bool user, bytes calldata extraData) internal view returns (uint256 context) {
         if (failing) revertWith(failure);
         if (failureOf[id].length > 0) revertWith(failureOf[id][0]);
         if (generation < Generation.V0_9_0) {
@@ -297,17 +195,15 @@ contract Decryption {
         }
         if (generation < Generation.G8) {
             if (paused) revert EnforcedPause();
-            return; // an unknown id is not looked at: its handles are simply empty
+            return 0; // an unknown id is not looked at: its handles are simply empty
         }
         if (!isRequested(id, user)) revert DecryptionNotRequested(id);
-        if (generation >= Generation.G12) checkContext(extraData);
-    }
-
-    /// Empty and version 0 mean the current context; version 1 names one.
-    function checkContext(bytes calldata extraData) internal pure {
-        if (extraData.length == 0 || extraData[0] == 0x00) return;
-        if (extraData[0] != 0x01) revert UnsupportedExtraDataVersion(uint8(extraData[0]));
-        if (extraData.length < 33) revert InvalidExtraDataLength(extraData.length, 33);
+        if (generation < Generation.G12) return 0;
+        context = contextOf(extraData);
+        uint256 pinned = pinnedContext[id];
+        if (generation >= Generation.G13 && pinned != 0 && pinned != context) {
+            revert DecryptionContextMismatch(id, pinned, context);
+        }
     }
 
     function isRequested(uint256 id, bool user) internal view returns (bool) {
@@ -317,12 +213,28 @@ contract Decryption {
         return id > tag && id <= tag + counter;
     }
 
-    function checkSignature(uint256 id, bytes32 digest, bytes calldata signature) internal view returns (address) {
+    /// From G13 on the registry refuses to answer about a context that is none: `InvalidKmsContext`
+    /// comes through as it is.
+    function checkSignature(
+        uint256 id,
+        uint256 context,
+        bytes32 digest,
+        bytes calldata signature
+    ) internal view returns (address) {
         address signer = recover(digest, signature);
-        if (generation < Generation.V0_9_0) config.checkIsKmsSigner(signer);
-        else if (!config.isKmsSigner(signer)) revert NotKmsSigner(signer);
-        if (generation >= Generation.V0_9_7 && config.getKmsNode(msg.sender).signerAddress != signer) {
-            revert KmsSignerDoesNotMatchTxSender(signer, msg.sender);
+        if (generation < Generation.V0_9_0) {
+            config.checkIsKmsSigner(signer);
+        } else {
+            bool known = generation < Generation.G12
+                ? config.isKmsSigner(signer)
+                : config.isKmsSignerForContext(context, signer);
+            if (!known) revert NotKmsSigner(signer);
+        }
+        if (generation >= Generation.V0_9_7) {
+            address expected = generation < Generation.G12
+                ? config.getKmsNode(msg.sender).signerAddress
+                : config.getKmsNodeForContext(context, msg.sender).signerAddress;
+            if (expected != signer) revert KmsSignerDoesNotMatchTxSender(signer, msg.sender);
         }
         if (acceptedBy[id][signer] != 0) revert KmsNodeAlreadySigned(id, signer);
         return signer;
@@ -340,9 +252,8 @@ contract Decryption {
         emit ResponseRecorded(id, signer, msg.sender, payload, signature, extraData);
     }
 
-    function threshold(bool user) internal view returns (uint256) {
+    function threshold(bool user, uint256 context) internal view returns (uint256) {
         if (generation >= Generation.G12) {
-            uint256 context = config.getCurrentKmsContextId();
             return
                 user
                     ? config.getUserDecryptionThresholdForContext(context)
@@ -465,7 +376,9 @@ contract Decryption {
         if (generation == Generation.V0_9_0) return "Decryption v0.1.0";
         if (generation == Generation.V0_9_7) return "Decryption v0.2.0";
         if (generation == Generation.G10) return "Decryption v0.3.0";
-        return "Decryption v0.4.0";
+        if (generation == Generation.G12) return "Decryption v0.4.0";
+        if (generation == Generation.G13) return "Decryption v0.5.0";
+        return generation == Generation.G14 ? "Decryption v0.6.0" : "Decryption v0.7.0";
     }
 
     // Switches and views of the test world.
@@ -504,11 +417,6 @@ contract Decryption {
         assembly {
             revert(add(data, 32), mload(data))
         }
-    }
-
-    function upgrade(uint8 generation_) external {
-        generation = generation_;
-        emit Upgraded(address(this));
     }
 
     function responses(uint256 id) external view returns (Response[] memory) {

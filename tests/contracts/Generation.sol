@@ -10,6 +10,9 @@ library Generation {
     uint8 internal constant V0_9_7 = 97; // signer and transaction sender must belong together
     uint8 internal constant G10 = 100; // PublicDecryptionResponseCall
     uint8 internal constant G12 = 120; // responses are gated by KMS context, not by sender
+    uint8 internal constant G13 = 130; // the context is pinned when a request is made
+    uint8 internal constant G14 = 140; // unified user requests, contexts and epochs with a lifecycle
+    uint8 internal constant HEAD = 150; // two events for each request
 
     /// What a call to a function that a generation does not have does: it reverts without data.
     function need(bool has) internal pure {

@@ -2,7 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {GatewayConfig} from "./GatewayConfig.sol";
-import {SnsCiphertextMaterial} from "./Decryption.sol";
+import {SnsCiphertextMaterial} from "./Requests.sol";
 
 /// `Decryption` of G10 for long runs: towards a connector the same requests, response functions,
 /// checks, errors and events, and next to nothing in storage. The test chain's node hashes all of its

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::world::{
     Error, Result,
     anvil::{self, AnvilOptions},
+    attestation::Layout,
     contracts::Variant,
     deployment::{Answer, Deployment, Store, Thresholds},
     ministack::Bucket,
@@ -80,7 +81,7 @@ impl Servers {
         let options = SceneOptions { anvil, ..SceneOptions::of(Variant::G10) };
         let thresholds = Thresholds { public: nodes.into(), user: nodes.into() };
         let parties = Parties::start(dir, &options, nodes.into(), thresholds).await?;
-        let Parties { list, deployment, anvil, ministack } = &parties;
+        let Parties { list, deployment, anvil, ministack, .. } = &parties;
         let node = |(index, party): (usize, &Party)| Node {
             name: format!("node-{}", index + 1),
             core_endpoint: party.core.endpoint(),
@@ -136,6 +137,7 @@ impl Network {
             decryption: network.decryption,
             gateway_config: network.gateway_config,
             since_block: network.since_block,
+            layout: Layout::of(network.variant),
             stores: vec![Store { tx_sender: network.coprocessor, bucket }],
         };
         Ok((network, deployment))

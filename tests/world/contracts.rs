@@ -41,6 +41,26 @@ sol! {
         string s3BucketUrl;
     }
 
+    struct HostChain {
+        uint256 chainId;
+        address fhevmExecutorAddress;
+        address aclAddress;
+        string name;
+        string website;
+    }
+
+    /// One address for changing code (ERC-1967).
+    contract Proxy {
+        constructor(address implementation, bytes data);
+        event Upgraded(address indexed implementation);
+    }
+
+    /// What stands behind a proxy.
+    interface Upgradeable {
+        function upgradeToAndCall(address implementation, bytes data) external;
+        function generation() external view returns (uint8);
+    }
+
     contract Decryption {
         struct Request {
             bool user;
@@ -73,6 +93,12 @@ sol! {
         error ECDSAInvalidSignatureS(bytes32 s);
         error InvalidExtraDataLength(uint256 length, uint256 expected);
         error UnsupportedExtraDataVersion(uint8 version);
+        error InvalidNullContextId();
+        error InvalidKmsContext(uint256 contextId);
+        error DecryptionContextMismatch(
+            uint256 decryptionId, uint256 requestContextId, uint256 responseContextId);
+        error EmptyHandles();
+        error CiphertextMaterialNotFound(bytes32 ctHandle);
 
         event PublicDecryptionResponseCall(
             uint256 indexed decryptionId, bytes decryptedResult, bytes signature,
@@ -83,14 +109,16 @@ sol! {
             bytes payload, bytes signature, bytes extraData);
 
         function request(Request[] requests) external;
+        function commit(SnsCiphertextMaterial[] materials) external;
         function emitRaw(RawLog[] logs) external;
+        function tellNextAs(RawLog[] logs) external;
         function pause() external;
         function unpause() external;
         function failWith(bytes data) external;
         function failNoMore() external;
         function failFor(uint256 id, bytes data) external;
         function failNoMoreFor(uint256 id) external;
-        function upgrade(uint8 generation) external;
+        function pinnedContext(uint256 id) external view returns (uint256);
         function publicCounter() external view returns (uint256);
         function userCounter() external view returns (uint256);
         function acceptedBy(uint256 id, address signer) external view returns (uint256);
@@ -114,10 +142,36 @@ sol! {
         function setCoprocessor(Coprocessor coprocessor) external;
         function unregisterCoprocessor(address txSender) external;
         function setThresholds(uint256 publicDecryption, uint256 userDecryption) external;
-        function upgrade(uint8 generation) external;
+        function setCoprocessorThreshold(uint256 threshold) external;
+        function addHostChain(HostChain hostChain) external;
+        function updateKmsContext(
+            uint256 newContextId, KmsNode[] newKmsNodes, uint256 newMpcThreshold,
+            uint256 newPublicDecryptionThreshold, uint256 newUserDecryptionThreshold,
+            uint256 newKmsGenThreshold) external;
+        function destroyKmsContext(uint256 kmsContextId) external;
+
+        event UpdateKmsContext(
+            uint256 indexed newContextId, KmsNode[] newKmsNodes, uint256 newMpcThreshold,
+            uint256 newPublicDecryptionThreshold, uint256 newUserDecryptionThreshold,
+            uint256 newKmsGenThreshold);
+        event DestroyKmsContext(uint256 indexed kmsContextId);
+        error CurrentKmsContextCannotBeDestroyed(uint256 contextId);
+        error InvalidKmsContext(uint256 contextId);
 
         function getCoprocessor(address txSender) external view returns (Coprocessor memory);
         function getCoprocessorTxSenders() external view returns (address[] memory);
+        function getCoprocessorSigners() external view returns (address[] memory);
+        function getCoprocessorMajorityThreshold() external view returns (uint256);
+        function getHostChains() external view returns (HostChain[] memory);
+        function isHostChainRegistered(uint256 chainId) external view returns (bool);
+        function isValidKmsContext(uint256 contextId) external view returns (bool);
+        function isKmsTxSenderForContext(uint256 contextId, address txSender) external view returns (bool);
+        function isKmsSignerForContext(uint256 contextId, address signer) external view returns (bool);
+        function getKmsNodeForContext(uint256 contextId, address txSender) external view returns (KmsNode memory);
+        function getKmsTxSendersForContext(uint256 contextId) external view returns (address[] memory);
+        function getKmsSignersForContext(uint256 contextId) external view returns (address[] memory);
+        function getPublicDecryptionThresholdForContext(uint256 contextId) external view returns (uint256);
+        function getUserDecryptionThresholdForContext(uint256 contextId) external view returns (uint256);
         function getKmsNode(address txSender) external view returns (KmsNode memory);
         function getKmsTxSenders() external view returns (address[] memory);
         function getKmsSigners() external view returns (address[] memory);
@@ -159,6 +213,15 @@ sol! {
             uint256 decryptionId, bytes decryptedResult, bytes signature, bytes extraData) external;
         function userDecryptionResponse(
             uint256 decryptionId, bytes userDecryptedShare, bytes signature, bytes extraData) external;
+        function publicDecryptionRequest(bytes32[] ctHandles, bytes extraData) external;
+        function userDecryptionRequest(
+            CtHandleContractPair[] ctHandleContractPairs, RequestValidity requestValidity,
+            ContractsInfo contractsInfo, address userAddress, bytes publicKey, bytes signature,
+            bytes extraData) external;
+        function delegatedUserDecryptionRequest(
+            CtHandleContractPair[] ctHandleContractPairs, RequestValidity requestValidity,
+            DelegationAccounts delegationAccounts, ContractsInfo contractsInfo, bytes publicKey,
+            bytes signature, bytes extraData) external;
     }
 
     /// One event per user share: v0.9 and later.
@@ -168,8 +231,10 @@ sol! {
             bytes signature, bytes extraData);
     }
 
-    // Request events no served generation has; only `emitRaw` makes them.
-
+    struct CtHandleContractPair { bytes32 ctHandle; address contractAddress; }
+    struct RequestValidity { uint256 startTimestamp; uint256 durationDays; }
+    struct DelegationAccounts { address delegatorAddress; address delegateAddress; }
+    struct ContractsInfo { uint256 chainId; address[] addresses; }
     struct HandleEntry { bytes32 handle; address contractAddress; address ownerAddress; }
     struct RequestValiditySeconds { uint256 startTimestamp; uint256 durationSeconds; }
     struct UserDecryptionRequestPayload {
@@ -186,6 +251,9 @@ sol! {
         event UserDecryptionRequest(
             uint256 indexed decryptionId, SnsCiphertextMaterial[] snsCtMaterials,
             HandleEntry[] handles, UserDecryptionRequestPayload payload);
+        function userDecryptionRequest(
+            HandleEntry[] handles, address userAddress, bytes publicKey, address[] allowedContracts,
+            RequestValiditySeconds requestValidity, bytes signature, bytes extraData) external;
     }
 
     /// v0.15-dev: handles only.
@@ -211,16 +279,30 @@ pub enum Variant {
     V0_9_0,
     V0_9_7,
     G10,
-    /// Recognised by a connector, not served.
     G12,
+    G13,
+    G14,
+    /// v0.15-dev.
+    Head,
 }
 
 impl Variant {
     /// The five a connector serves.
     pub const SERVED: [Self; 5] = [Self::G7, Self::G8, Self::V0_9_0, Self::V0_9_7, Self::G10];
+    /// Those in which nobody but the connector checks access: they have KMS contexts.
+    pub const WITH_CONTEXTS: [Self; 4] = [Self::G12, Self::G13, Self::G14, Self::Head];
     /// All that the contracts can play.
-    pub const ALL: [Self; 6] =
-        [Self::G7, Self::G8, Self::V0_9_0, Self::V0_9_7, Self::G10, Self::G12];
+    pub const ALL: [Self; 9] = [
+        Self::G7,
+        Self::G8,
+        Self::V0_9_0,
+        Self::V0_9_7,
+        Self::G10,
+        Self::G12,
+        Self::G13,
+        Self::G14,
+        Self::Head,
+    ];
 
     /// The flag of `Generation.sol`.
     pub fn flag(self) -> u8 {
@@ -231,7 +313,15 @@ impl Variant {
             Self::V0_9_7 => 97,
             Self::G10 => 100,
             Self::G12 => 120,
+            Self::G13 => 130,
+            Self::G14 => 140,
+            Self::Head => 150,
         }
+    }
+
+    /// Whether it is `other` or later.
+    pub fn since(self, other: Self) -> bool {
+        self.flag() >= other.flag()
     }
 
     /// Whether events, response calls and signed structures carry `extraData`.
@@ -241,7 +331,7 @@ impl Variant {
 
     /// Whether the top byte of an id tells the kind.
     pub fn has_tagged_ids(self) -> bool {
-        self.flag() >= Self::V0_9_0.flag()
+        self.since(Self::V0_9_0)
     }
 
     /// What `Decryption.getVersion()` answers.
@@ -251,14 +341,37 @@ impl Variant {
             Self::V0_9_7 => "Decryption v0.2.0",
             Self::G8 | Self::G10 => "Decryption v0.3.0",
             Self::G12 => "Decryption v0.4.0",
+            Self::G13 => "Decryption v0.5.0",
+            Self::G14 => "Decryption v0.6.0",
+            Self::Head => "Decryption v0.7.0",
+        }
+    }
+
+    /// What `GatewayConfig.getVersion()` answers.
+    pub fn gateway_config_version(self) -> &'static str {
+        match self {
+            Self::G7 | Self::V0_9_0 => "GatewayConfig v0.1.0",
+            Self::G8 => "GatewayConfig v0.2.0",
+            Self::V0_9_7 => "GatewayConfig v0.3.0",
+            Self::G10 => "GatewayConfig v0.4.0",
+            Self::G12 => "GatewayConfig v0.5.0",
+            Self::G13 => "GatewayConfig v0.6.0",
+            Self::G14 => "GatewayConfig v0.7.0",
+            Self::Head => "GatewayConfig v0.8.0",
         }
     }
 }
 
-/// Creation code of `Decryption` with its arguments.
+/// Creation code of the code behind `Decryption`, with its arguments.
 pub fn decryption_code(variant: Variant, config: Address) -> Result<Vec<u8>> {
     let arguments = Decryption::constructorCall { generation: variant.flag(), config }.abi_encode();
     creation_code(include_str!("../contracts/artifacts/Decryption.json"), &arguments)
+}
+
+/// Creation code of a proxy in front of `implementation`, which begins with the call `data`.
+pub fn proxy_code(implementation: Address, data: Bytes) -> Result<Vec<u8>> {
+    let arguments = Proxy::constructorCall { implementation, data }.abi_encode();
+    creation_code(include_str!("../contracts/artifacts/Proxy.json"), &arguments)
 }
 
 /// Creation code of `LeanDecryption`, which is of [`Variant::G10`], with its arguments.
@@ -268,13 +381,14 @@ pub fn lean_decryption_code(config: Address) -> Result<Vec<u8>> {
     creation_code(include_str!("../contracts/artifacts/LeanDecryption.json"), &arguments)
 }
 
-/// Creation code of `GatewayConfig` with its arguments.
+/// Creation code of the code behind `GatewayConfig`, with its arguments.
 pub fn gateway_config_code(variant: Variant) -> Result<Vec<u8>> {
     let arguments = GatewayConfig::constructorCall { generation: variant.flag() }.abi_encode();
     creation_code(include_str!("../contracts/artifacts/GatewayConfig.json"), &arguments)
 }
 
-fn creation_code(artifact: &str, arguments: &[u8]) -> Result<Vec<u8>> {
+/// The bytecode of a committed artifact and what its constructor is given.
+pub fn creation_code(artifact: &str, arguments: &[u8]) -> Result<Vec<u8>> {
     let artifact: Value = serde_json::from_str(artifact)?;
     let code = artifact["bytecode"].as_str().unwrap_or_default();
     let mut code = hex::decode(code).map_err(|e| Error::other(format!("bytecode: {e}")))?;

@@ -3,27 +3,33 @@
 use std::{collections::HashMap, time::Duration};
 
 use alloy::{
-    primitives::{Address, B256, Bytes, U256},
+    primitives::{Address, B256, Bytes, U256, keccak256},
+    signers::local::PrivateKeySigner,
     sol_types::SolEvent,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
     Error, Result,
+    attestation::{Layout, Lie, objects},
     contracts::{
-        Coprocessor, Decryption, G7, G8, GatewayConfig, KmsNode, Variant, decryption_code,
-        gateway_config_code, response_call,
+        Coprocessor, Decryption, G7, G8, GatewayConfig, KmsNode, SnsCiphertextMaterial,
+        Upgradeable, Variant, decryption_code, gateway_config_code, proxy_code, response_call,
     },
     ministack::Bucket,
     random_address,
-    request::{Ask, Issued, Kind, fhe},
+    request::{Ask, Ciphertext, Issued, Kind, fhe},
     rpc::{Call, Chain, Log, Receipt},
     signing::Domain,
     until,
 };
 
-/// Requests in one transaction.
+/// Requests, or materials, in one transaction.
 const BATCH: usize = 25;
+/// Requests in one block.
+const BLOCK: usize = 40;
+/// For a request by the protocol's own function; what comes before it in its block may matter.
+const REQUEST_GAS: u64 = 20_000_000;
 /// Uploads at once.
 const UPLOADS: usize = 16;
 
@@ -32,6 +38,18 @@ const UPLOADS: usize = 16;
 pub struct Node {
     pub wallet: Address,
     pub signer: Address,
+}
+
+impl Node {
+    /// The node as registries have it.
+    pub fn entry(self) -> KmsNode {
+        KmsNode {
+            txSenderAddress: self.wallet,
+            signerAddress: self.signer,
+            ipAddress: "127.0.0.1".into(),
+            storageUrl: "http://127.0.0.1/vault".into(),
+        }
+    }
 }
 
 /// A coprocessor to register: its wallet and the bucket its ciphertexts stand in.
@@ -46,6 +64,16 @@ impl Store {
     pub fn new(bucket: Bucket) -> Self {
         Self { tx_sender: random_address(), bucket }
     }
+
+    /// The key the coprocessor attests with.
+    pub fn signer(&self) -> PrivateKeySigner {
+        attester(self.tx_sender)
+    }
+}
+
+/// A coprocessor's key follows from its wallet: who knows the network can also write to its buckets.
+fn attester(tx_sender: Address) -> PrivateKeySigner {
+    PrivateKeySigner::from_bytes(&keccak256(tx_sender)).expect("a hash is a key")
 }
 
 /// Answers needed for consensus.
@@ -83,6 +111,8 @@ pub struct Deployment {
     pub gateway_config: Address,
     /// No event of this deployment is older.
     pub since_block: u64,
+    /// Under which names the coprocessors keep ciphertexts.
+    pub layout: Layout,
     /// Named in every request, and given every ciphertext.
     pub stores: Vec<Store>,
 }
@@ -96,14 +126,12 @@ impl Deployment {
         stores: &[Store],
         thresholds: Thresholds,
     ) -> Result<Self> {
-        let address = |receipt: Receipt| {
-            receipt.contract_address.ok_or_else(|| Error::other("a creation without an address"))
-        };
-        let receipt = chain.send(Call::create(gateway_config_code(variant)?)).await?;
-        let since_block = receipt.block_number.to();
-        let gateway_config = address(receipt)?;
-        let code = decryption_code(variant, gateway_config)?;
-        let decryption = address(chain.send(Call::create(code)).await?)?;
+        let config_code = create(chain, gateway_config_code(variant)?).await?;
+        let gateway_config = create(chain, proxy_code(config_code, Bytes::new())?).await?;
+        let code = create(chain, decryption_code(variant, gateway_config)?).await?;
+        let decryption = create(chain, proxy_code(code, Bytes::new())?).await?;
+        // Its proxy has just said `Upgraded`: that is no upgrade of anything.
+        let since_block = chain.block_number().await? + 1;
         let deployment = Self {
             chain: chain.clone(),
             chain_id: chain.chain_id().await?,
@@ -111,6 +139,7 @@ impl Deployment {
             decryption,
             gateway_config,
             since_block,
+            layout: Layout::of(variant),
             stores: stores.to_vec(),
         };
         let mut calls: Vec<_> = nodes.iter().map(|node| deployment.register_call(*node)).collect();
@@ -148,22 +177,14 @@ impl Deployment {
     }
 
     fn register_call(&self, node: Node) -> Call {
-        self.config_call(&GatewayConfig::registerKmsNodeCall {
-            node: KmsNode {
-                txSenderAddress: node.wallet,
-                signerAddress: node.signer,
-                ipAddress: "127.0.0.1".into(),
-                storageUrl: "http://127.0.0.1/vault".into(),
-            },
-        })
+        self.config_call(&GatewayConfig::registerKmsNodeCall { node: node.entry() })
     }
 
     fn bucket_call(&self, tx_sender: Address, url: &str) -> Call {
         self.config_call(&GatewayConfig::setCoprocessorCall {
             coprocessor: Coprocessor {
                 txSenderAddress: tx_sender,
-                // Nobody looks at the signer before v0.14; it only has to be another address.
-                signerAddress: tx_sender.create(0),
+                signerAddress: attester(tx_sender).address(),
                 s3BucketUrl: url.into(),
             },
         })
@@ -225,12 +246,65 @@ impl Deployment {
 
     /// Turns both contracts into another variant; both emit `Upgraded`.
     pub async fn upgrade(&mut self, variant: Variant) -> Result<()> {
-        let generation = variant.flag();
-        let config = self.config_call(&GatewayConfig::upgradeCall { generation });
-        let decryption = Call::new(self.decryption, &Decryption::upgradeCall { generation });
-        self.chain.send_all(vec![config, decryption]).await?;
-        self.variant = variant;
+        self.upgrade_to(variant, variant).await
+    }
+
+    /// Turns each contract into a variant of its own: v0.13.0-0 has a Decryption of G12 beside a
+    /// GatewayConfig of G13.
+    pub async fn upgrade_to(&mut self, decryption: Variant, config: Variant) -> Result<()> {
+        let calls = self.upgrade_calls(decryption, config).await?;
+        self.chain.send_all(calls).await?;
+        self.variant = decryption;
+        self.layout = Layout::of(decryption);
         Ok(())
+    }
+
+    /// Deploys the code of another variant, and answers the calls that put it in place.
+    pub async fn upgrade_calls(&self, decryption: Variant, config: Variant) -> Result<Vec<Call>> {
+        let of_config = create(&self.chain, gateway_config_code(config)?).await?;
+        let of_decryption =
+            create(&self.chain, decryption_code(decryption, self.gateway_config)?).await?;
+        let call = |proxy, implementation| {
+            let data = Bytes::new();
+            Call::new(proxy, &Upgradeable::upgradeToAndCallCall { implementation, data })
+        };
+        Ok(vec![call(self.gateway_config, of_config), call(self.decryption, of_decryption)])
+    }
+
+    // Contexts, from G12 on.
+
+    /// The context in force.
+    pub async fn context(&self) -> Result<U256> {
+        let call = GatewayConfig::getCurrentKmsContextIdCall {};
+        self.chain.call(self.gateway_config, &call).await
+    }
+
+    /// Puts a new context in force, of these nodes alone.
+    pub async fn new_context(&self, nodes: &[Node], thresholds: Thresholds) -> Result<U256> {
+        let id = self.context().await? + U256::from(1);
+        let user = U256::from(thresholds.user);
+        let call = GatewayConfig::updateKmsContextCall {
+            newContextId: id,
+            newKmsNodes: nodes.iter().map(|node| node.entry()).collect(),
+            newMpcThreshold: U256::from(nodes.len() / 3),
+            newPublicDecryptionThreshold: U256::from(thresholds.public),
+            newUserDecryptionThreshold: user,
+            newKmsGenThreshold: user,
+        };
+        self.chain.send(self.config_call(&call)).await?;
+        Ok(id)
+    }
+
+    pub async fn destroy_context(&self, context: U256) -> Result<()> {
+        let call = GatewayConfig::destroyKmsContextCall { kmsContextId: context };
+        self.chain.send(self.config_call(&call)).await.map(drop)
+    }
+
+    /// How many coprocessors must agree.
+    pub async fn set_coprocessor_threshold(&self, threshold: u64) -> Result<()> {
+        let threshold = U256::from(threshold);
+        let call = GatewayConfig::setCoprocessorThresholdCall { threshold };
+        self.chain.send(self.config_call(&call)).await.map(drop)
     }
 
     // Requests.
@@ -269,36 +343,96 @@ impl Deployment {
 
     /// Stores the ciphertexts of `asks` in every bucket.
     pub async fn upload(&self, asks: &[Ask]) -> Result<()> {
-        let uploads = asks.iter().flat_map(|ask| {
-            ask.ciphertexts.iter().flat_map(move |c| {
-                self.stores.iter().map(move |s| s.bucket.put(c.digest, &c.bytes, ask.format))
-            })
-        });
-        // Collected first: the stream would have to name the closures' lifetimes otherwise.
-        let uploads: Vec<_> = uploads.collect();
+        self.upload_lying(asks, |_, _| None).await
+    }
+
+    /// As [`Self::upload`], where the bucket of a number lies about a ciphertext as `lie` says.
+    pub async fn upload_lying(
+        &self,
+        asks: &[Ask],
+        lie: impl Fn(usize, &Ciphertext) -> Option<Lie>,
+    ) -> Result<()> {
+        let mut uploads = Vec::new();
+        for ask in asks {
+            for ciphertext in &ask.ciphertexts {
+                for (number, store) in self.stores.iter().enumerate() {
+                    let lie = lie(number, ciphertext);
+                    let objects = objects(self.layout, ask, ciphertext, &store.signer(), lie)?;
+                    uploads.extend(objects.into_iter().map(|object| async move {
+                        store.bucket.put_at(&object.key, &object.bytes, &object.headers).await
+                    }));
+                }
+            }
+        }
         stream::iter(uploads).buffer_unordered(UPLOADS).try_collect::<()>().await
     }
 
     /// Emits the requests without storing anything: their ciphertexts are missing, or elsewhere.
+    /// From G12 on each comes by the protocol's own function, in a transaction of its own.
     pub async fn emit(&self, asks: Vec<Ask>) -> Result<Vec<Issued>> {
-        let coprocessors: Vec<_> = self.stores.iter().map(|s| s.tx_sender).collect();
-        let as_request = |ask: &Ask| Decryption::Request {
-            user: ask.kind == Kind::User,
-            materials: ask.materials(&coprocessors),
-            userAddress: ask.user,
-            publicKey: ask.public_key.clone(),
-            extraData: ask.extra_data.clone(),
+        let receipts = if self.variant.since(Variant::G12) {
+            let mut receipts = Vec::new();
+            for chunk in asks.chunks(BLOCK) {
+                let commits = self.commits(chunk);
+                let first = commits.len();
+                let mut calls = commits;
+                for ask in chunk {
+                    calls.push(self.request_call(ask)?);
+                }
+                receipts.extend(self.chain.send_all(calls).await?.split_off(first));
+            }
+            receipts
+        } else {
+            let calls = asks.chunks(BATCH).map(|chunk| {
+                let requests = chunk.iter().map(|ask| self.any_request(ask)).collect();
+                Call::new(self.decryption, &Decryption::requestCall { requests })
+            });
+            self.chain.send_all(calls.collect()).await?
         };
-        let calls = asks.chunks(BATCH).map(|chunk| {
-            let requests = chunk.iter().map(as_request).collect();
-            Call::new(self.decryption, &Decryption::requestCall { requests })
-        });
-        let receipts = self.chain.send_all(calls.collect()).await?;
-        let logs: Vec<Log> = receipts.into_iter().flat_map(|receipt| receipt.logs).collect();
+        let mut logs: Vec<Log> = receipts.into_iter().flat_map(|receipt| receipt.logs).collect();
+        // The second event of a request at HEAD.
+        logs.dedup_by_key(|log| (log.transaction_hash, log.topics[1]));
         if logs.len() != asks.len() {
             return Err(Error::other(format!("{} requests, {} events", asks.len(), logs.len())));
         }
-        let issued = asks.into_iter().zip(logs).map(|(ask, log)| Issued {
+        Ok(asks.into_iter().zip(logs).map(|(ask, log)| self.issued(ask, &log)).collect())
+    }
+
+    /// Makes the materials of `asks` known to the contract, as coprocessors do before anybody asks.
+    pub fn commits(&self, asks: &[Ask]) -> Vec<Call> {
+        let materials: Vec<_> = asks.iter().flat_map(|ask| self.materials(ask)).collect();
+        let call = |chunk: &[SnsCiphertextMaterial]| {
+            Call::new(self.decryption, &Decryption::commitCall { materials: chunk.to_vec() })
+        };
+        materials.chunks(BATCH).map(call).collect()
+    }
+
+    /// The transaction of one request by the protocol's own function, from G12 on.
+    pub fn request_call(&self, ask: &Ask) -> Result<Call> {
+        let data = ask.calldata(self.domain())?;
+        Ok(Call::encoded(self.decryption, data).gas(REQUEST_GAS))
+    }
+
+    /// A request as the function takes it that knows no generations.
+    pub fn any_request(&self, ask: &Ask) -> Decryption::Request {
+        Decryption::Request {
+            user: ask.kind == Kind::User,
+            materials: self.materials(ask),
+            userAddress: ask.user,
+            publicKey: ask.public_key.clone(),
+            extraData: ask.extra_data.clone(),
+        }
+    }
+
+    /// The materials of a request as its event carries them.
+    pub fn materials(&self, ask: &Ask) -> Vec<SnsCiphertextMaterial> {
+        let coprocessors: Vec<_> = self.stores.iter().map(|store| store.tx_sender).collect();
+        ask.materials(&coprocessors)
+    }
+
+    /// What became of a request, by its first log.
+    pub fn issued(&self, ask: Ask, log: &Log) -> Issued {
+        Issued {
             id: U256::from_be_bytes(log.topics[1].0),
             kind: ask.kind,
             handles: ask.ciphertexts.iter().map(|c| c.handle).collect(),
@@ -307,8 +441,12 @@ impl Deployment {
             extra_data: if self.variant.has_extra_data() { ask.extra_data } else { Bytes::new() },
             block: log.block_number.to(),
             transaction: log.transaction_hash,
-        });
-        Ok(issued.collect())
+        }
+    }
+
+    /// The next request is kept as asked and told by these logs: what a lying node makes of it.
+    pub fn tell_next_as(&self, logs: Vec<Decryption::RawLog>) -> Call {
+        Call::new(self.decryption, &Decryption::tellNextAsCall { logs })
     }
 
     /// Emits logs as they are (`contracts::raw` makes one of an event).
@@ -339,7 +477,7 @@ impl Deployment {
         let user = request.kind == Kind::User;
         let extra = &request.extra_data;
         let data = response_call(self.variant, user, request.id, payload, signature, extra);
-        Call { from: Some(from), to: Some(self.decryption), data }
+        Call::encoded(self.decryption, data).from(from)
     }
 
     /// Every accepted answer so far.
@@ -446,6 +584,12 @@ impl Deployment {
         }
         Ok(failed)
     }
+}
+
+/// Deploys this code and answers where.
+pub async fn create(chain: &Chain, code: Vec<u8>) -> Result<Address> {
+    let receipt = chain.send(Call::create(code)).await?;
+    receipt.contract_address.ok_or_else(|| Error::other("a creation without an address"))
 }
 
 /// An answer as the contract's log tells it.

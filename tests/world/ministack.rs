@@ -177,23 +177,43 @@ impl Bucket {
 
     /// Stores any bytes under any digest: how a bucket comes to lie.
     pub async fn put(&self, digest: B256, bytes: &[u8], format: Option<&str>) -> Result<()> {
-        let mut request = self.client.put(self.object(digest)).body(bytes.to_vec());
-        if let Some(format) = format {
-            request = request.header("x-amz-meta-Ct-Format", format);
+        let headers: Vec<_> =
+            format.map(|format| (FORMAT, format.to_owned())).into_iter().collect();
+        self.put_at(&format!("{digest:x}"), bytes, &headers).await
+    }
+
+    /// Stores any bytes under any key, with these headers.
+    pub async fn put_at(
+        &self,
+        key: &str,
+        bytes: &[u8],
+        headers: &[(&'static str, String)],
+    ) -> Result<()> {
+        let mut request = self.client.put(self.object(key)).body(bytes.to_vec());
+        for (name, value) in headers {
+            request = request.header(*name, value);
         }
         checked(request, "put object").await?;
         Ok(())
     }
 
     pub async fn delete(&self, digest: B256) -> Result<()> {
-        checked(self.client.delete(self.object(digest)), "delete object").await?;
+        self.delete_at(&format!("{digest:x}")).await
+    }
+
+    pub async fn delete_at(&self, key: &str) -> Result<()> {
+        checked(self.client.delete(self.object(key)), "delete object").await?;
         Ok(())
     }
 
-    fn object(&self, digest: B256) -> String {
-        format!("{}/{digest:x}", self.url)
+    /// The URL of an object.
+    pub fn object(&self, key: &str) -> String {
+        format!("{}/{key}", self.url)
     }
 }
+
+/// The header with the format of a ciphertext.
+pub const FORMAT: &str = "x-amz-meta-Ct-Format";
 
 async fn checked(request: reqwest::RequestBuilder, what: &str) -> Result<reqwest::Response> {
     let response = request.send().await?;

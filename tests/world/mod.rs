@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Anvil (Gateway chain) ── Deployment (our contracts, one variant of the protocol)
-//! Ministack (S3, AWS KMS) ── Bucket (a coprocessor's ciphertexts)
+//! HostChain (a chain whose contracts have handles: another Anvil) ── Host (ACL, ProtocolConfig, Wallets)
+//! Ministack (S3, AWS KMS) ── Bucket (a coprocessor's ciphertexts) ── Attestation (what it says of them)
 //! FaultyBucket (a coprocessor's bucket that answers in one wrong way)
 //! Proxy (between a connector and any of them: cut, silent, half-closed, slow, dripping, wrong)
 //! FaultyRpc (a node that lies, in front of Anvil)
@@ -33,7 +34,11 @@ pub mod tls;
 pub mod gossip;
 pub mod contracts;
 pub mod deployment;
+pub mod host_contracts;
+pub mod host;
 pub mod request;
+pub mod access;
+pub mod attestation;
 pub mod signing;
 pub mod journal;
 pub mod parties;

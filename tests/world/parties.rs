@@ -9,6 +9,7 @@ use super::{
     anvil::Anvil,
     core_stub::{CoreOptions, CoreStub},
     deployment::{Deployment, Node, Store, Thresholds},
+    host::{HostChain, config as hosts_config},
     ministack::Ministack,
     random_key,
     scene::SceneOptions,
@@ -35,6 +36,7 @@ pub struct Parties {
     pub list: Vec<Party>,
     pub deployment: Deployment,
     pub anvil: Anvil,
+    pub hosts: Vec<HostChain>,
     pub ministack: Ministack,
 }
 
@@ -67,6 +69,10 @@ impl Parties {
         }
         let (chain, variant) = (anvil.chain(), options.variant);
         let deployment = Deployment::deploy(chain, variant, &nodes, &stores, thresholds).await?;
+        let mut hosts = Vec::new();
+        for host in &options.hosts {
+            hosts.push(HostChain::start(dir, host.clone(), &nodes, thresholds).await?);
+        }
         let mut list = Vec::new();
         for (wallet, signer) in keys {
             let core = CoreStub::start(CoreOptions {
@@ -77,13 +83,14 @@ impl Parties {
             .await;
             list.push(Party { wallet, signer, core });
         }
-        Ok(Self { list, deployment, anvil, ministack })
+        Ok(Self { list, deployment, anvil, hosts, ministack })
     }
 
     /// The configuration of party `index`: keys it needs here, then `more` top-level lines.
     pub fn config(&self, index: usize, more: &str) -> String {
         let Party { wallet, core, .. } = &self.list[index];
-        connector_config(&self.anvil.ws_url(), &self.deployment, wallet, &core.endpoint(), more)
+        let more = format!("{more}\n{}", hosts_config(&self.hosts));
+        connector_config(&self.anvil.ws_url(), &self.deployment, wallet, &core.endpoint(), &more)
     }
 
     /// [`Self::config`] with the pauses of an operator who set none.

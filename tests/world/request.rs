@@ -8,6 +8,7 @@ use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    access::Access,
     contracts::SnsCiphertextMaterial,
     core_stub::{plaintext_of_digest, user_decrypted_share},
     ministack::UNCOMPRESSED,
@@ -32,7 +33,7 @@ pub fn default_key_id() -> U256 {
     (U256::from(4) << 248) | U256::from(1)
 }
 
-/// The host chain in the handles.
+/// The host chain in the handles, unless a test says otherwise.
 pub const HOST_CHAIN: u64 = 12_345;
 
 /// Whether shares go to a user or the value to everybody.
@@ -103,6 +104,8 @@ pub struct Ask {
     pub extra_data: Bytes,
     /// The `Ct-Format` header of the objects; v0.7 coprocessors write none.
     pub format: Option<&'static str>,
+    /// By what right a user asks.
+    pub access: Access,
 }
 
 /// Bytes of a test ciphertext where size does not matter.
@@ -114,7 +117,8 @@ impl Ask {
         Self::new(Kind::Public, fhe_types)
     }
 
-    /// A user decryption of one fresh ciphertext per type, for a random user.
+    /// A user decryption of one fresh ciphertext per type, for a user with a fresh key: of handles of its
+    /// own, by the legacy function.
     pub fn user(fhe_types: &[u8]) -> Self {
         Self::new(Kind::User, fhe_types)
     }
@@ -138,17 +142,17 @@ impl Ask {
     fn new(kind: Kind, fhe_types: &[u8]) -> Self {
         let mut public_key = vec![0; 800];
         fastrand::fill(&mut public_key);
-        let mut user = [0; 20];
-        fastrand::fill(&mut user);
         let user_request = kind == Kind::User;
+        let access = Access::direct(fhe_types.len());
         Self {
             kind,
             ciphertexts: fhe_types.iter().map(|t| Ciphertext::random(*t, SMALL)).collect(),
             key_id: default_key_id(),
-            user: if user_request { user.into() } else { Address::ZERO },
+            user: if user_request { access.key.address() } else { Address::ZERO },
             public_key: if user_request { public_key.into() } else { Bytes::new() },
             extra_data: Bytes::new(),
             format: Some(UNCOMPRESSED),
+            access,
         }
     }
 
@@ -156,7 +160,8 @@ impl Ask {
     #[must_use]
     pub fn sized(mut self, size: usize) -> Self {
         for ciphertext in &mut self.ciphertexts {
-            *ciphertext = Ciphertext::random(ciphertext.handle[30], size);
+            let handle = ciphertext.handle;
+            *ciphertext = Ciphertext { handle, ..Ciphertext::random(handle[30], size) };
         }
         self
     }

@@ -70,16 +70,30 @@ pub struct Call {
     pub from: Option<Address>,
     pub to: Option<Address>,
     pub data: Bytes,
+    /// `None`: what the node estimates, on the latest block: not enough where a transaction before it
+    /// in the same block matters.
+    pub gas: Option<u64>,
 }
 
 impl Call {
     /// A call of `function` on `to` by the harness's own account.
     pub fn new(to: Address, function: &impl SolCall) -> Self {
-        Self { from: None, to: Some(to), data: function.abi_encode().into() }
+        Self::encoded(to, function.abi_encode().into())
+    }
+
+    /// The same of calldata.
+    pub fn encoded(to: Address, data: Bytes) -> Self {
+        Self { from: None, to: Some(to), data, gas: None }
     }
 
     pub fn create(code: Vec<u8>) -> Self {
-        Self { from: None, to: None, data: code.into() }
+        Self { from: None, to: None, data: code.into(), gas: None }
+    }
+
+    #[must_use]
+    pub fn gas(mut self, gas: u64) -> Self {
+        self.gas = Some(gas);
+        self
     }
 
     /// The same, sent by another account. The node does not ask for its key.
@@ -316,6 +330,9 @@ impl Chain {
         let mut transaction = json!({"from": call.from.unwrap_or(self.admin), "data": call.data});
         if let Some(to) = call.to {
             transaction["to"] = json!(to);
+        }
+        if let Some(gas) = call.gas {
+            transaction["gas"] = json!(U64::from(gas));
         }
         transaction
     }

@@ -16,6 +16,7 @@ use super::{
     contracts::Variant,
     core_stub::{CoreStub, CoreVersion},
     deployment::{Deployment, Thresholds},
+    host::{HostChain, HostOptions, config as hosts_config},
     journal,
     ministack::Ministack,
     parties::{Parties, Party, connector_config},
@@ -35,6 +36,8 @@ pub struct SceneOptions {
     pub buckets: usize,
     pub registered: bool,
     pub funded: bool,
+    /// The host chains; the first also has the KMS contexts.
+    pub hosts: Vec<HostOptions>,
     /// Certificate chain and key of the Core in PEM: it then serves TLS.
     pub core_tls: Option<(String, String)>,
 }
@@ -52,7 +55,9 @@ impl SceneOptions {
             Variant::G7 => CoreVersion::V0_11_0_21,
             Variant::G8 => CoreVersion::V0_11_0_26,
             Variant::V0_9_0 | Variant::V0_9_7 => CoreVersion::V0_12,
-            Variant::G10 | Variant::G12 => CoreVersion::V0_13,
+            Variant::G10 | Variant::G12 | Variant::G13 | Variant::G14 | Variant::Head => {
+                CoreVersion::V0_13
+            }
         };
         Self {
             variant,
@@ -61,6 +66,7 @@ impl SceneOptions {
             buckets: 1,
             registered: true,
             funded: true,
+            hosts: Vec::new(),
             core_tls: None,
         }
     }
@@ -74,6 +80,7 @@ pub struct Scene {
     pub core: CoreStub,
     pub deployment: Deployment,
     pub anvil: Anvil,
+    pub hosts: Vec<HostChain>,
     pub ministack: Ministack,
     pub wallet: PrivateKeySigner,
     pub dir: tempfile::TempDir,
@@ -84,15 +91,16 @@ impl Scene {
     pub async fn new(options: SceneOptions) -> Result<Self> {
         let dir = tempfile::tempdir().map_err(|e| Error::Io("a folder".into(), e))?;
         let parties = Parties::start(dir.path(), &options, 1, Thresholds::ONE).await?;
-        let Parties { mut list, deployment, anvil, ministack } = parties;
+        let Parties { mut list, deployment, anvil, hosts, ministack } = parties;
         let Party { wallet, core, .. } = list.remove(0);
-        Ok(Self { connector: None, core, deployment, anvil, ministack, wallet, dir })
+        Ok(Self { connector: None, core, deployment, anvil, hosts, ministack, wallet, dir })
     }
 
     /// The configuration of the connector: keys it needs here, then `more` top-level lines.
     pub fn config(&self, more: &str) -> String {
         let (wallet, core) = (&self.wallet, &self.core.endpoint());
-        connector_config(&self.anvil.ws_url(), &self.deployment, wallet, core, more)
+        let more = format!("{more}\n{}", hosts_config(&self.hosts));
+        connector_config(&self.anvil.ws_url(), &self.deployment, wallet, core, &more)
     }
 
     pub fn config_file(&self) -> PathBuf {

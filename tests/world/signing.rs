@@ -69,7 +69,8 @@ impl Domain {
         self.digest(&structure)
     }
 
-    fn digest(&self, structure: &[u8]) -> B256 {
+    /// EIP-712 under this domain: the digest of a structure that is encoded with its type's hash.
+    pub fn digest(&self, structure: &[u8]) -> B256 {
         let domain = (
             keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"),
             keccak256("Decryption"),
