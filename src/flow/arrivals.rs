@@ -1,4 +1,4 @@
-//! Arrivals: head -> gap -> pages -> logs -> source decodes -> batch{requests, up_to}.
+//! Arrivals: head -> gap -> pages -> logs -> source decodes -> `batch{requests, up_to}`.
 //!
 //! ```text
 //! wake-up -> far from the head: ranges    \
