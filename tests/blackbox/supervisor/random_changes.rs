@@ -6,15 +6,13 @@ use std::{collections::BTreeMap, time::Duration};
 use fastrand::Rng;
 use kms_connector::admin::status::{InstanceStatus, Status};
 
-use crate::{
-    reload::sha256sum,
-    world::{
-        Error, Result,
-        fleet::Fleet,
-        program,
-        request::Ask,
-        supervised::{find, running},
-    },
+use super::reload::sha256sum;
+use crate::world::{
+    Error, Result,
+    fleet::Fleet,
+    program,
+    request::Ask,
+    supervised::{find, running},
 };
 
 const PARTIES: usize = 5;

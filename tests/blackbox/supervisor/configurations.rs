@@ -214,7 +214,7 @@ async fn a_variable_wins_over_the_file() -> Result<()> {
 }
 
 /// The example of the seed's documentation, as it stands there.
-const EXAMPLE: &str = include_str!("../world/documented-example.toml");
+const EXAMPLE: &str = include_str!("../../world/documented-example.toml");
 /// The address of its private key, 1.
 const WALLET_OF_THE_EXAMPLE: Address = address!("7E5F4552091A69125d5DfCb7b8C2659029395Bdf");
 

@@ -1,0 +1,3 @@
+//! Secrets stay secret.
+
+mod secrets;

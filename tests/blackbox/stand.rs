@@ -1,0 +1,7 @@
+//! The test world itself: its contracts and servers do what the tests rely on.
+
+mod contracts;
+mod servers;
+mod contexts;
+mod host_contracts;
+mod attestations;
