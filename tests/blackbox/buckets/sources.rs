@@ -169,18 +169,19 @@ async fn the_fallback_store_is_asked_signed_or_plain() -> Result<()> {
     assert_eq!(scene.stop().await?, Some(0));
 
     let mut command = clean_start(&scene);
-    command.env("AWS_ACCESS_KEY_ID", "AKIDTEST").env("AWS_SECRET_ACCESS_KEY", "hush");
+    // What the store knows: it checks signatures.
+    command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
     scene.spawn(command)?;
     scene.answered(&scene.deployment.request(one()).await?).await?;
     let signed = front.heads().split_off(plain.len());
     assert!(!signed.is_empty());
     for head in &signed {
         assert!(head.starts_with("GET /ct128-0/"), "path-style: {head}");
-        assert!(head.contains("X-Amz-Credential=AKIDTEST%2F"), "{head}");
+        assert!(head.contains("X-Amz-Credential=test%2F"), "{head}");
         assert!(head.contains("%2Fus-east-1%2Fs3%2Faws4_request"), "{head}");
         assert!(head.contains("X-Amz-Signature="), "{head}");
     }
-    assert!(!scene.log().contains("AKIDTEST") && !scene.log().contains("hush"));
+    assert!(!scene.log().contains("X-Amz-"), "a signed URL is a credential");
     Ok(())
 }
 
