@@ -12,7 +12,7 @@ use super::{
 use crate::{
     admin::status::Reporter,
     instance::{PreflightError, Supervision},
-    telemetry::heartbeat::Heartbeats,
+    telemetry::{errors::ADVICE, heartbeat::Heartbeats},
 };
 
 impl<I: InstanceRunner> Supervisor<I> {
@@ -129,6 +129,7 @@ impl<I: InstanceRunner> Supervisor<I> {
         self.last_run += 1;
         if slot.generation == 1 && target.config.s3.is_none() {
             warn!(
+                target: ADVICE,
                 instance = name,
                 "no [s3_config]: ciphertexts come from registered buckets alone"
             );

@@ -21,6 +21,9 @@ use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use crate::{domain::excerpt, time::clock};
 
+/// The target of warnings that are advice about a configuration which works: they are logged, and are no
+/// trouble of the instance.
+pub const ADVICE: &str = "kms_connector::advice";
 /// Entries kept for each instance, and for the process.
 const CAPACITY: usize = 20;
 /// The most instances. The supervisor removes those that are gone.
@@ -178,6 +181,9 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for ErrorLayer {
     }
 
     fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
+        if event.metadata().target() == ADVICE {
+            return;
+        }
         let level = match *event.metadata().level() {
             Level::ERROR => "ERROR",
             Level::WARN => "WARN",
@@ -276,9 +282,11 @@ mod tests {
     fn what_the_supervisor_says_of_an_instance_is_told_there() {
         let errors = recorded(|| {
             error!(instance = "two", exit = %"lane panicked", "instance ended");
+            warn!(target: ADVICE, instance = "two", "no [s3_config]");
             warn!("there is no configuration");
         });
         let told = errors.since(0);
+        assert_eq!(told.instances["two"].len(), 1, "advice is no trouble");
         assert_eq!(told.instances["two"][0].message, "instance ended");
         assert_eq!(told.process[0].message, "there is no configuration");
         errors.retain(|name| name != "two");
