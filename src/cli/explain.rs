@@ -25,9 +25,10 @@ pub(super) fn explain(words: &[String]) -> ExitStatus {
     }
     let found = find(&entries, &asked);
     if found.is_empty() {
-        let near = nearest(&entries, &asked).join(", ");
+        let near = nearest(&entries, &asked);
+        let near = if near.is_empty() { "" } else { &format!("; near it: {}", near.join(", ")) };
         print_error(format_args!(
-            "nothing is called {asked:?}; near it: {near}. `kms-connector explain` lists all"
+            "nothing is called {asked:?}{near}. `kms-connector explain` lists all"
         ));
         return ExitStatus::Usage;
     }
@@ -46,7 +47,8 @@ pub(super) fn explain(words: &[String]) -> ExitStatus {
 /// The entries of this name; else those whose names or messages contain the words.
 fn find<'a>(entries: &'a [Entry], asked: &str) -> Vec<&'a Entry> {
     let asked = asked.to_lowercase();
-    let same = |name: &String| name.to_lowercase().replace('-', "_") == asked.replace('-', "_");
+    let plain = |text: &str| text.to_lowercase().replace(['-', ' '], "_");
+    let same = |name: &String| plain(name) == plain(&asked);
     let named: Vec<&Entry> = entries.iter().filter(|entry| entry.names.iter().any(same)).collect();
     if !named.is_empty() {
         return named;
@@ -62,12 +64,13 @@ fn find<'a>(entries: &'a [Entry], asked: &str) -> Vec<&'a Entry> {
     entries.iter().filter(|entry| entry.names.iter().any(has)).collect()
 }
 
-/// The names most similar to an unknown one.
+/// The names most similar to an unknown one. None if no name is: a wrong hint is worse than none.
 fn nearest(entries: &[Entry], asked: &str) -> Vec<String> {
     let asked: String = asked.to_lowercase().chars().take(LONGEST).collect();
     let names = entries.iter().flat_map(|entry| &entry.names).filter(|name| !name.contains(' '));
     let mut names: Vec<(usize, &String)> =
         names.map(|name| (strsim::damerau_levenshtein(&asked, name), name)).collect();
+    names.retain(|(distance, name)| distance * 3 <= asked.chars().count().max(name.len()));
     names.sort();
     names.dedup();
     names.into_iter().take(NEAR).map(|(_, name)| name.clone()).collect()

@@ -213,7 +213,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             (Mode::Observe { .. }, _) | (Mode::Answer(_), Stage::Arrived) => {
                 holder.attendance.set_activity(Activity::CheckingChain);
                 let asking = async {
-                    match self.check_still_final(request).await? {
+                    match self.wait_until_final(request).await? {
                         Some(gone) => Ok(Transition::End(gone)),
                         None => self.ask(request, history, holder.attendance).await,
                     }
@@ -341,24 +341,29 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         Ok(WalkEnd::Settled)
     }
 
-    /// Checks that the chain still has the request, in a block that is final by the operator's rule. The
-    /// request waited for that before its walk, and may be in a higher block since. Returns an outcome if
-    /// the request is not on chain any more.
-    async fn check_still_final(&self, request: &Request) -> Result<Option<Outcome>, Setback> {
-        if *self.final_height.borrow() == FinalHeight::EVERYTHING {
+    /// Waits until the request's block is final by the operator's rule, wherever the chain has it now.
+    /// Returns an outcome if the request is not on chain any more.
+    async fn wait_until_final(&self, request: &Request) -> Result<Option<Outcome>, Setback> {
+        let mut final_height = self.final_height.clone();
+        if *final_height.borrow_and_update() == FinalHeight::EVERYTHING {
             // The contract itself reports this when the answer is submitted.
             return Ok(None);
         }
-        match self.whereabouts(request).await.map_err(Setback::retry)? {
-            RequestLocation::In(now)
-                if self.final_height.borrow().covers(request.kind(), now.number) =>
-            {
-                Ok(None)
+        let mut block = request.block;
+        loop {
+            let kind = request.kind();
+            if final_height.wait_for(|line| line.covers(kind, block.number)).await.is_err() {
+                return Err(Setback::retry(Cause::Stopping));
             }
-            RequestLocation::In(_) | RequestLocation::Unknown => {
-                Err(Setback::own(Remedy::Retry, Cause::BlockLeftChain))
+            let found = self.whereabouts(request).await;
+            match found.map_err(Setback::retry)? {
+                RequestLocation::In(now) if now.number <= block.number => return Ok(None),
+                RequestLocation::In(now) => block = now,
+                RequestLocation::Unknown => {
+                    return Err(Setback::own(Remedy::Retry, Cause::BlockLeftChain));
+                }
+                RequestLocation::Gone => return Ok(Some(Outcome::Orphaned)),
             }
-            RequestLocation::Gone => Ok(Some(Outcome::Orphaned)),
         }
     }
 

@@ -251,6 +251,12 @@ impl Instance {
         task.spawn(writer.run(heart, metrics, stop.clone()).in_current_span());
         let open = OpenJournal { writer: task, stop, dir, identity, contract, condition };
         self.journal_state = JournalState::Open(open);
+        // A chain that is created anew, also before anything is read of it: the instance is built again then,
+        // with the journal of the chain that there is.
+        let asked = provider.clone();
+        self.tasks.spawn_until(&self.support_stop, "chain", async move {
+            Err(asked.chain_recreated().await)
+        });
         for warning in journal.warnings() {
             warn!("{warning}");
         }

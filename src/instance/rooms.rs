@@ -199,11 +199,6 @@ impl Instance {
         );
         let tag = finality.tag();
         self.tasks.spawn_endless(&self.supervision.stop, "finality", finality.run());
-        // The instance is then rebuilt with the journal of the chain that now exists.
-        let asked = provider.clone();
-        self.tasks.spawn_until(&self.support_stop, "chain", async move {
-            Err(asked.chain_recreated().await)
-        });
         self.follow_reading(provider.clone(), progress.clone());
         let notes = arrivals.state();
         let (sight, sighted) = watch::channel(CompletenessReport::default());

@@ -253,6 +253,8 @@ impl OpenError {
 pub enum OpenWarning {
     /// The directory holds a journal of the same chain id and wallet on another genesis.
     ChainReset { older: PathBuf },
+    /// Unfinished requests of other contracts are in this journal. Nobody works on them.
+    OtherContracts { requests: u64 },
 }
 
 impl fmt::Display for OpenWarning {
@@ -263,6 +265,11 @@ impl fmt::Display for OpenWarning {
                 "the chain was reset: {} is of the same chain id and wallet with another genesis \
                  block and is left alone; delete it when that chain is gone for good",
                 older.display()
+            ),
+            Self::OtherContracts { requests } => write!(
+                f,
+                "{requests} unfinished requests of another Decryption contract stay in this journal: they \
+                 go on once decryption_address names that contract again"
             ),
         }
     }

@@ -100,10 +100,15 @@ impl OpenFile {
 
     /// Returns a handle for this contract on the journal's own chain, and a writer.
     pub fn assemble(self, machine: &Machine, contract: Address) -> (Journal, Writer) {
-        let Self { store, reads, identity, warnings } = self;
+        let Self { store, reads, identity, mut warnings } = self;
         let path = store.path().to_owned();
         let (machine, source) =
             (machine.clone(), RequestSource { chain_id: identity.chain_id, contract });
+        // A read that fails is reported by the first query of the instance.
+        let requests = store.unfinished_elsewhere(source).unwrap_or_default();
+        if requests > 0 {
+            warnings.push(OpenWarning::OtherContracts { requests });
+        }
         assemble(store, reads, JournalParts { path, identity, source, machine, warnings })
     }
 }

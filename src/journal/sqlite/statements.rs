@@ -330,6 +330,11 @@ pub(super) const COUNT_IN_HAND: &str =
     "SELECT count(*) FROM requests WHERE contract = ?1 AND outcome IS NULL";
 
 /// Reads unfinished requests only, however many are settled.
+pub(super) const COUNT_ELSEWHERE: &str = "
+SELECT count(*) FROM requests INDEXED BY requests_unfinished
+WHERE contract <> ?1 AND outcome IS NULL";
+
+/// Reads unfinished requests only, however many are settled.
 pub(super) const COUNT_STANDINGS: &str = "
 SELECT kind, stage, hold_reason, count(*), min(arrived_at)
 FROM requests INDEXED BY requests_unfinished

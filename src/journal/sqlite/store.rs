@@ -17,8 +17,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::{
     columns::SourceColumn,
     files::{self, JournalFiles, NameStatus},
-    reader::Rows,
-    schema,
+    reader::{Rows, number},
+    schema, statements as sql,
     tables::Tables,
     tenure::Tenure,
 };
@@ -62,6 +62,12 @@ impl SqliteStore {
         let path = self.path();
         let connection = schema::connect_reader(path).map_err(|e| OpenError::sqlite(path, e))?;
         Ok(Box::new(Reader { connection, home: self.home, path: path.to_owned() }))
+    }
+
+    /// The number of requests of other sources that have no outcome.
+    pub(super) fn unfinished_elsewhere(&self, source: RequestSource) -> rusqlite::Result<u64> {
+        let of = SourceColumn::of(source, self.home);
+        self.connection.query_row(sql::COUNT_ELSEWHERE, [of], |row| number(row, 0))
     }
 
     #[cfg(test)]

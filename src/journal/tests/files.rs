@@ -114,6 +114,20 @@ fn a_reset_chain_is_said_and_its_journal_left_alone() {
     drop(writer);
 }
 
+#[tokio::test]
+async fn requests_of_another_contract_that_stay_behind_are_said() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    running.journal.store_batch(batch([1, 2, 3], Some(5))).await.unwrap();
+    running.journal.note(key(3), Step::Settled(Outcome::Expired)).await.unwrap();
+    running.close().await.unwrap();
+    let other = Address::repeat_byte(0x77);
+    let (journal, writer) = Journal::open(dir.path(), identity(), other).unwrap();
+    assert_eq!(journal.warnings(), [OpenWarning::OtherContracts { requests: 2 }]);
+    drop((journal, writer));
+    assert!(Running::open(dir.path()).journal.warnings().is_empty(), "they are in hand again");
+}
+
 #[test]
 fn files_that_are_not_this_journal_are_refused_with_advice() {
     let path =
