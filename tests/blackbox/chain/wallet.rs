@@ -33,7 +33,7 @@ async fn signs_with_a_key_in_aws_kms() {
         ("TEST_RSA_KEY", rsa["KeyMetadata"]["KeyId"].as_str().unwrap().to_owned()),
         ("TEST_DISABLED_KEY", disabled.id),
     ];
-    run_apart("wallet::inside", environment.to_vec()).await;
+    run_apart("chain::wallet::inside", environment.to_vec()).await;
 }
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn without_credentials_the_wallet_says_so() {
         ("AWS_CONFIG_FILE", "/nonexistent/config".to_owned()),
         ("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent/credentials".to_owned()),
     ];
-    run_apart("wallet::inside_without_credentials", environment).await;
+    run_apart("chain::wallet::inside_without_credentials", environment).await;
 }
 
 #[tokio::test]

@@ -111,9 +111,9 @@ async fn a_second_process_on_one_journal_is_refused() -> Result<()> {
 async fn without_a_contract_it_waits_until_there_is_one() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let chain = scene.anvil.chain().clone();
-    // Where the next two contracts of this account will stand.
+    // Where the proxies of the next two contracts of this account will stand: code first, then its proxy.
     let nonce = chain.nonce(chain.admin()).await?;
-    let (config, decryption) = (chain.admin().create(nonce), chain.admin().create(nonce + 1));
+    let (config, decryption) = (chain.admin().create(nonce + 1), chain.admin().create(nonce + 3));
     let node = Node { wallet: scene.wallet.address(), signer: random_address() };
     scene.deployment.decryption = decryption;
     scene.deployment.gateway_config = config;

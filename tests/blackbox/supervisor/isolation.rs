@@ -79,7 +79,12 @@ fn ailments(folder: &Path) -> Result<Ailments> {
 fn start(supervisor: &mut Supervised) -> Result<()> {
     let tests = std::env::current_exe().map_err(|e| Error::Io("the program of tests".into(), e))?;
     let mut command = Command::new(tests);
-    command.args(["--exact", "isolation::supervises_ailing_instances", "--ignored", "--nocapture"]);
+    command.args([
+        "--exact",
+        "supervisor::isolation::supervises_ailing_instances",
+        "--ignored",
+        "--nocapture",
+    ]);
     command.env(FOLDER, supervisor.dir());
     supervisor.spawn(command)
 }
