@@ -169,6 +169,15 @@ async fn broadcast(scene: &Scene, count: usize) -> Result<Vec<B256>> {
     Ok(broadcast.into_values().collect())
 }
 
+/// Checks that these transactions answer the requests, and that the wallet sent no others.
+async fn answered_by(scene: &mut Scene, requests: &[Issued], sent: &[B256]) -> Result<()> {
+    scene.audit(requests, Journal::Whole).await?;
+    let nonce = scene.deployment.chain.nonce(scene.wallet.address()).await?;
+    assert_eq!(nonce, requests.len() as u64);
+    assert_eq!(answering(scene).await?, sent);
+    Ok(())
+}
+
 /// The transactions that brought the answers, in the order of the wallet's nonces.
 async fn answering(scene: &Scene) -> Result<Vec<B256>> {
     let mut answers = scene.deployment.answers().await?;
@@ -193,10 +202,7 @@ async fn broadcast_transactions_are_followed_and_not_sent_again() -> Result<()> 
     }
     assert_eq!(broadcast(&scene, requests.len()).await?, sent, "the same, and no other");
     chain.set_block_time(1).await?;
-    scene.audit(&requests, Journal::Whole).await?;
-    assert_eq!(chain.nonce(scene.wallet.address()).await?, requests.len() as u64);
-    assert_eq!(answering(&scene).await?, sent);
-    Ok(())
+    answered_by(&mut scene, &requests, &sent).await
 }
 
 /// The worst a cut can do: transactions are on their way, and the journal knows none of them. The
@@ -248,10 +254,7 @@ async fn what_was_mined_while_it_was_dead_is_not_sent_again() -> Result<()> {
     chain.mine(1).await?;
     scene.start_again(program())?;
     chain.set_block_time(1).await?;
-    scene.audit(&requests, Journal::Whole).await?;
-    assert_eq!(chain.nonce(scene.wallet.address()).await?, requests.len() as u64);
-    assert_eq!(answering(&scene).await?, sent);
-    Ok(())
+    answered_by(&mut scene, &requests, &sent).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
