@@ -22,43 +22,49 @@
 //! Every call has a deadline, and dropping any future here is safe: if asked again, the Core says that
 //! it knows the request. This module logs nothing; the caller that decides on an error logs it.
 
+mod results;
 pub mod codec;
 mod endpoint;
-#[cfg(test)]
-pub(crate) mod fake_core;
 mod channel;
 mod channel_pool;
 pub mod rate_limiter;
 pub mod proto;
 mod bounded_reply;
+pub mod eip712;
 pub mod signature;
 pub mod status;
 mod transport;
 pub mod wire;
+#[cfg(test)]
+pub(crate) mod fake_core;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prost::Message;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
-use crate::dice::Dice;
-use crate::domain::{
-    Address, Answer, Ciphertext, Hold, HoldReason, Operation, Remedy, Request, SigningDomain,
-    UntrustedText,
+use self::{
+    bounded_reply::ReplyLimit,
+    endpoint::{CoreEndpoint, NoReply, timeout_error, unreachable_error},
+    proto::kms::v1,
+    rate_limiter::AskPermit,
+    status::{CallKind, StatusMeaning},
+    wire::{ExtraDataMeaning, RequestError},
 };
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::trace_context;
-use crate::time::backoff::Backoff;
-use bounded_reply::ReplyLimit;
-use endpoint::{CoreEndpoint, NoReply, timeout_error, unreachable_error};
-use proto::kms::v1;
-use rate_limiter::AskPermit;
-use status::{CallKind, StatusMeaning};
-use wire::{CiphertextMismatch, ExtraDataMeaning, RequestError};
-
-pub use transport::{EndpointError, GrpcService, Transport};
+pub use self::{
+    results::{AskResult, CoreError, CoreHealth, PollResult, PollingEnd},
+    transport::{EndpointError, GrpcService, Transport},
+};
+use crate::{
+    dice::Dice,
+    domain::{
+        Address, Answer, Ciphertext, Hold, HoldReason, Operation, Request, SigningDomain,
+        UntrustedText,
+    },
+    telemetry::{metrics::Metrics, trace_context},
+    time::backoff::Backoff,
+};
 
 /// The largest message sent. Cores accept 100 MiB by default, more if configured; the largest legal
 /// request has about 64 MiB of ciphertexts.
@@ -92,89 +98,6 @@ impl Default for Options {
             health: Duration::from_secs(5),
         }
     }
-}
-
-/// Why a call has no result.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CoreError {
-    /// No answer, or an incomplete one. Whether an ask was accepted is unknown; asking or polling again
-    /// is safe.
-    #[error("no answer from the KMS Core: {cause}")]
-    Unreachable { cause: UntrustedText },
-    /// The Core's rate limit.
-    #[error("the KMS Core is busy: {message}")]
-    Busy { message: UntrustedText },
-    /// Only time or an operator can fix it.
-    #[error("{0}")]
-    Held(Hold),
-    /// No Core can be asked this.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// A mistake of the caller.
-    #[error(transparent)]
-    Ciphertexts(#[from] CiphertextMismatch),
-}
-
-impl CoreError {
-    /// Stable, for throttling.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Unreachable { .. } => "core_unreachable",
-            Self::Busy { .. } => "core_busy",
-            Self::Held(hold) => hold.reason.as_str(),
-            Self::Request(error) => error.code(),
-            Self::Ciphertexts(_) => "ciphertext_mismatch",
-        }
-    }
-
-    /// What to do with the request.
-    #[must_use]
-    pub fn remedy(&self) -> Remedy {
-        match self {
-            Self::Unreachable { .. } | Self::Busy { .. } | Self::Ciphertexts(_) => Remedy::Retry,
-            Self::Held(hold) => Remedy::Hold(hold.clone()),
-            Self::Request(error) => error.remedy(),
-        }
-    }
-}
-
-/// Result of an ask: the Core has the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AskResult {
-    Accepted,
-    /// It had it before: from an earlier attempt, or an earlier run of this process.
-    AlreadyKnown,
-}
-
-/// Result of one poll.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PollResult {
-    /// Its signature is checked ([`signature`]).
-    Answer(Answer),
-    Pending,
-    /// The Core does not know the request: ask again.
-    Forgotten,
-}
-
-/// How polling ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PollingEnd {
-    /// Its signature is checked ([`signature`]).
-    Answer(Answer),
-    /// The Core does not know the request: ask again.
-    Forgotten,
-    /// No answer within the deadline. The Core still has the request.
-    TimedOut,
-}
-
-/// The Core's report about itself. A threshold Core reports `NotServing` until it is ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CoreHealth {
-    Serving,
-    NotServing,
-    /// It answers, but has no health service or does not say.
-    Unknown,
 }
 
 /// The client of one KMS Core for one Decryption contract. Cheap to clone; clones share the connections.

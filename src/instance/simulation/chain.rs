@@ -29,7 +29,7 @@ use crate::{
         Address, B256, BlockRef, Bytes, Event, Operation, Request, RequestSource, SigningDomain,
         U256,
     },
-    flow::kms_core::signature,
+    flow::kms_core::{eip712, signature},
 };
 
 pub(super) const CHAIN_ID: u64 = 54_321;
@@ -401,7 +401,7 @@ impl Chain {
         };
         let handles: Vec<B256> = request.materials().iter().map(|one| one.handle).collect();
         let digest = match &request.operation {
-            Operation::UserDecryption(user) => signature::user_digest(
+            Operation::UserDecryption(user) => eip712::user_digest(
                 &domain(),
                 &user.public_key,
                 &handles,
@@ -409,7 +409,7 @@ impl Chain {
                 Some(&extra_data),
             ),
             Operation::PublicDecryption(_) | Operation::Unsupported { .. } => {
-                signature::public_digest(&domain(), &handles, &payload, Some(&extra_data))
+                eip712::public_digest(&domain(), &handles, &payload, Some(&extra_data))
             }
         };
         let signer = signature::parse_signature(&signature)

@@ -1,7 +1,6 @@
-use alloy::primitives::{address, b256};
+use alloy::primitives::{U256, address};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::{Eip712Domain, SolStruct as _};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -9,120 +8,12 @@ use super::*;
 use crate::chain::fake_chain::SOURCE;
 use crate::domain::{BlockRef, EventShape, Material, Operation, RequestKey};
 
-mod g7 {
-    alloy::sol! {
-        struct PublicDecryptVerification { bytes32[] ctHandles; bytes decryptedResult; }
-        struct UserDecryptResponseVerification {
-            bytes publicKey; bytes32[] ctHandles; bytes userDecryptedShare;
-        }
-    }
-}
-
-mod g8 {
-    alloy::sol! {
-        struct PublicDecryptVerification {
-            bytes32[] ctHandles; bytes decryptedResult; bytes extraData;
-        }
-        struct UserDecryptResponseVerification {
-            bytes publicKey; bytes32[] ctHandles; bytes userDecryptedShare; bytes extraData;
-        }
-    }
-}
-
 fn domain() -> SigningDomain {
     SigningDomain {
         name: "Decryption".into(),
         version: "1".into(),
         chain_id: 54321,
         verifying_contract: address!("0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed"),
-    }
-}
-
-fn alloys(domain: &SigningDomain) -> Eip712Domain {
-    Eip712Domain::new(
-        Some(domain.name.clone().into()),
-        Some(domain.version.clone().into()),
-        Some(U256::from(domain.chain_id)),
-        Some(domain.verifying_contract),
-        None,
-    )
-}
-
-#[test]
-fn the_type_strings_hash_to_the_protocols_constants() {
-    for (text, hash) in [
-        (DOMAIN_TYPE, b256!("0x8b73c3c69bb8fe3d512ecc4cf759cc79239f7b179b0ffacaa9a75d522b39400f")),
-        (
-            PUBLIC.without_extra_data,
-            b256!("0x0fadf98b8136b99fb0131ba0fcbca3082d7d632509fad62cf0d18ebdf9670cc1"),
-        ),
-        (
-            PUBLIC.with_extra_data,
-            b256!("0x89bac15e5ba205584832145601e359431e80fb9fb331ba5a22058132d525c794"),
-        ),
-        (
-            USER.without_extra_data,
-            b256!("0x66b7de8ddbdfcd47d72af09b73afd147c55ee65b08d2da318d957728ceb27b65"),
-        ),
-        (
-            USER.with_extra_data,
-            b256!("0x2c4b1a55fe4090104eb889f0e48d4cf11c7cc4b95cf47117b9f0008cbcc10f5f"),
-        ),
-    ] {
-        assert_eq!(keccak256(text), hash, "{text}");
-    }
-}
-
-proptest! {
-    #[test]
-    fn digests_agree_with_alloys(
-        handles in proptest::collection::vec(any::<[u8; 32]>(), 0..5),
-        payload in proptest::collection::vec(any::<u8>(), 0..200),
-        public_key in proptest::collection::vec(any::<u8>(), 0..40),
-        extra_data in proptest::collection::vec(any::<u8>(), 0..70),
-        chain_id in any::<u64>(),
-    ) {
-        let handles: Vec<B256> = handles.into_iter().map(B256::from).collect();
-        let domain = SigningDomain { chain_id, ..domain() };
-        let alloys = alloys(&domain);
-        prop_assert_eq!(domain_separator(&domain), alloys.separator());
-
-        let old = g7::PublicDecryptVerification {
-            ctHandles: handles.clone(),
-            decryptedResult: payload.clone().into(),
-        };
-        prop_assert_eq!(
-            public_digest(&domain, &handles, &payload, None),
-            old.eip712_signing_hash(&alloys)
-        );
-        let new = g8::PublicDecryptVerification {
-            ctHandles: handles.clone(),
-            decryptedResult: payload.clone().into(),
-            extraData: extra_data.clone().into(),
-        };
-        prop_assert_eq!(
-            public_digest(&domain, &handles, &payload, Some(&extra_data)),
-            new.eip712_signing_hash(&alloys)
-        );
-        let old = g7::UserDecryptResponseVerification {
-            publicKey: public_key.clone().into(),
-            ctHandles: handles.clone(),
-            userDecryptedShare: payload.clone().into(),
-        };
-        prop_assert_eq!(
-            user_digest(&domain, &public_key, &handles, &payload, None),
-            old.eip712_signing_hash(&alloys)
-        );
-        let new = g8::UserDecryptResponseVerification {
-            publicKey: public_key.clone().into(),
-            ctHandles: handles.clone(),
-            userDecryptedShare: payload.clone().into(),
-            extraData: extra_data.clone().into(),
-        };
-        prop_assert_eq!(
-            user_digest(&domain, &public_key, &handles, &payload, Some(&extra_data)),
-            new.eip712_signing_hash(&alloys)
-        );
     }
 }
 

@@ -1,10 +1,19 @@
-use alloy::primitives::{Address, address, b256};
-use alloy::sol_types::{SolType, sol_data};
+use alloy::{
+    hex,
+    primitives::{Address, B256, U256, address, b256},
+    sol_types::{SolType, sol_data},
+};
+use bytes::Bytes;
 use proptest::prelude::*;
+use prost::Message as _;
 
-use super::*;
+use super::{reply::is_id, *};
 use crate::chain::fake_chain::SOURCE;
-use crate::domain::{BlockRef, EventShape, Kind, RequestKey};
+use crate::domain::{
+    BlockRef, Ciphertext, CiphertextFormat, EventShape, HoldReason, Kind, Material, Operation,
+    PublicDecryption, Refusal, Remedy, Request, RequestKey, SigningDomain, UserDecryption,
+};
+use crate::flow::kms_core::proto::kms::v1;
 
 fn material(fhe_type: u8, key_id: u64) -> Material {
     let mut handle = B256::repeat_byte(0x11);

@@ -14,7 +14,7 @@ use super::{Entry, short};
 use crate::{
     domain::B256,
     flow::kms_core::{
-        GrpcService,
+        GrpcService, eip712,
         proto::{
             grpc::health::v1 as health,
             kms::v1,
@@ -22,7 +22,6 @@ use crate::{
                 CoreServiceEndpoint, CoreServiceEndpointServer,
             },
         },
-        signature,
         wire::{self, ResultEncoding},
     },
     instance::simulation::{chain::domain, plan::CoreAge, requests::COMPRESSED, world::Life},
@@ -205,7 +204,7 @@ impl CoreServiceEndpoint for ServedCore {
         };
         let plaintexts: Vec<_> = handles.iter().map(value).collect();
         let result = wire::decrypted_result(ResultEncoding::Words, &plaintexts).unwrap();
-        let digest = signature::public_digest(&domain(), &handles, &result, Some(&extra_data));
+        let digest = eip712::public_digest(&domain(), &handles, &result, Some(&extra_data));
         let payload = v1::PublicDecryptionResponsePayload {
             plaintexts,
             request_id: Some(id),
@@ -244,7 +243,7 @@ impl CoreServiceEndpoint for ServedCore {
             signcrypted_ciphertexts: handles.iter().map(share).collect(),
             ..Default::default()
         };
-        let digest = signature::user_digest(
+        let digest = eip712::user_digest(
             &domain(),
             &public_key.unwrap_or_default(),
             &handles,

@@ -1,0 +1,98 @@
+//! The EIP-712 digests that a Core signs, as the contract computes them. Pure.
+
+use alloy::primitives::{Keccak256, keccak256};
+
+use crate::domain::{B256, SigningDomain, U256};
+
+const DOMAIN_TYPE: &str =
+    "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)";
+
+/// The type strings of one structure, without and with `extraData`.
+struct Types {
+    without_extra_data: &'static str,
+    with_extra_data: &'static str,
+}
+
+const PUBLIC: Types = Types {
+    without_extra_data: "PublicDecryptVerification(bytes32[] ctHandles,bytes decryptedResult)",
+    with_extra_data: "PublicDecryptVerification(bytes32[] ctHandles,bytes decryptedResult,bytes extraData)",
+};
+
+const USER: Types = Types {
+    without_extra_data: "UserDecryptResponseVerification(bytes publicKey,bytes32[] ctHandles,bytes userDecryptedShare)",
+    with_extra_data: "UserDecryptResponseVerification(bytes publicKey,bytes32[] ctHandles,bytes userDecryptedShare,bytes extraData)",
+};
+
+/// The domain separator.
+#[must_use]
+pub fn domain_separator(domain: &SigningDomain) -> B256 {
+    let mut hasher = Keccak256::new();
+    hasher.update(keccak256(DOMAIN_TYPE));
+    hasher.update(keccak256(&domain.name));
+    hasher.update(keccak256(&domain.version));
+    hasher.update(U256::from(domain.chain_id).to_be_bytes::<32>());
+    hasher.update(domain.verifying_contract.into_word());
+    hasher.finalize()
+}
+
+/// The digest a Core signs for a public decryption. `extra_data` is `None` where the contract's
+/// structure has no such member (G7).
+#[must_use]
+pub fn public_digest(
+    domain: &SigningDomain,
+    handles: &[B256],
+    decrypted_result: &[u8],
+    extra_data: Option<&[u8]>,
+) -> B256 {
+    let members = [hash_of_handles(handles), keccak256(decrypted_result)];
+    digest(domain, &PUBLIC, &members, extra_data)
+}
+
+/// The digest a Core signs for a user decryption. `extra_data` as in [`public_digest`].
+#[must_use]
+pub fn user_digest(
+    domain: &SigningDomain,
+    public_key: &[u8],
+    handles: &[B256],
+    user_decrypted_share: &[u8],
+    extra_data: Option<&[u8]>,
+) -> B256 {
+    let members =
+        [keccak256(public_key), hash_of_handles(handles), keccak256(user_decrypted_share)];
+    digest(domain, &USER, &members, extra_data)
+}
+
+fn hash_of_handles(handles: &[B256]) -> B256 {
+    let mut hasher = Keccak256::new();
+    for handle in handles {
+        hasher.update(handle);
+    }
+    hasher.finalize()
+}
+
+fn digest(
+    domain: &SigningDomain,
+    types: &Types,
+    members: &[B256],
+    extra_data: Option<&[u8]>,
+) -> B256 {
+    let mut structure = Keccak256::new();
+    structure.update(keccak256(match extra_data {
+        None => types.without_extra_data,
+        Some(_) => types.with_extra_data,
+    }));
+    for member in members {
+        structure.update(member);
+    }
+    if let Some(extra_data) = extra_data {
+        structure.update(keccak256(extra_data));
+    }
+    let mut message = Keccak256::new();
+    message.update([0x19, 0x01]);
+    message.update(domain_separator(domain));
+    message.update(structure.finalize());
+    message.finalize()
+}
+
+#[cfg(test)]
+mod tests;
