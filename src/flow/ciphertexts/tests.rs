@@ -2,15 +2,16 @@
 
 mod memory;
 
-use std::sync::Mutex;
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use alloy::primitives::{U256, keccak256};
+use tokio::time::{sleep, timeout};
 
 use super::format::tests::object;
 use super::s3_error::{S3ErrorKind, tests::body as xml};
 use super::scripted::{AfterBody, Server, ServerAction};
 use super::*;
-use crate::domain::CiphertextFormat;
+use crate::domain::{CiphertextFormat, HoldReason, Remedy};
 
 const MIB: u64 = 1024 * 1024;
 
