@@ -1,8 +1,13 @@
 //! One node's report of earlier answers, on a chain in memory.
 
-use super::*;
+use super::{
+    events::MOST_PAGES,
+    transactions::{BLOCKS_AT_ONCE, MOST_BLOCKS, OWN_WITHIN, SPAN},
+    *,
+};
 use crate::{
     chain::fake_chain::{ADDRESSES, FakeChain, SOURCE},
+    contracts::abi,
     domain::{
         Answer, BlockRef, Bytes, EventShape, Operation, PublicDecryption, RequestKey, SignedResult,
     },

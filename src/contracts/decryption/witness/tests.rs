@@ -1,9 +1,13 @@
 //! Nodes that show a request, deny it, lag, do not answer or lie.
 
-use super::*;
+use super::{
+    cache::{ABSENT_FOR, SECOND_NODE_GRACE},
+    *,
+};
 use crate::{
     chain::fake_chain::{ADDRESSES, FakeChain, NodeFaults, SOURCE, request_event},
-    domain::Address,
+    contracts::abi,
+    domain::{Address, B256, Event},
 };
 
 /// A block with requests 1 and 2, shown by two nodes.
