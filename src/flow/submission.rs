@@ -5,28 +5,32 @@ mod gas;
 mod opinion;
 mod recheck;
 mod policy;
+mod progress;
+mod error;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+pub use self::{
+    error::SubmissionError,
+    progress::{PriorAnswer, SubmissionEvent, SubmissionProgress},
+};
 use self::{
-    gas::{FirstOfClass, GasLimits},
+    gas::GasLimits,
     policy::Look,
     prior_answer::{PriorAnswers, SearchResult},
+    progress::LastTry,
     recheck::Reverts,
 };
 use crate::{
     chain::{
-        lane::{self, Inclusion, Lane, Payload, SubmissionUpdate, SubmitError},
-        provider::{BlockId, EthCall, RpcError, TransactionSender},
+        lane::{Inclusion, Lane, Payload, SubmissionUpdate, SubmitError},
+        provider::{BlockId, EthCall, TransactionSender},
     },
-    contracts::{
-        abi::{ContractError, RevertMeaning},
-        decryption::DecryptionAdapter,
-    },
-    domain::{Answer, B256, Bytes, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
+    contracts::{abi::ContractError, decryption::DecryptionAdapter},
+    domain::{Answer, Hold, HoldReason, Outcome, Request},
     telemetry::metrics::Metrics,
 };
 
@@ -48,177 +52,12 @@ pub struct Submission<P> {
     metrics: Metrics,
 }
 
-/// Whether an answer to the request may exist before this one is submitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PriorAnswer {
-    /// No: the answer is new.
-    Impossible,
-    /// A transaction with it may exist.
-    MaybeSent,
-    /// A transaction with it may exist, or one with another answer that the journal does not know of.
-    MaybeForgotten,
-}
-
-/// How the last attempt ended.
-#[derive(Debug)]
-enum LastTry {
-    /// The node simulated it and it reverted.
-    WouldRevert(Bytes),
-    /// The node rejected the transaction itself, perhaps for its gas limit.
-    NotTaken(RpcError),
-    Mined,
-}
-
-/// The state of a submission, which its walk keeps across stages.
-#[derive(Debug)]
-pub struct SubmissionProgress {
-    pub begun: Instant,
-    prior_answer: PriorAnswer,
-    /// The handle on its order in the lane.
-    in_lane: Option<lane::SubmissionHandle>,
-    /// It continues by itself once its cause is fixed.
-    is_waiting: bool,
-    /// How often it was handed to the lane.
-    tries: u32,
-    last_try: LastTry,
-    /// Held while it is the first of its gas class: the others wait for it.
-    first_of_class: Option<FirstOfClass>,
-}
-
-impl SubmissionProgress {
-    /// Begins the submission of an answer.
-    #[must_use]
-    pub fn begin(prior_answer: PriorAnswer) -> Self {
-        let (begun, last_try) = (Instant::now(), LastTry::Mined);
-        Self {
-            begun,
-            prior_answer,
-            in_lane: None,
-            is_waiting: false,
-            tries: 0,
-            last_try,
-            first_of_class: None,
-        }
-    }
-
-    #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        self.is_waiting
-    }
-}
-
-/// Progress of a submission.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SubmissionEvent {
-    /// A transaction with the answer is recorded, and a node has accepted it.
-    Broadcast {
-        transaction: B256,
-    },
-    /// It continues by itself once this is fixed.
-    Waiting(Hold),
-    /// No transaction with it is open any more; another one may be sent.
-    Returned {
-        why: &'static str,
-    },
-    Ended(Outcome),
-}
-
 const NONE_UNDER_WAY: &str = "no transaction with it is under way";
 const WOULD_NOT_NOW: &str = "its transaction reverted, and would not now";
 const NEVER_TAKEN: &str = "no node has taken its transaction";
 const WITHOUT_REASON: &str = "its transactions revert without a reason";
 const OUT_OF_GAS: &str = "its transactions run out of gas: the gateway nodes estimate too little of it; \
                           gas_limit sets it";
-
-/// Why there is no outcome.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum SubmissionError {
-    #[error(transparent)]
-    Rpc(#[from] RpcError),
-    #[error("{0}")]
-    Held(Hold),
-    /// The contract executed the answer and rejected it.
-    #[error(transparent)]
-    Rejected(ContractError),
-    #[error(
-        "an earlier answer of this wallet is in one of the last blocks: it is looked for again"
-    )]
-    PriorAnswerNotFinal,
-    #[error("earlier answers of this wallet are looked for, in parts")]
-    PriorAnswerSearchIncomplete,
-    #[error(
-        "the gateway nodes contradict each other, or themselves, on whether this was answered or \
-         can be"
-    )]
-    NodesContradict,
-    #[error("not every gateway node has said yet that this was answered")]
-    NotSaidByAll,
-    #[error("the contract is paused")]
-    Paused,
-    #[error("the contract does not know this request, the node may lag")]
-    NotRequestedYet,
-    #[error("the contract does not know this request")]
-    NotRequested,
-    #[error("the lane was stopped")]
-    Stopped,
-}
-
-impl SubmissionError {
-    /// The stable code, for log throttling.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Rpc(error) => error.code(),
-            Self::Held(hold) => hold.reason.as_str(),
-            Self::Rejected(error) => error.code(),
-            Self::PriorAnswerNotFinal => "earlier_young",
-            Self::PriorAnswerSearchIncomplete => "earlier_not_yet",
-            Self::NodesContradict => "contradicted",
-            Self::NotSaidByAll => "unheard",
-            Self::Paused => "paused",
-            Self::NotRequestedYet => "not_requested_yet",
-            Self::NotRequested => "not_requested",
-            Self::Stopped => "stopped",
-        }
-    }
-
-    #[must_use]
-    pub fn remedy(&self) -> Remedy {
-        match self {
-            Self::Held(hold) => Remedy::Hold(hold.clone()),
-            Self::Rejected(error) => match error.meaning() {
-                RevertMeaning::Hold(reason) => Remedy::Hold(Hold::new(reason, error.to_string())),
-                RevertMeaning::AlreadyAnswered
-                | RevertMeaning::NotRequested
-                | RevertMeaning::Retry => Remedy::Retry,
-            },
-            Self::NotRequested => Remedy::Refuse(Refusal::NotRequested),
-            Self::Rpc(_)
-            | Self::PriorAnswerNotFinal
-            | Self::PriorAnswerSearchIncomplete
-            | Self::NodesContradict
-            | Self::NotSaidByAll
-            | Self::Paused
-            | Self::NotRequestedYet
-            | Self::Stopped => Remedy::Retry,
-        }
-    }
-
-    /// Returns whether other requests need not have the same problem.
-    #[must_use]
-    pub fn is_own(&self) -> bool {
-        !matches!(
-            self,
-            Self::Rpc(_) | Self::PriorAnswerSearchIncomplete | Self::Paused | Self::Stopped
-        )
-    }
-
-    /// Returns whether the error is about what the contract has under the request's id.
-    #[must_use]
-    pub fn is_contract_error(&self) -> bool {
-        matches!(self, Self::Rejected(_) | Self::NotRequested | Self::NotRequestedYet)
-    }
-}
 
 impl<P: TransactionSender> Submission<P> {
     /// `gas_limit`: the operator's, for every transaction. `None`: learned from estimates.

@@ -15,11 +15,11 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    FoundEvents, FoundKind,
     blooms::{self, BlockProof, NodeLogs, compare, prove_block},
     ids::SharedIds,
     reading_state::ReadingState,
     source::EventSource,
+    storing::{FoundEvents, FoundKind},
 };
 use crate::{
     chain::provider::{BlockId, ChainReader as _, Head, LogSource, NodeId},

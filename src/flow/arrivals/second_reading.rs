@@ -15,8 +15,11 @@ use tokio::{
 use tracing::{debug, info};
 
 use super::{
-    FoundEvents, FoundKind, ReadError, expect_range_known, reading_state::ReadingState,
-    source::EventSource, suspects::SuspectBlocks,
+    ReadError, expect_range_known,
+    reading_state::ReadingState,
+    source::EventSource,
+    storing::{FoundEvents, FoundKind},
+    suspects::SuspectBlocks,
 };
 use crate::{
     chain::provider::{ChainReader as _, NodeId},

@@ -1,0 +1,337 @@
+//! What happens in each stage: the request is fetched and asked for, polled, submitted; and what follows from
+//! what the Core, the nodes and the contract say.
+
+use tokio::time::Instant;
+use tracing::{Instrument, debug, debug_span, info};
+
+use super::{
+    Transition,
+    policy::{
+        History,
+        blame::{self, Blame},
+        core_history::NextCall,
+        setback::{Cause, Setback},
+    },
+};
+use crate::{
+    chain::provider::TransactionSender,
+    contracts::{
+        abi,
+        decryption::{DeploymentSupport, RequestLocation},
+    },
+    domain::{
+        Address, Answer, Hold, HoldReason, Operation, Outcome, Remedy, Request, stage::Stage,
+    },
+    flow::{
+        AnswerStages, Flow, Mode, RequestLedger, Step,
+        ciphertexts::BucketRegistry,
+        kms_core::{self, CoreError, PollResult, PollingEnd},
+        submission::{SubmissionError, SubmissionEvent, SubmissionProgress},
+        walk_queue::{Activity, AttendanceGuard},
+    },
+    telemetry::metrics::Room,
+};
+
+impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
+    /// Fetches the ciphertexts and asks the Core; the bytes are dropped once the Core has them. At a second
+    /// ask (`again`) the request may have left the chain and its id may belong to another request: so it is
+    /// asked only if it is still on chain. An observing instance ends the request before the ask.
+    pub(super) async fn ask(
+        &self,
+        request: &Request,
+        history: &mut History,
+        attendance: &AttendanceGuard,
+    ) -> Result<Transition, Setback> {
+        self.check_support(request).await?;
+        kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), error))?;
+        let turn = match &self.mode {
+            Mode::Answer(rooms) => {
+                attendance.set_activity(Activity::WaitingForCore);
+                let turn = rooms.core.acquire_ask_permit().await;
+                let setback = |error: CoreError| Setback::new(error.remedy(), error);
+                Some((rooms, turn.map_err(setback)?))
+            }
+            Mode::Observe { .. } => None,
+        };
+        let (mut block, again) = (request.block, history.maybe_asked);
+        attendance.set_activity(Activity::CheckingChain);
+        if again {
+            let found = self.whereabouts(request).await;
+            match found.map_err(Setback::retry)? {
+                RequestLocation::In(now) => block = now,
+                RequestLocation::Unknown => {
+                    return Err(Setback::own(Remedy::Retry, Cause::BlockLeftChain));
+                }
+                RequestLocation::Gone => return Ok(Transition::End(Outcome::Orphaned)),
+            }
+        }
+        let (refusals, doubted) = (&mut history.refusals, &mut history.doubted);
+        // Requests that a node denies may be forged, by the thousand: their ciphertexts are not fetched
+        // before the nodes agree.
+        let known = if *doubted {
+            Some(self.check_witnesses(request, block, again, doubted).await?)
+        } else {
+            None
+        };
+        attendance.set_activity(Activity::Fetching);
+        let fetching = async {
+            let begun = Instant::now();
+            let fetching = self.ciphertexts.fetch(request.materials());
+            let fetched = fetching.instrument(debug_span!("ciphertexts")).await;
+            let fetched = fetched
+                .map_err(|error| Setback::own(refusals.remedy(&error, Instant::now()), error))?;
+            self.metrics.observe_room(Room::Ciphertexts, begun.elapsed());
+            Ok(fetched)
+        };
+        let witnessing = async {
+            match known {
+                Some(known) => Ok(known),
+                None => self.check_witnesses(request, block, again, doubted).await,
+            }
+        };
+        let (fetched, witnessed) = tokio::try_join!(fetching, witnessing)?;
+        if let Some(end) = witnessed {
+            return Ok(Transition::End(end));
+        }
+        // The contract may have been upgraded in the meantime.
+        self.check_support(request).await?;
+        let Some((rooms, turn)) = turn else { return Ok(Transition::End(Outcome::Observed)) };
+        let begun = Instant::now();
+        attendance.set_activity(Activity::Asking);
+        let asking = rooms.core.ask(turn, request, fetched.ciphertexts);
+        match asking.instrument(debug_span!("kms_core_ask")).await {
+            Ok(asked) => {
+                history.core.on_asked(asked);
+                self.metrics.observe_room(Room::CoreAsk, begun.elapsed());
+                Ok(Transition::Advance(Stage::Asked, Step::Asked))
+            }
+            Err(error) => {
+                let setback = core_setback(rooms, &error).await;
+                if matches!(error, CoreError::Unreachable { .. }) && setback.is_own {
+                    // The Core may have the request: a poll shows that, and needs no ciphertexts.
+                    history.core.on_cut_off();
+                    return Ok(Transition::BackToCore(
+                        Stage::Asked,
+                        Some("the KMS Core broke the ask off"),
+                    ));
+                }
+                Err(setback)
+            }
+        }
+    }
+
+    async fn check_support(&self, request: &Request) -> Result<(), Setback> {
+        let mut support = self.support.clone();
+        let known = support
+            .wait_for(|support| !matches!(support, DeploymentSupport::Upgraded { .. }))
+            .await;
+        let Ok(support) = known else {
+            return Err(Setback::retry(Cause::Stopping));
+        };
+        match unsupported(request, &support) {
+            Some(hold) => Err(Setback::held(hold)),
+            None => Ok(()),
+        }
+    }
+
+    /// Polls the Core until it answers.
+    pub(super) async fn poll(
+        &self,
+        rooms: &AnswerStages<P>,
+        request: &Request,
+        history: &mut History,
+    ) -> Result<Transition, Setback> {
+        let signers = rooms.gateway_config.core_signers().await.map_err(Setback::retry)?;
+        let patience = self.options.answer_timeout[request.kind()];
+        let begun = Instant::now();
+        let polling = rooms.core.poll_until_answered(
+            request,
+            &signers,
+            patience,
+            self.options.retry_interval,
+        );
+        let polled = polling.instrument(debug_span!("kms_core_answer")).await;
+        let polled = match polled {
+            Ok(polled) => polled,
+            Err(error) => {
+                let remedy = error.remedy();
+                if let Remedy::Hold(Hold { reason: HoldReason::SignerMismatch, .. }) = &remedy
+                    && rooms
+                        .gateway_config
+                        .core_signers_of_all_nodes()
+                        .await
+                        .is_ok_and(|now| now != signers)
+                {
+                    return Err(Setback::retry(Cause::RegistrationChanged));
+                }
+                if let Remedy::Hold(hold) = &remedy
+                    && matches!(hold.reason, HoldReason::SignerMismatch | HoldReason::InvalidAnswer)
+                    && self.answers_other_request_of_same_id(rooms, request, &signers).await
+                {
+                    let hold = Hold::new(
+                        HoldReason::StaleAnswer,
+                        "the KMS Core still has the answer to another request of this id, which \
+                         has left the chain; it goes on once the Core has forgotten that",
+                    );
+                    return Err(Setback::held(hold));
+                }
+                if let CoreError::Held(hold @ Hold { reason: HoldReason::CoreFailed, .. }) = &error
+                {
+                    return match history.core.on_failed(hold.clone()) {
+                        NextCall::Ask => Ok(Transition::BackToCore(Stage::Arrived, None)),
+                        NextCall::Poll => Ok(Transition::BackToCore(Stage::Asked, None)),
+                        NextCall::Hold(hold) => Err(Setback::held(hold)),
+                    };
+                }
+                return Err(core_setback(rooms, &error).await);
+            }
+        };
+        match polled {
+            PollingEnd::Answer(answer) => {
+                self.metrics.observe_room(Room::CoreAnswer, begun.elapsed());
+                Ok(Transition::Advance(Stage::Answered(answer.clone()), Step::Answered(answer)))
+            }
+            PollingEnd::Forgotten => match history.core.on_unknown(Instant::now()) {
+                (NextCall::Poll, odd) => Ok(Transition::BackToCore(Stage::Asked, odd)),
+                (NextCall::Hold(hold), _) => Err(Setback::held(hold)),
+                (NextCall::Ask, odd) => {
+                    if let Some(times) = self.should_log("", "forgotten") {
+                        info!(
+                            times,
+                            "the KMS Core does not know the request any more: asking again"
+                        );
+                    } else {
+                        debug!("the KMS Core does not know the request any more: asking again");
+                    }
+                    Ok(Transition::BackToCore(Stage::Arrived, odd))
+                }
+            },
+            PollingEnd::TimedOut => Err(Setback::no_answer(Some(patience))),
+        }
+    }
+
+    /// Returns whether the Core's answer belongs to a request with the same id and other content: the Core
+    /// knows requests by id alone, but its signature covers the content.
+    async fn answers_other_request_of_same_id(
+        &self,
+        rooms: &AnswerStages<P>,
+        request: &Request,
+        signers: &[Address],
+    ) -> bool {
+        let namesakes = self.ledger.events_of_same_id(request.key).await.unwrap_or_default();
+        for event in namesakes {
+            let Ok(other) = abi::decode(request.key.source, &event) else { continue };
+            if other.kind() == request.kind()
+                && matches!(rooms.core.poll(&other, signers).await, Ok(PollResult::Answer(_)))
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Hands the answer to the lane, and follows its transaction until it is mined.
+    pub(super) async fn submit(
+        &self,
+        rooms: &AnswerStages<P>,
+        request: &Request,
+        (stage, answer): (&Stage, &Answer),
+        sending: &mut SubmissionProgress,
+    ) -> Result<Transition, Setback> {
+        let (room, span) = (&rooms.submission, debug_span!("gateway"));
+        let begun = sending.begun;
+        let event = if let Stage::Submitted(_) = stage {
+            room.follow(request, answer, sending).instrument(span).await
+        } else {
+            room.send(request, answer, sending).instrument(span).await
+        };
+        match event {
+            Ok(SubmissionEvent::Broadcast { transaction }) => {
+                debug!(%transaction, "transaction broadcast");
+                Ok(Transition::Advance(
+                    Stage::Submitted(answer.clone()),
+                    Step::Submitted { transaction },
+                ))
+            }
+            Ok(SubmissionEvent::Waiting(hold)) => Ok(Transition::Wait(hold)),
+            Ok(SubmissionEvent::Returned { why }) => {
+                let why = why.to_owned();
+                Ok(Transition::Advance(Stage::Answered(answer.clone()), Step::Returned { why }))
+            }
+            Ok(SubmissionEvent::Ended(outcome)) => {
+                self.metrics.observe_room(Room::Submission, begun.elapsed());
+                Ok(Transition::End(outcome))
+            }
+            Err(error) => {
+                if !matches!(error, SubmissionError::Stopped) {
+                    let returned = Step::Returned { why: error.to_string() };
+                    // A failing journal ends the instance elsewhere.
+                    if let Err(error) = self.ledger.note(request.key, returned).await {
+                        debug!(%error, "could not note a step");
+                    }
+                }
+                Box::pin(self.explain_rejection(rooms, request, answer, error)).await
+            }
+        }
+    }
+
+    /// Decides what follows from a rejected answer, after checking where the request is on chain.
+    async fn explain_rejection(
+        &self,
+        rooms: &AnswerStages<P>,
+        request: &Request,
+        answer: &Answer,
+        error: SubmissionError,
+    ) -> Result<Transition, Setback> {
+        if !error.is_contract_error() {
+            return Err(Setback::of_submission(error));
+        }
+        match self.whereabouts(request).await {
+            Ok(RequestLocation::Gone) => return Ok(Transition::End(Outcome::Orphaned)),
+            Ok(RequestLocation::Unknown) => {
+                return Err(Setback::own(Remedy::Retry, Cause::BlockLeftChain));
+            }
+            Ok(RequestLocation::In(_)) | Err(_) => {}
+        }
+        let SubmissionError::Rejected(rejection) = &error else {
+            return Err(Setback::of_submission(error));
+        };
+        let registered = match rooms.gateway_config.core_signers_of_all_nodes().await {
+            Ok(registered) => registered,
+            Err(unknown) => {
+                debug!(%unknown, "the registry cannot be asked who is registered");
+                Vec::new()
+            }
+        };
+        let fault = blame::blame_for(rejection, rooms.core.signer_of(request, answer), &registered);
+        if fault == Blame::Content {
+            // The block may contain another request instead.
+            self.confirmation.reread_block(request);
+        }
+        Err(blame::setback(fault, error, request.block.number))
+    }
+}
+
+/// If the Core answers others but not this request, the problem is this request's own.
+async fn core_setback<P>(rooms: &AnswerStages<P>, error: &CoreError) -> Setback {
+    let unanswered = matches!(error, CoreError::Unreachable { .. });
+    let own = unanswered && rooms.core.is_answering().await;
+    Setback { is_own: own, ..Setback::new(error.remedy(), error.clone()) }
+}
+
+/// Returns why this version cannot answer a request of this contract. The caller waits for the new
+/// deployment to be read after an upgrade.
+fn unsupported(request: &Request, support: &DeploymentSupport) -> Option<Hold> {
+    let why = match (&request.operation, support) {
+        (Operation::Unsupported { event, .. }, _) => format!(
+            "{event} is an event of {}, which this version cannot serve; upgrade the connector",
+            request.shape
+        ),
+        (_, DeploymentSupport::FromG12 { version }) => format!(
+            "the contract is \"{version}\", from G12 on, where access is checked on the host \
+             chain; this version cannot do that; upgrade the connector"
+        ),
+        (_, DeploymentSupport::Served | DeploymentSupport::Upgraded { .. }) => return None,
+    };
+    Some(Hold::new(HoldReason::UnsupportedGeneration, why))
+}
