@@ -5,8 +5,10 @@
 //! can have the same id. Its state is its [`stage::Stage`]; its end is its [`Outcome`].
 
 mod id;
-mod untrusted_text;
+mod ciphertext;
 pub mod stage;
+mod hold;
+mod untrusted_text;
 
 use std::{
     fmt,
@@ -17,6 +19,8 @@ use std::{
 pub use alloy::primitives::{Address, B256, Bytes, U256};
 
 pub use self::{
+    ciphertext::{Ciphertext, CiphertextFormat, Material, fhe_bits},
+    hold::{Hold, HoldReason},
     id::DisplayId,
     untrusted_text::{EscapingWriter, UntrustedText, excerpt, is_printable},
 };
@@ -183,19 +187,6 @@ pub struct Event {
     pub log_index: u64,
     pub topics: Vec<B256>,
     pub data: Bytes,
-}
-
-/// One encrypted value of a request (`SnsCiphertextMaterial` on chain).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Material {
-    /// The 32-byte handle; byte 30 is the FHE type, bytes 22 to 29 the host chain id.
-    pub handle: B256,
-    /// The FHE key that encrypted it. The same for all materials of a request.
-    pub key_id: U256,
-    /// keccak256 of the ciphertext's bytes in the buckets.
-    pub digest: B256,
-    /// Transaction senders of the coprocessors that store it, in the event's order.
-    pub coprocessors: Vec<Address>,
 }
 
 /// A decoded request.
@@ -383,158 +374,6 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Why a request is set aside that only time or an operator can fix. Not terminal: retried slowly, and
-/// at once after a restart or reload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hold {
-    pub reason: HoldReason,
-    /// One sentence for the operator: what is wrong and what to do. Never a secret.
-    pub detail: String,
-}
-
-impl Hold {
-    pub fn new(reason: HoldReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
-    }
-}
-
-impl fmt::Display for Hold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.reason.as_str(), self.detail)
-    }
-}
-
-macro_rules! hold_reasons {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
-        /// Why a request is held. The names are stable: logs, metrics and the journal use them.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum HoldReason { $($(#[$doc])* $variant,)+ }
-
-        impl HoldReason {
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)+ }
-            }
-
-            #[must_use]
-            pub fn from_name(name: &str) -> Option<Self> {
-                match name { $($name => Some(Self::$variant),)+ _ => None }
-            }
-        }
-    };
-}
-
-hold_reasons! {
-    /// The contract or the event is of a generation that this connector cannot serve.
-    UnsupportedGeneration = "unsupported_generation",
-    /// An FHE type that this connector does not know.
-    UnsupportedType = "unsupported_type",
-    /// The Core signed with another key than the one registered for this node.
-    SignerMismatch = "signer_mismatch",
-    /// Its event is malformed, and not every gateway node has confirmed it.
-    Unconfirmed = "unconfirmed",
-    /// The Core's answer is invalid (empty signature, wrong id, undecodable).
-    InvalidAnswer = "invalid_answer",
-    /// The wallet is not a registered KMS transaction sender.
-    WalletNotRegistered = "wallet_not_registered",
-    /// The Core's signer is not registered with the contract.
-    SignerNotRegistered = "signer_not_registered",
-    /// Wallet and Core belong to different KMS nodes.
-    WalletCoreMismatch = "wallet_core_mismatch",
-    /// The wallet cannot pay for gas.
-    NoFunds = "no_funds",
-    /// Another program sends from the wallet.
-    WalletUsedElsewhere = "wallet_used_elsewhere",
-    /// The chain's base fee is above `max_fee_per_gas_gwei`.
-    FeeCap = "fee_cap",
-    /// The bucket refuses access.
-    AccessDenied = "access_denied",
-    /// A ciphertext is larger than the protocol allows.
-    CiphertextTooLarge = "ciphertext_too_large",
-    /// The Core does not know the key.
-    UnknownKey = "unknown_key",
-    /// The Core refuses the request.
-    CoreRefused = "core_refused",
-    /// The Core failed on the request.
-    CoreFailed = "core_failed",
-    /// The Core failed on the request and repeats that until it is restarted.
-    CoreStuck = "core_stuck",
-    /// The Core reports that it has or accepts the request, and then that it does not know it.
-    CoreForgets = "core_forgets",
-    /// The Core accepted the request and gave no answer within the timeout.
-    CoreSilent = "core_silent",
-    /// The Core answers another request with the same id, which has left the chain.
-    StaleAnswer = "stale_answer",
-    /// It was answered, and the answer's block has left the chain.
-    AnswerDropped = "answer_dropped",
-    /// It had ended without an answer, and an operator asked for a retry.
-    RetryAsked = "retry_asked",
-    /// The request or answer exceeds a message size limit.
-    MessageTooLarge = "message_too_large",
-    /// The contract rejects the answer for another reason.
-    ContractRejected = "contract_rejected",
-    /// Its problem is transient but lasts, and other requests needed its permit.
-    NoProgress = "no_progress",
-    /// The walk of this request panicked three times.
-    Panicked = "panicked",
-}
-
-impl HoldReason {
-    /// The remedy for a reason by its name, which another version may have written.
-    #[must_use]
-    pub fn remedy_of(name: &str) -> &'static str {
-        Self::from_name(name)
-            .map_or("see `kms-connector explain` of the version that held it", Self::remedy)
-    }
-
-    /// The remedy in short: the reason's section in config/troubleshooting.md begins with this text and
-    /// says more.
-    #[must_use]
-    pub fn remedy(self) -> &'static str {
-        match self {
-            Self::UnsupportedGeneration | Self::UnsupportedType => "upgrade the connector",
-            Self::SignerMismatch => "connect the right Core, or have its signer registered",
-            Self::InvalidAnswer => "compare the versions of Core and contract",
-            Self::WalletNotRegistered => "have the owner of GatewayConfig register the wallet",
-            Self::SignerNotRegistered => {
-                "have the owner of GatewayConfig register the Core's signer, or connect the right Core"
-            }
-            Self::WalletCoreMismatch => "pair wallet and Core as registered",
-            Self::NoFunds => "fund the wallet",
-            Self::WalletUsedElsewhere => {
-                "stop the other sender of this wallet, then restart the instance"
-            }
-            Self::FeeCap => "wait until the fee falls, or raise `max_fee_per_gas_gwei`",
-            Self::AccessDenied => {
-                "follow its detail: it has the code of S3 or AWS KMS, and what to do about that"
-            }
-            Self::CiphertextTooLarge => "ask the operator of the coprocessor that stored it",
-            Self::UnknownKey => "connect the right Core, or wait until its key is generated",
-            Self::CoreRefused | Self::CoreFailed | Self::CoreSilent => "look at the Core's log",
-            Self::CoreStuck => {
-                "look at the Core's log for the cause and fix it, then restart the Core"
-            }
-            Self::CoreForgets => "restart the Core, or give each Core an address of its own",
-            Self::Unconfirmed => {
-                "nothing: it is read again; if nodes differ for long, ask their operators"
-            }
-            Self::StaleAnswer => {
-                "restart the Core, or wait until later requests have pushed the id out"
-            }
-            Self::AnswerDropped => "nothing: it is sent again",
-            Self::RetryAsked => "nothing: it is tried at once",
-            Self::MessageTooLarge => {
-                "raise the limit that its detail names; at the Core it is `grpc_max_message_size`"
-            }
-            Self::ContractRejected => "look at the contract's error in its detail",
-            Self::NoProgress => "nothing: it is tried again; its detail names what it waits for",
-            Self::Panicked => "report the log of this request",
-        }
-    }
-}
-
 /// What to do about an error: every error of a stage answers this question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remedy {
@@ -568,51 +407,6 @@ impl LedgerError {
     pub fn code(&self) -> &'static str {
         self.code
     }
-}
-
-impl Material {
-    /// The FHE type number of the encrypted value (protocol: ciphertext-storage 6).
-    #[must_use]
-    pub fn fhe_type(&self) -> u8 {
-        self.handle[30]
-    }
-}
-
-/// The number of bits of a value of this FHE type; a Bool counts as two, as on chain. `None`: an
-/// unknown type.
-#[must_use]
-pub fn fhe_bits(fhe_type: u8) -> Option<u64> {
-    Some(match fhe_type {
-        0 | 12 => 2,
-        1 => 4,
-        13 => 6,
-        2 => 8,
-        3 => 16,
-        4 => 32,
-        5 => 64,
-        6 => 128,
-        7 => 160,
-        8 => 256,
-        9 => 512,
-        10 => 1024,
-        11 => 2048,
-        _ => return None,
-    })
-}
-
-/// A ciphertext whose bytes have the digest from the chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ciphertext {
-    pub handle: B256,
-    pub format: CiphertextFormat,
-    pub body: Bytes,
-}
-
-/// How a ciphertext is serialised: the KMS Core must be told (protocol: ciphertext-storage 3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CiphertextFormat {
-    BigCompressed,
-    BigExpanded,
 }
 
 #[cfg(test)]

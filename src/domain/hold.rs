@@ -1,0 +1,155 @@
+//! Holds: why a request is set aside, and what an operator can do about each reason.
+
+use std::fmt;
+
+/// Why a request is set aside that only time or an operator can fix. Not terminal: retried slowly, and
+/// at once after a restart or reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    pub reason: HoldReason,
+    /// One sentence for the operator: what is wrong and what to do. Never a secret.
+    pub detail: String,
+}
+
+impl Hold {
+    pub fn new(reason: HoldReason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason.as_str(), self.detail)
+    }
+}
+
+macro_rules! hold_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
+        /// Why a request is held. The names are stable: logs, metrics and the journal use them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum HoldReason { $($(#[$doc])* $variant,)+ }
+
+        impl HoldReason {
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+hold_reasons! {
+    /// The contract or the event is of a generation that this connector cannot serve.
+    UnsupportedGeneration = "unsupported_generation",
+    /// An FHE type that this connector does not know.
+    UnsupportedType = "unsupported_type",
+    /// The Core signed with another key than the one registered for this node.
+    SignerMismatch = "signer_mismatch",
+    /// Its event is malformed, and not every gateway node has confirmed it.
+    Unconfirmed = "unconfirmed",
+    /// The Core's answer is invalid (empty signature, wrong id, undecodable).
+    InvalidAnswer = "invalid_answer",
+    /// The wallet is not a registered KMS transaction sender.
+    WalletNotRegistered = "wallet_not_registered",
+    /// The Core's signer is not registered with the contract.
+    SignerNotRegistered = "signer_not_registered",
+    /// Wallet and Core belong to different KMS nodes.
+    WalletCoreMismatch = "wallet_core_mismatch",
+    /// The wallet cannot pay for gas.
+    NoFunds = "no_funds",
+    /// Another program sends from the wallet.
+    WalletUsedElsewhere = "wallet_used_elsewhere",
+    /// The chain's base fee is above `max_fee_per_gas_gwei`.
+    FeeCap = "fee_cap",
+    /// The bucket refuses access.
+    AccessDenied = "access_denied",
+    /// A ciphertext is larger than the protocol allows.
+    CiphertextTooLarge = "ciphertext_too_large",
+    /// The Core does not know the key.
+    UnknownKey = "unknown_key",
+    /// The Core refuses the request.
+    CoreRefused = "core_refused",
+    /// The Core failed on the request.
+    CoreFailed = "core_failed",
+    /// The Core failed on the request and repeats that until it is restarted.
+    CoreStuck = "core_stuck",
+    /// The Core reports that it has or accepts the request, and then that it does not know it.
+    CoreForgets = "core_forgets",
+    /// The Core accepted the request and gave no answer within the timeout.
+    CoreSilent = "core_silent",
+    /// The Core answers another request with the same id, which has left the chain.
+    StaleAnswer = "stale_answer",
+    /// It was answered, and the answer's block has left the chain.
+    AnswerDropped = "answer_dropped",
+    /// It had ended without an answer, and an operator asked for a retry.
+    RetryAsked = "retry_asked",
+    /// The request or answer exceeds a message size limit.
+    MessageTooLarge = "message_too_large",
+    /// The contract rejects the answer for another reason.
+    ContractRejected = "contract_rejected",
+    /// Its problem is transient but lasts, and other requests needed its permit.
+    NoProgress = "no_progress",
+    /// The walk of this request panicked three times.
+    Panicked = "panicked",
+}
+
+impl HoldReason {
+    /// The remedy for a reason by its name, which another version may have written.
+    #[must_use]
+    pub fn remedy_of(name: &str) -> &'static str {
+        Self::from_name(name)
+            .map_or("see `kms-connector explain` of the version that held it", Self::remedy)
+    }
+
+    /// The remedy in short: the reason's section in config/troubleshooting.md begins with this text and
+    /// says more.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::UnsupportedGeneration | Self::UnsupportedType => "upgrade the connector",
+            Self::SignerMismatch => "connect the right Core, or have its signer registered",
+            Self::InvalidAnswer => "compare the versions of Core and contract",
+            Self::WalletNotRegistered => "have the owner of GatewayConfig register the wallet",
+            Self::SignerNotRegistered => {
+                "have the owner of GatewayConfig register the Core's signer, or connect the right Core"
+            }
+            Self::WalletCoreMismatch => "pair wallet and Core as registered",
+            Self::NoFunds => "fund the wallet",
+            Self::WalletUsedElsewhere => {
+                "stop the other sender of this wallet, then restart the instance"
+            }
+            Self::FeeCap => "wait until the fee falls, or raise `max_fee_per_gas_gwei`",
+            Self::AccessDenied => {
+                "follow its detail: it has the code of S3 or AWS KMS, and what to do about that"
+            }
+            Self::CiphertextTooLarge => "ask the operator of the coprocessor that stored it",
+            Self::UnknownKey => "connect the right Core, or wait until its key is generated",
+            Self::CoreRefused | Self::CoreFailed | Self::CoreSilent => "look at the Core's log",
+            Self::CoreStuck => {
+                "look at the Core's log for the cause and fix it, then restart the Core"
+            }
+            Self::CoreForgets => "restart the Core, or give each Core an address of its own",
+            Self::Unconfirmed => {
+                "nothing: it is read again; if nodes differ for long, ask their operators"
+            }
+            Self::StaleAnswer => {
+                "restart the Core, or wait until later requests have pushed the id out"
+            }
+            Self::AnswerDropped => "nothing: it is sent again",
+            Self::RetryAsked => "nothing: it is tried at once",
+            Self::MessageTooLarge => {
+                "raise the limit that its detail names; at the Core it is `grpc_max_message_size`"
+            }
+            Self::ContractRejected => "look at the contract's error in its detail",
+            Self::NoProgress => "nothing: it is tried again; its detail names what it waits for",
+            Self::Panicked => "report the log of this request",
+        }
+    }
+}
