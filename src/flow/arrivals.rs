@@ -65,7 +65,7 @@ use super::{
     walk_queue::WalkSender,
 };
 use crate::{
-    chain::provider::{BlockId, Head, RangeLogs, RpcError},
+    chain::provider::{BlockId, ChainReader as _, Head, RangeLogs, RpcError},
     contracts::decryption::DeploymentSupport,
     dice::Dice,
     domain::{B256, BlockRef, LedgerError},

@@ -12,7 +12,7 @@ use super::{
     source::EventSource,
 };
 use crate::{
-    chain::provider::NodeId,
+    chain::provider::{ChainReader as _, NodeId},
     contracts::decryption::DeploymentSupport,
     domain::{BlockRef, Event, Request},
     flow::ledger::RequestLedger,

@@ -16,7 +16,8 @@ use crate::{
         wallet::Wallet,
     },
     domain::{
-        BlockRef, EventShape, Kind, Operation, PublicDecryption, RequestKey, SignedResult, U256,
+        B256, BlockRef, Bytes, EventShape, Kind, Operation, PublicDecryption, Refusal, Remedy,
+        RequestKey, SignedResult, U256,
     },
     telemetry::heartbeat::Heartbeat,
 };

@@ -3,7 +3,7 @@
 use alloy::primitives::Address;
 
 use super::*;
-use crate::{chain::fake_chain::CONTRACT, contracts::abi};
+use crate::{chain::fake_chain::CONTRACT, contracts::abi, domain::Event};
 
 /// A broken log index, and no receipts.
 fn blind() -> NodeFaults {
