@@ -75,7 +75,8 @@ use crate::{
     admin::status::Reporter,
     chain::{
         lane::{self, Recovered},
-        provider::{ArbitrumProvider, ChainReader},
+        provider::ArbitrumProvider,
+        reader::ChainReader,
     },
     config::Config,
     contracts::decryption::{DecryptionAdapter, DeploymentSupport},

@@ -44,8 +44,8 @@
 //!
 //! - `flow` is the walk and the rooms it passes. Begin with `flow` (its words and the port it records
 //!   through), then `flow::walk` (one `match` on the stage), then the rooms in the order of the drawing.
-//! - `contracts` are the adapters: what each generation of the contracts means. `chain` moves bytes: the
-//!   provider (any number of nodes), the lane, the wallet. Access checks of host chains will be a room
+//! - `contracts` are the adapters: what each generation of the contracts means. `chain` moves bytes: its
+//!   ports (`reader`, `sender`), the provider (any number of nodes), the lane, the wallet. Access checks of host chains will be a room
 //!   `flow::access`, their contracts adapters, their nodes another provider.
 //! - `journal` is the durable store: `journal::store` is its port, `journal::sqlite` implements it.
 //! - `instance::run` is the only wiring. Its external dependencies come in as `instance::Edges`, in the

@@ -13,9 +13,14 @@ use std::{
 use alloy::primitives::{Bloom, BloomInput, keccak256};
 use tokio::sync::watch;
 
-use super::provider::{BlockId, EmittedLog, Head, NodeId, Receipt, RpcError};
 use crate::contracts::{abi, decryption::Addresses};
-use crate::domain::{Address, B256, BlockRef, Bytes, Event, RequestSource, U256};
+use crate::{
+    chain::{
+        reader::{BlockId, EmittedLog, Head, NodeId, Receipt},
+        rpc_error::RpcError,
+    },
+    domain::{Address, B256, BlockRef, Bytes, Event, RequestSource, U256},
+};
 
 /// Data of events that the contract does not know.
 const FORGED: Bytes = Bytes::from_static(&[0xff]);

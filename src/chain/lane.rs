@@ -48,11 +48,9 @@ pub use self::ledger::{
     GiveUpReason, MinedTransaction, Recovered, SignedTransaction, TransactionId, TransactionLedger,
 };
 use self::{first_count::JournaledNonces, runner::Runner};
-use super::{
-    provider::{RpcError, TransactionSender},
-    wallet::Wallet,
-};
+use super::wallet::Wallet;
 use crate::{
+    chain::{rpc_error::RpcError, sender::TransactionSender},
     dice::Dice,
     domain::{Address, B256, BlockRef, Bytes, Hold, LedgerError, RequestKey},
     telemetry::{heartbeat::Heartbeat, metrics::Metrics},

@@ -15,7 +15,10 @@ pub use self::{
     witness::WitnessVerdict,
 };
 use crate::{
-    chain::provider::{BlockId, ChainReader, EthCall, LogFilter, LogRange, NodeId, RpcError},
+    chain::{
+        reader::{BlockId, ChainReader, EthCall, LogFilter, LogRange, NodeId},
+        rpc_error::RpcError,
+    },
     contracts::abi::{self, DecodeError, Deployment, View},
     domain::{
         Address, Answer, B256, Bytes, Event, Request, RequestSource, SigningDomain, UntrustedText,

@@ -19,7 +19,7 @@ use super::{
     abi,
     decryption::{ViewError, call_view},
 };
-use crate::chain::provider::{ChainReader, RpcError};
+use crate::chain::{reader::ChainReader, rpc_error::RpcError};
 use crate::domain::Address;
 
 /// Lifetime of a cached answer.

@@ -7,7 +7,7 @@ use super::{
     walk::policy::setback::{Cause, Setback},
 };
 use crate::{
-    chain::provider::TransactionSender,
+    chain::sender::TransactionSender,
     contracts::decryption::WitnessVerdict,
     domain::{BlockRef, Outcome, Remedy, Request},
 };

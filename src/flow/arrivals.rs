@@ -65,7 +65,10 @@ use super::{
     walk_queue::WalkSender,
 };
 use crate::{
-    chain::provider::{BlockId, ChainReader as _, Head, RangeLogs, RpcError},
+    chain::{
+        reader::{BlockId, ChainReader as _, Head, RangeLogs},
+        rpc_error::RpcError,
+    },
     contracts::decryption::DeploymentSupport,
     dice::Dice,
     domain::{B256, BlockRef, LedgerError},

@@ -19,7 +19,7 @@ use super::{
     walk::policy::setback::Setback,
 };
 use crate::{
-    chain::provider::{ChainReader, RpcError, TransactionSender},
+    chain::{reader::ChainReader, rpc_error::RpcError, sender::TransactionSender},
     contracts::decryption::{DecryptionAdapter, RequestLocation, WitnessVerdict},
     domain::{BlockRef, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
 };

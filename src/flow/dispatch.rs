@@ -21,7 +21,7 @@ use super::{
     walk::{WalkEnd, policy},
 };
 use crate::{
-    chain::provider::TransactionSender,
+    chain::sender::TransactionSender,
     domain::{LedgerError, RequestKey},
     telemetry::heartbeat::Heartbeat,
 };

@@ -16,7 +16,10 @@ use tracing::warn;
 
 use crate::flow::finality::rule::{FinalHeight, FinalityRule, TagPosition};
 use crate::{
-    chain::provider::{ChainReader, NodeId, Survey},
+    chain::{
+        reader::{ChainReader, NodeId},
+        survey::Survey,
+    },
     telemetry::log_throttle::LogThrottle,
     time::{clock::Clock, recent_map::RecentMap},
 };

@@ -27,7 +27,8 @@ use self::{
 use crate::{
     chain::{
         lane::{Inclusion, Lane, Payload, SubmissionUpdate, SubmitError},
-        provider::{BlockId, EthCall, TransactionSender},
+        reader::{BlockId, EthCall},
+        sender::TransactionSender,
     },
     contracts::{abi::ContractError, decryption::DecryptionAdapter},
     domain::{Answer, Hold, HoldReason, Outcome, Request},

@@ -23,7 +23,7 @@ use super::{
     walk_queue::Activity,
 };
 use crate::{
-    chain::provider::{RpcError, TransactionSender},
+    chain::{rpc_error::RpcError, sender::TransactionSender},
     contracts::decryption::RequestLocation,
     domain::{Hold, LedgerError, Outcome, Remedy, Request, stage::Stage},
 };

@@ -11,7 +11,10 @@ use super::{BuildError, JOURNAL_DISK, Unready, genesis::decide};
 use crate::{
     admin::status::{Phase, Reporter},
     chain::{
-        provider::{ArbitrumProvider, BlockId, ChainReader, RpcError, TransactionSender},
+        provider::ArbitrumProvider,
+        reader::{BlockId, ChainReader},
+        rpc_error::RpcError,
+        sender::TransactionSender,
         wallet::Wallet,
     },
     config::{self, Config},

@@ -11,7 +11,7 @@ use super::read_sent_transactions;
 use crate::{
     chain::{
         lane::{self, SignedTransaction},
-        provider::TransactionSender,
+        sender::TransactionSender,
     },
     dice::Dice,
     domain::{Address, LedgerError},
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::{
         chain::{
-            fake_chain::FakeChain, lane::TransactionLedger, provider::ChainReader as _,
+            fake_chain::FakeChain, lane::TransactionLedger, reader::ChainReader as _,
             wallet::Wallet,
         },
         domain::B256,

@@ -6,7 +6,7 @@ use tokio::task::JoinError;
 
 use super::genesis::Undecided;
 use crate::{
-    chain::{provider::RpcError, wallet::WalletError},
+    chain::{rpc_error::RpcError, wallet::WalletError},
     domain::{LedgerError, SigningDomain},
     flow::{
         ciphertexts::UnusableUrl,

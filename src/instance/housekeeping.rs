@@ -10,7 +10,10 @@ use tracing::{debug, warn};
 
 use super::dependencies::{Waits, ask_support, watch_support};
 use crate::{
-    chain::provider::{BlockId, ChainReader, RpcError},
+    chain::{
+        reader::{BlockId, ChainReader},
+        rpc_error::RpcError,
+    },
     contracts::decryption::{DecryptionAdapter, DeploymentSupport},
     dice::Dice,
     domain::LedgerError,

@@ -34,7 +34,7 @@ use crate::{
         InquiryFilter, InquiryReply, PendingInquiry, RequestDetail, Retried, RetryVerdict,
         TransactionSummary,
     },
-    chain::provider::ChainReader,
+    chain::reader::ChainReader,
     contracts::{abi, decryption::DecryptionAdapter},
     domain::{BlockRef, Bytes, DisplayId, Outcome, U256},
     flow::{QueuedRequest, WalkSender, arrivals::backfill::Backfill},

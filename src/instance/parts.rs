@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::debug;
 
 use crate::{
-    chain::provider::ChainReader,
+    chain::reader::ChainReader,
     config::{self, Config},
     contracts::{
         decryption::Addresses,

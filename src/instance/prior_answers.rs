@@ -13,8 +13,8 @@ use tracing::{debug, warn};
 
 use crate::{
     chain::{
-        lane::Recovered,
-        provider::{BlockId, RpcError, Survey, TransactionSender},
+        lane::Recovered, reader::BlockId, rpc_error::RpcError, sender::TransactionSender,
+        survey::Survey,
     },
     dice::Dice,
     domain::{Address, BlockRef, LedgerError},

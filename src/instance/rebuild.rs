@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BuildError, OBSERVER_WALLET, RebuildError, Unready, dependencies, edges::Edges};
 use crate::{
-    chain::provider::{ArbitrumProvider, BlockId, ChainReader as _},
+    chain::{
+        provider::ArbitrumProvider,
+        reader::{BlockId, ChainReader as _},
+    },
     config::Config,
     domain::BlockRef,
     journal::{self, Identity, Rebuilt},

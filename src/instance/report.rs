@@ -22,7 +22,7 @@ use crate::{
         HiddenRequests, Phase, ReadOnce, Reporter, StaleNode, StaleTag, UnansweredRequests,
         UnprovenBlocks, UnsentAnswers,
     },
-    chain::provider::{ArbitrumProvider, ChainReader as _, TransactionSender as _},
+    chain::{provider::ArbitrumProvider, reader::ChainReader as _, sender::TransactionSender as _},
     dice::Dice,
     domain::{Address, BlockRef, DisplayId},
     flow::{

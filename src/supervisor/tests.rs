@@ -37,7 +37,7 @@ use crate::supervisor::config_dir::{
 };
 use crate::{
     admin::status::{InstanceState, InstanceStatus, Phase, Status, StoppedBy},
-    chain::provider::RpcError,
+    chain::rpc_error::RpcError,
     config::{Config, Environment},
     instance::{Exit, Failure, PreflightError, Supervision, Unready},
 };

@@ -7,7 +7,10 @@ use alloy::{primitives::keccak256, sol_types::SolValue};
 
 use super::{CONTRACT, FakeChain, FakeChainState};
 use crate::{
-    chain::provider::{Receipt, RpcError, Transaction},
+    chain::{
+        reader::{Receipt, Transaction},
+        rpc_error::RpcError,
+    },
     contracts::abi,
     domain::{Address, B256, Bytes, Event, Kind, U256},
 };

@@ -15,10 +15,14 @@ use super::{
     CONTRACT, FakeChain, Pooled, SendBehavior, no_answer, receipt_in, refused, refused_by,
 };
 use crate::{
-    chain::provider::{
-        Acceptance, Attributed, BlockId, CALL_DEADLINE, ChainReader, EmittedLog, EthCall, Head,
-        LogFilter, LogRange, LogSource, NodeId, NodeSets, RangeLogs, Receipt, RpcError,
-        Transaction, TransactionSender,
+    chain::{
+        provider::CALL_DEADLINE,
+        reader::{
+            Attributed, BlockId, ChainReader, EmittedLog, EthCall, Head, LogFilter, LogRange,
+            LogSource, NodeId, NodeSets, RangeLogs, Receipt, Transaction,
+        },
+        rpc_error::RpcError,
+        sender::{Acceptance, TransactionSender},
     },
     domain::{Address, B256, Bytes, Event, U256},
 };

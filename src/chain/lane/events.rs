@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::{
-    chain::{provider::RpcError, wallet::WalletError},
+    chain::{rpc_error::RpcError, wallet::WalletError},
     domain::{B256, Hold, RequestKey},
     telemetry::log_throttle::{LogThrottle, warn_rarely},
 };

@@ -26,7 +26,7 @@ use super::{
     votes,
 };
 use crate::{
-    chain::provider::TransactionSender,
+    chain::sender::TransactionSender,
     dice::Dice,
     domain::Address,
     telemetry::{

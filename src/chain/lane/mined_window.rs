@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{MINED_FOLLOWED, MinedTransaction, TransactionId};
 use crate::{
-    chain::provider::Receipt,
+    chain::reader::Receipt,
     domain::{B256, BlockRef},
 };
 

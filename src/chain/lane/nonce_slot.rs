@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::SignedTransaction;
 use crate::{
-    chain::provider::{RpcError, quirks::PoolError},
+    chain::{quirks::PoolError, rpc_error::RpcError},
     domain::RequestKey,
     time::backoff::Backoff,
 };

@@ -14,7 +14,11 @@ use super::{
     votes,
 };
 use crate::{
-    chain::provider::{BlockId, Receipt, RpcError, TransactionSender},
+    chain::{
+        reader::{BlockId, Receipt},
+        rpc_error::RpcError,
+        sender::TransactionSender,
+    },
     domain::{Address, B256},
 };
 

@@ -21,7 +21,8 @@ use super::{
 };
 use crate::{
     chain::{
-        provider::{Acceptance, RpcError, TransactionSender},
+        rpc_error::RpcError,
+        sender::{Acceptance, TransactionSender},
         wallet::{Wallet, WalletError},
     },
     dice::Dice,

@@ -41,7 +41,7 @@ use super::{
     unsigned::UnsignedTransaction,
 };
 use crate::{
-    chain::provider::Receipt,
+    chain::reader::Receipt,
     domain::{Address, B256, BlockRef, HoldReason, RequestKey},
     telemetry::metrics::{LaneGauges, Mined},
     time::backoff::Backoff,

@@ -30,7 +30,8 @@ use super::{
 use crate::{
     chain::{
         fake_chain::{FakeChain, SOURCE, SendBehavior},
-        provider::{ChainReader as _, Receipt, RpcError},
+        reader::{ChainReader as _, Receipt},
+        rpc_error::RpcError,
     },
     domain::{HoldReason, U256},
     telemetry::metrics::Metrics,

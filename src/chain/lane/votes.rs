@@ -7,7 +7,12 @@ use tokio::time::timeout;
 
 use super::{count::Votes, fee_market::median};
 use crate::{
-    chain::provider::{BlockId, Receipt, RpcError, Survey, TransactionSender},
+    chain::{
+        reader::{BlockId, Receipt},
+        rpc_error::RpcError,
+        sender::TransactionSender,
+        survey::Survey,
+    },
     domain::{Address, B256, BlockRef},
 };
 

@@ -12,18 +12,24 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    Acceptance, Attributed, BlockId, CALL_DEADLINE, ChainReader, EmittedLog, EthCall, Head,
-    LogFilter, LogRange, LogSource, NodeId, NodeSets, RangeLogs, Receipt, RpcError, Transaction,
-    TransactionSender, batch,
+    CALL_DEADLINE, batch,
     client::Client,
     connection,
     endpoint::Endpoint,
     endpoint_pool::{self, ATTEMPT_DEADLINE},
     head::RawHead,
-    quirks,
     raw::{RawLog, RawReceipt},
 };
 use crate::{
+    chain::{
+        quirks,
+        reader::{
+            Attributed, BlockId, ChainReader, EmittedLog, EthCall, Head, LogFilter, LogRange,
+            LogSource, NodeId, NodeSets, RangeLogs, Receipt, Transaction,
+        },
+        rpc_error::RpcError,
+        sender::{Acceptance, TransactionSender},
+    },
     dice::Dice,
     domain::{Address, B256, Bytes, Event, U256, UntrustedText},
     telemetry::metrics::Metrics,

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{
-    RpcError,
     client::{BatchError, Client},
     message::NO_PARAMETERS,
 };
+use crate::chain::rpc_error::RpcError;
 
 /// Nodes are upgraded, and providers' plans change.
 const RETRIED_AFTER: Duration = Duration::from_hours(1);

@@ -8,15 +8,22 @@ use serde_json::{json, value::RawValue};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
-    Acceptance, CALL_DEADLINE, ChainReader, NodeId, Receipt, RpcError,
+    CALL_DEADLINE,
     arbitrum::{ArbitrumProvider, client_of, quantity},
     client::Client,
     endpoint::Endpoint,
     endpoint_pool,
-    quirks::{self, SyncTimeoutFormat},
     raw::RawReceipt,
 };
-use crate::domain::Bytes;
+use crate::{
+    chain::{
+        quirks::{self, SyncTimeoutFormat},
+        reader::{ChainReader, NodeId, Receipt},
+        rpc_error::RpcError,
+        sender::Acceptance,
+    },
+    domain::Bytes,
+};
 
 /// After the first refusal: how long to wait for the other nodes.
 const SEND_GRACE: Duration = Duration::from_millis(500);

@@ -20,15 +20,15 @@ use serde_json::value::RawValue;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    RpcError,
     endpoint::{self, Endpoint},
     exchange_error::ExchangeError,
     head::RawHead,
     http::Http,
     message::{self, Message, NO_PARAMETERS, RpcResponse},
-    quirks, response_limits,
+    response_limits,
     socket::{self, Socket, SocketHandle},
 };
+use crate::chain::{quirks, rpc_error::RpcError};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 

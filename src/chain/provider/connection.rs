@@ -27,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Head, NodeId, RpcError,
     client::{self, Client, Connected},
     endpoint::Endpoint,
     head::RawHead,
@@ -35,6 +34,10 @@ use super::{
     selection::{BlockArrival, ChainMatch},
 };
 use crate::{
+    chain::{
+        reader::{Head, NodeId},
+        rpc_error::RpcError,
+    },
     dice::Dice,
     telemetry::{heartbeat::Heartbeat, log_throttle::LogThrottle},
     time::backoff::Backoff,

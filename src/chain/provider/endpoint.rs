@@ -13,10 +13,14 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    RpcError, exchange_error::ExchangeError, http::RpcTransport, message::ErrorObject, quirks,
+    exchange_error::ExchangeError, http::RpcTransport, message::ErrorObject,
     rate_limit::RateLimitBackoff, response_limits::ResponseBudget,
 };
-use crate::{domain::UntrustedText, net::proxy::Proxies};
+use crate::{
+    chain::{quirks, rpc_error::RpcError},
+    domain::UntrustedText,
+    net::proxy::Proxies,
+};
 
 /// A node's text is scrubbed of secrets up to this many characters and cut there.
 const SCRUBBED_CHARS: usize = 16 << 10;

@@ -29,17 +29,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info};
 
 use super::{
-    Head, NodeId, RpcError,
     batch::BatchSupport,
     connection::{Connection, ConnectionChannels, ConnectionState},
     endpoint::Endpoint,
     fanout::{self, FanoutSender, FanoutSubscribers},
     identity::{KnownChain, NodeIdentity},
-    quirks::SyncTimeoutFormat,
     response_limits::ResponseBudget,
     selection::{BlockArrival, ChainMatch, NodeObservation, NodeSelector, ReadOrder},
 };
 use crate::{
+    chain::{
+        quirks::SyncTimeoutFormat,
+        reader::{Head, NodeId},
+        rpc_error::RpcError,
+    },
     dice::Dice,
     domain::B256,
     telemetry::{

@@ -5,11 +5,12 @@ use std::time::Duration;
 use alloy::primitives::{B256, Bloom, U64, U128};
 use serde::Deserialize;
 
-use super::{
-    Head, NodeId,
-    raw::{Quantity, lenient},
+use super::raw::{Quantity, lenient};
+use crate::{
+    chain::reader::{Head, NodeId},
+    domain::BlockRef,
+    time::clock,
 };
-use crate::{domain::BlockRef, time::clock};
 
 /// The fields of `newHeads` and `eth_getBlockBy…` that the connector needs. Optional ones may be missing
 /// or unreadable.

@@ -4,13 +4,19 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    ArbitrumProvider, Attributed, BlockId, EmittedLog, EthCall, LogSource, RpcError, Transaction,
+    ArbitrumProvider,
     arbitrum::{block_parameter, call_parameter, quantity},
     batch,
     client::Client,
     raw::RawLog,
 };
-use crate::domain::{Address, B256, Bytes, U256};
+use crate::{
+    chain::{
+        reader::{Attributed, BlockId, EmittedLog, EthCall, LogSource, Transaction},
+        rpc_error::RpcError,
+    },
+    domain::{Address, B256, Bytes, U256},
+};
 
 /// A transaction, reduced to what is needed.
 #[derive(Debug, Deserialize)]
@@ -54,7 +60,7 @@ struct RawBlock {
 }
 
 impl ArbitrumProvider {
-    /// See [`super::ChainReader::calls`].
+    /// See [`crate::chain::reader::ChainReader::calls`].
     pub(super) async fn fetch_calls(
         &self,
         calls: &[EthCall],
@@ -91,7 +97,7 @@ impl ArbitrumProvider {
         Ok(reply.and_then(|block| block.transactions.first().copied()))
     }
 
-    /// See [`super::ChainReader::block_transactions`].
+    /// See [`crate::chain::reader::ChainReader::block_transactions`].
     pub(super) async fn fetch_block_transactions(
         &self,
         block: B256,
@@ -101,7 +107,7 @@ impl ArbitrumProvider {
         Ok(reply.map(|block| block.transactions))
     }
 
-    /// See [`super::ChainReader::block_logs`]. A log of another block makes the answer unreadable.
+    /// See [`crate::chain::reader::ChainReader::block_logs`]. A log of another block makes the answer unreadable.
     pub(super) async fn fetch_block_logs(
         &self,
         block: B256,
@@ -134,7 +140,7 @@ impl ArbitrumProvider {
         })
     }
 
-    /// See [`super::ChainReader::receipt_logs`].
+    /// See [`crate::chain::reader::ChainReader::receipt_logs`].
     pub(super) async fn fetch_receipt_logs(
         &self,
         transaction: B256,
@@ -146,7 +152,7 @@ impl ArbitrumProvider {
         receipt.map(|receipt| receipt.logs.into_iter().map(emitted).collect()).transpose()
     }
 
-    /// See [`super::ChainReader::senders`].
+    /// See [`crate::chain::reader::ChainReader::senders`].
     pub(super) async fn fetch_senders(
         &self,
         transactions: &[B256],
@@ -161,7 +167,7 @@ impl ArbitrumProvider {
         found.collect()
     }
 
-    /// See [`super::ChainReader::transaction_counts_at`].
+    /// See [`crate::chain::reader::ChainReader::transaction_counts_at`].
     pub(super) async fn fetch_transaction_counts(
         &self,
         sender: Address,
@@ -179,7 +185,7 @@ impl ArbitrumProvider {
         counts.collect()
     }
 
-    /// See [`super::ChainReader::transactions_from`].
+    /// See [`crate::chain::reader::ChainReader::transactions_from`].
     pub(super) async fn fetch_transactions(
         &self,
         sender: Address,

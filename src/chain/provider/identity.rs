@@ -12,8 +12,11 @@
 use alloy::primitives::{B256, U64};
 use serde_json::json;
 
-use super::{NodeId, RpcError, client::Client, head::RawHead, selection::ChainMatch};
-use crate::domain::BlockRef;
+use super::{client::Client, head::RawHead, selection::ChainMatch};
+use crate::{
+    chain::{reader::NodeId, rpc_error::RpcError},
+    domain::BlockRef,
+};
 
 /// A block under this many others does not leave the chain.
 const DEEP: u64 = 64;

@@ -7,8 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use super::quirks;
-use crate::domain::Bytes;
+use crate::{chain::quirks, domain::Bytes};
 
 /// Parameters of a call without any.
 pub(super) const NO_PARAMETERS: [(); 0] = [];

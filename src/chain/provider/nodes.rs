@@ -8,12 +8,19 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::{
-    ArbitrumProvider, BlockId, ChainReader, GenesisStatus, NodeId, RpcError, Survey,
+    ArbitrumProvider, GenesisStatus,
     connection::ConnectionState,
     endpoint_pool::NodeHandle,
     identity::{self, BlockAgreement, NodeIdentity},
 };
-use crate::domain::{B256, BlockRef};
+use crate::{
+    chain::{
+        reader::{BlockId, ChainReader, NodeId},
+        rpc_error::RpcError,
+        survey::Survey,
+    },
+    domain::{B256, BlockRef},
+};
 
 /// A node that does not name a block within this time does not count.
 const NAMES_WITHIN: Duration = Duration::from_secs(3);

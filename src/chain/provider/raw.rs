@@ -4,8 +4,10 @@
 use alloy::primitives::{U64, U128};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use super::Receipt;
-use crate::domain::{Address, B256, BlockRef, Bytes, Event};
+use crate::{
+    chain::reader::Receipt,
+    domain::{Address, B256, BlockRef, Bytes, Event},
+};
 
 /// A block number, log index or gas amount. No chain has values above 2^53: a larger one is an invalid
 /// answer.

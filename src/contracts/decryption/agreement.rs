@@ -15,7 +15,11 @@ use tokio::time::Instant;
 
 use super::DecryptionAdapter;
 use crate::{
-    chain::provider::{ChainReader, NodeId, RpcError, Survey, covers_all_voters},
+    chain::{
+        reader::{ChainReader, NodeId},
+        rpc_error::RpcError,
+        survey::{Survey, covers_all_voters},
+    },
     domain::RequestKey,
     time::recent_map::RecentMap,
 };

@@ -12,7 +12,10 @@
 
 use super::{DecryptionAdapter, ViewError, call_view};
 use crate::{
-    chain::provider::{BlockId, ChainReader, EthCall, RpcError},
+    chain::{
+        reader::{BlockId, ChainReader, EthCall},
+        rpc_error::RpcError,
+    },
     contracts::abi::{self, ContractError, Counter, ResponseForm},
     domain::{Address, Bytes, Kind, U256},
 };

@@ -11,7 +11,10 @@ use tokio::time::sleep;
 
 use super::{Agreement, DecryptionAdapter, EndClaim};
 use crate::{
-    chain::provider::{BlockId, ChainReader, EmittedLog, RpcError},
+    chain::{
+        reader::{BlockId, ChainReader, EmittedLog},
+        rpc_error::RpcError,
+    },
     domain::{BlockRef, Event, Request},
 };
 

@@ -27,7 +27,10 @@ use self::{
 };
 use super::DecryptionAdapter;
 use crate::{
-    chain::provider::{BlockId, ChainReader, RpcError},
+    chain::{
+        reader::{BlockId, ChainReader},
+        rpc_error::RpcError,
+    },
     domain::{Address, B256, Kind, Request, U256},
 };
 

@@ -36,7 +36,7 @@ pub(super) use self::cache::WitnessCache;
 use self::statement::NodeStatement;
 use super::{Agreement, DecryptionAdapter, EndClaim};
 use crate::{
-    chain::provider::{ChainReader, NodeId},
+    chain::reader::{ChainReader, NodeId},
     domain::{BlockRef, Request},
 };
 

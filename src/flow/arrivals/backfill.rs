@@ -16,7 +16,7 @@ use super::{
     source::EventSource,
 };
 use crate::{
-    chain::provider::{ChainReader as _, NodeId},
+    chain::reader::{ChainReader as _, NodeId},
     domain::{Event, LedgerError, Request},
     flow::ledger::{Batch, RequestLedger},
 };

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use alloy::primitives::{Bloom, BloomInput};
 
 use crate::{
-    chain::provider::{EmittedLog, Head, LogFilter, NodeId},
+    chain::reader::{EmittedLog, Head, LogFilter, NodeId},
     domain::Event,
 };
 

@@ -28,7 +28,10 @@ use super::{
     suspects::SuspectBlocks,
 };
 use crate::{
-    chain::provider::{BlockId, ChainReader, NodeId, RpcError},
+    chain::{
+        reader::{BlockId, ChainReader, NodeId},
+        rpc_error::RpcError,
+    },
     contracts::{
         abi::{self, Counter, HIGHEST_COUNT},
         decryption::{DecryptionAdapter, IdProbe, IdStatus},

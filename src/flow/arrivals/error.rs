@@ -1,6 +1,6 @@
 //! Why reading could not continue.
 
-use crate::{chain::provider::RpcError, domain::LedgerError};
+use crate::{chain::rpc_error::RpcError, domain::LedgerError};
 
 /// Why reading could not continue.
 #[derive(Debug, thiserror::Error)]

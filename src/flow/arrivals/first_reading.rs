@@ -23,7 +23,10 @@ use super::{
     source::EventSource,
 };
 use crate::{
-    chain::provider::{BlockId, ChainReader as _, Head, LogRange, LogSource, NodeId, RpcError},
+    chain::{
+        reader::{BlockId, ChainReader as _, Head, LogRange, LogSource, NodeId},
+        rpc_error::RpcError,
+    },
     domain::{B256, BlockRef, Event},
     flow::ledger::RequestLedger,
 };

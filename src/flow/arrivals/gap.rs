@@ -33,7 +33,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::{super::pages::PageSizes, *};
-    use crate::chain::provider::{NodeId, RpcError};
+    use crate::chain::{reader::NodeId, rpc_error::RpcError};
 
     #[test]
     fn near_and_far_meet() {

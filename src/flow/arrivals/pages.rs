@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::chain::provider::{NodeId, RangeRefusal, RpcError};
+use crate::chain::{quirks::RangeRefusal, reader::NodeId, rpc_error::RpcError};
 
 /// For a node that has not refused anything.
 const INITIAL: u64 = 500;

@@ -22,7 +22,7 @@ use super::{
     storing::{FoundEvents, FoundKind},
 };
 use crate::{
-    chain::provider::{BlockId, ChainReader as _, Head, LogSource, NodeId},
+    chain::reader::{BlockId, ChainReader as _, Head, LogSource, NodeId},
     dice::Dice,
     domain::{B256, Event},
     time::backoff::Backoff,

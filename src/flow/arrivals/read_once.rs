@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 use super::gap::NEAR;
-use crate::chain::provider::NodeId;
+use crate::chain::reader::NodeId;
 
 /// The shortest time between the two readings of a block.
 pub const READINGS_APART: Duration = Duration::from_secs(8);

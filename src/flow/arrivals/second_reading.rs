@@ -22,7 +22,7 @@ use super::{
     suspects::SuspectBlocks,
 };
 use crate::{
-    chain::provider::{ChainReader as _, NodeId},
+    chain::reader::{ChainReader as _, NodeId},
     dice::Dice,
     domain::{BlockRef, Event},
     telemetry::log_throttle::LogThrottle,

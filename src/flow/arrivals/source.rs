@@ -2,7 +2,10 @@
 //! them.
 
 use crate::{
-    chain::provider::{Attributed, ChainReader, LogFilter, LogRange, NodeId, RangeLogs, RpcError},
+    chain::{
+        reader::{Attributed, ChainReader, LogFilter, LogRange, NodeId, RangeLogs},
+        rpc_error::RpcError,
+    },
     contracts::{abi::DecodeError, decryption::DecryptionAdapter},
     domain::{Event, Request},
 };

@@ -12,7 +12,7 @@ use super::{
     source::EventSource,
 };
 use crate::{
-    chain::provider::{ChainReader as _, NodeId},
+    chain::reader::{ChainReader as _, NodeId},
     contracts::decryption::DeploymentSupport,
     domain::{BlockRef, Event, Request},
     flow::ledger::RequestLedger,

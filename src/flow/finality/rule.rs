@@ -6,7 +6,7 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    chain::provider::BlockId,
+    chain::reader::BlockId,
     domain::{Kind, PerKind},
     time::clock,
 };

@@ -1,7 +1,7 @@
 //! Why a submission did not end, and what to do about it.
 
 use crate::{
-    chain::provider::RpcError,
+    chain::rpc_error::RpcError,
     contracts::abi::{ContractError, RevertMeaning},
     domain::{Hold, Refusal, Remedy},
 };

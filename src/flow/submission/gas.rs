@@ -30,7 +30,10 @@ use super::{SubmissionError, rejected};
 use crate::{
     chain::{
         lane::unsigned::{least_gas, most_gas},
-        provider::{EthCall, RpcError, Survey, TransactionSender},
+        reader::EthCall,
+        rpc_error::RpcError,
+        sender::TransactionSender,
+        survey::Survey,
     },
     domain::{EventShape, Kind, Request},
 };

@@ -11,7 +11,12 @@ use super::{
     prior_answer::SearchResult,
 };
 use crate::{
-    chain::provider::{BlockId, EthCall, RpcError, Survey, TransactionSender},
+    chain::{
+        reader::{BlockId, EthCall},
+        rpc_error::RpcError,
+        sender::TransactionSender,
+        survey::Survey,
+    },
     contracts::{
         abi::ContractError,
         decryption::{Agreement, DecryptionAdapter, EndClaim, ORPHANED_AFTER, RequestLocation},

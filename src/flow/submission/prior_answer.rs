@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tracing::{debug, warn};
 
 use crate::{
-    chain::provider::{RpcError, TransactionSender},
+    chain::{rpc_error::RpcError, sender::TransactionSender},
     contracts::decryption::{AnswerQuery, AnswerStatus, DecryptionAdapter},
     domain::Address,
 };

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::gas::FirstOfClass;
 use crate::{
-    chain::{lane, provider::RpcError},
+    chain::{lane, rpc_error::RpcError},
     domain::{B256, Bytes, Hold, Outcome},
 };
 

@@ -16,7 +16,7 @@ use super::{
     rejected,
 };
 use crate::{
-    chain::provider::{EthCall, Survey, TransactionSender},
+    chain::{reader::EthCall, sender::TransactionSender, survey::Survey},
     domain::{B256, Outcome, Request, RequestKey},
     time::recent_map::RecentMap,
 };

@@ -6,7 +6,7 @@ use tracing::{debug, info, warn};
 
 use super::WalkEnd;
 use crate::{
-    chain::provider::TransactionSender,
+    chain::sender::TransactionSender,
     domain::{Hold, HoldReason, LedgerError, Outcome, Request, RequestKey, stage::Stage},
     flow::{
         Flow, Mode, RequestLedger, Step, ciphertexts::BucketRegistry, walk_queue::AttendanceGuard,

@@ -14,7 +14,7 @@ use super::{
     },
 };
 use crate::{
-    chain::provider::TransactionSender,
+    chain::sender::TransactionSender,
     contracts::{
         abi,
         decryption::{DeploymentSupport, RequestLocation},

@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::{
-    chain::provider::{BlockId, RpcError, TransactionSender},
+    chain::{reader::BlockId, rpc_error::RpcError, sender::TransactionSender},
     domain::{Address, U256},
 };
 

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::{DEADLINE, Finding, Severity};
 use crate::{
-    chain::provider::ChainReader,
+    chain::reader::ChainReader,
     contracts::gateway_config::GatewayConfigAdapter,
     flow::ciphertexts::{
         BucketClient, FallbackStore, ProbeAnswer, ProbeResult, probe, probe_fallback,

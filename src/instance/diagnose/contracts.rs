@@ -2,7 +2,7 @@
 
 use super::{Finding, addresses, dependencies, within_deadline};
 use crate::{
-    chain::provider::{ChainReader, RpcError},
+    chain::{reader::ChainReader, rpc_error::RpcError},
     config::Config,
     contracts::{
         decryption::{DecryptionAdapter, DeploymentSupport},

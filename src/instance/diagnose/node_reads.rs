@@ -9,7 +9,10 @@ use tokio::time::timeout;
 
 use super::{DEADLINE, Finding};
 use crate::{
-    chain::provider::{ArbitrumProvider, BlockId, ChainReader, Head, LogSource},
+    chain::{
+        provider::ArbitrumProvider,
+        reader::{BlockId, ChainReader, Head, LogSource},
+    },
     contracts::decryption::{Addresses, DecryptionAdapter},
     domain::B256,
     flow::arrivals::blooms::{BloomComparison, compare},

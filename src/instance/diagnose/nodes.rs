@@ -8,7 +8,10 @@ use super::{
     node_reads::{self, DiagnosedNode},
 };
 use crate::{
-    chain::provider::{ArbitrumProvider, GenesisStatus, RpcError},
+    chain::{
+        provider::{ArbitrumProvider, GenesisStatus},
+        rpc_error::RpcError,
+    },
     config::Finality,
     time::clock,
 };

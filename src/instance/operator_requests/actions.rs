@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::{RetryContext, parse_id, require_found, retry};
 use crate::{
     admin::requests::{Backfilled, Inquiry, InquiryAnswer, InquiryReply},
-    chain::provider::ChainReader,
+    chain::reader::ChainReader,
     contracts::{abi, decryption::DecryptionAdapter},
     domain::BlockRef,
     flow::{QueuedRequest, WalkSender, arrivals::backfill::Backfill, finality::rule::FinalHeight},

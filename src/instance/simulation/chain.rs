@@ -22,7 +22,7 @@ use fastrand::Rng;
 use crate::{
     chain::{
         lane::{HIGHEST_FEE, unsigned::most_gas},
-        provider::{self, Head, NodeId, Receipt},
+        reader::{self, Head, NodeId, Receipt},
     },
     contracts::abi,
     domain::{
@@ -142,8 +142,8 @@ impl Transaction {
     }
 
     /// In the form a node returns.
-    pub fn as_rpc(&self) -> provider::Transaction {
-        provider::Transaction { hash: self.hash, to: self.to, input: self.input.clone() }
+    pub fn as_rpc(&self) -> reader::Transaction {
+        reader::Transaction { hash: self.hash, to: self.to, input: self.input.clone() }
     }
 
     /// Id of the request it answers.

@@ -19,7 +19,10 @@ use super::{
     world::{Life, WorldState},
 };
 use crate::{
-    chain::provider::{CALL_DEADLINE, Head, endpoint::Endpoint},
+    chain::{
+        provider::{CALL_DEADLINE, endpoint::Endpoint},
+        reader::Head,
+    },
     contracts::abi,
     domain::{Address, B256, Bytes, Event, SigningDomain, U256},
 };

@@ -5,9 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use kms_connector::{
-    chain::provider::{
-        Acceptance, ArbitrumProvider, BlockId, ChainReader, LogFilter, LogRange, NodeId, RpcError,
-        TransactionSender, endpoint::Endpoint, quirks,
+    chain::{
+        provider::{ArbitrumProvider, endpoint::Endpoint},
+        quirks,
+        reader::{BlockId, ChainReader, LogFilter, LogRange, NodeId},
+        rpc_error::RpcError,
+        sender::{Acceptance, TransactionSender},
     },
     dice::Dice,
     domain::BlockRef,
@@ -480,7 +483,7 @@ async fn c1_a_node_that_is_asked_too_often_is_left_alone() -> Result<()> {
         assert!(asked <= 3, "{lie:?}: {asked}");
         ground.nodes[0].be_honest();
         ground.nodes[0].rule(Rule::times(2, LOGS, lie.clone()));
-        let alone = ground.provider.for_node(kms_connector::chain::provider::NodeId(0));
+        let alone = ground.provider.for_node(kms_connector::chain::reader::NodeId(0));
         alone.logs(filter(&[]), range).await.map_err(failed)?;
         ground.nodes[0].be_honest();
     }

@@ -8,7 +8,9 @@ use super::{Effect, LaneState, MOST_AHEAD};
 use crate::{
     chain::{
         lane::{SubmissionUpdate, events::LaneEvent, nonce_slot::BroadcastStatus},
-        provider::{Acceptance, RpcError, quirks},
+        quirks,
+        rpc_error::RpcError,
+        sender::Acceptance,
     },
     domain::{B256, Hold, HoldReason},
 };

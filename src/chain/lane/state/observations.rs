@@ -14,7 +14,7 @@ use crate::chain::{
         nonce_slot::NonceSlot,
         nonces::ForeignNonces,
     },
-    provider::Head,
+    reader::Head,
 };
 
 /// Interval of queries of the chain while transactions are open, even if no head arrives.

@@ -4,7 +4,11 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::{AnswerQuery, AnswerSearch, SENDERS_AT_ONCE};
 use crate::{
-    chain::provider::{ChainReader, LogRange, RpcError, quirks::RangeRefusal},
+    chain::{
+        quirks::RangeRefusal,
+        reader::{ChainReader, LogRange},
+        rpc_error::RpcError,
+    },
     contracts::{
         abi::{self, Responder},
         decryption::DecryptionAdapter,

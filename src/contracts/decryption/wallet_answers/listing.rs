@@ -4,7 +4,10 @@ use tracing::debug;
 
 use super::AnswerSearch;
 use crate::{
-    chain::provider::{BlockId, ChainReader, EthCall, RpcError},
+    chain::{
+        reader::{BlockId, ChainReader, EthCall},
+        rpc_error::RpcError,
+    },
     contracts::{abi, decryption::DecryptionAdapter},
     domain::Address,
 };

@@ -7,7 +7,10 @@ use tracing::debug;
 
 use super::{AnswerQuery, AnswerSearch, SENDERS_AT_ONCE};
 use crate::{
-    chain::provider::{ChainReader, RpcError, Transaction},
+    chain::{
+        reader::{ChainReader, Transaction},
+        rpc_error::RpcError,
+    },
     contracts::{abi, decryption::DecryptionAdapter},
     domain::{Address, B256, U256},
 };

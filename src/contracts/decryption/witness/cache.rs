@@ -10,7 +10,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::AGAIN_AFTER;
 use crate::{
-    chain::provider::NodeId,
+    chain::reader::NodeId,
     domain::{B256, BlockRef, RequestKey},
     time::recent_map::RecentMap,
 };

@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::cache::{BlockAnswer, BlockKnowledge};
 use crate::{
-    chain::provider::{BlockId, ChainReader, LogRange, NodeId},
+    chain::reader::{BlockId, ChainReader, LogRange, NodeId},
     contracts::{abi, decryption::DecryptionAdapter},
     domain::{B256, BlockRef, Event, Request, RequestKey, RequestSource},
 };

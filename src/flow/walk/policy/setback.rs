@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::History;
 use crate::{
-    chain::provider::RpcError,
+    chain::rpc_error::RpcError,
     contracts::gateway_config::RegistryError,
     domain::{Hold, HoldReason, Remedy, stage::Stage},
     flow::{

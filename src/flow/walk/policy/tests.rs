@@ -2,7 +2,7 @@
 
 use super::{setback::Cause, *};
 use crate::{
-    chain::provider::RpcError,
+    chain::rpc_error::RpcError,
     contracts::abi::ContractError,
     domain::{Address, SignedResult, U256},
     flow::submission::SubmissionError,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{BlockReceipts, BrokenIndex, CountLie, Lies, Refusal, WrongValue, refused};
 use crate::{
-    chain::provider::Head,
+    chain::reader::Head,
     domain::Event,
     instance::simulation::{
         plan::{Blooms, LIMITS},

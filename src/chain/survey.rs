@@ -9,7 +9,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::{ChainReader, NodeId, RpcError};
+use crate::chain::{
+    reader::{ChainReader, NodeId},
+    rpc_error::RpcError,
+};
 
 /// Answers of the nodes.
 #[derive(Debug)]

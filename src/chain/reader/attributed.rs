@@ -1,8 +1,10 @@
 //! Answers with the node that gave them, for comparing one node's word with another's, or with its own
 //! header.
 
-use super::{NodeId, RpcError};
-use crate::domain::{Address, Event};
+use crate::{
+    chain::{reader::NodeId, rpc_error::RpcError},
+    domain::{Address, Event},
+};
 
 /// An answer and its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +15,7 @@ pub struct Attributed<T> {
 
 impl<T> Attributed<T> {
     /// Decodes the answer further; the node stays.
-    pub(super) fn and_then<U>(
+    pub(in super::super) fn and_then<U>(
         self,
         read: impl FnOnce(T) -> Result<U, RpcError>,
     ) -> Result<Attributed<U>, RpcError> {
