@@ -26,6 +26,8 @@ mod http;
 mod identity;
 mod message;
 mod nodes;
+mod node_handle;
+mod parameters;
 mod rate_limit;
 mod raw;
 mod broadcast;

@@ -28,6 +28,7 @@ pub mod blooms;
 mod lost_cursor;
 mod checkpoints;
 mod first_reading;
+mod rewind;
 mod read_once;
 pub mod suspects;
 mod second_reading;

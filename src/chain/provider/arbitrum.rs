@@ -1,28 +1,29 @@
 //! The real provider: an Arbitrum (or any Ethereum JSON-RPC) chain behind one or several endpoints.
 //! Connections, and the choice of the endpoint to read from, are in [`super::endpoint_pool`].
 
+mod failover;
+mod range;
+
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout, timeout_at},
-};
+use tokio::{sync::watch, time::timeout};
 use tracing::warn;
 
+use self::range::{HEADER, LOGS, RawRange, fetch_range};
 use super::{
     CALL_DEADLINE, batch,
     client::Client,
-    connection,
     endpoint::Endpoint,
-    endpoint_pool::{self, ATTEMPT_DEADLINE},
+    endpoint_pool,
     head::RawHead,
+    node_handle::NodeHandle,
+    parameters::{block_parameter, call_parameter, filter_parameter},
     raw::{RawLog, RawReceipt},
 };
 use crate::{
     chain::{
-        quirks,
         reader::{
             Attributed, BlockId, ChainReader, EmittedLog, EthCall, Head, LogFilter, LogRange,
             LogSource, NodeId, NodeSets, RangeLogs, Receipt, Transaction,
@@ -37,8 +38,6 @@ use crate::{
 
 /// Upper bound of a plausible transaction count: a million transactions a second for two centuries.
 const MOST_TRANSACTIONS: u64 = 1 << 53;
-const HEADER: &str = "eth_getBlockByNumber";
-const LOGS: &str = "eth_getLogs";
 const RECEIPT: &str = "eth_getTransactionReceipt";
 
 /// A provider for an Arbitrum (or any Ethereum JSON-RPC) chain behind one or several URLs.
@@ -73,7 +72,7 @@ impl ArbitrumProvider {
         (Self { inner, metrics, only: None }, connections)
     }
 
-    pub(super) fn nodes(&self) -> &[endpoint_pool::NodeHandle] {
+    pub(super) fn nodes(&self) -> &[NodeHandle] {
         &self.inner.shared.nodes
     }
 
@@ -104,7 +103,7 @@ impl ArbitrumProvider {
     async fn with_client<Answer, Asking>(
         &self,
         method: &'static str,
-        ask: impl Fn(Client, endpoint_pool::NodeHandle) -> Asking,
+        ask: impl Fn(Client, NodeHandle) -> Asking,
     ) -> Result<Answer, RpcError>
     where
         Asking: Future<Output = Result<Answer, RpcError>>,
@@ -116,7 +115,7 @@ impl ArbitrumProvider {
     pub(super) async fn with_client_attributed<Answer, Asking>(
         &self,
         method: &'static str,
-        ask: impl Fn(Client, endpoint_pool::NodeHandle) -> Asking,
+        ask: impl Fn(Client, NodeHandle) -> Asking,
     ) -> Result<Attributed<Answer>, RpcError>
     where
         Asking: Future<Output = Result<Answer, RpcError>>,
@@ -145,152 +144,8 @@ impl ArbitrumProvider {
         self.metrics.rpc_call(method, code);
     }
 
-    async fn try_nodes_in_order<Answer, Asking>(
-        &self,
-        method: &'static str,
-        ask: impl Fn(Client, endpoint_pool::NodeHandle) -> Asking,
-    ) -> Result<Attributed<Answer>, RpcError>
-    where
-        Asking: Future<Output = Result<Answer, RpcError>>,
-    {
-        let deadline = Instant::now() + CALL_DEADLINE;
-        let mut tried: Vec<usize> = Vec::new();
-        let (mut failed, mut oversized) = (None, Vec::<&endpoint_pool::NodeHandle>::new());
-        let mut busy = None;
-        loop {
-            let order = match &failed {
-                None => match timeout_at(deadline, self.usable()).await {
-                    Ok(usable) => usable?,
-                    Err(_) => return Err(self.timeout_error(method)),
-                },
-                Some(_) if self.only.is_some() => Arc::default(),
-                Some(_) => self.inner.shared.usable.get().order,
-            };
-            let left: Vec<usize> =
-                order.iter().copied().filter(|index| !tried.contains(index)).collect();
-            let nodes = left.iter().filter_map(|index| Some((*index, self.nodes().get(*index)?)));
-            // The one with the shortest pause; of equals one that answers such calls in time.
-            let free = nodes.map(|(index, node)| (index, node, node.rate_limited_for()));
-            let first = free
-                .min_by_key(|(_, node, pause)| (*pause, node.attempt_timeout(method).is_none()));
-            let Some((index, node, pause)) = first else {
-                return Err(failed.or(busy).unwrap_or_else(|| self.timeout_error(method)));
-            };
-            if !pause.is_zero() {
-                if Instant::now() + pause + ATTEMPT_DEADLINE > deadline {
-                    let what = format!("it is left alone for {} s more", pause.as_secs() + 1);
-                    let busy = || busy.unwrap_or_else(|| node.endpoint.rate_limited(&what));
-                    return Err(failed.unwrap_or_else(busy));
-                }
-                sleep(pause).await;
-                continue;
-            }
-            tried.push(index);
-            let Some(client) = client_of(node) else {
-                failed.get_or_insert_with(|| disconnected_error(node));
-                continue;
-            };
-            let until = match left.len() {
-                1 => deadline,
-                _ => {
-                    deadline.min(Instant::now() + node.attempt_timeout(method).unwrap_or_default())
-                }
-            };
-            let asking = timeout_at(until, ask(client, node.clone())).await;
-            node.record_timeout(method, asking.is_err());
-            let error = match asking {
-                Ok(Ok(answer)) => {
-                    node.record_answer();
-                    // Another node has a legal answer to the same question, so these fail.
-                    for node in &oversized {
-                        node.record_unanswered();
-                    }
-                    return Ok(Attributed { node: NodeId(index), value: answer });
-                }
-                Ok(Err(error)) => error,
-                Err(_) => {
-                    let host = node.endpoint.host().to_owned();
-                    RpcError::Unavailable { host, what: format!("{method} timed out").into() }
-                }
-            };
-            if error.is_rate_limited() {
-                if let Some(times) = node.should_log("asked_too_often") {
-                    let host = node.endpoint.host();
-                    warn!(host, %error, times, "a gateway node is left alone for a moment");
-                }
-                // It may be asked again after its pause.
-                tried.pop();
-                busy = Some(error);
-                continue;
-            }
-            match &error {
-                RpcError::Unavailable { .. } => node.record_unanswered(),
-                RpcError::Refused { code, message, .. } => {
-                    node.record_answer();
-                    // The error is about the call itself: another node would say the same.
-                    if !quirks::is_about_node(*code, message) {
-                        return Err(error);
-                    }
-                }
-                RpcError::TooLarge { .. } => oversized.push(node),
-                RpcError::WrongChain { .. }
-                | RpcError::WrongGenesis { .. }
-                | RpcError::Unreadable { .. }
-                | RpcError::RateLimited { .. } => {}
-            }
-            // The first error is reported, unless it only says that there was no answer.
-            match failed {
-                Some(RpcError::Unavailable { .. }) | None => failed = Some(error),
-                Some(_) => {}
-            }
-        }
-    }
-
-    /// The endpoints that may be called; waits until there is one.
-    pub(super) async fn usable(&self) -> Result<Arc<[usize]>, RpcError> {
-        if let Some(NodeId(only)) = self.only {
-            return Ok(Arc::new([only]));
-        }
-        let mut usable = self.inner.shared.usable.subscribe();
-        let usable = usable
-            .wait_for(|usable| !usable.order.is_empty() || usable.wrong_chain.is_some())
-            .await
-            .map_err(|_| self.unavailable("the connection was shut down"))?;
-        match &usable.wrong_chain {
-            Some(error) => Err(error.clone()),
-            None => Ok(usable.order.clone()),
-        }
-    }
-
-    /// The error of a timeout: why there is no connection, if that is the cause.
-    fn timeout_error(&self, method: &str) -> RpcError {
-        self.connection_error().unwrap_or_else(|| {
-            self.unavailable(format!("{method} timed out after {CALL_DEADLINE:?}"))
-        })
-    }
-
     pub(super) fn unreadable(&self, what: impl Into<UntrustedText>) -> RpcError {
         RpcError::Unreadable { host: self.hosts().to_owned(), what: what.into() }
-    }
-}
-
-pub(super) fn client_of(node: &endpoint_pool::NodeHandle) -> Option<Client> {
-    match &*node.state.borrow() {
-        connection::ConnectionState::Up(client) => Some(client.clone()),
-        connection::ConnectionState::Down(_) | connection::ConnectionState::WrongChain(_) => None,
-    }
-}
-
-fn disconnected_error(node: &endpoint_pool::NodeHandle) -> RpcError {
-    match &*node.state.borrow() {
-        connection::ConnectionState::Down(Some(why))
-        | connection::ConnectionState::WrongChain(why) => why.clone(),
-        connection::ConnectionState::Down(None) | connection::ConnectionState::Up(_) => {
-            RpcError::Unavailable {
-                host: node.endpoint.host().to_owned(),
-                what: "not connected".into(),
-            }
-        }
     }
 }
 
@@ -555,91 +410,5 @@ impl ArbitrumProvider {
 
     pub(super) fn event_of(&self, log: RawLog) -> Result<Event, RpcError> {
         log.into_event().ok_or_else(|| self.unreadable("a log without block or transaction"))
-    }
-}
-
-/// Encodes the parameter of `eth_getLogs`.
-fn filter_parameter(
-    LogFilter { addresses, topic0: first, topic1: second }: LogFilter<'_>,
-    range: LogRange,
-) -> Value {
-    let address = if let [one] = addresses { json!(one) } else { json!(addresses) };
-    let topics = if second.is_empty() { json!([first]) } else { json!([first, second]) };
-    match range {
-        LogRange::Block(hash) => {
-            json!([{ "address": address, "topics": topics, "blockHash": hash }])
-        }
-        LogRange::Numbers { from, to } => json!([{
-            "address": address, "topics": topics, "fromBlock": quantity(from), "toBlock": quantity(to),
-        }]),
-    }
-}
-
-pub(super) fn quantity(number: u64) -> String {
-    format!("{number:#x}")
-}
-
-/// Encodes a block parameter. A hash is distinguished from a number by its form (EIP-1898).
-pub(super) fn block_parameter(at: BlockId) -> Value {
-    match at {
-        BlockId::Latest => json!("latest"),
-        BlockId::Safe => json!("safe"),
-        BlockId::Finalized => json!("finalized"),
-        BlockId::Number(number) => json!(quantity(number)),
-        BlockId::Hash(hash) => json!({ "blockHash": hash }),
-    }
-}
-
-/// A range of blocks as received.
-struct RawRange {
-    first: Option<RawHead>,
-    last: Option<RawHead>,
-    logs: Vec<RawLog>,
-}
-
-/// Reads logs and the headers of the range's ends. The last header is read before the logs: a node that
-/// advances in between would show the block afterwards without having searched it.
-///
-/// In a batch all answers come from one machine. With separate calls the logs may come from another
-/// machine behind the same URL, which may know less of the range without saying so. So the last header
-/// is read a second time, which is another chance to notice such a machine. One that answers only the
-/// call for logs stays unnoticed; what it hides is found by the second reading, or not at all.
-async fn fetch_range(
-    client: &Client,
-    node: &endpoint_pool::NodeHandle,
-    filter: Value,
-    from: u64,
-    to: u64,
-) -> Result<RawRange, RpcError> {
-    let header = |number| json!([quantity(number), false]);
-    let calls = [(HEADER, header(to)), (HEADER, header(from)), (LOGS, filter.clone())];
-    let read = |said: Vec<batch::RpcReply>| {
-        let mut replies = said.into_iter();
-        let mut next =
-            || replies.next().unwrap_or_else(|| Err(client.endpoint().unreadable("less")));
-        let (last, first, logs) = (next()?, next()?, next()?);
-        let endpoint = client.endpoint();
-        Ok(RawRange {
-            last: endpoint.parse(&last)?,
-            first: endpoint.parse(&first)?,
-            logs: endpoint.parse(&logs)?,
-        })
-    };
-    let apart = async {
-        let last: Option<RawHead> = client.call(HEADER, &header(to)).await?;
-        let begin = header(from);
-        let (logs, first) =
-            tokio::try_join!(client.call(LOGS, &filter), client.call(HEADER, &begin))?;
-        let again: Option<RawHead> = client.call(HEADER, &header(to)).await?;
-        let last = last.filter(|last| again.is_some_and(|again| again.has_same_hash(last)));
-        Ok(RawRange { first, last, logs })
-    };
-    batch::call_batched_or_separately(client, &node.batches, &calls, read, apart).await
-}
-
-pub(super) fn call_parameter(call: &EthCall) -> serde_json::Value {
-    match call.from {
-        Some(from) => json!({ "from": from, "to": call.to, "data": call.data }),
-        None => json!({ "to": call.to, "data": call.data }),
     }
 }

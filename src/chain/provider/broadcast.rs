@@ -9,10 +9,11 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
     CALL_DEADLINE,
-    arbitrum::{ArbitrumProvider, client_of, quantity},
+    arbitrum::ArbitrumProvider,
     client::Client,
     endpoint::Endpoint,
-    endpoint_pool,
+    node_handle::{NodeHandle, client_of},
+    parameters::quantity,
     raw::RawReceipt,
 };
 use crate::{
@@ -151,7 +152,7 @@ async fn send(client: &Client, raw: &Bytes) -> Result<Acceptance, RpcError> {
 /// Finds the form that the node accepts by trying; without the method it sends normally.
 async fn send_and_await_receipt(
     client: &Client,
-    node: &endpoint_pool::NodeHandle,
+    node: &NodeHandle,
     raw: &Bytes,
 ) -> Result<Acceptance, RpcError> {
     const METHOD: &str = "eth_sendRawTransactionSync";

@@ -4,10 +4,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    ArbitrumProvider,
-    arbitrum::{block_parameter, call_parameter, quantity},
-    batch,
+    ArbitrumProvider, batch,
     client::Client,
+    parameters::{block_parameter, call_parameter, quantity},
     raw::RawLog,
 };
 use crate::{

@@ -10,8 +10,8 @@ use tracing::warn;
 use super::{
     ArbitrumProvider, GenesisStatus,
     connection::ConnectionState,
-    endpoint_pool::NodeHandle,
     identity::{self, BlockAgreement, NodeIdentity},
+    node_handle::NodeHandle,
 };
 use crate::{
     chain::{

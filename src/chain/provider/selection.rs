@@ -22,9 +22,13 @@
 //! machine's clock. The clock's error is measured while the node is level with another one; a clock that
 //! makes a lagging node look recent costs time and nothing else.
 
+mod block_arrival;
+
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
+
+pub use self::block_arrival::BlockArrival;
 
 /// A node that is behind for longer is stale.
 pub const STALE_AFTER: Duration = Duration::from_secs(5);
@@ -36,12 +40,6 @@ pub const RETURN_AFTER: Duration = Duration::from_mins(1);
 pub const FLOOR_PATIENCE: Duration = Duration::from_secs(3);
 /// Number of heights whose first appearance is remembered.
 const REMEMBERED: usize = 256;
-/// An advancing node is level with the others if the next block has been known for less than this.
-const LEVEL_WITHIN: Duration = Duration::from_secs(1);
-/// How long the delay measured while a node was level is used: it bounds the error of the clock.
-const LATE_COUNTS_FOR: Duration = Duration::from_mins(10);
-/// Longest block interval that counts for advancing; [`STALE_AFTER`] is added.
-const LONGEST_GAP: Duration = Duration::from_secs(10);
 /// If every node contradicts the known chain for this long, the known chain is given up.
 pub const MISMATCH_PATIENCE: Duration = Duration::from_secs(3);
 /// The same if only every connected node contradicts it, and a disconnected one may know better.
@@ -57,14 +55,6 @@ pub enum ChainMatch {
     Unknown,
     /// It contradicts a known block, or lacks a block that it claims to have.
     Different,
-}
-
-/// When a node's newest block arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockArrival {
-    pub at: Instant,
-    /// Age of the block at that time, by its timestamp and this machine's clock.
-    pub age: Duration,
 }
 
 /// Observation of one node.
@@ -229,38 +219,6 @@ impl NodeSelector {
             Some(_) => SwitchReason::SoundAgain,
         });
         ReadOrder { nodes, advancing: going_on, switched }
-    }
-
-    /// Records a new block of a node, if there is one.
-    fn record_arrival(&mut self, index: usize, sights: &[NodeObservation], now: Instant) {
-        let NodeObservation { head: Some(head), last_block: Some(arrived), .. } = sights[index]
-        else {
-            return;
-        };
-        let mut others = sights.iter().enumerate().filter(|(other, _)| *other != index);
-        let with_another = others.any(|(_, other)| other.is_connected && other.head >= Some(head));
-        let level = with_another && self.lag_of(head, now) < LEVEL_WITHIN;
-        let standing = &mut self.records[index];
-        // The first block may be of any age: it existed before.
-        if let Some(before) = standing.last_block.filter(|before| *before != arrived) {
-            let gap = arrived.at.saturating_duration_since(before.at);
-            standing.gap = gap.min(LONGEST_GAP);
-        }
-        if level && !standing.gap.is_zero() {
-            standing.late = Some((arrived.age, now));
-        }
-        standing.last_block = Some(arrived);
-    }
-
-    /// Whether a node advances: blocks arrive, and they are recent.
-    fn is_advancing(&self, index: usize, now: Instant) -> bool {
-        let NodeRecord { last_block: Some(arrived), gap, late, .. } = self.records[index] else {
-            return false;
-        };
-        let since = |then| now.saturating_duration_since(then);
-        let late = late.filter(|(_, at)| since(*at) < LATE_COUNTS_FOR);
-        let late = late.map_or(Duration::ZERO, |(late, _)| late);
-        arrived.age <= late + STALE_AFTER && since(arrived.at) < gap + STALE_AFTER
     }
 
     /// The node to read from: the present one, unless one of higher preference has been sound for long

@@ -16,7 +16,9 @@
 //!
 //! Ids of blocks that leave the chain are forgotten and may come back in other blocks; an id that the
 //! new chain does not have is no hole. If a reorganisation reaches farther back than is remembered
-//! ([`MAX_RECENT`]), ids stay known although they may belong to other requests now.
+//! (`counter_ids::MAX_RECENT`), ids stay known although they may belong to other requests now.
+
+mod counter_ids;
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +28,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use self::counter_ids::{CounterIds, Hole, IdSpan};
 use crate::{
     contracts::abi::{self, Counter},
     domain::{Event, U256},
@@ -35,12 +38,6 @@ use crate::{
 /// A node may show logs late, and the second reading finds them: an id that is missing for longer is
 /// hidden.
 pub const HIDDEN_AFTER: Duration = Duration::from_secs(10);
-/// The longest pause between two readings of the blocks of one hole.
-const LONGEST_PAUSE: Duration = Duration::from_mins(10);
-/// Ids of a counter whose blocks are remembered individually.
-const MAX_RECENT: usize = 4096;
-/// Runs of a counter. Beyond that, two holes are merged with the known ids between them.
-const MAX_RUNS: usize = 64;
 
 /// Ids that no node shows: all from `first` to `last`, in blocks from `from` to `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,60 +84,6 @@ impl SharedIds {
     /// Locked briefly, never across an await.
     pub fn lock(&self) -> MutexGuard<'_, KnownIds> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[derive(Debug, Default)]
-struct CounterIds {
-    /// By first id. Never empty.
-    runs: BTreeMap<u64, IdSpan>,
-    /// The blocks of the highest ids.
-    recent: BTreeMap<u64, u64>,
-    ahead: Option<Ahead>,
-    /// At this block the contract knew no id above the last known one.
-    ends_with: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct IdSpan {
-    last: u64,
-    first_block: u64,
-    last_block: u64,
-    /// The hole below.
-    below: Option<Hole>,
-}
-
-/// An id above the last known one that is on chain at this block.
-#[derive(Clone, Copy, Debug)]
-struct Ahead {
-    number: u64,
-    block: u64,
-    hole: Hole,
-}
-
-/// The state of a hole's handling.
-#[derive(Clone, Copy, Debug)]
-struct Hole {
-    since: Instant,
-    /// When it is next reported and its blocks are read again.
-    next: Instant,
-    pause: Duration,
-    is_reported: bool,
-}
-
-impl Hole {
-    fn new(now: Instant) -> Self {
-        Self { since: now, next: now + HIDDEN_AFTER, pause: HIDDEN_AFTER, is_reported: false }
-    }
-
-    /// If it is due now: whether for the first time.
-    fn poll_due(&mut self, now: Instant) -> Option<bool> {
-        if now < self.next {
-            return None;
-        }
-        self.next = now + self.pause;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        Some(!std::mem::replace(&mut self.is_reported, true))
     }
 }
 
@@ -379,231 +322,6 @@ impl KnownIds {
 /// Returns whether one contract counts with both.
 fn share_contract(one: Counter, other: Counter) -> bool {
     (one == Counter::Common) == (other == Counter::Common)
-}
-
-impl CounterIds {
-    fn last(&self) -> Option<u64> {
-        self.runs.last_key_value().map(|(_, span)| span.last)
-    }
-
-    /// The counter stands where it stood before the contract's first request.
-    fn is_unused(&self) -> bool {
-        self.runs.len() == 1 && self.last() == Some(0)
-    }
-
-    fn record(&mut self, number: u64, block: u64, now: Instant) -> bool {
-        let here = IdSpan { last: number, first_block: block, last_block: block, below: None };
-        let Some((lowest, _)) = self.runs.first_key_value() else {
-            self.runs.insert(number, here);
-            self.recent.insert(number, block);
-            return true;
-        };
-        if number < *lowest {
-            return false;
-        }
-        self.remember(number, block);
-        // Exists, because the lowest run is not above.
-        let Some((first, below)) = self.runs.range_mut(..=number).next_back() else { return false };
-        let first = *first;
-        if number <= below.last {
-            let before = (below.first_block, below.last_block);
-            if number == first {
-                below.first_block = block;
-            }
-            if number == below.last {
-                below.last_block = block;
-            }
-            return before != (below.first_block, below.last_block);
-        }
-        let joins = below.last + 1 == number;
-        if joins {
-            (below.last, below.last_block) = (number, block);
-        }
-        let above = self.runs.range(number + 1..).next().map(|(first, span)| (*first, *span));
-        let ahead = self.ahead.map(|ahead| ahead.hole);
-        match above {
-            Some((next, span)) if next == number + 1 => {
-                self.runs.remove(&next);
-                if let Some(below) = self.runs.get_mut(&first).filter(|_| joins) {
-                    (below.last, below.last_block) = (span.last, span.last_block);
-                } else {
-                    self.runs.insert(number, IdSpan { first_block: block, ..span });
-                }
-            }
-            Some(_) | None if joins => {}
-            // It splits the hole it was in.
-            Some((_, span)) => {
-                self.runs.insert(number, IdSpan { below: span.below, ..here });
-            }
-            None => {
-                let hole = ahead.unwrap_or_else(|| Hole::new(now));
-                self.runs.insert(number, IdSpan { below: Some(hole), ..here });
-            }
-        }
-        if self.ahead.is_some_and(|ahead| Some(ahead.number) <= self.last()) {
-            self.ahead = None;
-        }
-        self.enforce_limit();
-        true
-    }
-
-    fn enforce_limit(&mut self) {
-        while self.runs.len() > MAX_RUNS {
-            let Some(second) = self.runs.keys().nth(1).copied() else { break };
-            self.forget(second);
-        }
-    }
-
-    fn remember(&mut self, number: u64, block: u64) {
-        self.recent.insert(number, block);
-        while self.recent.len() > MAX_RECENT {
-            self.recent.pop_first();
-        }
-    }
-
-    /// Splits its run, with a hole in between.
-    fn remove(&mut self, number: u64, block: u64, now: Instant) -> bool {
-        if self.recent.get(&number).is_some_and(|at| *at != block) {
-            return false;
-        }
-        let Some((first, span)) = self.runs.range(..=number).next_back() else { return false };
-        let (first, span) = (*first, *span);
-        if number > span.last {
-            return false;
-        }
-        self.runs.remove(&first);
-        self.recent.remove(&number);
-        self.ends_with = None;
-        let at = |number: u64| self.recent.get(&number).copied();
-        let (below, above) = (number.saturating_sub(1), number + 1);
-        let hole = (first < number || self.runs.range(..first).next().is_some())
-            .then(|| span.below.filter(|_| first == number).unwrap_or_else(|| Hole::new(now)));
-        // Their block is not always known: then it is bounded by those of the run.
-        let parts = (at(below).unwrap_or(span.first_block), at(above).unwrap_or(span.last_block));
-        if first < number {
-            self.runs.insert(first, IdSpan { last: below, last_block: parts.0, ..span });
-        }
-        if number < span.last {
-            self.runs.insert(above, IdSpan { first_block: parts.1, below: hole, ..span });
-        } else if first == number
-            && let Some((_, next)) = self.runs.range_mut(above..).next()
-        {
-            next.below = span.below;
-        }
-        self.enforce_limit();
-        true
-    }
-
-    /// The holes below and above it become one.
-    fn forget(&mut self, first: u64) -> bool {
-        let Some(span) = self.runs.remove(&first) else { return false };
-        let above = self.runs.range_mut(first..).next();
-        if let Some((_, above)) = above {
-            above.below = span.below.or(above.below);
-        }
-        self.recent.retain(|number, _| !(first..=span.last).contains(number));
-        true
-    }
-
-    fn set_beginning(&mut self, count: u64, block: u64, now: Instant) -> bool {
-        let base = IdSpan { last: count, first_block: block, last_block: block, below: None };
-        let Some((lowest, span)) = self.runs.first_key_value() else {
-            self.runs.insert(count, base);
-            return true;
-        };
-        let (lowest, span) = (*lowest, *span);
-        if lowest <= count || block > span.first_block {
-            return false;
-        }
-        if lowest == count + 1 {
-            self.runs.remove(&lowest);
-            self.runs.insert(count, IdSpan { first_block: block, ..span });
-        } else {
-            self.runs.insert(lowest, IdSpan { below: Some(Hole::new(now)), ..span });
-            self.runs.insert(count, base);
-        }
-        true
-    }
-
-    fn rewind_to(&mut self, block: u64) -> bool {
-        self.ahead = None;
-        self.ends_with = self.ends_with.min(Some(block));
-        let gone = self.recent.iter().find(|(_, at)| **at > block).map(|(number, _)| *number);
-        let Some(gone) = gone else { return self.clamp_last_block(block) };
-        self.recent.split_off(&gone);
-        self.runs.split_off(&gone);
-        let left = gone.saturating_sub(1);
-        let at = self.recent.get(&left).copied();
-        // Nothing may be left of the counter: then it begins anew, and ids below may be hidden.
-        if let Some(mut top) = self.runs.last_entry() {
-            let top = top.get_mut();
-            if top.last >= gone {
-                top.last = left;
-                top.last_block = at.unwrap_or(top.last_block.min(block));
-            }
-        }
-        self.clamp_last_block(block);
-        true
-    }
-
-    /// The last id's block is at most this one: its exact block is not always known, and a bound from
-    /// before an earlier reorganisation may be higher. Returns whether it was.
-    fn clamp_last_block(&mut self, block: u64) -> bool {
-        let Some(mut top) = self.runs.last_entry() else { return false };
-        let top = top.get_mut();
-        let was_above = top.last_block > block;
-        top.last_block = top.last_block.min(block);
-        was_above
-    }
-
-    fn record_existing(&mut self, number: u64, block: u64, now: Instant) {
-        if Some(number) <= self.last() {
-            return;
-        }
-        let ahead = self.ahead.get_or_insert(Ahead { number, block, hole: Hole::new(now) });
-        ahead.number = ahead.number.max(number);
-        ahead.block = ahead.block.max(block);
-    }
-
-    fn missing(&self, counter: Counter, cursor: u64) -> Vec<MissingIds> {
-        let pairs = self.runs.iter().zip(self.runs.iter().skip(1));
-        let holes = pairs.filter_map(|((_, below), (above, span))| {
-            let hole = span.below?;
-            // The two may be of different forks for a moment.
-            let (from, to) = (below.last_block, span.first_block);
-            Some(MissingIds {
-                counter,
-                first: below.last + 1,
-                last: above - 1,
-                from: from.min(to),
-                to: from.max(to),
-                since: hole.since,
-                above: Some(*above),
-            })
-        });
-        let top = self.runs.last_key_value().map(|(_, span)| *span);
-        let ahead = self.ahead.filter(|ahead| ahead.block <= cursor).zip(top);
-        let ahead =
-            ahead.filter(|(ahead, top)| ahead.number > top.last).map(|(ahead, top)| MissingIds {
-                counter,
-                first: top.last + 1,
-                last: ahead.number,
-                from: top.last_block.min(ahead.block),
-                to: ahead.block,
-                since: ahead.hole.since,
-                above: None,
-            });
-        holes.chain(ahead).collect()
-    }
-
-    /// Known without a hole from before this block to after it.
-    fn is_complete(&self, block: u64) -> bool {
-        let begun = self.runs.first_key_value().is_some_and(|(_, span)| span.first_block < block);
-        let top = self.runs.last_key_value().map_or(0, |(_, span)| span.last_block);
-        let ended = top > block || self.ends_with.is_some_and(|at| at >= block);
-        let touches = |one: &MissingIds| one.from <= block && block <= one.to;
-        begun && ended && !self.missing(Counter::Common, u64::MAX).iter().any(touches)
-    }
 }
 
 #[cfg(test)]

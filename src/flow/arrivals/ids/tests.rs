@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{counter_ids::MAX_RUNS, *};
 
 const C: Counter = Counter::Public;
 
