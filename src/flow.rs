@@ -25,7 +25,7 @@ mod confirmation;
 mod capacity;
 mod dispatch;
 mod walk;
-mod agreement;
+mod witnesses;
 #[cfg(test)]
 mod fake_ledger;
 

@@ -28,15 +28,15 @@ mod g14;
 mod head;
 mod consensus;
 mod errors;
-mod ids;
+mod counter;
 mod responses;
 mod views;
 mod deployment;
 
 pub use consensus::{CONSENSUS_TOPICS, consensus_id};
+pub use counter::{Counter, HIGHEST_COUNT, empty_response_call, request_event_id};
 pub use deployment::{Deployment, deployment_from_version};
 pub use errors::{ContractError, RevertMeaning};
-pub use ids::{Counter, HIGHEST_COUNT, empty_response_call, request_event_id};
 pub use responses::{
     RESPONSE_TOPICS, Responder, has_answer_events, parse_response_event, response_calldata_id,
 };

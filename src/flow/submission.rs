@@ -4,7 +4,7 @@ mod prior_answer;
 mod gas;
 mod opinion;
 mod recheck;
-mod policy;
+mod decisions;
 mod progress;
 mod error;
 
@@ -13,16 +13,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-pub use self::{
-    error::SubmissionError,
-    progress::{PriorAnswer, SubmissionEvent, SubmissionProgress},
-};
 use self::{
+    decisions::Look,
     gas::GasLimits,
-    policy::Look,
     prior_answer::{PriorAnswers, SearchResult},
     progress::LastTry,
     recheck::Reverts,
+};
+pub use self::{
+    error::SubmissionError,
+    progress::{PriorAnswer, SubmissionEvent, SubmissionProgress},
 };
 use crate::{
     chain::{
@@ -323,7 +323,7 @@ impl<P: TransactionSender> Submission<P> {
         before: PriorAnswer,
     ) -> Result<Outcome, SubmissionError> {
         self.metrics.contract_error(error.as_ref().map_or("none", ContractError::code));
-        match policy::look(error.as_ref()) {
+        match decisions::look(error.as_ref()) {
             Look::IsAnswered => {
                 // This request had an answer already, which says nothing about others.
                 self.last_was_rejected.store(false, Ordering::Relaxed);

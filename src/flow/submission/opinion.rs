@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{
     PriorAnswer, Submission, SubmissionError,
-    policy::{self, Opinion},
+    decisions::{self, Opinion},
     prior_answer::SearchResult,
 };
 use crate::{
@@ -64,7 +64,7 @@ impl<P: TransactionSender> Submission<P> {
         let known =
             |error: &ContractError| matches!(error, ContractError::KmsNodeAlreadySigned { .. });
         let ending = (EndClaim::Answered, request);
-        policy::answered(self.all_say(ending, call, BlockId::Latest, known).await?)
+        decisions::answered(self.all_say(ending, call, BlockId::Latest, known).await?)
     }
 
     /// A lagging node does not know young requests. So the reply counts only if it was read at the
@@ -94,7 +94,7 @@ impl<P: TransactionSender> Submission<P> {
             // Nodes may have pruned the state of old blocks, but do not lag that far.
             again = self.all_say(ending, call, BlockId::Latest, unknown).await;
         }
-        Err(policy::requested(again?))
+        Err(decisions::requested(again?))
     }
 
     /// Returns whether every node that can know gives this reply to an answer.

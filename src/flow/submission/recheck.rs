@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     PriorAnswer, Submission, SubmissionError,
+    decisions::{self, Opinion},
     opinion::{RECHECK_AFTER, VOTE_TIMEOUT},
-    policy::{self, Opinion},
     rejected,
 };
 use crate::{
@@ -97,7 +97,7 @@ impl<P: TransactionSender> Submission<P> {
     /// A contract error would hold the request: it counts if every node repeats it seconds later.
     pub(super) async fn recheck_hold(&self, call: &EthCall) -> SubmissionError {
         sleep(RECHECK_AFTER).await;
-        self.all_opinions(call).await.map_or_else(SubmissionError::from, policy::held)
+        self.all_opinions(call).await.map_or_else(SubmissionError::from, decisions::held)
     }
 
     /// Gas is spent on a request again only if every node's simulation accepts the answer. Returns an
@@ -108,7 +108,7 @@ impl<P: TransactionSender> Submission<P> {
         call: &EthCall,
         before: PriorAnswer,
     ) -> Result<Option<Outcome>, SubmissionError> {
-        match policy::another(self.all_opinions(call).await?)? {
+        match decisions::another(self.all_opinions(call).await?)? {
             Opinion::Accepts => Ok(None),
             Opinion::Rejects(error) => {
                 self.interpret_error(request, call, error, before).await.map(Some)
