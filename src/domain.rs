@@ -6,6 +6,7 @@
 
 mod id;
 mod ciphertext;
+mod terms;
 pub mod stage;
 mod hold;
 mod untrusted_text;
@@ -19,9 +20,10 @@ use std::{
 pub use alloy::primitives::{Address, B256, Bytes, U256};
 
 pub use self::{
-    ciphertext::{Ciphertext, CiphertextFormat, Material, fhe_bits},
+    ciphertext::{Ciphertext, CiphertextFormat, Material, fhe_bits, fhe_type, handle_chain_id},
     hold::{Hold, HoldReason},
     id::DisplayId,
+    terms::{HandleEntry, RequestTerms, UnifiedTerms},
     untrusted_text::{EscapingWriter, UntrustedText, excerpt, is_printable},
 };
 
@@ -205,17 +207,34 @@ impl Request {
         match &self.operation {
             Operation::PublicDecryption(_) => Kind::PublicDecryption,
             Operation::UserDecryption(_) => Kind::UserDecryption,
-            Operation::Unsupported { kind, .. } => *kind,
         }
     }
 
-    /// The ciphertexts to fetch, in on-chain order. Empty for an unsupported operation.
+    /// The values that are asked for, in on-chain order.
     #[must_use]
-    pub fn materials(&self) -> &[Material] {
+    pub fn handles(&self) -> &[B256] {
         match &self.operation {
-            Operation::PublicDecryption(public) => &public.materials,
-            Operation::UserDecryption(user) => &user.materials,
-            Operation::Unsupported { .. } => &[],
+            Operation::PublicDecryption(public) => &public.handles,
+            Operation::UserDecryption(user) => &user.handles,
+        }
+    }
+
+    /// What the event says of the handles' ciphertexts, in on-chain order. `None`: the event says nothing
+    /// (HEAD's handle-only overloads).
+    #[must_use]
+    pub fn materials(&self) -> Option<&[Material]> {
+        match &self.operation {
+            Operation::PublicDecryption(public) => public.materials.as_deref(),
+            Operation::UserDecryption(user) => user.materials.as_deref(),
+        }
+    }
+
+    /// Empty in G7.
+    #[must_use]
+    pub fn extra_data(&self) -> &Bytes {
+        match &self.operation {
+            Operation::PublicDecryption(public) => &public.extra_data,
+            Operation::UserDecryption(user) => &user.extra_data,
         }
     }
 }
@@ -225,29 +244,58 @@ impl Request {
 pub enum Operation {
     PublicDecryption(PublicDecryption),
     UserDecryption(UserDecryption),
-    /// A known request event that this version cannot serve yet: journaled and held, never invisible.
-    Unsupported {
-        kind: Kind,
-        event: &'static str,
-    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicDecryption {
-    pub materials: Vec<Material>,
+    /// In on-chain order.
+    pub handles: Vec<B256>,
+    /// `None`: the event has none.
+    pub materials: Option<Vec<Material>>,
     /// Empty in G7.
     pub extra_data: Bytes,
 }
 
+impl PublicDecryption {
+    /// Asks for the handles of these materials.
+    #[must_use]
+    pub fn of_materials(materials: Vec<Material>, extra_data: Bytes) -> Self {
+        Self { handles: handles_of(&materials), materials: Some(materials), extra_data }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserDecryption {
-    pub materials: Vec<Material>,
+    /// In on-chain order.
+    pub handles: Vec<B256>,
+    /// `None`: the event has none. In a unified request a list of its own: nothing but a check makes its
+    /// handles those of the request.
+    pub materials: Option<Vec<Material>>,
     /// The recipient of the shares; for a delegated request the delegate.
     pub user: Address,
     /// The user's public encryption key, exactly as on chain.
     pub public_key: Bytes,
     /// Empty in G7.
     pub extra_data: Bytes,
+    pub terms: RequestTerms,
+}
+
+impl UserDecryption {
+    /// Asks for the handles of these materials, under the terms in the transaction's calldata.
+    #[must_use]
+    pub fn of_materials(
+        materials: Vec<Material>,
+        user: Address,
+        public_key: Bytes,
+        extra_data: Bytes,
+    ) -> Self {
+        let (handles, materials) = (handles_of(&materials), Some(materials));
+        Self { handles, materials, user, public_key, extra_data, terms: RequestTerms::Legacy }
+    }
+}
+
+fn handles_of(materials: &[Material]) -> Vec<B256> {
+    materials.iter().map(|material| material.handle).collect()
 }
 
 /// The KMS Core's signed answer in the contract's form, by the kind of its request.
@@ -425,6 +473,14 @@ mod tests {
         assert!(told.starts_with("name \"Decryption\\u{1b}[2J\\n"), "{told}");
         assert!(told.contains("version \"1\", chain id 7, contract 0x00"), "{told}");
         assert!(told.len() < 250 && !told.contains("SigningDomain"), "{told}");
+    }
+
+    #[test]
+    fn g1_a_handle_tells_its_type_and_its_chain() {
+        let mut handle = B256::repeat_byte(0xee);
+        handle[22..].copy_from_slice(&[0, 0, 0, 1, 2, 3, 4, 5, 8, 0]);
+        assert_eq!((fhe_type(&handle), handle_chain_id(&handle)), (8, 0x01_0203_0405));
+        assert_eq!(handle_chain_id(&B256::repeat_byte(0xff)), u64::MAX);
     }
 
     #[test]

@@ -185,14 +185,15 @@ impl Instance {
         let request = abi::decode(source, event)?;
         self.ask(&request).await?;
         let answer = self.core.answer(&request).await?;
-        let data = abi::response_call(&request, &answer).ok_or("there is no response function")?;
+        let data = abi::response_call(&request, &answer);
         self.send(data).await
     }
 
     /// From the buckets to the Core; the bytes are gone when this returns.
     async fn ask(&self, request: &Request) -> Result<()> {
         let _turn = self.fetching.acquire().await?;
-        let fetching = request.materials().iter().map(|material| self.fetch(material));
+        let materials = request.materials().ok_or("the event names no ciphertexts")?;
+        let fetching = materials.iter().map(|material| self.fetch(material));
         let ciphertexts = try_join_all(fetching).await?;
         self.core.ask(request, ciphertexts).await
     }

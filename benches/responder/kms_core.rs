@@ -22,7 +22,7 @@ use tonic::{
 };
 use url::Url;
 
-use crate::{Error, Result};
+use crate::Result;
 
 /// A held poll takes one of a connection's streams, of which servers give 100 or more.
 const POLLS_PER_CONNECTION: usize = 100;
@@ -64,9 +64,9 @@ impl KmsCore {
 
     /// Hands the request and its ciphertexts over.
     pub async fn ask(&self, request: &Request, ciphertexts: Vec<Ciphertext>) -> Result<()> {
-        let materials = request.materials();
+        let materials = request.materials().ok_or("the event names no ciphertexts")?;
         let key_id = wire::key_id(materials)?;
-        let ciphertexts = wire::typed_ciphertexts(materials, ciphertexts)?;
+        let ciphertexts = wire::typed_ciphertexts(request.handles(), ciphertexts)?;
         let (id, domain, meaning) = (request.key.id, &self.domain, ExtraDataMeaning::default());
         let mut client = self.asks.clone();
         let asked = match &request.operation {
@@ -79,7 +79,6 @@ impl KmsCore {
                 let message = wire::user_request(id, key_id, user, ciphertexts, domain, meaning);
                 client.user_decrypt(message).await
             }
-            Operation::Unsupported { event, .. } => return Err(unserved(event)),
         };
         match asked {
             Ok(_) => Ok(()),
@@ -109,7 +108,6 @@ impl KmsCore {
                 });
                 user_answer(request, response.await?)
             }
-            Operation::Unsupported { event, .. } => Err(unserved(event)),
         }
     }
 
@@ -160,8 +158,4 @@ fn user_answer(request: &Request, response: v1::UserDecryptionResponse) -> Resul
         signature: response.external_signature.into(),
         extra_data: response.extra_data.into(),
     }))
-}
-
-fn unserved(event: &str) -> Error {
-    format!("{event} is not served").into()
 }

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use alloy::primitives::{Bloom, BloomInput, keccak256};
+use alloy::{
+    primitives::{Bloom, BloomInput, keccak256},
+    sol_types::SolValue as _,
+};
 use tokio::sync::watch;
 
 use crate::contracts::{abi, decryption::Addresses};
@@ -22,8 +25,8 @@ use crate::{
     domain::{Address, B256, BlockRef, Bytes, Event, RequestSource, U256},
 };
 
-/// Data of events that the contract does not know.
-const FORGED: Bytes = Bytes::from_static(&[0xff]);
+/// What events say that the contract does not know.
+const FORGED: u8 = 0xff;
 
 pub(crate) const CONTRACT: Address = Address::repeat_byte(0xdc);
 /// What stands there.
@@ -76,8 +79,8 @@ struct Pooled {
 pub(crate) struct NodeFaults {
     /// Its log index is broken: it shows no logs.
     pub hides_logs: bool,
-    /// The data of its logs is all zeroes.
-    pub zeroes: bool,
+    /// Its logs say this instead ([`request_data`]).
+    pub rewrites: Option<u8>,
     /// It does not offer the receipts of a block.
     pub no_block_receipts: bool,
     pub blooms: Blooms,
@@ -199,15 +202,22 @@ pub(crate) struct FakeChain {
     heads: watch::Sender<Option<Head>>,
 }
 
-/// A request event of a shape whose data is not decoded.
+/// The request event of a user without ciphertexts.
 pub(crate) fn request_event(id: u64) -> Event {
     Event {
         block: BlockRef { number: 0, hash: B256::ZERO },
         transaction: keccak256(id.to_be_bytes()),
         log_index: id,
-        topics: vec![abi::request_topics()[4], B256::from(U256::from(id))],
-        data: Bytes::new(),
+        topics: vec![abi::request_topics()[3], B256::from(U256::from(id))],
+        data: request_data(0),
     }
+}
+
+/// The data of such an event. Events that say something else are other requests.
+pub(crate) fn request_data(says: u8) -> Bytes {
+    let materials = Vec::<(B256, U256, B256, Vec<Address>)>::new();
+    let (public_key, extra_data) = (Bytes::new(), Bytes::from(vec![says]));
+    (materials, Address::ZERO, public_key, extra_data).abi_encode_params().into()
 }
 
 pub(crate) fn upgrade_event(id: u64) -> Event {
@@ -304,7 +314,7 @@ impl FakeChain {
 
     /// Adds a block whose logs show an event that the contract does not know.
     pub fn forge(&self, event: Event) {
-        self.mine(vec![Event { data: FORGED, ..event }]);
+        self.mine(vec![Event { data: request_data(FORGED), ..event }]);
     }
 
     pub fn mine_empty(&self, count: u64) {
@@ -430,7 +440,8 @@ impl FakeChainState {
     /// The contract's answer to a response without content, at that block.
     fn id_reply(&self, id: U256, at: Option<u64>) -> Bytes {
         let known = self.chain.iter().take_while(|block| Some(block.head.block.number) <= at);
-        let mut events = known.flat_map(|block| &block.events).filter(|event| event.data != FORGED);
+        let forged = request_data(FORGED);
+        let mut events = known.flat_map(|block| &block.events).filter(|event| event.data != forged);
         let data = if events.any(|event| abi::request_event_id(event) == Some(id)) {
             // ECDSAInvalidSignatureLength(0)
             [&[0xfc, 0xe6, 0x98, 0xf7][..], &[0; 32]].concat()

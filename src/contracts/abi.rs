@@ -6,15 +6,15 @@
 //! | G7 | `g7` | requests and responses without `extraData` |
 //! | G8 | `g8` | `bytes extraData` at the end of both |
 //! | G9 (to G13) | `g8` | same events and calls; the id's top byte tells the kind |
-//! | G14 | `g14` | a second, unified user request event; recognised, not served |
-//! | HEAD | `head` | handle-only overloads beside every request event; recognised, not served |
+//! | G14 | `g14` | a second, unified user request event |
+//! | HEAD | `head` | handle-only overloads beside every request event |
 //!
 //! A generation is chosen once per direction: by `topic0` in [`decode`], by the request in
 //! [`response_call`]. To add one: a file here, its shapes in [`SHAPES`], its arm in [`response_call`].
 //!
 //! Invariants:
-//! - Every log with a topic of [`request_topics`] becomes a [`Request`] or a [`DecodeError`]. A shape
-//!   that cannot be served becomes [`Operation::Unsupported`]; no request is invisible.
+//! - Every log with a topic of [`request_topics`] becomes a [`Request`] or a [`DecodeError`]; no request
+//!   is invisible. Whether the deployment can be served is decided by the walk.
 //! - What a Solidity decoder accepts is accepted (gaps and trailing bytes included); what it reverts on
 //!   (a bad offset, an address with dirty upper bytes) is refused.
 //! - Whether a request makes sense (no materials, several keys, unknown types) is decided by the walk,
@@ -117,9 +117,7 @@ pub fn kind_of_topic(topic0: B256) -> Option<Kind> {
 
 /// Decodes a request from a log.
 ///
-/// The content of its key is keccak256(topic0 ‖ topic1 ‖ data), over the bytes as they came. The data of
-/// an unsupported shape is not decoded: the request is held, and a later version decodes the stored log
-/// again.
+/// The content of its key is keccak256(topic0 ‖ topic1 ‖ data), over the bytes as they came.
 pub fn decode(source: RequestSource, event: &Event) -> Result<Request, DecodeError> {
     let fail = |problem| DecodeError {
         block: event.block,
@@ -154,15 +152,12 @@ pub fn decode(source: RequestSource, event: &Event) -> Result<Request, DecodeErr
 }
 
 /// The calldata that delivers `answer` to the contract, in the form that goes with the request's
-/// shape. `None`: the request's shape cannot be served.
+/// shape.
 ///
 /// In G7 the answer's `extra_data` is left out.
 #[must_use]
-pub fn response_call(request: &Request, answer: &Answer) -> Option<Bytes> {
-    if let Operation::Unsupported { .. } = request.operation {
-        return None;
-    }
-    Some(ResponseForm::of(request.shape).call(request.key.id, answer))
+pub fn response_call(request: &Request, answer: &Answer) -> Bytes {
+    ResponseForm::of(request.shape).call(request.key.id, answer)
 }
 
 /// The form of the functions that bring answers: what a deployment takes.

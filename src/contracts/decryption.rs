@@ -158,8 +158,8 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         abi::decode(self.source(), event)
     }
 
-    /// The calldata that delivers `answer`. `None`: the generation has no such function.
-    pub fn response(&self, request: &Request, answer: &Answer) -> Option<Bytes> {
+    /// The calldata that delivers `answer`.
+    pub fn response(&self, request: &Request, answer: &Answer) -> Bytes {
         abi::response_call(request, answer)
     }
 

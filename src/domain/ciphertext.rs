@@ -5,7 +5,6 @@ use alloy::primitives::{Address, B256, Bytes, U256};
 /// One encrypted value of a request (`SnsCiphertextMaterial` on chain).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Material {
-    /// The 32-byte handle; byte 30 is the FHE type, bytes 22 to 29 the host chain id.
     pub handle: B256,
     /// The FHE key that encrypted it. The same for all materials of a request.
     pub key_id: U256,
@@ -19,8 +18,21 @@ impl Material {
     /// The FHE type number of the encrypted value (protocol: ciphertext-storage 6).
     #[must_use]
     pub fn fhe_type(&self) -> u8 {
-        self.handle[30]
+        fhe_type(&self.handle)
     }
+}
+
+/// The FHE type number of a handle (protocol: ciphertext-storage 6).
+#[must_use]
+pub fn fhe_type(handle: &B256) -> u8 {
+    handle[30]
+}
+
+/// The id of the host chain that owns a handle: bytes 22 to 29, big-endian (protocol: ciphertext-storage
+/// 6).
+#[must_use]
+pub fn handle_chain_id(handle: &B256) -> u64 {
+    handle[22..30].iter().fold(0, |id, byte| (id << 8) | u64::from(*byte))
 }
 
 /// The number of bits of a value of this FHE type; a Bool counts as two, as on chain. `None`: an

@@ -147,24 +147,25 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
 mod tests {
     use super::*;
     use crate::{
-        chain::fake_chain::{ADDRESSES, FakeChain, NodeFaults, SOURCE, request_event},
+        chain::fake_chain::{
+            ADDRESSES, FakeChain, NodeFaults, SOURCE, request_data, request_event,
+        },
         contracts::abi,
     };
 
     /// A chain with a request's real event, and the same request as one node damaged it.
     fn scene() -> (FakeChain, Confirmation<FakeChain>, SuspectBlocks, Request) {
         let chain = FakeChain::new(40);
-        let whole = Event { data: vec![7; 64].into(), ..request_event(1) };
-        chain.mine(vec![whole.clone()]);
-        let damaged = Event { block: chain.block(41), data: vec![0; 64].into(), ..whole };
+        chain.mine(vec![request_event(1)]);
+        let damaged = Event { block: chain.block(41), data: request_data(9), ..request_event(1) };
         let suspects = SuspectBlocks::default();
         let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
         let request = abi::decode(SOURCE, &damaged).unwrap();
         (chain, Confirmation::new(adapter, suspects.clone()), suspects, request)
     }
 
-    fn zeroes() -> NodeFaults {
-        NodeFaults { zeroes: true, ..NodeFaults::default() }
+    fn rewrites() -> NodeFaults {
+        NodeFaults { rewrites: Some(9), ..NodeFaults::default() }
     }
 
     fn is_held(confirmed: &Confirmed) -> bool {
@@ -178,7 +179,7 @@ mod tests {
         let (chain, confirmation, suspects, request) = scene();
         let silent = NodeFaults { is_silent: true, ..NodeFaults::default() };
         for other in [NodeFaults::default(), silent.clone()] {
-            chain.state().faults = vec![zeroes(), other];
+            chain.state().faults = vec![rewrites(), other];
             for held in [None, UNCONFIRMED] {
                 assert!(is_held(&confirmation.verify(&request, held).await));
                 assert!(suspects.is_waiting(41, 41));
@@ -193,7 +194,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn b11_what_all_nodes_say_ends_it() {
         let (chain, confirmation, _, request) = scene();
-        chain.state().faults = vec![zeroes(), zeroes()];
+        chain.state().faults = vec![rewrites(), rewrites()];
         assert_eq!(confirmation.verify(&request, None).await, Confirmed::Yes);
         chain.state().faults = vec![NodeFaults::default(), NodeFaults::default()];
         assert_eq!(confirmation.verify(&request, None).await, Confirmed::Gone);
@@ -202,7 +203,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn b11_one_node_alone_is_asked_again_later() {
         let (chain, confirmation, _, request) = scene();
-        chain.state().faults = vec![zeroes()];
+        chain.state().faults = vec![rewrites()];
         assert!(is_held(&confirmation.verify(&request, None).await));
         assert_eq!(confirmation.verify(&request, UNCONFIRMED).await, Confirmed::Yes);
         // Earlier answers of the node do not count.

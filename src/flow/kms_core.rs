@@ -152,7 +152,7 @@ impl KmsCore {
         self.endpoint.health().await
     }
 
-    /// Sends the request with all its ciphertexts, in the order of its materials, to the Core.
+    /// Sends the request with all its ciphertexts, in the order of its handles, to the Core.
     pub async fn ask(
         &self,
         turn: AskPermit,
@@ -170,9 +170,8 @@ impl KmsCore {
         ciphertexts: Vec<Ciphertext>,
     ) -> Result<AskResult, CoreError> {
         wire::check(request)?;
-        let materials = request.materials();
-        let key_id = wire::key_id(materials)?;
-        let ciphertexts = wire::typed_ciphertexts(materials, ciphertexts)?;
+        let key_id = wire::key_id(request.materials().ok_or(RequestError::WithoutMaterials)?)?;
+        let ciphertexts = wire::typed_ciphertexts(request.handles(), ciphertexts)?;
         let (id, domain, extra_data) = (request.key.id, &self.domain, self.options.extra_data);
         let mut client = self.endpoint.ask_client();
         let outcome = match &request.operation {
@@ -188,9 +187,6 @@ impl KmsCore {
                 within_limit(&message)?;
                 let asking = client.user_decrypt(traced(message));
                 self.endpoint.call("user_decrypt", self.options.ask, asking).await
-            }
-            Operation::Unsupported { event, .. } => {
-                return Err(RequestError::UnsupportedEvent { event }.into());
             }
         };
         let status = match outcome {
@@ -348,9 +344,6 @@ impl KmsCore {
                     .call("get_user_decryption_result", limit, polling)
                     .await
                     .map(|response| DecryptionResponse::User(user, response))
-            }
-            Operation::Unsupported { event, .. } => {
-                return Err(RequestError::UnsupportedEvent { event });
             }
         })
     }

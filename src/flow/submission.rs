@@ -135,12 +135,7 @@ impl<P: TransactionSender> Submission<P> {
         request: &Request,
         answer: &Answer,
     ) -> Result<EthCall, SubmissionError> {
-        let Some(data) = self.adapter.response(request, answer) else {
-            return Err(SubmissionError::Held(Hold::new(
-                HoldReason::UnsupportedGeneration,
-                format!("{} has no response function here", request.shape),
-            )));
-        };
+        let data = self.adapter.response(request, answer);
         if data.len() > MAX_CALLDATA {
             return Err(SubmissionError::Held(Hold::new(
                 HoldReason::MessageTooLarge,

@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     CONTRACT, FakeChain, Pooled, SendBehavior, no_answer, receipt_in, refused, refused_by,
+    request_data,
 };
 use crate::{
     chain::{
@@ -156,9 +157,9 @@ impl ChainReader for FakeChain {
             }
         }
         answer.retain(|event| topics.is_empty() || topics.contains(&event.topics[0]));
-        if node.faults[by.0].zeroes {
+        if let Some(says) = node.faults[by.0].rewrites {
             for event in &mut answer {
-                event.data = vec![0; event.data.len()].into();
+                event.data = request_data(says);
             }
         }
         Ok(Attributed { node: by, value: answer })

@@ -40,7 +40,7 @@ pub(super) const PUBLIC_REQUEST: RequestEventShape = RequestEventShape {
     kind: Kind::PublicDecryption,
     read: |_, data| {
         let (raw,) = PublicDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
-        let public = PublicDecryption { materials: materials(raw), extra_data: Bytes::new() };
+        let public = PublicDecryption::of_materials(materials(raw), Bytes::new());
         Ok((EventShape::G7, Operation::PublicDecryption(public)))
     },
 };
@@ -52,12 +52,7 @@ pub(super) const USER_REQUEST: RequestEventShape = RequestEventShape {
     read: |_, data| {
         let (raw, user, public_key) =
             UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
-        let user = UserDecryption {
-            materials: materials(raw),
-            user,
-            public_key,
-            extra_data: Bytes::new(),
-        };
+        let user = UserDecryption::of_materials(materials(raw), user, public_key, Bytes::new());
         Ok((EventShape::G7, Operation::UserDecryption(user)))
     },
 };

@@ -42,7 +42,7 @@ pub(super) const PUBLIC_REQUEST: RequestEventShape = RequestEventShape {
     read: |id, data| {
         let (raw, extra_data) =
             PublicDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
-        let public = PublicDecryption { materials: materials(raw), extra_data };
+        let public = PublicDecryption::of_materials(materials(raw), extra_data);
         Ok((shape_of(id), Operation::PublicDecryption(public)))
     },
 };
@@ -54,7 +54,7 @@ pub(super) const USER_REQUEST: RequestEventShape = RequestEventShape {
     read: |id, data| {
         let (raw, user, public_key, extra_data) =
             UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
-        let user = UserDecryption { materials: materials(raw), user, public_key, extra_data };
+        let user = UserDecryption::of_materials(materials(raw), user, public_key, extra_data);
         Ok((shape_of(id), Operation::UserDecryption(user)))
     },
 };

@@ -1,11 +1,10 @@
 //! HEAD (fhevm v0.15-dev): beside every request event a handle-only overload with the same id, in the
-//! same transaction and after it. Without materials there is no ciphertext to fetch: recognised and
-//! held.
+//! same transaction and after it. They say nothing of the ciphertexts.
 
 use alloy::sol_types::SolEvent;
 
-use super::RequestEventShape;
-use crate::domain::{EventShape, Kind, Operation};
+use super::{DECODER, RequestEventShape, g14::unified_request};
+use crate::domain::{EventShape, Kind, Operation, PublicDecryption, RequestTerms, UserDecryption};
 
 /// The request events without materials.
 mod plain {
@@ -38,12 +37,11 @@ pub(super) const PUBLIC_REQUEST: RequestEventShape = RequestEventShape {
     topic0: plain::PublicDecryptionRequest::SIGNATURE_HASH,
     event: plain::PublicDecryptionRequest::SIGNATURE,
     kind: Kind::PublicDecryption,
-    read: |_, _| {
-        let operation = Operation::Unsupported {
-            kind: Kind::PublicDecryption,
-            event: plain::PublicDecryptionRequest::SIGNATURE,
-        };
-        Ok((EventShape::Head, operation))
+    read: |_, data| {
+        let (handles, extra_data) =
+            plain::PublicDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
+        let public = PublicDecryption { handles, materials: None, extra_data };
+        Ok((EventShape::Head, Operation::PublicDecryption(public)))
     },
 };
 
@@ -51,12 +49,12 @@ pub(super) const USER_REQUEST: RequestEventShape = RequestEventShape {
     topic0: plain::UserDecryptionRequest::SIGNATURE_HASH,
     event: plain::UserDecryptionRequest::SIGNATURE,
     kind: Kind::UserDecryption,
-    read: |_, _| {
-        let operation = Operation::Unsupported {
-            kind: Kind::UserDecryption,
-            event: plain::UserDecryptionRequest::SIGNATURE,
-        };
-        Ok((EventShape::Head, operation))
+    read: |_, data| {
+        let (handles, user, public_key, extra_data) =
+            plain::UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
+        let (materials, terms) = (None, RequestTerms::Legacy);
+        let user = UserDecryption { handles, materials, user, public_key, extra_data, terms };
+        Ok((EventShape::Head, Operation::UserDecryption(user)))
     },
 };
 
@@ -64,11 +62,9 @@ pub(super) const UNIFIED_USER_REQUEST: RequestEventShape = RequestEventShape {
     topic0: unified::UserDecryptionRequest::SIGNATURE_HASH,
     event: unified::UserDecryptionRequest::SIGNATURE,
     kind: Kind::UserDecryption,
-    read: |_, _| {
-        let operation = Operation::Unsupported {
-            kind: Kind::UserDecryption,
-            event: unified::UserDecryptionRequest::SIGNATURE,
-        };
-        Ok((EventShape::Head, operation))
+    read: |_, data| {
+        let (handles, payload) =
+            unified::UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
+        Ok((EventShape::Head, unified_request(None, handles, payload)))
     },
 };

@@ -136,10 +136,8 @@ mod tests {
         });
         for shape in [EventShape::G7, EventShape::G8, EventShape::G9] {
             for id in [U256::from(5), U256::MAX] {
-                let public = crate::domain::PublicDecryption {
-                    materials: Vec::new(),
-                    extra_data: Bytes::new(),
-                };
+                let public =
+                    crate::domain::PublicDecryption::of_materials(Vec::new(), Bytes::new());
                 let request = Request {
                     key: RequestKey { source: SOURCE, id, content: B256::ZERO },
                     shape,
@@ -147,7 +145,7 @@ mod tests {
                     transaction: B256::ZERO,
                     operation: Operation::PublicDecryption(public),
                 };
-                let calldata = super::super::response_call(&request, &answer).unwrap();
+                let calldata = super::super::response_call(&request, &answer);
                 assert_eq!(response_calldata_id(&calldata), Some(id));
                 assert_eq!(response_calldata_id(&calldata[..35]), None, "cut");
             }

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::chain::fake_chain::SOURCE;
-use crate::domain::{PublicDecryption, SignedResult, UserDecryption};
+use crate::domain::{
+    HandleEntry, PublicDecryption, RequestTerms, SignedResult, UnifiedTerms, UserDecryption,
+};
 
 const G7_PUBLIC: B256 = b256!("17c632196fbf6b96d9675971058d3701733094c3f2f1dcb9ba7d2a08bee0aafb");
 const G8_PUBLIC: B256 = b256!("22db480a39bd72556438aadb4a32a3d2a6638b87c03bbec5fef6997e109587ff");
@@ -153,8 +155,8 @@ fn reads_a_g7_public_request_word_by_word() {
     );
     assert_eq!(request.shape, EventShape::G7);
     assert_eq!((request.block, request.transaction), (event.block, event.transaction));
-    let expected = PublicDecryption {
-        materials: vec![
+    let expected = PublicDecryption::of_materials(
+        vec![
             Material {
                 handle: b256!("a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a100000000000030290500"),
                 key_id: id(4, 9),
@@ -171,8 +173,8 @@ fn reads_a_g7_public_request_word_by_word() {
                 coprocessors: vec![address!("c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c003")],
             },
         ],
-        extra_data: Bytes::new(),
-    };
+        Bytes::new(),
+    );
     assert_eq!(request.operation, Operation::PublicDecryption(expected));
 }
 
@@ -198,17 +200,17 @@ const G8_USER_DATA: &str = "
 fn reads_a_g8_user_request_word_by_word() {
     let request = decode(SOURCE, &event(&[G8_USER, topic(id(0, 8))], words(G8_USER_DATA))).unwrap();
     assert_eq!(request.shape, EventShape::G8);
-    let expected = UserDecryption {
-        materials: vec![Material {
+    let expected = UserDecryption::of_materials(
+        vec![Material {
             handle: b256!("a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a100000000000030290500"),
             key_id: U256::ONE,
             digest: B256::repeat_byte(0xd1),
             coprocessors: vec![],
         }],
-        user: Address::repeat_byte(5),
-        public_key: bytes!("aabbcc"),
-        extra_data: bytes!("00"),
-    };
+        Address::repeat_byte(5),
+        bytes!("aabbcc"),
+        bytes!("00"),
+    );
     assert_eq!(request.operation, Operation::UserDecryption(expected));
 }
 
@@ -227,22 +229,117 @@ fn the_top_byte_of_the_id_tells_g8_from_g9() {
     }
 }
 
-/// Field failure T14.
+/// Entries for two handles; user 05…, key aabbcc, two allowed contracts, 1,000 s from `0x6a00_0000` on,
+/// extraData of version 1 and a two-byte signature.
+const UNIFIED_TAIL: &str = "
+    2
+    a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a100000000000030290500
+    e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1
+    f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1
+    a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a200000000000030290100
+    e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2
+    0505050505050505050505050505050505050505
+    0505050505050505050505050505050505050505
+    e0
+    120
+    6a000000
+    3e8
+    180
+    1e0
+    3
+    aabbcc0000000000000000000000000000000000000000000000000000000000
+    2
+    e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1
+    e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2
+    21
+    0107000000000000000000000000000000000000000000000000000000000000
+    0900000000000000000000000000000000000000000000000000000000000000
+    2
+    5a5b000000000000000000000000000000000000000000000000000000000000";
+
 #[test]
-fn shapes_we_cannot_serve_are_recognised_whatever_their_data() {
-    for (topic0, shape) in [
-        (G14_USER, EventShape::G14),
-        (HEAD_PUBLIC, EventShape::Head),
-        (HEAD_USER, EventShape::Head),
-        (HEAD_UNIFIED, EventShape::Head),
-    ] {
-        let request = decode(SOURCE, &event(&[topic0, topic(id(2, 3))], bytes!("ff"))).unwrap();
-        let row = TABLE.iter().find(|row| row.0 == topic0).unwrap();
-        assert_eq!(request.key.id, id(2, 3));
-        assert_eq!(request.shape, shape);
-        assert_eq!(request.operation, Operation::Unsupported { kind: row.2, event: row.1 });
-        assert_eq!(response_call(&request, &Answer::new(request.kind(), answer())), None);
-    }
+fn g14_reads_a_unified_request_word_by_word() {
+    // One material only: the two lists are the contract's, and the walk compares them.
+    let materials = "1 20
+        a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a100000000000030290500
+        1
+        d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1
+        80 0";
+    let data = words(&format!("60 140 220 {materials} {UNIFIED_TAIL}"));
+    let request = decode(SOURCE, &event(&[G14_USER, topic(id(2, 3))], data)).unwrap();
+    assert_eq!((request.kind(), request.shape), (Kind::UserDecryption, EventShape::G14));
+    let handles = [
+        b256!("a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a100000000000030290500"),
+        b256!("a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a200000000000030290100"),
+    ];
+    let (contracts, user) = ([0xe1, 0xe2].map(Address::repeat_byte), Address::repeat_byte(5));
+    let entry =
+        |at: usize, owner| HandleEntry { handle: handles[at], contract: contracts[at], owner };
+    let material = Material {
+        handle: handles[0],
+        key_id: U256::ONE,
+        digest: B256::repeat_byte(0xd1),
+        coprocessors: vec![],
+    };
+    let extra_data = Bytes::from([&[1, 7][..], &[0; 30], &[9]].concat());
+    let mut expected = UserDecryption {
+        handles: handles.to_vec(),
+        materials: Some(vec![material]),
+        user,
+        public_key: bytes!("aabbcc"),
+        extra_data,
+        terms: RequestTerms::Unified(UnifiedTerms {
+            entries: vec![entry(0, Address::repeat_byte(0xf1)), entry(1, user)],
+            allowed_contracts: contracts.to_vec(),
+            start: U256::from(0x6a00_0000),
+            duration_secs: U256::from(1000),
+            signature: bytes!("5a5b"),
+        }),
+    };
+    assert_eq!(request.operation, Operation::UserDecryption(expected.clone()));
+
+    // HEAD says the same without materials.
+    let data = words(&format!("40 120 {UNIFIED_TAIL}"));
+    let request = decode(SOURCE, &event(&[HEAD_UNIFIED, topic(id(2, 3))], data)).unwrap();
+    assert_eq!((request.kind(), request.shape), (Kind::UserDecryption, EventShape::Head));
+    assert_eq!(request.materials(), None);
+    expected.materials = None;
+    assert_eq!(request.operation, Operation::UserDecryption(expected));
+}
+
+#[test]
+fn g15_reads_handle_only_requests_word_by_word() {
+    let handles = "2
+        a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a100000000000030290500
+        a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a200000000000030290100";
+    let extra_data = "1 0000000000000000000000000000000000000000000000000000000000000000";
+    let key = "3 aabbcc0000000000000000000000000000000000000000000000000000000000";
+    let expected = vec![
+        b256!("a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a100000000000030290500"),
+        b256!("a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a200000000000030290100"),
+    ];
+    let read = |topic0, tag, data: &str| {
+        decode(SOURCE, &event(&[topic0, topic(id(tag, 3))], words(data))).unwrap()
+    };
+
+    let public = read(HEAD_PUBLIC, 1, &format!("40 a0 {handles} {extra_data}"));
+    let operation =
+        PublicDecryption { handles: expected.clone(), materials: None, extra_data: bytes!("00") };
+    assert_eq!((public.kind(), public.shape), (Kind::PublicDecryption, EventShape::Head));
+    assert_eq!(public.operation, Operation::PublicDecryption(operation));
+
+    let user = "0505050505050505050505050505050505050505";
+    let user = read(HEAD_USER, 2, &format!("80 {user} e0 120 {handles} {key} {extra_data}"));
+    let operation = UserDecryption {
+        handles: expected,
+        materials: None,
+        user: Address::repeat_byte(5),
+        public_key: bytes!("aabbcc"),
+        extra_data: bytes!("00"),
+        terms: RequestTerms::Legacy,
+    };
+    assert_eq!((user.kind(), user.shape), (Kind::UserDecryption, EventShape::Head));
+    assert_eq!(user.operation, Operation::UserDecryption(operation));
 }
 
 #[test]
@@ -330,18 +427,18 @@ fn responses_word_by_word() {
 
     let g7 = request(G7_PUBLIC, U256::from(7), words(G7_PUBLIC_DATA));
     assert_eq!(
-        response_call(&g7, &Answer::new(g7.kind(), answer())).unwrap(),
+        response_call(&g7, &Answer::new(g7.kind(), answer())),
         call("02fd1a64", &format!("7 60 a0 {payload} {signature}"))
     );
     let g8 = request(G8_USER, U256::from(8), words(G8_USER_DATA));
     assert_eq!(
-        response_call(&g8, &Answer::new(g8.kind(), answer())).unwrap(),
+        response_call(&g8, &Answer::new(g8.kind(), answer())),
         call("046f9eb3", &format!("8 80 c0 140 {payload} {signature} {zero}"))
     );
     let g9 = request(G8_PUBLIC, id(1, 9), words("40 60 0 0"));
     let tagged = "0100000000000000000000000000000000000000000000000000000000000009";
     assert_eq!(
-        response_call(&g9, &Answer::new(g9.kind(), answer())).unwrap(),
+        response_call(&g9, &Answer::new(g9.kind(), answer())),
         call("6f8913bc", &format!("{tagged} 80 c0 140 {payload} {signature} {zero}"))
     );
 }
@@ -361,39 +458,85 @@ fn some_materials() -> impl Strategy<Value = Vec<RawMaterial>> {
     prop::collection::vec(material, 0..6)
 }
 
-/// A log of any served shape, and what it must decode to.
+fn some_address() -> impl Strategy<Value = Address> {
+    any::<[u8; 20]>().prop_map(Address::from)
+}
+
+fn some_terms() -> impl Strategy<Value = UnifiedTerms> {
+    let entry = (some_word(), some_address(), some_address())
+        .prop_map(|(handle, contract, owner)| HandleEntry { handle, contract, owner });
+    let parts = (
+        prop::collection::vec(entry, 0..6),
+        prop::collection::vec(some_address(), 0..4),
+        (some_word(), some_word()),
+        some_bytes(90),
+    );
+    parts.prop_map(|(entries, allowed_contracts, (start, duration), signature)| UnifiedTerms {
+        entries,
+        allowed_contracts,
+        start: start.into(),
+        duration_secs: duration.into(),
+        signature,
+    })
+}
+
+/// A log of any shape, and what it must decode to.
 fn some_request() -> impl Strategy<Value = (Event, EventShape, Operation)> {
     let parts = (
-        0..4_usize,
+        0..TABLE.len(),
         (any::<u8>(), any::<u64>()),
         some_materials(),
-        any::<[u8; 20]>().prop_map(Address::from),
+        (some_address(), some_terms()),
         some_bytes(900),
         some_bytes(70),
     );
-    parts.prop_map(|(which, (tag, counter), raw, user, public_key, extra_data)| {
+    parts.prop_map(|(which, (tag, counter), raw, (user, terms), public_key, extra_data)| {
         let later = if tag == 0 { EventShape::G8 } else { EventShape::G9 };
-        let materials = materials(raw.clone());
-        let (topic0, shape, data, extra_data) = match which {
-            0 => (G7_PUBLIC, EventShape::G7, (raw,).abi_encode_params(), Bytes::new()),
-            1 => (
-                G7_USER,
-                EventShape::G7,
-                (raw, user, public_key.clone()).abi_encode_params(),
-                Bytes::new(),
-            ),
-            2 => (G8_PUBLIC, later, (raw, extra_data.clone()).abi_encode_params(), extra_data),
-            _ => (
-                G8_USER,
-                later,
-                (raw, user, public_key.clone(), extra_data.clone()).abi_encode_params(),
-                extra_data,
-            ),
-        };
-        let operation = if which % 2 == 0 {
-            Operation::PublicDecryption(PublicDecryption { materials, extra_data })
+        let (topic0, kind) = (TABLE[which].0, TABLE[which].2);
+        let unified = matches!(topic0, G14_USER | HEAD_UNIFIED);
+        let extra_data =
+            if matches!(topic0, G7_PUBLIC | G7_USER) { Bytes::new() } else { extra_data };
+        let handles: Vec<_> = if unified {
+            terms.entries.iter().map(|entry| entry.handle).collect()
         } else {
-            Operation::UserDecryption(UserDecryption { materials, user, public_key, extra_data })
+            raw.iter().map(|material| material.0).collect()
+        };
+        let entries: Vec<_> =
+            terms.entries.iter().map(|one| (one.handle, one.contract, one.owner)).collect();
+        let payload = (
+            user,
+            public_key.clone(),
+            terms.allowed_contracts.clone(),
+            (terms.start, terms.duration_secs),
+            extra_data.clone(),
+            terms.signature.clone(),
+        );
+        let (key, extra) = (public_key.clone(), extra_data.clone());
+        let (shape, data) = match topic0 {
+            G7_PUBLIC => (EventShape::G7, (raw.clone(),).abi_encode_params()),
+            G7_USER => (EventShape::G7, (raw.clone(), user, key).abi_encode_params()),
+            G8_PUBLIC => (later, (raw.clone(), extra).abi_encode_params()),
+            G8_USER => (later, (raw.clone(), user, key, extra).abi_encode_params()),
+            G14_USER => (EventShape::G14, (raw.clone(), entries, payload).abi_encode_params()),
+            HEAD_PUBLIC => (EventShape::Head, (handles.clone(), extra).abi_encode_params()),
+            HEAD_USER => {
+                (EventShape::Head, (handles.clone(), user, key, extra).abi_encode_params())
+            }
+            _ => (EventShape::Head, (entries, payload).abi_encode_params()),
+        };
+        let materials = (shape != EventShape::Head).then(|| materials(raw));
+        let operation = match kind {
+            Kind::PublicDecryption => {
+                Operation::PublicDecryption(PublicDecryption { handles, materials, extra_data })
+            }
+            Kind::UserDecryption => Operation::UserDecryption(UserDecryption {
+                handles,
+                materials,
+                user,
+                public_key,
+                extra_data,
+                terms: if unified { RequestTerms::Unified(terms) } else { RequestTerms::Legacy },
+            }),
         };
         (event(&[topic0, topic(id(tag, counter))], data), shape, operation)
     })
@@ -425,7 +568,7 @@ proptest! {
     ) {
         let request = decode(SOURCE, &event).unwrap();
         let answer = SignedResult { payload, signature, extra_data };
-        let call = response_call(&request, &Answer::new(request.kind(), answer.clone())).unwrap();
+        let call = response_call(&request, &Answer::new(request.kind(), answer.clone()));
         let (selector, arguments) = call.split_at(4);
         let public = request.kind() == Kind::PublicDecryption;
         if shape == EventShape::G7 {
@@ -510,7 +653,9 @@ proptest! {
                 prop_assert_eq!(Some(request.kind()), kind_of_topic(event.topics[0]));
                 prop_assert_eq!(B256::from(request.key.id), event.topics[1]);
                 // Every handle needs bytes in the data.
-                prop_assert!(request.materials().len() * 32 <= event.data.len());
+                prop_assert!(request.handles().len() * 32 <= event.data.len());
+                let materials = request.materials().unwrap_or_default();
+                prop_assert!(materials.len() * 32 <= event.data.len());
             }
             Err(error) => prop_assert!(!error.to_string().is_empty()),
         }

@@ -122,7 +122,9 @@ impl<P: ChainReader> DecryptionAdapter<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::fake_chain::{ADDRESSES, FakeChain, NodeFaults, SOURCE, request_event};
+    use crate::chain::fake_chain::{
+        ADDRESSES, FakeChain, NodeFaults, SOURCE, request_data, request_event,
+    };
     use crate::contracts::abi;
 
     /// A chain of 120 blocks, a request in block 101, and the adapter.
@@ -138,7 +140,7 @@ mod tests {
     /// The same id with other content.
     fn namesake() -> Event {
         let transaction = crate::domain::B256::repeat_byte(1);
-        Event { data: vec![1].into(), transaction, ..request_event(7) }
+        Event { data: request_data(1), transaction, ..request_event(7) }
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, codegen::StdError};
 
-use crate::domain::{Operation, Request, fhe_bits};
+use crate::domain::{Request, fhe_bits, fhe_type};
 
 /// Keys, digests and signatures of every scheme (ML-DSA-87: 2.6 and 4.6 KB), with a margin. In bytes.
 const REPLY: usize = 64 << 10;
@@ -50,14 +50,10 @@ impl Default for ReplyLimit {
 impl ReplyLimit {
     /// The limit of an answer to this request.
     pub fn of(request: &Request) -> Self {
-        let extra_data = match &request.operation {
-            Operation::PublicDecryption(public) => public.extra_data.len(),
-            Operation::UserDecryption(user) => user.extra_data.len(),
-            Operation::Unsupported { .. } => 0,
-        };
-        let shares = request.materials().iter().map(|material| {
+        let extra_data = request.extra_data().len();
+        let shares = request.handles().iter().map(|handle| {
             // A type of unknown size gets the limit of the largest type.
-            let bits = fhe_bits(material.fhe_type()).unwrap_or(2048);
+            let bits = fhe_bits(fhe_type(handle)).unwrap_or(2048);
             SHARE + TWO_BITS * usize::try_from(bits.div_ceil(2)).unwrap_or(usize::MAX)
         });
         let bytes = shares.fold(REPLY + extra_data, usize::saturating_add);

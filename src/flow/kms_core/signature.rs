@@ -67,14 +67,12 @@ pub fn signer_of(
     let SignedResult { payload, signature, extra_data } = answer.signed();
     let signature = parse_signature(signature)?;
     let extra_data = request.shape.has_extra_data().then_some(&extra_data[..]);
-    let handles = handles(request);
+    let handles = request.handles();
     let digest = match &request.operation {
         Operation::UserDecryption(user) => {
-            user_digest(domain, &user.public_key, &handles, payload, extra_data)
+            user_digest(domain, &user.public_key, handles, payload, extra_data)
         }
-        Operation::PublicDecryption(_) | Operation::Unsupported { .. } => {
-            public_digest(domain, &handles, payload, extra_data)
-        }
+        Operation::PublicDecryption(_) => public_digest(domain, handles, payload, extra_data),
     };
     recover(&signature, digest)
 }
@@ -103,7 +101,7 @@ pub fn public_answer(
     {
         return Err(invalid_answer(error));
     }
-    let handles = handles(request);
+    let handles = request.handles();
     SignatureCheck {
         request,
         extra_data: candidates_of_extra_data(reply.extra_data.as_ref(), sent),
@@ -111,7 +109,7 @@ pub fn public_answer(
         signature: &reply.signature,
         registered,
     }
-    .verify(|payload, extra_data| public_digest(domain, &handles, payload, extra_data))
+    .verify(|payload, extra_data| public_digest(domain, handles, payload, extra_data))
 }
 
 /// Checks the reply to a user decryption and returns its answer. `registered` as in [`public_answer`].
@@ -127,7 +125,7 @@ pub fn user_answer(
     let payload = wire::user_payload(request, response.payload).map_err(invalid_answer)?;
     // Protobuf does not tell an empty echo from a Core that does not echo.
     let echoed = Some(&response.extra_data);
-    let handles = handles(request);
+    let handles = request.handles();
     SignatureCheck {
         request,
         extra_data: candidates_of_extra_data(echoed, sent),
@@ -136,7 +134,7 @@ pub fn user_answer(
         registered,
     }
     .verify(|share, extra_data| {
-        user_digest(domain, &operation.public_key, &handles, share, extra_data)
+        user_digest(domain, &operation.public_key, handles, share, extra_data)
     })
 }
 
@@ -157,10 +155,6 @@ pub fn decode_public_answer(
 /// The hold for an answer that makes no sense.
 pub fn invalid_answer(why: impl Display) -> Hold {
     Hold::new(HoldReason::InvalidAnswer, format!("the KMS Core's answer is unusable: {why}"))
-}
-
-fn handles(request: &Request) -> Vec<B256> {
-    request.materials().iter().map(|material| material.handle).collect()
 }
 
 /// What the Core says it signed, then what we asked it to sign.

@@ -88,10 +88,10 @@ fn request() -> domain::Request {
         shape: EventShape::G9,
         block: BlockRef { number: 1, hash: B256::ZERO },
         transaction: B256::ZERO,
-        operation: Operation::PublicDecryption(PublicDecryption {
-            materials: vec![material],
-            extra_data: Bytes::new(),
-        }),
+        operation: Operation::PublicDecryption(PublicDecryption::of_materials(
+            vec![material],
+            Bytes::new(),
+        )),
     }
 }
 

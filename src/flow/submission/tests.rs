@@ -97,7 +97,7 @@ impl Scene {
     /// The gas limit of the next answer.
     async fn limit(&self) -> u64 {
         let request = request(1, self.chain.block(100));
-        let data = self.room.adapter.response(&request, &answer()).unwrap();
+        let data = self.room.adapter.response(&request, &answer());
         let call = EthCall { from: None, to: CONTRACT, data };
         self.room.gas.limit(&request, &call, &self.chain, false).await.unwrap()
     }
@@ -112,7 +112,7 @@ impl Scene {
 }
 
 fn request(id: u64, block: BlockRef) -> Request {
-    let operation = PublicDecryption { materials: Vec::new(), extra_data: Bytes::new() };
+    let operation = PublicDecryption::of_materials(Vec::new(), Bytes::new());
     Request {
         key: RequestKey { source: SOURCE, id: U256::from(id), content: B256::ZERO },
         shape: EventShape::G9,

@@ -20,7 +20,7 @@ use crate::{
         decryption::{DeploymentSupport, RequestLocation},
     },
     domain::{
-        Address, Answer, Hold, HoldReason, Operation, Outcome, Remedy, Request, stage::Stage,
+        Address, Answer, EventShape, Hold, HoldReason, Outcome, Remedy, Request, stage::Stage,
     },
     flow::{
         AnswerStages, Flow, Mode, RequestLedger, Step,
@@ -76,7 +76,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         attendance.set_activity(Activity::Fetching);
         let fetching = async {
             let begun = Instant::now();
-            let fetching = self.ciphertexts.fetch(request.materials());
+            let fetching = self.ciphertexts.fetch(request.materials().unwrap_or_default());
             let fetched = fetching.instrument(debug_span!("ciphertexts")).await;
             let fetched = fetched
                 .map_err(|error| Setback::own(refusals.remedy(&error, Instant::now()), error))?;
@@ -322,9 +322,9 @@ async fn core_setback<P>(rooms: &AnswerStages<P>, error: &CoreError) -> Setback 
 /// Returns why this version cannot answer a request of this contract. The caller waits for the new
 /// deployment to be read after an upgrade.
 fn unsupported(request: &Request, support: &DeploymentSupport) -> Option<Hold> {
-    let why = match (&request.operation, support) {
-        (Operation::Unsupported { event, .. }, _) => format!(
-            "{event} is an event of {}, which this version cannot serve; upgrade the connector",
+    let why = match (request.shape, support) {
+        (EventShape::G14 | EventShape::Head, _) => format!(
+            "its event is one of {}, which this version cannot serve; upgrade the connector",
             request.shape
         ),
         (_, DeploymentSupport::FromG12 { version }) => format!(

@@ -399,17 +399,17 @@ impl Chain {
         let Some((_, request)) = known else {
             return Err(DecryptionNotRequested { decryptionId: id }.abi_encode().into());
         };
-        let handles: Vec<B256> = request.materials().iter().map(|one| one.handle).collect();
+        let handles = request.handles();
         let digest = match &request.operation {
             Operation::UserDecryption(user) => eip712::user_digest(
                 &domain(),
                 &user.public_key,
-                &handles,
+                handles,
                 &payload,
                 Some(&extra_data),
             ),
-            Operation::PublicDecryption(_) | Operation::Unsupported { .. } => {
-                eip712::public_digest(&domain(), &handles, &payload, Some(&extra_data))
+            Operation::PublicDecryption(_) => {
+                eip712::public_digest(&domain(), handles, &payload, Some(&extra_data))
             }
         };
         let signer = signature::parse_signature(&signature)

@@ -120,14 +120,14 @@ impl Sample {
             .collect();
         let operation = match kind {
             Kind::PublicDecryption => {
-                Operation::PublicDecryption(PublicDecryption { materials, extra_data })
+                Operation::PublicDecryption(PublicDecryption::of_materials(materials, extra_data))
             }
-            Kind::UserDecryption => Operation::UserDecryption(UserDecryption {
+            Kind::UserDecryption => Operation::UserDecryption(UserDecryption::of_materials(
                 materials,
-                user: USER,
-                public_key: Bytes::from_static(ENC_KEY),
+                USER,
+                Bytes::from_static(ENC_KEY),
                 extra_data,
-            }),
+            )),
         };
         let request = Request {
             key: RequestKey {

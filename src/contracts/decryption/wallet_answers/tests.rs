@@ -39,7 +39,7 @@ fn public(number: u64, block: u64) -> AnswerQuery {
 
 /// The calldata of an answer to this request.
 fn response(id: U256) -> Vec<u8> {
-    let operation = PublicDecryption { materials: Vec::new(), extra_data: Bytes::new() };
+    let operation = PublicDecryption::of_materials(Vec::new(), Bytes::new());
     let request = Request {
         key: RequestKey { source: SOURCE, id, content: B256::ZERO },
         shape: EventShape::G8,
@@ -48,7 +48,7 @@ fn response(id: U256) -> Vec<u8> {
         operation: Operation::PublicDecryption(operation),
     };
     let answer = Answer::PublicDecryption(SignedResult::default());
-    abi::response_call(&request, &answer).unwrap().to_vec()
+    abi::response_call(&request, &answer).to_vec()
 }
 
 async fn shown(chain: &FakeChain, sought: &[AnswerQuery]) -> Vec<AnswerStatus> {

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    chain::fake_chain::{ADDRESSES, Blooms, FakeChain, NodeFaults, request_event},
+    chain::fake_chain::{ADDRESSES, Blooms, FakeChain, NodeFaults, request_data, request_event},
     contracts::decryption::DeploymentSupport,
     domain::{B256, Bytes, Event, U256},
     flow::{
@@ -65,7 +65,8 @@ impl Watched {
         };
         let mut running = JoinSet::new();
         running.spawn(async move {
-            arrivals.run(start, Heartbeat::default(), CancellationToken::new()).await.unwrap();
+            let running = arrivals.run(start, Heartbeat::default(), CancellationToken::new());
+            Box::pin(running).await.unwrap();
         });
         running.spawn(async move {
             lookout.run().await.unwrap();
@@ -140,7 +141,7 @@ async fn b5_the_id_of_a_request_that_was_never_there_is_looked_for() {
     watched.seconds(1).await;
     chain.mine_empty(1);
     let forged = chain.block(chain.height());
-    let log = Event { block: forged, data: vec![1].into(), ..request_event(3) };
+    let log = Event { block: forged, data: request_data(1), ..request_event(3) };
     chain.state().faults[0].forges.push(log);
     watched.seconds(1).await;
     hide_next(&chain, 1000);

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::chain::fake_chain::SOURCE;
 use crate::domain::{
-    self, Address, B256, BlockRef, EventShape, Material, PublicDecryption, RequestKey, U256,
-    UserDecryption,
+    self, Address, B256, BlockRef, EventShape, Material, Operation, PublicDecryption, RequestKey,
+    U256, UserDecryption,
 };
 
 type Piece = Result<Frame<Bytes>, StdError>;
@@ -42,9 +42,11 @@ fn request(types: &[u8], user: bool) -> Request {
     let extra_data = domain::Bytes::from_static(&[0; 100]);
     let operation = if user {
         let (user, public_key) = (Address::ZERO, domain::Bytes::new());
-        Operation::UserDecryption(UserDecryption { materials, user, public_key, extra_data })
+        Operation::UserDecryption(UserDecryption::of_materials(
+            materials, user, public_key, extra_data,
+        ))
     } else {
-        Operation::PublicDecryption(PublicDecryption { materials, extra_data })
+        Operation::PublicDecryption(PublicDecryption::of_materials(materials, extra_data))
     };
     Request {
         key: RequestKey { source: SOURCE, id: U256::ONE, content: B256::ZERO },

@@ -20,15 +20,15 @@ fn domain() -> SigningDomain {
 const HANDLE: B256 = B256::repeat_byte(2);
 
 fn request(shape: EventShape, extra_data: &[u8]) -> (Request, PublicDecryption) {
-    let operation = PublicDecryption {
-        materials: vec![Material {
+    let operation = PublicDecryption::of_materials(
+        vec![Material {
             handle: HANDLE,
             key_id: U256::from(1),
             digest: B256::ZERO,
             coprocessors: vec![],
         }],
-        extra_data: crate::domain::Bytes::copy_from_slice(extra_data),
-    };
+        crate::domain::Bytes::copy_from_slice(extra_data),
+    );
     let id = match shape {
         EventShape::G7 | EventShape::G8 => U256::from(5),
         EventShape::G9 | EventShape::G14 | EventShape::Head => {
@@ -206,12 +206,12 @@ fn a_response_of_the_first_shape_becomes_an_answer() {
 /// A user's request with one ciphertext, and its operation.
 fn user_request() -> (Request, UserDecryption) {
     let (request, public) = request(EventShape::G9, &[0]);
-    let operation = UserDecryption {
-        materials: public.materials,
-        user: address!("0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359"),
-        public_key: crate::domain::Bytes::from_static(b"key"),
-        extra_data: public.extra_data,
-    };
+    let operation = UserDecryption::of_materials(
+        public.materials.unwrap(),
+        address!("0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359"),
+        crate::domain::Bytes::from_static(b"key"),
+        public.extra_data,
+    );
     (Request { operation: Operation::UserDecryption(operation.clone()), ..request }, operation)
 }
 

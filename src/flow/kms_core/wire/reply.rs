@@ -50,7 +50,7 @@ pub fn public_reply(
 ) -> Result<PublicReply, ReplyError> {
     let (id, reply) = match response.payload {
         Some(payload) => {
-            check_count(occurrences(&payload, 2)?, request.materials().len())?;
+            check_count(occurrences(&payload, 2)?, request.handles().len())?;
             let payload = v1::PublicDecryptionResponsePayload::decode(payload)
                 .map_err(|_| ReplyError::Undecodable)?;
             let reply = PublicReply {
@@ -65,7 +65,7 @@ pub fn public_reply(
         }
         None => {
             let payload = response.payload_or_external_signature;
-            check_count(occurrences(&payload, 3)?, request.materials().len())?;
+            check_count(occurrences(&payload, 3)?, request.handles().len())?;
             let payload = v1::EarlyPublicDecryptionResponsePayload::decode(payload)
                 .map_err(|_| ReplyError::Undecodable)?;
             let reply = PublicReply {
@@ -115,16 +115,14 @@ pub fn user_payload(
     payload: Option<Bytes>,
 ) -> Result<v1::UserDecryptionResponsePayload, ReplyError> {
     let payload = payload.ok_or(ReplyError::NoPayload)?;
-    let materials = request.materials();
-    check_count(occurrences(&payload, 3)?, materials.len())?;
+    let handles = request.handles();
+    check_count(occurrences(&payload, 3)?, handles.len())?;
     let payload =
         v1::UserDecryptionResponsePayload::decode(payload).map_err(|_| ReplyError::Undecodable)?;
-    for (index, (share, material)) in
-        payload.signcrypted_ciphertexts.iter().zip(materials).enumerate()
-    {
+    for (index, (share, asked)) in payload.signcrypted_ciphertexts.iter().zip(handles).enumerate() {
         // The signature covers the request's handles; this only reports a mix-up by name.
         let handle = &share.external_handle;
-        if !handle.is_empty() && handle.as_ref() != material.handle.as_slice() {
+        if !handle.is_empty() && handle.as_ref() != asked.as_slice() {
             return Err(ReplyError::OtherHandle { index });
         }
     }

@@ -5,8 +5,8 @@ use bytes::Bytes;
 
 use crate::{
     domain::{
-        B256, Ciphertext, CiphertextFormat, Hold, HoldReason, Material, Operation,
-        PublicDecryption, Refusal, Remedy, Request, SigningDomain, UserDecryption,
+        B256, Ciphertext, CiphertextFormat, Hold, HoldReason, Material, PublicDecryption, Refusal,
+        Remedy, Request, SigningDomain, UserDecryption, fhe_type,
     },
     flow::kms_core::proto::kms::v1,
 };
@@ -23,8 +23,8 @@ pub enum RequestError {
     DifferentKeyIds { first: U256, other: U256 },
     #[error("handle {handle} is of FHE type {number}, which this connector does not know")]
     UnsupportedType { handle: B256, number: u8 },
-    #[error("this connector cannot serve the event {event}")]
-    UnsupportedEvent { event: &'static str },
+    #[error("its event says nothing of the ciphertexts; upgrade the connector")]
+    WithoutMaterials,
 }
 
 impl RequestError {
@@ -35,7 +35,7 @@ impl RequestError {
             Self::NoMaterials => "no_materials",
             Self::DifferentKeyIds { .. } => "different_key_ids",
             Self::UnsupportedType { .. } => "unsupported_type",
-            Self::UnsupportedEvent { .. } => "unsupported_event",
+            Self::WithoutMaterials => "without_materials",
         }
     }
 
@@ -49,7 +49,7 @@ impl RequestError {
             Self::UnsupportedType { .. } => {
                 Remedy::Hold(Hold::new(HoldReason::UnsupportedType, self.to_string()))
             }
-            Self::UnsupportedEvent { .. } => {
+            Self::WithoutMaterials => {
                 Remedy::Hold(Hold::new(HoldReason::UnsupportedGeneration, self.to_string()))
             }
         }
@@ -59,14 +59,12 @@ impl RequestError {
 /// Checks whether a Core can be asked this request at all. Needs only the event, so it can be called before
 /// anything is fetched.
 pub fn check(request: &Request) -> Result<(), RequestError> {
-    if let Operation::Unsupported { event, .. } = request.operation {
-        return Err(RequestError::UnsupportedEvent { event });
-    }
-    key_id(request.materials())?;
-    for material in request.materials() {
-        let number = material.fhe_type();
+    let materials = request.materials().ok_or(RequestError::WithoutMaterials)?;
+    key_id(materials)?;
+    for &handle in request.handles() {
+        let number = fhe_type(&handle);
         if number > LAST_FHE_TYPE {
-            return Err(RequestError::UnsupportedType { handle: material.handle, number });
+            return Err(RequestError::UnsupportedType { handle, number });
         }
     }
     Ok(())
@@ -138,20 +136,20 @@ pub struct CiphertextMismatch {
     pub want: usize,
 }
 
-/// Pairs the ciphertexts with the materials. Moves their bytes.
+/// Pairs the ciphertexts with the handles. Moves their bytes.
 pub fn typed_ciphertexts(
-    materials: &[Material],
+    handles: &[B256],
     ciphertexts: Vec<Ciphertext>,
 ) -> Result<Vec<v1::TypedCiphertext>, CiphertextMismatch> {
-    let mismatch = CiphertextMismatch { got: ciphertexts.len(), want: materials.len() };
-    if ciphertexts.len() != materials.len() {
+    let mismatch = CiphertextMismatch { got: ciphertexts.len(), want: handles.len() };
+    if ciphertexts.len() != handles.len() {
         return Err(mismatch);
     }
-    materials
+    handles
         .iter()
         .zip(ciphertexts)
-        .map(|(material, ciphertext)| {
-            if material.handle != ciphertext.handle {
+        .map(|(handle, ciphertext)| {
+            if *handle != ciphertext.handle {
                 return Err(mismatch.clone());
             }
             let format = match ciphertext.format {
@@ -160,8 +158,8 @@ pub fn typed_ciphertexts(
             };
             Ok(v1::TypedCiphertext {
                 ciphertext: ciphertext.body.0,
-                fhe_type: i32::from(material.fhe_type()),
-                external_handle: Bytes::copy_from_slice(material.handle.as_slice()),
+                fhe_type: i32::from(fhe_type(handle)),
+                external_handle: Bytes::copy_from_slice(handle.as_slice()),
                 ciphertext_format: format.into(),
             })
         })

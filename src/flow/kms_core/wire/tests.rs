@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::{reply::is_id, *};
 use crate::chain::fake_chain::SOURCE;
 use crate::domain::{
-    BlockRef, Ciphertext, CiphertextFormat, EventShape, HoldReason, Kind, Material, Operation,
+    BlockRef, Ciphertext, CiphertextFormat, EventShape, HoldReason, Material, Operation,
     PublicDecryption, Refusal, Remedy, Request, RequestKey, SigningDomain, UserDecryption,
 };
 use crate::flow::kms_core::proto::kms::v1;
@@ -37,16 +37,16 @@ fn request(operation: Operation) -> Request {
 
 fn public(materials: Vec<Material>) -> Request {
     let extra_data = crate::domain::Bytes::new();
-    request(Operation::PublicDecryption(PublicDecryption { materials, extra_data }))
+    request(Operation::PublicDecryption(PublicDecryption::of_materials(materials, extra_data)))
 }
 
 fn user_operation(materials: Vec<Material>, extra_data: &[u8]) -> UserDecryption {
-    UserDecryption {
+    UserDecryption::of_materials(
         materials,
-        user: address!("0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359"),
-        public_key: crate::domain::Bytes::from_static(b"key"),
-        extra_data: crate::domain::Bytes::copy_from_slice(extra_data),
-    }
+        address!("0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359"),
+        crate::domain::Bytes::from_static(b"key"),
+        crate::domain::Bytes::copy_from_slice(extra_data),
+    )
 }
 
 fn domain() -> SigningDomain {
@@ -78,7 +78,12 @@ fn an_event_that_contradicts_the_protocol_is_refused_and_an_unknown_type_held() 
         matches!(unknown.remedy(), Remedy::Hold(hold) if hold.reason == HoldReason::UnsupportedType)
     );
 
-    let event = request(Operation::Unsupported { kind: Kind::UserDecryption, event: "Unified" });
+    let silent = PublicDecryption {
+        handles: vec![material(0, 1).handle],
+        materials: None,
+        extra_data: crate::domain::Bytes::new(),
+    };
+    let event = request(Operation::PublicDecryption(silent));
     assert!(matches!(
         check(&event).unwrap_err().remedy(),
         Remedy::Hold(hold) if hold.reason == HoldReason::UnsupportedGeneration
@@ -110,10 +115,10 @@ fn a_user_request_carries_everything_as_the_core_wants_it() {
         })
         .collect::<Vec<_>>();
     let pointer = ciphertexts[0].body.as_ptr();
-    let typed = typed_ciphertexts(&materials, ciphertexts).unwrap();
+    let operation = user_operation(materials, &[]);
+    let typed = typed_ciphertexts(&operation.handles, ciphertexts).unwrap();
     assert_eq!(typed[0].ciphertext.as_ptr(), pointer, "the bytes are moved, not copied");
 
-    let operation = user_operation(materials, &[]);
     let id = U256::from(3);
     let message =
         user_request(id, U256::from(5), &operation, typed, &domain(), ExtraDataMeaning::Opaque);
@@ -130,21 +135,21 @@ fn a_user_request_carries_everything_as_the_core_wants_it() {
     let [first, second] = &message.typed_ciphertexts[..] else { panic!("two ciphertexts") };
     assert_eq!((first.fhe_type, first.ciphertext_format), (8, 2));
     assert_eq!((second.fhe_type, second.ciphertext_format), (0, 3));
-    assert_eq!(first.external_handle, operation.materials[0].handle.as_slice());
+    assert_eq!(first.external_handle, operation.handles[0].as_slice());
     assert_eq!(second.ciphertext, &b"two"[..]);
 }
 
 #[test]
 fn ciphertexts_of_another_request_or_in_part_are_not_sent() {
-    let materials = vec![material(2, 1), material(3, 1)];
+    let handles = [material(2, 1).handle, material(3, 1).handle];
     let ciphertext = |index: usize| Ciphertext {
-        handle: materials[index].handle,
+        handle: handles[index],
         format: CiphertextFormat::BigExpanded,
         body: crate::domain::Bytes::new(),
     };
-    assert!(typed_ciphertexts(&materials, vec![ciphertext(0), ciphertext(1)]).is_ok());
-    assert!(typed_ciphertexts(&materials, vec![ciphertext(1), ciphertext(0)]).is_err());
-    assert!(typed_ciphertexts(&materials, vec![ciphertext(0)]).is_err());
+    assert!(typed_ciphertexts(&handles, vec![ciphertext(0), ciphertext(1)]).is_ok());
+    assert!(typed_ciphertexts(&handles, vec![ciphertext(1), ciphertext(0)]).is_err());
+    assert!(typed_ciphertexts(&handles, vec![ciphertext(0)]).is_err());
 }
 
 #[test]
@@ -340,7 +345,7 @@ fn a_user_reply_must_be_about_the_same_handles() {
         }],
         ..Default::default()
     };
-    let own = request.materials()[0].handle;
+    let own = request.handles()[0];
     let read = |payload: &v1::UserDecryptionResponsePayload| {
         user_payload(&request, Some(payload.encode_to_vec().into()))
     };
