@@ -19,6 +19,8 @@ mod preflight;
 pub mod diagnose;
 mod dependencies;
 mod genesis;
+mod stored_state;
+mod build;
 mod recovery;
 mod unattended;
 mod rebuild;
@@ -33,7 +35,7 @@ mod catch_up;
 mod lag;
 mod stale_nodes;
 mod prior_answers;
-mod parts;
+mod bucket_lookup;
 mod edges;
 mod errors;
 mod rooms;
@@ -43,26 +45,15 @@ mod tasks;
 mod simulation;
 
 use std::{
-    convert::Infallible,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use self::{
-    dependencies::Waits,
-    journal_state::JournalState,
-    parts::addresses,
-    rooms::{RoomParts, SupportParts, WalkInputs},
-    tasks::{Tasks, unexpected_end},
-};
 pub use self::{
     edges::{ConnectTask, Edges},
     errors::{BuildError, Failure, PreflightError, RebuildError, Unready},
@@ -71,22 +62,15 @@ pub use self::{
     preflight::preflight,
     rebuild::rebuild,
 };
+use self::{
+    journal_state::JournalState,
+    tasks::{Tasks, unexpected_end},
+};
 use crate::{
     admin::status::Reporter,
-    chain::{
-        lane::{self, Recovered},
-        provider::ArbitrumProvider,
-        reader::ChainReader,
-    },
     config::Config,
-    contracts::decryption::{DecryptionAdapter, DeploymentSupport},
-    domain::{Address, BlockRef},
-    flow::{
-        UnprovenRange,
-        arrivals::ids::KnownIds,
-        kms_core::{self, KmsCore},
-    },
-    journal::{IdleStore, Journal, JournalError, Position, Query},
+    domain::Address,
+    journal::IdleStore,
     machine::Machine,
     telemetry::heartbeat::{self, Heartbeats},
 };
@@ -211,163 +195,7 @@ struct Instance {
     support_stop: CancellationToken,
 }
 
-/// The journal that the instance writes.
-struct InHand {
-    journal: Journal,
-    begun_before: Option<u64>,
-}
-
-/// What an earlier run left in the journal.
-struct StoredState {
-    transactions: Recovered,
-    reading: ReadingPosition,
-}
-
-/// The position of an earlier run's reading.
-struct ReadingPosition {
-    cursor: Option<BlockRef>,
-    began_after: Option<u64>,
-    /// Where reading had begun according to an abandoned journal of this chain (one with a wrong
-    /// genesis hash).
-    begun_before: Option<u64>,
-    read_twice: Option<u64>,
-    unproven: Vec<UnprovenRange>,
-    /// The known request ids.
-    ids: KnownIds,
-    newest: Option<Position>,
-}
-
-impl ReadingPosition {
-    async fn read(InHand { journal, begun_before }: &InHand) -> Result<Self, JournalError> {
-        Ok(Self {
-            cursor: journal.ask(Query::Cursor).await?,
-            began_after: journal.ask(Query::BegunAfter).await?,
-            begun_before: *begun_before,
-            read_twice: journal.ask(Query::ReadTwice).await?,
-            unproven: journal.ask(Query::Unproven).await?,
-            ids: KnownIds::from_stored(&journal.ask(Query::SeenIds).await?, Instant::now())
-                .with_blocks(&journal.newest_ids().await?),
-            newest: journal.ask(Query::NewestPosition).await?,
-        })
-    }
-}
-
-impl StoredState {
-    async fn read(opened: &InHand) -> Result<Self, JournalError> {
-        let journal = &opened.journal;
-        let mut transactions = read_sent_transactions(journal).await?;
-        // Mined, but the outcome was not noted: the lane reads these receipts again, so that the
-        // outcome
-        // stays the same.
-        transactions.open.extend(journal.ask(Query::UnsettledTransactions).await?);
-        transactions.open.sort_by_key(|transaction| transaction.nonce);
-        Ok(Self { transactions, reading: ReadingPosition::read(opened).await? })
-    }
-}
-
-/// Transactions that earlier runs have sent, as the journal knows them.
-async fn read_sent_transactions(journal: &Journal) -> Result<Recovered, JournalError> {
-    Ok(Recovered {
-        open: journal.ask(Query::OpenTransactions).await?,
-        mined: journal.recently_mined(lane::MINED_FOLLOWED).await?,
-        highest: journal.ask(Query::HighestNonce).await?,
-        stranded: journal.ask(Query::StrandedTransactions).await?,
-    })
-}
-
 impl Instance {
-    /// Builds from each dependency in turn: an outage is waited for and reported, a contradiction
-    /// refuses.
-    async fn build(&mut self, config: &Config, edges: Edges) -> Result<(), BuildError> {
-        let Edges { gateway: provider, connecting, core, buckets, fallback, machine: _ } = edges;
-        let metrics = self.supervision.reporter.metrics.clone();
-        metrics.new_generation();
-        self.connect(&provider, connecting);
-        let gateway = dependencies::gateway_name(&provider);
-        let dice = &self.machine.dice.clone();
-        let waits = Waits::building(&self.supervision.reporter, dice);
-        if let Err(error) = provider.first_attempt().await {
-            waits.waiting_for(&gateway, &error.to_string());
-        }
-        waits.retry_until_ready(&gateway, || dependencies::ask_chain(&provider)).await?;
-        waits.done_waiting();
-        let Some(configured) = &config.wallet else {
-            return self.build_observer(config, provider, (buckets, fallback)).await;
-        };
-        let opening =
-            waits.retry_until_ready("AWS KMS", || dependencies::ask_wallet(configured, config));
-        let wallet = Arc::new(opening.await?);
-        wallet.set_metrics(&metrics);
-        info!(wallet = %wallet.address(), "wallet ready");
-        self.supervision.reporter.gauges.send_modify(|gauges| {
-            gauges.wallet = Some(wallet.address().to_string());
-        });
-        let opened = self.open_journal(config, wallet.address(), &provider).await?;
-        let journal = opened.journal.clone();
-
-        let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
-        let domain = dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
-        let support = self.follow_support(&waits, &gateway, &decryption).await;
-        let address = wallet.address();
-        let registry = dependencies::find_registry_and_registration(
-            &waits, &gateway, &provider, address, config,
-        )
-        .await;
-        dependencies::check_wallet(&provider, address, &journal, config).await;
-        let core =
-            KmsCore::new(core, domain, kms_core::Options::default(), metrics).rolling(dice.clone());
-        let left = waits.for_disk(journal.path(), StoredState::read(&opened)).await?;
-        let (address, cursor) = (wallet.address(), left.reading.cursor);
-        let sent = &left.transactions;
-        let maybe_answered_up_to =
-            prior_answers::maybe_answered_up_to(&provider, &journal, address, cursor, sent, dice)
-                .await?;
-        let parts = RoomParts {
-            provider,
-            buckets,
-            fallback,
-            wallet,
-            journal,
-            decryption,
-            registry,
-            support,
-            core,
-            stored: left,
-            maybe_answered_up_to,
-        };
-        self.open_rooms(config, parts);
-        info!("instance running");
-        Ok(())
-    }
-
-    /// Connects the nodes and reports their state.
-    fn connect(&mut self, provider: &ArbitrumProvider, connecting: ConnectTask) {
-        let connecting = connecting(self.supervision.heartbeats.clone(), self.support_stop.clone());
-        self.tasks.spawn(heartbeat::GATEWAY_CONNECTION, async move {
-            connecting.await;
-            Ok::<(), Infallible>(())
-        });
-        let reporter = self.supervision.reporter.clone();
-        let following = report::follow_endpoints(provider.clone(), reporter, self.machine.clock);
-        self.tasks.spawn_endless(&self.support_stop, "endpoint health", following);
-    }
-
-    /// Detects the deployed contract and keeps following it.
-    async fn follow_support<P: ChainReader>(
-        &mut self,
-        waits: &Waits,
-        gateway: &str,
-        decryption: &DecryptionAdapter<P>,
-    ) -> watch::Sender<DeploymentSupport> {
-        let (support, _) =
-            watch::channel(dependencies::watch_support(waits, gateway, decryption).await);
-        let (name, adapter) = (gateway.to_owned(), decryption.clone());
-        let following =
-            housekeeping::follow_support(name, adapter, support.clone(), self.machine.dice.clone());
-        self.tasks.spawn_endless(&self.support_stop, "contract support", following);
-        support
-    }
-
     /// Runs until a task ends by itself or hangs, or the instance is asked to end.
     async fn watch(&mut self) -> Exit {
         let (stop, abort) = (self.supervision.stop.clone(), self.supervision.abort.clone());

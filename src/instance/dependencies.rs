@@ -2,311 +2,37 @@
 //! and reported; a contradiction refuses the instance; unusual findings are logged once. Each `ask_…`
 //! function asks once, so that `preflight` and `check` reuse them.
 
-use std::{fmt::Display, path::Path, pin::pin, time::Duration};
+mod wait;
+mod ask;
+mod wallet_use;
 
-use tokio::time::{Instant, sleep, timeout};
+use std::time::Duration;
+
+use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{BuildError, JOURNAL_DISK, Unready, genesis::decide};
-use crate::{
-    admin::status::{Phase, Reporter},
-    chain::{
-        provider::ArbitrumProvider,
-        reader::{BlockId, ChainReader},
-        rpc_error::RpcError,
-        sender::TransactionSender,
-        wallet::Wallet,
+pub(super) use self::{
+    ask::{
+        addresses, ask_beginnings, ask_chain, ask_domain, ask_support, ask_wallet, began_after,
+        configured_domain, gateway_name, settle_genesis,
     },
-    config::{self, Config},
+    wait::{Waits, replace_if_changed},
+    wallet_use::check_wallet,
+};
+use super::BuildError;
+use crate::{
+    chain::{reader::ChainReader, rpc_error::RpcError},
+    config::Config,
     contracts::{
         decryption::{DecryptionAdapter, DeploymentSupport},
         gateway_config::GatewayConfigAdapter,
     },
-    dice::Dice,
-    domain::{Address, B256, SigningDomain, UntrustedText},
-    journal::{self, Journal, Query},
-    machine::Machine,
-    telemetry::log_throttle::LogThrottle,
+    domain::{Address, SigningDomain},
     time::backoff::Backoff,
 };
 
 /// How long the disk may take before the wait is reported. A busy disk is faster.
 pub(super) const DISK_DEADLINE: Duration = Duration::from_secs(5);
-
-/// How long the nodes may take to say whether they have a block.
-const BLOCK_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Waits for dependencies and reports each wait: in the log, once per cause, and in the instance's
-/// phase.
-#[derive(Clone, Debug)]
-pub(super) struct Waits {
-    reporter: Option<Reporter>,
-    dice: Dice,
-}
-
-impl Waits {
-    /// For the build: the instance's phase names the dependency.
-    pub(super) fn building(reporter: &Reporter, dice: &Dice) -> Self {
-        Self { reporter: Some(reporter.clone()), dice: dice.clone() }
-    }
-
-    /// For a running instance: the wait blocks nothing else, so the phase stays as it is.
-    pub(super) fn beside(dice: Dice) -> Self {
-        Self { reporter: None, dice }
-    }
-
-    pub(super) fn waiting_for(&self, on: &str, why: &str) {
-        if let Some(reporter) = &self.reporter {
-            let waiting = Phase::Waiting { on: on.to_owned(), why: why.to_owned() };
-            reporter.phase.send_if_modified(|phase| replace_if_changed(phase, waiting));
-        }
-    }
-
-    pub(super) fn done_waiting(&self) {
-        if let Some(reporter) = &self.reporter {
-            reporter.phase.send_replace(Phase::Starting);
-        }
-    }
-
-    /// Retries until the dependency answers. `code` is the key by which errors are throttled in the
-    /// log.
-    pub(super) async fn retry_until_answered<T, E, F>(
-        &self,
-        on: &str,
-        code: impl Fn(&E) -> &'static str,
-        mut ask: impl FnMut() -> F,
-    ) -> T
-    where
-        E: Display,
-        F: Future<Output = Result<T, E>>,
-    {
-        let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-        let mut repeats = LogThrottle::default();
-        let mut waited = false;
-        loop {
-            match ask().await {
-                Ok(answer) => {
-                    if waited {
-                        self.done_waiting();
-                    }
-                    return answer;
-                }
-                Err(error) => {
-                    let why = error.to_string();
-                    if let Some(times) = repeats.should_log(code(&error), Instant::now()) {
-                        warn!(why, times, "waiting for {on}");
-                    }
-                    self.waiting_for(on, &why);
-                    waited = true;
-                }
-            }
-            sleep(pause.next_delay(self.dice.roll())).await;
-        }
-    }
-
-    /// Waits for `work` on the disk of the journals in `dir` and reports when it takes longer than
-    /// [`DISK_DEADLINE`]. The work is not restarted: a hanging disk costs one thread.
-    pub(super) async fn for_disk<T>(&self, dir: &Path, work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
-        if let Ok(done) = timeout(DISK_DEADLINE, &mut work).await {
-            return done;
-        }
-        let why = Unready::DiskTimedOut { dir: dir.to_owned() }.to_string();
-        warn!(why, "waiting for {JOURNAL_DISK}");
-        self.waiting_for(JOURNAL_DISK, &why);
-        let done = work.await;
-        info!("the disk answers again");
-        self.done_waiting();
-        done
-    }
-
-    /// Reads what the journals in `dir` know of the chain; waits until the directory can be read.
-    pub(super) async fn known_beginnings(
-        &self,
-        machine: &Machine,
-        chain_id: u64,
-        dir: &Path,
-        wallet: Address,
-        name: &str,
-    ) -> Vec<journal::JournalChain> {
-        let ask = || self.for_disk(dir, find_beginnings(machine, chain_id, dir, wallet, name));
-        self.retry_until_answered(JOURNAL_DISK, Unready::code, ask).await
-    }
-
-    /// Retries until the dependency is ready, or returns the contradiction that makes it never ready.
-    pub(super) async fn retry_until_ready<T, F>(
-        &self,
-        on: &str,
-        mut ask: impl FnMut() -> F,
-    ) -> Result<T, BuildError>
-    where
-        F: Future<Output = Result<T, Unready>>,
-    {
-        let ask = || {
-            let asking = ask();
-            async {
-                match asking.await {
-                    Ok(answer) => Ok(Ok(answer)),
-                    Err(why) if why.is_final() => Ok(Err(why.into())),
-                    Err(why) => Err(why),
-                }
-            }
-        };
-        self.retry_until_answered(on, Unready::code, ask).await
-    }
-}
-
-/// Returns whether the value changed.
-pub(super) fn replace_if_changed<T: PartialEq>(current: &mut T, new: T) -> bool {
-    let changed = *current != new;
-    *current = new;
-    changed
-}
-
-/// Name of the gateway node, or of all gateway nodes, for messages.
-pub(super) fn gateway_name(provider: &ArbitrumProvider) -> String {
-    format!("the gateway node at {}", provider.hosts())
-}
-
-/// Checks that a node serves the configured chain id.
-pub(super) async fn ask_chain(provider: &ArbitrumProvider) -> Result<(), Unready> {
-    Ok(provider.chain_id().await.map(drop)?)
-}
-
-/// Reads what the journals in `dir` know of the chain. The disk has to answer within [`DISK_DEADLINE`].
-pub(super) async fn ask_beginnings(
-    machine: &Machine,
-    chain_id: u64,
-    dir: &Path,
-    wallet: Address,
-    name: &str,
-) -> Result<Vec<journal::JournalChain>, Unready> {
-    let looking = find_beginnings(machine, chain_id, dir, wallet, name);
-    let late = |_| Err(Unready::DiskTimedOut { dir: dir.to_owned() });
-    timeout(DISK_DEADLINE, looking).await.unwrap_or_else(late)
-}
-
-async fn find_beginnings(
-    machine: &Machine,
-    chain_id: u64,
-    dir: &Path,
-    wallet: Address,
-    name: &str,
-) -> Result<Vec<journal::JournalChain>, Unready> {
-    let (at, name) = (dir.to_owned(), name.to_owned());
-    let looking = machine.run(move || journal::journal_chains(&at, chain_id, wallet, &name));
-    let known = looking.await.ok_or(Unready::Ending)?;
-    known.map_err(|cause| Unready::Directory { dir: dir.to_owned(), cause })
-}
-
-/// Decides which chain of this id is meant, from what all nodes say and the journals know (`known`).
-/// Nodes of other chains are not used from then on.
-pub(super) async fn settle_genesis(
-    provider: &ArbitrumProvider,
-    known: &[journal::JournalChain],
-) -> Result<B256, Unready> {
-    if let Some(error) = provider.connection_error() {
-        return Err(error.into());
-    }
-    let genesis = decide(known, &provider.genesis_statuses())?;
-    provider.settle_genesis(genesis).await;
-    Ok(genesis)
-}
-
-/// The block at which reading began according to the newest journal with another block 0, if that
-/// journal read this chain. In that case only its genesis hash was wrong, and nothing has been read
-/// since.
-pub(super) async fn began_after(
-    provider: &impl ChainReader,
-    known: &[journal::JournalChain],
-    genesis: B256,
-) -> Option<u64> {
-    let newest = known.first().filter(|newest| !newest.has_genesis(genesis))?;
-    let (begun_after, read) = newest.read?;
-    let asking = timeout(BLOCK_DEADLINE, provider.header(BlockId::Hash(read.hash)));
-    let found = asking.await.ok()?.ok()??;
-    (found.block == read).then_some(begun_after)
-}
-
-pub(super) async fn ask_wallet(
-    configured: &config::Wallet,
-    config: &Config,
-) -> Result<Wallet, Unready> {
-    let opened = match configured {
-        config::Wallet::PrivateKey(key) => Wallet::from_private_key(key.expose()),
-        config::Wallet::AwsKms { key_id, region, endpoint } => {
-            let endpoint = endpoint.as_ref().map(|url| url.expose().clone());
-            let region = region.as_deref();
-            let (proxies, trusted) = (&config.proxies, config.authorities());
-            Box::pin(Wallet::aws_kms_through(key_id, region, endpoint.as_ref(), proxies, trusted))
-                .await
-        }
-    };
-    Ok(opened?)
-}
-
-/// Before one node's answer stops an instance, all sound nodes are asked again after this delay.
-const RECHECK_DELAY: Duration = Duration::from_secs(2);
-
-/// Detects the deployed contract. A deployment of which every request would be held counts only if no
-/// sound node contradicts it after [`RECHECK_DELAY`].
-pub(super) async fn ask_support<P: ChainReader>(
-    decryption: &DecryptionAdapter<P>,
-) -> Result<(DeploymentSupport, Option<UntrustedText>), RpcError> {
-    let first = decryption.support().await?;
-    if !matches!(first.0, DeploymentSupport::FromG12 { .. }) {
-        return Ok(first);
-    }
-    sleep(RECHECK_DELAY).await;
-    let said = decryption.hearing(|one| async move { one.support().await }).await.replies;
-    let mut others = said.into_iter().map(|(_, other)| other);
-    Ok(others.find(|other| matches!(other, (DeploymentSupport::Served, _))).unwrap_or(first))
-}
-
-/// The contract's EIP-712 domain. The configured domain wins if any sound node confirms it after
-/// [`RECHECK_DELAY`].
-async fn deployed_domain<P: ChainReader>(
-    decryption: &DecryptionAdapter<P>,
-    configured: &SigningDomain,
-) -> Result<Option<SigningDomain>, RpcError> {
-    let first = decryption.signing_domain().await?;
-    if first.as_ref().is_none_or(|deployed| deployed == configured) {
-        return Ok(first);
-    }
-    sleep(RECHECK_DELAY).await;
-    let said = decryption.hearing(|one| async move { one.signing_domain().await }).await.replies;
-    let mut others = said.into_iter().map(|(_, other)| other);
-    Ok(others.find(|other| other.as_ref() == Some(configured)).unwrap_or(first))
-}
-
-/// The configured EIP-712 domain, unless the contract contradicts it.
-pub(super) async fn ask_domain<P: ChainReader>(
-    decryption: &DecryptionAdapter<P>,
-    config: &Config,
-) -> Result<SigningDomain, Unready> {
-    let configured = configured_domain(config);
-    match deployed_domain(decryption, &configured).await? {
-        Some(deployed) if deployed != configured => {
-            Err(Unready::OtherDomain { deployed: deployed.into(), configured: configured.into() })
-        }
-        Some(_) => Ok(configured),
-        None => {
-            let address = configured.verifying_contract;
-            warn!(%address, "the contract at decryption_address does not tell its EIP-712 domain: \
-                is it the Decryption contract?");
-            Ok(configured)
-        }
-    }
-}
-
-pub(super) fn configured_domain(config: &Config) -> SigningDomain {
-    SigningDomain {
-        name: config.decryption_domain.name.clone(),
-        version: config.decryption_domain.version.clone(),
-        chain_id: config.chain_id,
-        verifying_contract: config.decryption_address,
-    }
-}
 
 /// Waits for the contract; refuses a signing domain that contradicts the configuration.
 pub(super) async fn check_decryption<P: ChainReader>(
@@ -399,92 +125,29 @@ pub(super) async fn find_registry<P: ChainReader>(
     registry
 }
 
-/// Logs what an operator should know about the wallet before the first answer is sent.
-pub(super) async fn check_wallet<P: TransactionSender>(
-    provider: &P,
-    wallet: Address,
-    journal: &Journal,
-    config: &Config,
-) {
-    match provider.balance(wallet).await {
-        Ok(balance) if balance.is_zero() => {
-            warn!(%wallet, "the wallet has no funds: answers will wait until it has");
-        }
-        Ok(_) => {}
-        Err(error) => warn!(%error, "could not ask for the wallet's balance"),
-    }
-    let fresh = journal.ask(Query::IsEmpty).await.unwrap_or(false);
-    let Ok(used @ 1..) = provider.transaction_count(wallet, BlockId::Latest).await else { return };
-    let known = journal
-        .ask(Query::HighestNonce)
-        .await
-        .ok()
-        .flatten()
-        .map_or(0, |highest| highest.saturating_add(1));
-    match unexpected_use(fresh, used, known, config.starting_block) {
-        None => {}
-        Some(UnexpectedUse::NotRead) => warn!(
-            %wallet,
-            transactions = used,
-            "the journal is empty and the wallet was used before: requests emitted before now are \
-             not read; `kms-connector backfill --from BLOCK` has them read. Does another \
-             kms-connector, with another state directory, use the wallet?"
-        ),
-        Some(UnexpectedUse::Before) => warn!(
-            %wallet,
-            transactions = used,
-            "the journal is empty and the wallet was used before: what was answered already is not \
-             answered again. Does another kms-connector, with another state directory, use the wallet?"
-        ),
-        Some(UnexpectedUse::Unknown(unknown)) => warn!(
-            %wallet,
-            unknown,
-            "the chain has transactions of the wallet that the journal does not know: it was restored \
-             from a backup or rebuilt, or the wallet is used elsewhere; what was answered already is \
-             not answered again"
-        ),
-    }
-}
-
-/// Unusual use of the wallet before this start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum UnexpectedUse {
-    /// The journal is new, the wallet has sent transactions, and reading begins at the head.
-    NotRead,
-    /// The same, but reading begins at an earlier block.
-    Before,
-    /// Number of nonces that the journal does not know.
-    Unknown(u64),
-}
-
-/// `used` is the transaction count on chain, `known` the count that the journal expects.
-fn unexpected_use(
-    fresh: bool,
-    used: u64,
-    known: u64,
-    starting_block: config::StartingBlock,
-) -> Option<UnexpectedUse> {
-    match (fresh, starting_block) {
-        (true, _) if used == 0 => None,
-        (true, config::StartingBlock::Latest) => Some(UnexpectedUse::NotRead),
-        (true, config::StartingBlock::Number(_)) => Some(UnexpectedUse::Before),
-        (false, _) => {
-            used.checked_sub(known).filter(|unknown| *unknown > 0).map(UnexpectedUse::Unknown)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use alloy::{
         primitives::{Bytes, FixedBytes, U256},
         sol_types::SolValue as _,
     };
+    use tokio::time::Instant;
 
-    use super::*;
+    use super::{
+        ask::deployed_domain,
+        wallet_use::{UnexpectedUse, unexpected_use},
+        *,
+    };
     use crate::{
+        admin::status::{Phase, Reporter},
         chain::fake_chain::{ADDRESSES, FakeChain, NodeFaults},
         contracts::abi,
+        dice::Dice,
+        domain::B256,
+        instance::JOURNAL_DISK,
+        machine::Machine,
     };
 
     /// A contract about which the first of two nodes gives a wrong answer.

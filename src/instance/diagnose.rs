@@ -14,6 +14,8 @@ mod disk;
 mod balance;
 mod nodes;
 mod node_reads;
+mod wallet;
+mod core_health;
 
 use std::{path::Path, time::Duration};
 
@@ -21,20 +23,19 @@ use serde::Serialize;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::{core_health::diagnose_core, wallet::diagnose_wallet};
 use super::{
     BuildError, OBSERVER_WALLET, dependencies,
     edges::{self, fallback_store, gateway_provider, load_roots},
-    parts::addresses,
-    report,
 };
 use crate::{
     chain::wallet::Wallet,
-    config::{self, Config},
+    config::Config,
     contracts::gateway_config::GatewayConfigAdapter,
-    domain::{Address, B256},
+    domain::Address,
     flow::{
         ciphertexts,
-        kms_core::{self, CoreHealth, KmsCore},
+        kms_core::{self, KmsCore},
     },
     machine::Machine,
     telemetry::{heartbeat::Heartbeats, metrics::Metrics},
@@ -131,7 +132,7 @@ fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Clients, BuildErr
         let (provider, connections) =
             gateway_provider(config, &roots, std::iter::once(url), metrics.clone())?;
         tasks.spawn(connections.run(Heartbeats::default(), CancellationToken::new()));
-        let (shown, addresses) = (url.to_string(), addresses(config));
+        let (shown, addresses) = (url.to_string(), dependencies::addresses(config));
         nodes.push(node_reads::DiagnosedNode { shown, provider, addresses });
     }
     let (transport, domain) =
@@ -273,61 +274,6 @@ async fn diagnose_chain(
     contracts.push(of_registry);
     let wallet = registration.into_iter().chain(balance).collect();
     ChainFindings { contracts, wallet, buckets, dates, journal }
-}
-
-/// Opens the wallet and signs. The signature counts only if it recovers to the wallet's address.
-async fn diagnose_wallet(
-    configured: &config::Wallet,
-    config: &Config,
-) -> (Finding, Option<Wallet>) {
-    const SUBJECT: &str = "wallet";
-    let (kind, remedy) = match configured {
-        config::Wallet::PrivateKey(_) => ("private key", "correct private_key"),
-        config::Wallet::AwsKms { .. } => {
-            ("key in AWS KMS", "correct [aws_kms_config], the credentials or the key's policy")
-        }
-    };
-    let wallet = match dependencies::ask_wallet(configured, config).await {
-        Ok(wallet) => wallet,
-        Err(why) => return (Finding::fail(SUBJECT, why.to_string(), remedy), None),
-    };
-    let (address, hash) = (wallet.address(), meaningless_hash());
-    let finding = match wallet.sign_hash(hash).await {
-        Ok(signature) if signature.recover_address_from_prehash(&hash).ok() == Some(address) => {
-            Finding::ok(SUBJECT, format!("{address}, {kind}; it signs"))
-        }
-        Ok(_) => Finding::fail(
-            SUBJECT,
-            format!("{address}, {kind}: its signature is of another key"),
-            "check that the key's alias was not moved",
-        ),
-        Err(error) => Finding::fail(SUBJECT, format!("{address}, {kind}: {error}"), remedy),
-    };
-    (finding, Some(wallet))
-}
-
-/// A hash that belongs to no transaction and no message.
-fn meaningless_hash() -> B256 {
-    alloy::primitives::keccak256("kms-connector check: this signature means nothing")
-}
-
-async fn diagnose_core(core: &KmsCore) -> Finding {
-    const SUBJECT: &str = "KMS Core";
-    let name = report::core_name(core);
-    let remedy = "look at the Core; correct kms_core_endpoint if it is another one";
-    match core.health().await {
-        // The Core has no call for its version; its first answer shows the result encoding.
-        Ok(CoreHealth::Serving) => Finding::ok(SUBJECT, format!("{name} is serving")),
-        Ok(CoreHealth::Unknown) => Finding::warn(
-            SUBJECT,
-            format!("{name} answers, and does not say whether it is well"),
-            "nothing if it is an old Core without a health service; else correct kms_core_endpoint",
-        ),
-        Ok(CoreHealth::NotServing) => {
-            Finding::fail(SUBJECT, format!("{name} says that it is not serving"), remedy)
-        }
-        Err(error) => Finding::fail(SUBJECT, format!("{name}: {error}"), remedy),
-    }
 }
 
 /// Runs one probe with its deadline.

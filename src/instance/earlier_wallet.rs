@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use super::read_sent_transactions;
+use super::stored_state::read_sent_transactions;
 use crate::{
     chain::{
         lane::{self, SignedTransaction},

@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, warn};
 
 use super::{
-    BuildError, DROP_DEADLINE, EndedInstance, Exit, FLUSH_DEADLINE, InHand, Instance, JOURNAL_DISK,
+    BuildError, DROP_DEADLINE, EndedInstance, Exit, FLUSH_DEADLINE, Instance, JOURNAL_DISK,
     JournalTenure,
     dependencies::{self, Waits},
     earlier_wallet, observe_dir,
+    stored_state::InHand,
     tasks::exit_of,
 };
 use crate::{

@@ -7,12 +7,14 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::{
-    BuildError, Instance, OBSERVER_WALLET, ReadingPosition, SupportParts, WalkInputs,
+    BuildError, Instance, OBSERVER_WALLET,
     dependencies::{self, Waits},
-    parts::{
-        addresses, configured_finality, flow_options, open_ciphertexts, open_walk_queues, whose,
-    },
     report::ReportMode,
+    rooms::{
+        CommonParts, WalkInputs, configured_finality, flow_options, open_ciphertexts,
+        open_walk_queues, whose,
+    },
+    stored_state::ReadingPosition,
 };
 use crate::{
     chain::provider::ArbitrumProvider,
@@ -41,7 +43,7 @@ impl Instance {
         info!("mode = \"observe\": nothing is asked, signed or sent");
         let opened = self.open_journal(config, OBSERVER_WALLET, &provider).await?;
         let journal = opened.journal.clone();
-        let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
+        let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
         dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
         let support = self.follow_support(&waits, &gateway, &decryption).await;
         let registry =
@@ -72,10 +74,11 @@ impl Instance {
             (self.supervision.heartbeats.heartbeat(heartbeat::WALK), self.supervision.stop.clone());
         self.tasks.spawn(heartbeat::WALK, Arc::new(flow).run(intakes, heart, stop));
         let mode = ReportMode::Observe { observed: count };
-        let parts = SupportParts { provider, journal, decryption, support, reading, mode };
+        let parts = CommonParts { provider, journal, decryption, support, reading };
         self.open_support(
             config,
             parts,
+            mode,
             WalkInputs { walk, walk_again, final_height: height_sender, suspects },
         );
         info!("instance running");

@@ -4,7 +4,7 @@
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{PreflightError, Unready, dependencies, edges::Edges, parts::addresses, report};
+use super::{PreflightError, Unready, dependencies, edges::Edges, report};
 use crate::{
     chain::provider::ArbitrumProvider,
     config::Config,
@@ -54,7 +54,7 @@ async fn ask_gateway(provider: &ArbitrumProvider, config: &Config) -> Result<(),
     let asking = async {
         provider.first_attempt().await?;
         dependencies::ask_chain(provider).await?;
-        let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
+        let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
         if decryption.is_deployed().await? {
             dependencies::ask_domain(&decryption, config).await?;
         }

@@ -3,72 +3,72 @@
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
+use tracing::debug;
 
 use super::{
-    Instance, ReadingPosition, StoredState, housekeeping,
+    Instance, housekeeping,
     operator_requests::OperatorRequests,
-    parts::{
-        configured_finality, flow_options, open_ciphertexts, open_walk_queues, reading_start, whose,
-    },
     recovery::Recovery,
     report::{Report, ReportMode},
+    stored_state::ReadingPosition,
     unattended::UnattendedCheck,
     wait_reasons::WaitReasons,
 };
 use crate::{
     chain::{
-        lane::{LaneOptions, lane},
+        lane::{LaneOptions, Recovered, lane},
         provider::ArbitrumProvider,
+        reader::ChainReader,
         wallet::Wallet,
     },
-    config::Config,
+    config::{self, Config},
     contracts::{
         decryption::{DecryptionAdapter, DeploymentSupport},
         gateway_config::GatewayConfigAdapter,
     },
     domain::{BlockRef, RequestSource},
     flow::{
-        self, AnswerStages, Confirmation, Flow, WalkSender,
+        self, AnswerStages, Confirmation, Flow, FlowOptions, WalkReceivers, WalkSender,
         arrivals::{
-            Arrivals,
+            Arrivals, Start,
             backfill::Backfill,
             completeness::{CompletenessAudit, CompletenessReport},
             ids::SharedIds,
             suspects::SuspectBlocks,
         },
-        ciphertexts::{BucketClient, FallbackStore},
-        finality::{FinalityTracker, rule::FinalHeight},
+        ciphertexts::{BucketClient, Ciphertexts, CiphertextsOptions, FallbackStore},
+        finality::{
+            FinalityTracker,
+            rule::{FinalHeight, FinalityRule, FinalityTag},
+        },
         kms_core::KmsCore,
         submission::Submission,
+        walk_channels,
     },
     journal::{Journal, Position},
-    telemetry::heartbeat,
+    telemetry::{heartbeat, metrics::Metrics, trace_context::Whose},
 };
 
-/// What the rooms are made of.
+/// What an answering instance is made of.
 pub(super) struct RoomParts {
-    pub provider: ArbitrumProvider,
-    pub buckets: BucketClient,
-    pub fallback: Option<FallbackStore>,
-    pub wallet: Arc<Wallet>,
-    pub journal: Journal,
-    pub decryption: DecryptionAdapter<ArbitrumProvider>,
+    pub common: CommonParts,
+    pub ciphertexts: Ciphertexts<GatewayConfigAdapter<ArbitrumProvider>>,
     pub registry: GatewayConfigAdapter<ArbitrumProvider>,
-    pub support: watch::Sender<DeploymentSupport>,
     pub core: KmsCore,
-    pub stored: StoredState,
+    pub wallet: Arc<Wallet>,
+    /// Those that earlier runs have sent.
+    pub transactions: Recovered,
     /// Requests up to this block may have been answered without this journal knowing.
     pub maybe_answered_up_to: u64,
 }
 
-/// What the supporting tasks of a walk are made of.
-pub(super) struct SupportParts {
+/// What an instance of either mode is made of.
+pub(super) struct CommonParts {
     pub provider: ArbitrumProvider,
     pub journal: Journal,
     pub decryption: DecryptionAdapter<ArbitrumProvider>,
     pub support: watch::Sender<DeploymentSupport>,
     pub reading: ReadingPosition,
-    pub mode: ReportMode,
 }
 
 /// The channels into a walk.
@@ -84,36 +84,25 @@ pub(super) struct WalkInputs {
 impl Instance {
     /// Starts each room in a task of its own.
     pub(super) fn open_rooms(&mut self, config: &Config, parts: RoomParts) {
-        let RoomParts {
-            provider,
-            buckets,
-            fallback,
-            wallet,
-            journal,
-            decryption,
-            registry,
-            support,
-            core,
-            stored: left,
-            maybe_answered_up_to,
-        } = parts;
         let hearts = self.supervision.heartbeats.clone();
         let metrics = self.supervision.reporter.metrics.clone();
-        let address = wallet.address();
-        let ciphertexts =
-            open_ciphertexts(config, buckets, fallback, registry.clone(), metrics.clone());
-        let memory = ciphertexts.memory_use();
+        let mode = ReportMode::Answer {
+            wallet: parts.wallet.address(),
+            core: Box::new(parts.core.clone()),
+            memory: parts.ciphertexts.memory_use(),
+        };
+        let common = parts.common;
         let lane_options = LaneOptions {
             chain_id: config.chain_id,
             max_in_flight: config.max_transactions_in_flight,
             max_fee_per_gas: config.max_fee_per_gas,
         };
         let (lane, lane_task) = lane(
-            provider.clone(),
-            wallet,
-            journal.clone(),
+            common.provider.clone(),
+            parts.wallet,
+            common.journal.clone(),
             lane_options,
-            left.transactions,
+            parts.transactions,
             metrics.clone(),
         );
         let heart = hearts.heartbeat(heartbeat::LANE);
@@ -127,23 +116,23 @@ impl Instance {
         let suspects = SuspectBlocks::default();
         let flow = Flow {
             whose: whose(&self.supervision.name, config),
-            ciphertexts,
+            ciphertexts: parts.ciphertexts,
             mode: flow::Mode::Answer(Box::new(AnswerStages {
-                core: core.clone(),
+                core: parts.core,
                 submission: Submission::new(
                     lane,
-                    decryption.clone(),
+                    common.decryption.clone(),
                     config.gas_limit,
                     metrics.clone(),
                 ),
-                gateway_config: registry,
-                maybe_answered_up_to,
+                gateway_config: parts.registry,
+                maybe_answered_up_to: parts.maybe_answered_up_to,
             })),
-            confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
-            support: support.subscribe(),
+            confirmation: Confirmation::new(common.decryption.clone(), suspects.clone()),
+            support: common.support.subscribe(),
             final_height,
-            ledger: journal.clone(),
-            metrics: metrics.clone(),
+            ledger: common.journal.clone(),
+            metrics,
             dice: self.machine.dice.clone(),
             log_throttle: Mutex::default(),
             options: flow_options(config),
@@ -151,21 +140,19 @@ impl Instance {
         let (intakes, walk, walk_again) = open_walk_queues(config);
         let (heart, stop) = (hearts.heartbeat(heartbeat::WALK), self.supervision.stop.clone());
         self.tasks.spawn(heartbeat::WALK, Arc::new(flow).run(intakes, heart, stop));
-        let mode = ReportMode::Answer { wallet: address, core: Box::new(core), memory };
         let inputs = WalkInputs { walk, walk_again, final_height: height_sender, suspects };
-        let reading = left.reading;
-        let parts = SupportParts { provider, journal, decryption, support, reading, mode };
-        self.open_support(config, parts, inputs);
+        self.open_support(config, common, mode, inputs);
     }
 
     /// Starts the supporting tasks of every walk: those that feed it, maintain its journal, and report.
     pub(super) fn open_support(
         &mut self,
         config: &Config,
-        parts: SupportParts,
+        parts: CommonParts,
+        mode: ReportMode,
         inputs: WalkInputs,
     ) {
-        let SupportParts { provider, journal, decryption, support, reading, mode } = parts;
+        let CommonParts { provider, journal, decryption, support, reading } = parts;
         let WalkInputs { walk, walk_again, final_height, suspects } = inputs;
         let (hearts, line) = (self.supervision.heartbeats.clone(), final_height.subscribe());
         let clock = self.machine.clock;
@@ -319,4 +306,73 @@ impl Instance {
         };
         self.tasks.spawn_endless(&self.support_stop, "known blocks", following);
     }
+}
+
+/// Unfinished requests read from the journal ahead of their walk.
+const RECOVERY_QUEUE: usize = 64;
+
+/// The channels of a walk.
+pub(super) fn open_walk_queues(config: &Config) -> (WalkReceivers, WalkSender, WalkSender) {
+    walk_channels(config.channel_size, RECOVERY_QUEUE)
+}
+
+pub(super) fn flow_options(config: &Config) -> FlowOptions {
+    FlowOptions {
+        max_in_flight: config.max_requests_in_flight,
+        answer_timeout: config.answer_timeout,
+        retry_interval: config.retry_interval,
+        request_expiry: config.request_expiry,
+    }
+}
+
+/// Where reading begins if the journal does not say. `begun_before`: where an abandoned journal of the
+/// same chain had begun.
+fn reading_start(config: &Config, cursor: Option<BlockRef>, begun_before: Option<u64>) -> Start {
+    if let (Some(cursor), config::StartingBlock::Number(number)) = (cursor, config.starting_block) {
+        debug!(
+            starting_block = number,
+            cursor = cursor.number,
+            "starting_block is ignored: the journal has a cursor"
+        );
+    }
+    match config.starting_block {
+        config::StartingBlock::Latest => {
+            begun_before.map_or(Start::Latest, |block| Start::Block(block.saturating_add(1)))
+        }
+        config::StartingBlock::Number(number) => Start::Block(number),
+    }
+}
+
+pub(super) fn configured_finality(config: &Config) -> FinalityRule {
+    FinalityRule {
+        finality: match config.finality {
+            config::Finality::Latest => FinalityTag::Latest,
+            config::Finality::Safe => FinalityTag::Safe,
+            config::Finality::Finalized => FinalityTag::Finalized,
+        },
+        confirmations: config.confirmations,
+    }
+}
+
+pub(super) fn open_ciphertexts<P: ChainReader>(
+    config: &Config,
+    http: BucketClient,
+    fallback: Option<FallbackStore>,
+    registry: GatewayConfigAdapter<P>,
+    metrics: Metrics,
+) -> Ciphertexts<GatewayConfigAdapter<P>> {
+    Ciphertexts::new(CiphertextsOptions {
+        buckets: Arc::new(registry),
+        fallback,
+        memory_mib: u32::try_from(config.ciphertext_memory >> 20).unwrap_or(u32::MAX),
+        verify_coprocessors: config.verify_coprocessors,
+        http,
+        metrics,
+    })
+}
+
+/// The instance's identity in traces.
+pub(super) fn whose(name: &str, config: &Config) -> Whose {
+    let service_name = config.given_service_name().map(str::to_owned);
+    Whose { instance: name.to_owned(), service_name }
 }

@@ -1,6 +1,6 @@
 //! Probes the two contracts and this node's registration.
 
-use super::{Finding, addresses, dependencies, within_deadline};
+use super::{Finding, dependencies, within_deadline};
 use crate::{
     chain::{reader::ChainReader, rpc_error::RpcError},
     config::Config,
@@ -19,7 +19,7 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
     config: &Config,
 ) -> Vec<Finding> {
     const SUBJECT: &str = "Decryption";
-    let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
+    let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
     let looking = async {
         let address = decryption.address();
         if !decryption.is_deployed().await? {

@@ -10,20 +10,23 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::*;
+use super::{
+    read::{EXPORT_PAGE_BYTES, count_fitting},
+    *,
+};
 use crate::{
-    admin::requests::HoldSummary,
+    admin::requests::{HoldSummary, InquiryFilter},
     chain::fake_chain::{ADDRESSES, FakeChain, SOURCE, request_event},
-    contracts::decryption::DecryptionAdapter,
+    contracts::abi,
     dice::Dice,
-    domain::{Address, B256, Event, Kind, RequestKey},
+    domain::{Address, B256, Bytes, Event, Kind, RequestKey, U256},
     flow::{
         Activity, Arrival, Batch, RequestLedger as _, Step, WalkReceivers,
         finality::rule::{FinalHeight, FinalityRule, FinalityTag, TagPosition},
         walk_channels,
     },
-    instance::request_overview::overview as shown,
-    journal::{Identity, OpenedJournal, Progress, StageName, open_as},
+    instance::request_overview::{overview, overview as shown},
+    journal::{Identity, OpenedJournal, Position, Progress, StageName, open_as},
     machine::{CommitFate, Machine, MachineSimulator},
 };
 

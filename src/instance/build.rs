@@ -1,0 +1,116 @@
+//! Builds an instance: each dependency in turn is asked, waited for or refused, then the rooms are opened.
+
+use std::{convert::Infallible, sync::Arc};
+
+use tokio::sync::watch;
+use tracing::info;
+
+use super::{
+    Instance,
+    dependencies::{self, Waits},
+    edges::{ConnectTask, Edges},
+    errors::BuildError,
+    housekeeping, prior_answers, report,
+    rooms::{CommonParts, RoomParts, open_ciphertexts},
+    stored_state::StoredState,
+};
+use crate::{
+    chain::{provider::ArbitrumProvider, reader::ChainReader},
+    config::Config,
+    contracts::decryption::{DecryptionAdapter, DeploymentSupport},
+    flow::kms_core::{self, KmsCore},
+    telemetry::heartbeat,
+};
+
+impl Instance {
+    /// Builds from each dependency in turn: an outage is waited for and reported, a contradiction
+    /// refuses.
+    pub(super) async fn build(&mut self, config: &Config, edges: Edges) -> Result<(), BuildError> {
+        let Edges { gateway: provider, connecting, core, buckets, fallback, machine: _ } = edges;
+        let metrics = self.supervision.reporter.metrics.clone();
+        metrics.new_generation();
+        self.connect(&provider, connecting);
+        let gateway = dependencies::gateway_name(&provider);
+        let dice = &self.machine.dice.clone();
+        let waits = Waits::building(&self.supervision.reporter, dice);
+        if let Err(error) = provider.first_attempt().await {
+            waits.waiting_for(&gateway, &error.to_string());
+        }
+        waits.retry_until_ready(&gateway, || dependencies::ask_chain(&provider)).await?;
+        waits.done_waiting();
+        let Some(configured) = &config.wallet else {
+            return self.build_observer(config, provider, (buckets, fallback)).await;
+        };
+        let opening =
+            waits.retry_until_ready("AWS KMS", || dependencies::ask_wallet(configured, config));
+        let wallet = Arc::new(opening.await?);
+        wallet.set_metrics(&metrics);
+        info!(wallet = %wallet.address(), "wallet ready");
+        self.supervision.reporter.gauges.send_modify(|gauges| {
+            gauges.wallet = Some(wallet.address().to_string());
+        });
+        let opened = self.open_journal(config, wallet.address(), &provider).await?;
+        let journal = opened.journal.clone();
+
+        let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
+        let domain = dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
+        let support = self.follow_support(&waits, &gateway, &decryption).await;
+        let address = wallet.address();
+        let registry = dependencies::find_registry_and_registration(
+            &waits, &gateway, &provider, address, config,
+        )
+        .await;
+        dependencies::check_wallet(&provider, address, &journal, config).await;
+        let core = KmsCore::new(core, domain, kms_core::Options::default(), metrics.clone())
+            .rolling(dice.clone());
+        let left = waits.for_disk(journal.path(), StoredState::read(&opened)).await?;
+        let (address, cursor) = (wallet.address(), left.reading.cursor);
+        let sent = &left.transactions;
+        let maybe_answered_up_to =
+            prior_answers::maybe_answered_up_to(&provider, &journal, address, cursor, sent, dice)
+                .await?;
+        let ciphertexts = open_ciphertexts(config, buckets, fallback, registry.clone(), metrics);
+        let common = CommonParts { provider, journal, decryption, support, reading: left.reading };
+        let transactions = left.transactions;
+        let parts = RoomParts {
+            common,
+            ciphertexts,
+            registry,
+            core,
+            wallet,
+            transactions,
+            maybe_answered_up_to,
+        };
+        self.open_rooms(config, parts);
+        info!("instance running");
+        Ok(())
+    }
+
+    /// Connects the nodes and reports their state.
+    pub(super) fn connect(&mut self, provider: &ArbitrumProvider, connecting: ConnectTask) {
+        let connecting = connecting(self.supervision.heartbeats.clone(), self.support_stop.clone());
+        self.tasks.spawn(heartbeat::GATEWAY_CONNECTION, async move {
+            connecting.await;
+            Ok::<(), Infallible>(())
+        });
+        let reporter = self.supervision.reporter.clone();
+        let following = report::follow_endpoints(provider.clone(), reporter, self.machine.clock);
+        self.tasks.spawn_endless(&self.support_stop, "endpoint health", following);
+    }
+
+    /// Detects the deployed contract and keeps following it.
+    pub(super) async fn follow_support<P: ChainReader>(
+        &mut self,
+        waits: &Waits,
+        gateway: &str,
+        decryption: &DecryptionAdapter<P>,
+    ) -> watch::Sender<DeploymentSupport> {
+        let (support, _) =
+            watch::channel(dependencies::watch_support(waits, gateway, decryption).await);
+        let (name, adapter) = (gateway.to_owned(), decryption.clone());
+        let following =
+            housekeeping::follow_support(name, adapter, support.clone(), self.machine.dice.clone());
+        self.tasks.spawn_endless(&self.support_stop, "contract support", following);
+        support
+    }
+}

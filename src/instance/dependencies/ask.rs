@@ -1,0 +1,178 @@
+//! What each dependency is asked, once and without waiting.
+
+use std::{path::Path, time::Duration};
+
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use super::DISK_DEADLINE;
+use crate::{
+    chain::{
+        provider::ArbitrumProvider,
+        reader::{BlockId, ChainReader},
+        rpc_error::RpcError,
+        wallet::Wallet,
+    },
+    config::{self, Config},
+    contracts::decryption::{Addresses, DecryptionAdapter, DeploymentSupport},
+    domain::{Address, B256, SigningDomain, UntrustedText},
+    instance::{Unready, genesis::decide},
+    journal,
+    machine::Machine,
+};
+
+/// How long the nodes may take to say whether they have a block.
+const BLOCK_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Name of the gateway node, or of all gateway nodes, for messages.
+pub(in crate::instance) fn gateway_name(provider: &ArbitrumProvider) -> String {
+    format!("the gateway node at {}", provider.hosts())
+}
+
+/// Checks that a node serves the configured chain id.
+pub(in crate::instance) async fn ask_chain(provider: &ArbitrumProvider) -> Result<(), Unready> {
+    Ok(provider.chain_id().await.map(drop)?)
+}
+
+/// Reads what the journals in `dir` know of the chain. The disk has to answer within [`DISK_DEADLINE`].
+pub(in crate::instance) async fn ask_beginnings(
+    machine: &Machine,
+    chain_id: u64,
+    dir: &Path,
+    wallet: Address,
+    name: &str,
+) -> Result<Vec<journal::JournalChain>, Unready> {
+    let looking = find_beginnings(machine, chain_id, dir, wallet, name);
+    let late = |_| Err(Unready::DiskTimedOut { dir: dir.to_owned() });
+    timeout(DISK_DEADLINE, looking).await.unwrap_or_else(late)
+}
+
+pub(super) async fn find_beginnings(
+    machine: &Machine,
+    chain_id: u64,
+    dir: &Path,
+    wallet: Address,
+    name: &str,
+) -> Result<Vec<journal::JournalChain>, Unready> {
+    let (at, name) = (dir.to_owned(), name.to_owned());
+    let looking = machine.run(move || journal::journal_chains(&at, chain_id, wallet, &name));
+    let known = looking.await.ok_or(Unready::Ending)?;
+    known.map_err(|cause| Unready::Directory { dir: dir.to_owned(), cause })
+}
+
+/// Decides which chain of this id is meant, from what all nodes say and the journals know (`known`).
+/// Nodes of other chains are not used from then on.
+pub(in crate::instance) async fn settle_genesis(
+    provider: &ArbitrumProvider,
+    known: &[journal::JournalChain],
+) -> Result<B256, Unready> {
+    if let Some(error) = provider.connection_error() {
+        return Err(error.into());
+    }
+    let genesis = decide(known, &provider.genesis_statuses())?;
+    provider.settle_genesis(genesis).await;
+    Ok(genesis)
+}
+
+/// The block at which reading began according to the newest journal with another block 0, if that
+/// journal read this chain. In that case only its genesis hash was wrong, and nothing has been read
+/// since.
+pub(in crate::instance) async fn began_after(
+    provider: &impl ChainReader,
+    known: &[journal::JournalChain],
+    genesis: B256,
+) -> Option<u64> {
+    let newest = known.first().filter(|newest| !newest.has_genesis(genesis))?;
+    let (begun_after, read) = newest.read?;
+    let asking = timeout(BLOCK_DEADLINE, provider.header(BlockId::Hash(read.hash)));
+    let found = asking.await.ok()?.ok()??;
+    (found.block == read).then_some(begun_after)
+}
+
+pub(in crate::instance) async fn ask_wallet(
+    configured: &config::Wallet,
+    config: &Config,
+) -> Result<Wallet, Unready> {
+    let opened = match configured {
+        config::Wallet::PrivateKey(key) => Wallet::from_private_key(key.expose()),
+        config::Wallet::AwsKms { key_id, region, endpoint } => {
+            let endpoint = endpoint.as_ref().map(|url| url.expose().clone());
+            let region = region.as_deref();
+            let (proxies, trusted) = (&config.proxies, config.authorities());
+            Box::pin(Wallet::aws_kms_through(key_id, region, endpoint.as_ref(), proxies, trusted))
+                .await
+        }
+    };
+    Ok(opened?)
+}
+
+/// Before one node's answer stops an instance, all sound nodes are asked again after this delay.
+const RECHECK_DELAY: Duration = Duration::from_secs(2);
+
+/// Detects the deployed contract. A deployment of which every request would be held counts only if no
+/// sound node contradicts it after [`RECHECK_DELAY`].
+pub(in crate::instance) async fn ask_support<P: ChainReader>(
+    decryption: &DecryptionAdapter<P>,
+) -> Result<(DeploymentSupport, Option<UntrustedText>), RpcError> {
+    let first = decryption.support().await?;
+    if !matches!(first.0, DeploymentSupport::FromG12 { .. }) {
+        return Ok(first);
+    }
+    sleep(RECHECK_DELAY).await;
+    let said = decryption.hearing(|one| async move { one.support().await }).await.replies;
+    let mut others = said.into_iter().map(|(_, other)| other);
+    Ok(others.find(|other| matches!(other, (DeploymentSupport::Served, _))).unwrap_or(first))
+}
+
+/// The contract's EIP-712 domain. The configured domain wins if any sound node confirms it after
+/// [`RECHECK_DELAY`].
+pub(super) async fn deployed_domain<P: ChainReader>(
+    decryption: &DecryptionAdapter<P>,
+    configured: &SigningDomain,
+) -> Result<Option<SigningDomain>, RpcError> {
+    let first = decryption.signing_domain().await?;
+    if first.as_ref().is_none_or(|deployed| deployed == configured) {
+        return Ok(first);
+    }
+    sleep(RECHECK_DELAY).await;
+    let said = decryption.hearing(|one| async move { one.signing_domain().await }).await.replies;
+    let mut others = said.into_iter().map(|(_, other)| other);
+    Ok(others.find(|other| other.as_ref() == Some(configured)).unwrap_or(first))
+}
+
+/// The configured EIP-712 domain, unless the contract contradicts it.
+pub(in crate::instance) async fn ask_domain<P: ChainReader>(
+    decryption: &DecryptionAdapter<P>,
+    config: &Config,
+) -> Result<SigningDomain, Unready> {
+    let configured = configured_domain(config);
+    match deployed_domain(decryption, &configured).await? {
+        Some(deployed) if deployed != configured => {
+            Err(Unready::OtherDomain { deployed: deployed.into(), configured: configured.into() })
+        }
+        Some(_) => Ok(configured),
+        None => {
+            let address = configured.verifying_contract;
+            warn!(%address, "the contract at decryption_address does not tell its EIP-712 domain: \
+                is it the Decryption contract?");
+            Ok(configured)
+        }
+    }
+}
+
+pub(in crate::instance) fn addresses(config: &Config) -> Addresses {
+    Addresses {
+        chain_id: config.chain_id,
+        decryption: config.decryption_address,
+        gateway_config: config.gateway_config_address,
+    }
+}
+
+pub(in crate::instance) fn configured_domain(config: &Config) -> SigningDomain {
+    SigningDomain {
+        name: config.decryption_domain.name.clone(),
+        version: config.decryption_domain.version.clone(),
+        chain_id: config.chain_id,
+        verifying_contract: config.decryption_address,
+    }
+}
