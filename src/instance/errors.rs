@@ -75,7 +75,7 @@ pub enum Unready {
 
 impl Unready {
     /// Returns whether this is a contradiction, which only another configuration resolves.
-    pub(super) fn is_final(&self) -> bool {
+    pub(super) fn is_contradiction(&self) -> bool {
         match self {
             Self::WrongChain(_) | Self::OtherDomain { .. } => true,
             Self::Wallet(error) => matches!(
@@ -261,7 +261,7 @@ impl PreflightError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Build(error) => error.is_refusal(),
-            Self::Outside { cause, .. } => cause.is_final(),
+            Self::Outside { cause, .. } => cause.is_contradiction(),
             Self::TimedOut(_) | Self::Panicked => false,
         }
     }
@@ -269,7 +269,7 @@ impl PreflightError {
 
 /// A contradiction names its dependency in its own text.
 fn of(on: &str, cause: &Unready) -> String {
-    if cause.is_final() { cause.to_string() } else { format!("{on}: {cause}") }
+    if cause.is_contradiction() { cause.to_string() } else { format!("{on}: {cause}") }
 }
 
 /// Why no journal was rebuilt. The old one is unchanged.
@@ -277,7 +277,7 @@ fn of(on: &str, cause: &Unready) -> String {
 pub enum RebuildError {
     #[error(transparent)]
     Build(#[from] BuildError),
-    #[error("{on}: {cause}{}", if cause.is_final() { "" } else { UNCHANGED })]
+    #[error("{on}: {cause}{}", if cause.is_contradiction() { "" } else { UNCHANGED })]
     Outside {
         on: String,
         #[source]
@@ -310,7 +310,7 @@ impl RebuildError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Build(error) => error.is_refusal(),
-            Self::Outside { cause, .. } => cause.is_final(),
+            Self::Outside { cause, .. } => cause.is_contradiction(),
             Self::TimedOut { .. } | Self::NoSuchBlock { .. } | Self::Journal(_) => false,
         }
     }

@@ -94,7 +94,7 @@ async fn ask(
     let genesis = loop {
         match dependencies::settle_genesis(provider, &known).await {
             Ok(genesis) => break genesis,
-            Err(why) if !why.is_final() && begun.elapsed() < DEADLINE / 2 => {
+            Err(why) if !why.is_contradiction() && begun.elapsed() < DEADLINE / 2 => {
                 sleep(RETRY_DELAY).await;
             }
             Err(why) => return Err(why.into()),

@@ -15,7 +15,7 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -26,16 +26,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    chain::lane::{GiveUpReason, SignedTransaction, TransactionId, TransactionLedger as _},
+    chain::lane::{
+        GiveUpReason, MinedTransaction, SignedTransaction, TransactionId, TransactionLedger as _,
+    },
     contracts::abi::Counter,
     domain::{
         Address, Answer, B256, BlockRef, Bytes, Event, Hold, HoldReason, Kind, Outcome, Refusal,
-        RequestSource, SignedResult, stage::Stage,
+        RequestKey, RequestSource, SignedResult, U256, stage::Stage,
     },
     flow::ledger::{
         AnsweredHere, Arrival, Batch, IdRange, RequestLedger as _, RequestState, Step, StoredBatch,
         UnprovenRange,
     },
+    machine::Machine,
     telemetry::{heartbeat::Heartbeat, metrics::Metrics},
 };
 

@@ -18,11 +18,13 @@
 //! every waiting caller gets the error, and the writer ends with it. The same happens when the tenure
 //! is lost ([`Store::tenure_loss`]), which is checked before callers are answered.
 
+mod commit;
+
 use std::{
     fmt,
     path::PathBuf,
     pin::pin,
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -33,16 +35,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use self::commit::{CommitResult, OpenStore, ReaderGuard, answer_all};
 use super::{
-    Condition, Counters, Identity, Journal, JournalError, JournalShared, OpenWarning, StoreError,
-    StoreFault,
-    commands::{Command, CommandResult, FULL_BATCH, Settlement},
+    Condition, Identity, JournalError, OpenWarning,
+    commands::{Command, FULL_BATCH},
+    handle::{Counters, Journal, JournalShared},
     sqlite::store::SqliteStore,
     store::{Store, StoreReader},
 };
 use crate::{
     domain::RequestSource,
-    machine::{CommitFate, Machine},
+    machine::Machine,
     telemetry::{heartbeat::Heartbeat, metrics::Metrics},
     time::backoff::Backoff,
 };
@@ -214,20 +217,6 @@ fn waits(condition: &Condition, why: &JournalError) {
     }
 }
 
-/// The result of a commit.
-enum CommitResult {
-    Stored,
-    /// Nothing of it is stored; it may be repeated.
-    NoRoom(Vec<Command>, JournalError),
-    Failed(JournalError),
-}
-
-fn answer_all(commands: Vec<Command>, error: &JournalError) {
-    for reply in commands.into_iter().filter_map(|command| command.reply) {
-        let _ = reply.send(Err(error.clone().into()));
-    }
-}
-
 /// The commands of the next commit, in order; `None` if there will be no more.
 async fn collect_group(
     queue: &mut mpsc::Receiver<Command>,
@@ -264,25 +253,6 @@ async fn collect_group(
             },
         }
     }
-}
-
-/// Closes the reading side with a dropped writer, unless a read is in progress: then it goes with the
-/// last handle.
-struct ReaderGuard(Arc<JournalShared>);
-
-impl Drop for ReaderGuard {
-    fn drop(&mut self) {
-        if let Ok(mut reads) = self.0.reads.try_lock() {
-            reads.take();
-        }
-    }
-}
-
-/// An open store. Fields drop in this order: the store last, and with it the tenure.
-struct OpenStore<S> {
-    reads: ReaderGuard,
-    store: S,
-    shared: Arc<JournalShared>,
 }
 
 /// An open store without a writer. Dropping it closes it (blocking), and then returns the tenure.
@@ -353,73 +323,4 @@ pub(super) fn assemble<S: Store>(
     let open = OpenStore { reads, store, shared: Arc::clone(&shared) };
     let journal = Journal { commands, source, warnings: warnings.into(), shared };
     (journal, Writer { queue, open })
-}
-
-impl<S: Store> OpenStore<S> {
-    /// Commits all commands or none, then answers the callers.
-    fn commit(&mut self, commands: Vec<Command>, metrics: &Metrics) -> CommitResult {
-        let begun = Instant::now();
-        let done = match self.commit_to_store(&commands) {
-            Ok(done) => {
-                metrics.committed(begun.elapsed());
-                done
-            }
-            Err(cause) => {
-                let error = self.shared.store_error("a commit", cause);
-                if error.is_transient() {
-                    return CommitResult::NoRoom(commands, error);
-                }
-                answer_all(commands, &error);
-                return CommitResult::Failed(error);
-            }
-        };
-        let lost = self.store.tenure_loss();
-        if let Some(error @ (JournalError::Lost { .. } | JournalError::Replaced { .. })) = lost {
-            answer_all(commands, &error);
-            return CommitResult::Failed(error);
-        }
-        let counters = &self.shared.counters;
-        let durable = commands.iter().filter(|command| command.reply.is_some()).count();
-        let moves = commands.iter().any(|command| command.work.moves_requests());
-        counters.commands.fetch_add(commands.len() as u64, Ordering::Relaxed);
-        counters.durable.fetch_add(durable as u64, Ordering::Relaxed);
-        counters.commits.fetch_add(1, Ordering::Relaxed);
-        counters.moves.fetch_add(u64::from(moves), Ordering::Relaxed);
-        for (command, done) in commands.into_iter().zip(done) {
-            // After the commit, so that a repeated step is counted once.
-            if let CommandResult::Settled(Settlement { kind, outcome, after }) = &done {
-                metrics.settled(*kind, outcome, *after);
-            }
-            if let Some(reply) = command.reply {
-                let _ = reply.send(Ok(done)); // a caller that gave up is not missed
-            }
-        }
-        lost.map_or(CommitResult::Stored, CommitResult::Failed)
-    }
-
-    fn commit_to_store(&mut self, commands: &[Command]) -> Result<Vec<CommandResult>, StoreError> {
-        match self.shared.machine.commit_fate() {
-            CommitFate::Stored => self.store.commit(commands),
-            CommitFate::NotStored => Err(StoreError::new(
-                StoreFault::Full,
-                "database or disk is full",
-                "free space on its filesystem",
-            )),
-            CommitFate::StoredButReportedFailed => {
-                self.store.commit(commands)?;
-                Err(StoreError::new(
-                    StoreFault::Failing,
-                    "disk I/O error",
-                    "look at the kernel log",
-                ))
-            }
-        }
-    }
-
-    /// With its reading side, if no read is in progress.
-    fn into_idle_store(self, reads: Option<Box<dyn StoreReader>>) -> IdleStore<S> {
-        let Self { reads: end, store, shared } = self;
-        drop(end);
-        IdleStore { reads, store, shared }
-    }
 }

@@ -34,7 +34,7 @@ const FILE_NAME: &str = "control.sock";
 /// The runtime directory of an installed service.
 const SYSTEM_DIRECTORY: &str = "/run/kms-connector";
 /// The size of `sun_path` (108 bytes) without its terminating zero, see unix(7).
-const LONGEST_PATH: usize = 107;
+const MAX_PATH_BYTES: usize = 107;
 
 /// A request of an operator to a running supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -132,7 +132,7 @@ impl Waits {
             async {
                 match asking.await {
                     Ok(answer) => Ok(Ok(answer)),
-                    Err(why) if why.is_final() => Ok(Err(why.into())),
+                    Err(why) if why.is_contradiction() => Ok(Err(why.into())),
                     Err(why) => Err(why),
                 }
             }

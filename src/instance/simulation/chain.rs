@@ -8,22 +8,21 @@
 //! nodes
 //! ```
 
+mod transaction;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use alloy::{
-    consensus::{Transaction as _, TxEnvelope},
-    eips::Decodable2718,
     primitives::{Bloom, BloomInput, keccak256},
     sol,
-    sol_types::{SolCall, SolError},
+    sol_types::SolError,
 };
 use fastrand::Rng;
 
+pub(super) use self::transaction::Transaction;
+use self::transaction::{BLOCK_GAS, Response, response};
 use crate::{
-    chain::{
-        lane::{HIGHEST_FEE, unsigned::most_gas},
-        reader::{self, Head, NodeId, Receipt},
-    },
+    chain::reader::{Head, NodeId, Receipt},
     contracts::abi,
     domain::{
         Address, B256, BlockRef, Bytes, Event, Operation, Request, RequestSource, SigningDomain,
@@ -39,13 +38,6 @@ pub(super) const SOURCE: RequestSource = RequestSource { chain_id: CHAIN_ID, con
 pub(super) const GATEWAY_CONFIG: Address = Address::repeat_byte(0x9c);
 
 sol! {
-    function publicDecryptionResponse(
-        uint256 decryptionId, bytes decryptedResult, bytes signature, bytes extraData
-    ) external;
-    function userDecryptionResponse(
-        uint256 decryptionId, bytes userDecryptedShare, bytes signature, bytes extraData
-    ) external;
-
     error DecryptionNotRequested(uint256 decryptionId);
     error KmsNodeAlreadySigned(uint256 decryptionId, address signer);
     error NotKmsSigner(address signerAddress);
@@ -62,119 +54,6 @@ pub(super) fn domain() -> SigningDomain {
 
 pub(super) fn index(number: u64) -> usize {
     usize::try_from(number).unwrap()
-}
-
-/// A transaction of the connector's wallet.
-#[derive(Clone, Debug)]
-pub(super) struct Transaction {
-    pub hash: B256,
-    pub nonce: u64,
-    pub max_fee: u128,
-    tip: u128,
-    gas_limit: u64,
-    to: Option<Address>,
-    input: Bytes,
-    /// Of the same wallet, but not sent by this connector.
-    pub foreign: bool,
-}
-
-/// Gas limit of a block.
-const BLOCK_GAS: u64 = 30_000_000;
-/// Gas of an answer, of a transaction that does nothing, and of each byte of calldata.
-const ANSWER_GAS: u64 = 130_000;
-const PLAIN_GAS: u64 = 21_000;
-const BYTE_GAS: u64 = 16;
-/// Tips are always below this.
-const HIGHEST_TIP: u128 = 100_000_000_000;
-
-impl Transaction {
-    pub fn read(raw: &Bytes) -> Self {
-        let read = TxEnvelope::decode_2718(&mut raw.as_ref()).expect("the lane signs well");
-        Self {
-            hash: *read.tx_hash(),
-            nonce: read.nonce(),
-            max_fee: read.max_fee_per_gas(),
-            tip: read.max_priority_fee_per_gas().unwrap_or(0),
-            gas_limit: read.gas_limit(),
-            to: read.to(),
-            input: read.input().clone(),
-            foreign: false,
-        }
-    }
-
-    /// Returns why this transaction must not have been signed, whatever the nodes said.
-    pub fn is_out_of_bounds(&self) -> Option<String> {
-        let Self { max_fee, tip, gas_limit, .. } = *self;
-        let fine = max_fee <= HIGHEST_FEE
-            && tip <= HIGHEST_TIP
-            && gas_limit <= BLOCK_GAS.min(most_gas(self.input.len()));
-        (!fine).then(|| format!("{max_fee} wei per gas, a tip of {tip}, {gas_limit} gas"))
-    }
-
-    fn intrinsic_gas(&self) -> u64 {
-        PLAIN_GAS + BYTE_GAS * self.input.len() as u64
-    }
-
-    /// Gas that its complete execution uses.
-    fn gas(&self) -> u64 {
-        let answers = if self.input.is_empty() { 0 } else { ANSWER_GAS };
-        self.intrinsic_gas() + answers
-    }
-
-    /// A transaction of the same wallet that this connector did not send.
-    pub fn foreign(nonce: u64, salt: u64) -> Self {
-        let hash = keccak256([nonce.to_be_bytes(), salt.to_be_bytes()].concat());
-        Self {
-            hash,
-            nonce,
-            max_fee: u128::MAX,
-            tip: 0,
-            gas_limit: BLOCK_GAS,
-            to: None,
-            input: Bytes::new(),
-            foreign: true,
-        }
-    }
-
-    /// Returns whether it runs out of gas.
-    pub fn runs_out(&self) -> bool {
-        self.gas_limit < self.gas()
-    }
-
-    /// In the form a node returns.
-    pub fn as_rpc(&self) -> reader::Transaction {
-        reader::Transaction { hash: self.hash, to: self.to, input: self.input.clone() }
-    }
-
-    /// Id of the request it answers.
-    pub fn answers(&self) -> Option<U256> {
-        response(&self.input).map(|response| response.id)
-    }
-}
-
-struct Response {
-    id: U256,
-    payload: Bytes,
-    signature: Bytes,
-    extra_data: Bytes,
-}
-
-fn response(input: &[u8]) -> Option<Response> {
-    if let Ok(call) = publicDecryptionResponseCall::abi_decode(input) {
-        return Some(Response {
-            id: call.decryptionId,
-            payload: call.decryptedResult,
-            signature: call.signature,
-            extra_data: call.extraData,
-        });
-    }
-    let call = userDecryptionResponseCall::abi_decode(input).ok()?;
-    Some(Response {
-        id: call.decryptionId,
-        payload: call.userDecryptedShare,
-        signature: call.signature,
-        extra_data: call.extraData,
-    })
 }
 
 #[derive(Clone, Debug)]

@@ -1,5 +1,8 @@
 //! Reads rows back into the domain's types. Plain functions over a connection: the caller chooses the thread.
 
+mod transactions;
+mod counts;
+
 use rusqlite::{
     Connection, OptionalExtension, Params, Result, Row, params,
     types::{FromSqlError, Type},
@@ -13,18 +16,13 @@ use super::{
     statements::{self as sql, PROGRESS_COLUMNS},
 };
 use crate::{
-    chain::lane::{MinedTransaction, SignedTransaction},
+    chain::lane::SignedTransaction,
     contracts::abi::Counter,
-    domain::{
-        Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, RequestSource, SignedResult,
-        U256,
-    },
+    domain::{Answer, B256, BlockRef, Event, Kind, RequestKey, RequestSource, SignedResult, U256},
     flow::ledger::{AnsweredHere, IdRange, UnprovenRange},
     journal::{
-        Counts, FailingRequest, JournaledTransaction, Position, Progress, RequestFilter,
-        RequestPage, RequestRecord, RequestSummary, StageName,
+        Position, Progress, RequestFilter, RequestPage, RequestRecord, RequestSummary, StageName,
     },
-    telemetry::metrics::RequestGauges,
 };
 
 /// The error for a value of the right type that this program does not know.
@@ -323,94 +321,13 @@ impl Rows<'_> {
         self.one(sql::LISTED_OLDEST, [self.of], |row| read_summary(row, self.of.source))
     }
 
-    pub fn open_transactions(&self) -> Result<Vec<SignedTransaction>> {
-        self.many(sql::OPEN_TRANSACTIONS, [self.chain()], self.transaction())
-    }
-
-    pub fn stranded_transactions(&self) -> Result<Vec<SignedTransaction>> {
-        self.many(sql::STRANDED_TRANSACTIONS, [self.chain()], self.transaction())
-    }
-
-    pub fn unsettled_transactions(&self) -> Result<Vec<SignedTransaction>> {
-        self.many(sql::UNSETTLED_TRANSACTIONS, [self.of], self.transaction())
-    }
-
-    pub fn recently_mined(&self, nonces: u64) -> Result<Vec<MinedTransaction>> {
-        self.many(sql::RECENTLY_MINED, [Number(nonces), self.chain()], |row| {
-            let block = BlockRef { number: number(row, 2)?, hash: hash(row, 3)? };
-            Ok(MinedTransaction { nonce: number(row, 0)?, hash: hash(row, 1)?, block })
-        })
-    }
-
     pub fn latest_block_time(&self) -> Result<Option<Position>> {
         let newest = self.one(sql::NEWEST, [self.of], |row| row.get::<_, Option<i64>>(0))?;
         Ok(newest.flatten().map(Position))
     }
 
-    pub fn transactions_of(&self, key: RequestKey) -> Result<Vec<JournaledTransaction>> {
-        let with = params![self.of, Fixed(key.id), Fixed(key.content)];
-        self.many(sql::TRANSACTIONS_OF, with, |row| {
-            Ok(JournaledTransaction {
-                transaction: read_transaction(row, self.of.home)?,
-                mined: block_from_columns(row.get(5)?, row.get(6)?),
-                signed_at_ms: number(row, 7)?,
-                given_up: row.get(8)?,
-            })
-        })
-    }
-
-    pub fn highest_nonce(&self) -> Result<Option<u64>> {
-        let highest = self.one(sql::HIGHEST_NONCE, [self.chain()], |row| maybe_number(row, 0))?;
-        Ok(highest.flatten())
-    }
-
     pub fn is_empty(&self) -> Result<bool> {
         self.db.query_row(sql::IS_EMPTY, [], |row| row.get(0))
-    }
-
-    /// The number of requests without an outcome, held ones included.
-    pub fn in_hand(&self) -> Result<u64> {
-        self.db.prepare_cached(sql::COUNT_IN_HAND)?.query_row([self.of], |row| number(row, 0))
-    }
-
-    pub fn standings(&self) -> Result<Vec<RequestGauges>> {
-        self.many(sql::COUNT_STANDINGS, [self.of], |row| {
-            let reason: Option<String> = row.get(2)?;
-            Ok(RequestGauges {
-                kind: kind(row, 0)?,
-                stage: stage(row, 1)?.as_str(),
-                held: reason.as_deref().and_then(HoldReason::from_name),
-                requests: number(row, 3)?,
-                oldest_ms: number(row, 4)?,
-            })
-        })
-    }
-
-    pub fn counts(&self) -> Result<Counts> {
-        let mut counts = Counts::default();
-        let mut unfinished = self.db.prepare_cached(sql::COUNT_UNFINISHED)?;
-        let mut rows = unfinished.query([self.of])?;
-        while let Some(row) = rows.next()? {
-            let (stage, reason): (_, Option<String>) = (stage(row, 0)?, row.get(1)?);
-            let (some, oldest) = (number(row, 2)?, number(row, 3)?);
-            *counts.unfinished.entry(stage).or_default() += some;
-            if let Some(reason) = reason.as_deref().and_then(HoldReason::from_name) {
-                *counts.held.entry(reason.as_str()).or_default() += some;
-            }
-            counts.oldest_unfinished_ms =
-                Some(counts.oldest_unfinished_ms.map_or(oldest, |other| other.min(oldest)));
-        }
-        let settled = self.many(sql::COUNT_SETTLED, [self.of], |row| {
-            Ok((row.get::<_, String>(0)?, number(row, 1)?))
-        })?;
-        counts.settled.extend(settled);
-        counts.skipped_logs =
-            self.one(sql::COUNT_SKIPPED, [self.of], |row| number(row, 0))?.unwrap_or_default();
-        counts.oldest_failing = self.one(sql::OLDEST_FAILING, [self.of], |row| {
-            let last_error = bounded_text(row.get(1)?).unwrap_or_default();
-            Ok(FailingRequest { arrived_at_ms: number(row, 0)?, last_error })
-        })?;
-        Ok(counts)
     }
 }
 

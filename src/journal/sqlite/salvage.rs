@@ -40,15 +40,15 @@ pub(super) struct Salvage {
 pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Salvage {
     let Ok(connection) = open(file) else { return Salvage::default() };
     let source = RequestSource { chain_id: identity.chain_id, contract };
-    let mined: BTreeSet<u64> = rows(&connection, sql::SALVAGE_MINED, contract, |row| {
+    let mined: BTreeSet<u64> = rows(&connection, sql::salvage::MINED, contract, |row| {
         row.get::<_, Number>(0).map(|nonce| nonce.0)
     })
     .into_iter()
     .collect();
     let mut hashes = BTreeSet::new();
-    let signed = match connection.prepare(sql::SALVAGE_TRANSACTIONS) {
-        Ok(_) => sql::SALVAGE_TRANSACTIONS,
-        Err(_) => sql::SALVAGE_TRANSACTIONS_V1,
+    let signed = match connection.prepare(sql::salvage::TRANSACTIONS) {
+        Ok(_) => sql::salvage::TRANSACTIONS,
+        Err(_) => sql::salvage::TRANSACTIONS_V1,
     };
     let mut transactions = rows(&connection, signed, contract, |row| {
         Ok((row.get::<_, i64>(5)?, read_transaction(row, identity.chain_id)?))
@@ -60,7 +60,7 @@ pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Sal
     });
     transactions.sort_by_key(|(seq, _)| *seq);
     let mut keys = BTreeSet::new();
-    let mut requests = rows(&connection, sql::SALVAGE_REQUESTS, contract, |row| {
+    let mut requests = rows(&connection, sql::salvage::REQUESTS, contract, |row| {
         Ok((
             row.get::<_, i64>(0)?,
             key_from_columns(source, row.get(1)?, row.get(2)?),

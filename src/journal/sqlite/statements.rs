@@ -1,5 +1,8 @@
 //! The SQL, in one place, so that a test can ask the query planner which index each scan uses.
 
+pub(super) mod salvage;
+pub(super) mod inherit;
+
 /// `?1` contract, `?2` id, `?3` content, `?4` kind, `?5` now.
 pub(super) const INSERT_REQUEST: &str = "
 INSERT INTO requests (contract, id, content, kind, stage, arrived_at)
@@ -74,29 +77,6 @@ pub(super) const SELECT_BEGUN_AFTER: &str = "SELECT begun_after FROM cursors WHE
 /// Lowers the block after which reading began to at most `?2`.
 pub(super) const BEGIN_EARLIER: &str = "
 UPDATE cursors SET begun_after = min(begun_after, ?2) WHERE contract = ?1";
-
-/// For a damaged file: reads the tables only, because the damage may be in an index. The caller appends the
-/// sort order.
-pub(super) const SALVAGE_MINED: &str = "
-SELECT t.nonce FROM transactions t NOT INDEXED WHERE t.mined_block_number IS NOT NULL
-ORDER BY t.seq";
-
-pub(super) const SALVAGE_TRANSACTIONS: &str = "
-SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.seq, t.contract
-FROM transactions t NOT INDEXED
-WHERE t.mined_block_number IS NULL AND t.given_up IS NULL ORDER BY t.seq";
-
-/// For a damaged file of a version before 4.
-pub(super) const SALVAGE_TRANSACTIONS_V1: &str = "
-SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.seq, t.contract
-FROM transactions t NOT INDEXED WHERE t.mined_block_number IS NULL ORDER BY t.seq";
-
-/// `?1` contract.
-pub(super) const SALVAGE_REQUESTS: &str = "
-SELECT r.seq, r.id, r.content, e.block_number, e.block_hash, e.transaction_hash, e.log_index,
-    e.topics, e.data
-FROM requests r NOT INDEXED CROSS JOIN events e ON e.seq = r.seq
-WHERE r.contract = ?1 AND r.outcome IS NULL ORDER BY r.seq";
 
 /// The requests that were stored last, newest first. `?1` contract, `?2` limit.
 pub(super) const NEWEST_IDS: &str = "
@@ -363,55 +343,6 @@ pub(super) const HAS_OPEN_TRANSACTIONS_V3: &str = "
 SELECT EXISTS (SELECT 1 FROM transactions t INDEXED BY transactions_open
 WHERE t.mined_block_number IS NULL AND t.given_up IS NULL AND NOT EXISTS (
     SELECT 1 FROM transactions m WHERE m.nonce = t.nonce AND m.mined_block_number IS NOT NULL))";
-
-/// Copies the requests that a new wallet takes over from the journal of the earlier one, attached as `old`:
-/// `?1` contract, `?2` a block.
-///
-/// A submitted request becomes answered: the new wallet sends the answer again. Settled requests of blocks
-/// after `?2` are copied too: these blocks are read again, and would otherwise show them as new.
-pub(super) const INHERIT_REQUESTS: &str = "
-INSERT INTO main.requests (contract, id, content, kind, stage, attempts, last_error, hold_reason,
-    hold_detail, held_since, arrived_at, asked_at, answered_at, worked, settled_at, outcome,
-    refusal, outcome_detail, outcome_transaction, outcome_block_number, outcome_block_hash)
-SELECT contract, id, content, kind, CASE stage WHEN 'submitted' THEN 'answered' ELSE stage END,
-    attempts, last_error, hold_reason, hold_detail, held_since, arrived_at, asked_at, answered_at,
-    worked, settled_at, outcome, refusal, outcome_detail, outcome_transaction,
-    outcome_block_number, outcome_block_hash
-FROM old.requests WHERE contract = ?1 AND (outcome IS NULL
-    OR seq IN (SELECT seq FROM old.events WHERE block_number > ?2))
-ORDER BY seq ON CONFLICT DO NOTHING";
-
-pub(super) const INHERIT_EVENTS: &str = "
-INSERT INTO main.events
-    (seq, block_number, block_hash, transaction_hash, log_index, topics, data)
-SELECT n.seq, e.block_number, e.block_hash, e.transaction_hash, e.log_index, e.topics, e.data
-FROM main.requests n
-CROSS JOIN old.requests o ON o.contract = n.contract AND o.id = n.id AND o.content = n.content
-CROSS JOIN old.events e ON e.seq = o.seq
-WHERE n.contract = ?1 ON CONFLICT DO NOTHING";
-
-/// Also of settled requests: a reorganisation may open them again.
-pub(super) const INHERIT_ANSWERS: &str = "
-INSERT INTO main.answers (seq, payload, signature, extra_data)
-SELECT n.seq, a.payload, a.signature, a.extra_data
-FROM main.requests n
-CROSS JOIN old.requests o ON o.contract = n.contract AND o.id = n.id AND o.content = n.content
-CROSS JOIN old.answers a ON a.seq = o.seq
-WHERE n.contract = ?1 ON CONFLICT DO NOTHING";
-
-/// `?1` contract, `?2` now.
-pub(super) const INHERIT_CURSOR: &str = "
-INSERT INTO main.cursors (contract, begun_after, number, hash, moved_at, read_twice)
-SELECT contract, begun_after, number, hash, ?2, read_twice FROM old.cursors WHERE contract = ?1";
-
-pub(super) const INHERIT_UNPROVEN: &str = "
-INSERT INTO main.unproven SELECT * FROM old.unproven WHERE contract = ?1 ON CONFLICT DO NOTHING";
-
-/// `?1` contract.
-pub(super) const INHERIT_SEEN_IDS: &str = "
-INSERT INTO main.seen_ids (contract, counter, first, last, first_block, last_block)
-SELECT contract, counter, first, last, first_block, last_block FROM old.seen_ids
-WHERE contract = ?1 ON CONFLICT DO NOTHING";
 
 pub(super) const IS_EMPTY: &str = "
 SELECT NOT EXISTS (SELECT 1 FROM cursors) AND NOT EXISTS (SELECT 1 FROM requests)

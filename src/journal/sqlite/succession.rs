@@ -312,16 +312,16 @@ fn copy(
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let of = params![SourceColumn::home(contract)];
     let now = Number(now_ms);
-    transaction.execute(sql::INHERIT_CURSOR, params![SourceColumn::home(contract), now])?;
-    transaction.execute(sql::INHERIT_UNPROVEN, of)?;
+    transaction.execute(sql::inherit::CURSOR, params![SourceColumn::home(contract), now])?;
+    transaction.execute(sql::inherit::UNPROVEN, of)?;
     let rows = Rows { db: &transaction, of: SourceColumn::home(contract) };
     let cursor = rows.cursor()?;
     let cursor = cursor.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
     let young = Number(cursor.number.saturating_sub(YOUNG));
-    transaction.execute(sql::INHERIT_REQUESTS, params![SourceColumn::home(contract), young])?;
-    transaction.execute(sql::INHERIT_EVENTS, of)?;
-    transaction.execute(sql::INHERIT_ANSWERS, of)?;
-    transaction.execute(sql::INHERIT_SEEN_IDS, of)?;
+    transaction.execute(sql::inherit::REQUESTS, params![SourceColumn::home(contract), young])?;
+    transaction.execute(sql::inherit::EVENTS, of)?;
+    transaction.execute(sql::inherit::ANSWERS, of)?;
+    transaction.execute(sql::inherit::SEEN_IDS, of)?;
     let requests = rows.in_hand()?;
     transaction.commit()?;
     Ok((cursor, requests))

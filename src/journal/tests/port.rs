@@ -1,7 +1,7 @@
 //! The writer over a fake store: how it reacts to what the port returns.
 
 use std::sync::{
-    Mutex as Lock,
+    Arc, Mutex as Lock,
     atomic::{AtomicU32, Ordering},
 };
 

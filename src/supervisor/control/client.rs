@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{LONGEST_PATH, Request, Response, SocketCandidates};
+use super::{MAX_PATH_BYTES, Request, Response, SocketCandidates};
 
 /// How long connecting to one candidate may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -119,8 +119,8 @@ pub async fn ask(
 }
 
 async fn connect(path: &Path) -> io::Result<UnixStream> {
-    if path.as_os_str().len() > LONGEST_PATH {
-        let error = format!("a socket's path has at most {LONGEST_PATH} bytes");
+    if path.as_os_str().len() > MAX_PATH_BYTES {
+        let error = format!("a socket's path has at most {MAX_PATH_BYTES} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
     }
     // On a blocking thread: a path lookup on a hanging mount never returns, and connecting waits

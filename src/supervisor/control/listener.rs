@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    LONGEST_PATH, PendingRequest, Request, Response, SocketCandidates,
+    MAX_PATH_BYTES, PendingRequest, Request, Response, SocketCandidates,
     socket_file::{
         ListenError, SocketFile, file_identity, lock, remove_stale_socket, set_group_mode,
     },
@@ -104,7 +104,7 @@ impl Listener {
     async fn bind_blocking(candidates: &SocketCandidates) -> Result<Self, ListenError> {
         let path = candidates.to_listen_at();
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        if path.as_os_str().len() > LONGEST_PATH {
+        if path.as_os_str().len() > MAX_PATH_BYTES {
             return Err(ListenError::TooLong { path });
         }
         let failed = |doing| {

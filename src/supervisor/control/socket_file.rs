@@ -18,7 +18,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::LONGEST_PATH;
+use super::MAX_PATH_BYTES;
 
 /// How long to wait for another supervisor that is binding in the same directory.
 const LOCK_DEADLINE: Duration = Duration::from_secs(2);
@@ -26,11 +26,11 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(2);
 /// Why the control socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("{} is in use by {}: stop that one, or choose another place with --socket", path.display(), describe(*pid))]
+    #[error("{} is in use by {}: stop that one, or choose another place with --socket", path.display(), process_text(*pid))]
     InUse { path: PathBuf, pid: Option<i32> },
     #[error("{} is there and no socket: remove it, or choose another place with --socket", path.display())]
     NotASocket { path: PathBuf },
-    #[error("{} has {} bytes, a socket's path at most {LONGEST_PATH}: choose a shorter one with --socket", path.display(), path.as_os_str().len())]
+    #[error("{} has {} bytes, a socket's path at most {MAX_PATH_BYTES}: choose a shorter one with --socket", path.display(), path.as_os_str().len())]
     TooLong { path: PathBuf },
     #[error("the process is ending")]
     Ending,
@@ -38,7 +38,7 @@ pub enum ListenError {
     Io { path: PathBuf, doing: &'static str, cause: io::Error },
 }
 
-fn describe(pid: Option<i32>) -> String {
+fn process_text(pid: Option<i32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
