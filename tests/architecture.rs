@@ -491,7 +491,8 @@ fn tests_of(text: &str) -> Vec<(String, String)> {
         let name = line.trim_start_matches("async ").strip_prefix("fn ");
         if let Some(more) = line.strip_prefix("///") {
             comment.push_str(more);
-        } else if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+        } else if ["#[test]", "#[tokio::test", "#[world::test]"].iter().any(|a| line.starts_with(a))
+        {
             is_test = true;
         } else if let (true, Some(name)) = (is_test, name) {
             let end = name.find(['(', '<']).unwrap_or(name.len());

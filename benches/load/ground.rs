@@ -8,21 +8,18 @@ use alloy::{
     sol_types::SolCall as _,
 };
 use serde_json::json;
-
-use crate::{
-    node::MemoryNode,
-    store::Store,
-    world::{
-        Error, Result,
-        anvil::{self, Anvil, AnvilOptions},
-        contracts::{Decryption, Variant, lean_decryption_code},
-        core_stub::{Behaviour, CoreOptions, CoreStub, CoreVersion},
-        deployment::{self, Deployment, Thresholds},
-        random_key,
-        request::{Ask, Ciphertext, Kind, fhe},
-        rpc::Call,
-    },
+use world::{
+    Error, Result,
+    anvil::{self, Anvil, AnvilOptions},
+    contracts::{Decryption, Variant, lean_decryption_code},
+    core_stub::{Behaviour, CoreOptions, CoreStub, CoreVersion},
+    deployment::{self, Deployment, Thresholds},
+    random_key,
+    request::{Ask, Ciphertext, Kind, fhe},
+    rpc::Call,
 };
+
+use crate::{node::MemoryNode, store::Store};
 
 pub const BLOCK_TIME: Duration = Duration::from_millis(250);
 /// Requests in one transaction.

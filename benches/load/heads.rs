@@ -8,8 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::{net::TcpStream, sync::watch, task::JoinSet, time::Instant};
 use tokio_tungstenite::tungstenite::Message;
-
-use crate::world::{Error, Result};
+use world::{Error, Result};
 
 /// The blocks since this began, and when they came.
 #[derive(Debug)]

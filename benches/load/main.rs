@@ -6,13 +6,6 @@
 //! `scripts/bench` builds what is needed and runs it. Figures of two sittings are compared as ratios:
 //! machines differ and are noisy.
 
-#[expect(dead_code, reason = "the bench and the tests each use a part of the world")]
-#[path = "../../tests/world/mod.rs"]
-mod world;
-
-#[path = "../../tests/devnet/folders.rs"]
-mod folders;
-
 mod ground;
 mod heads;
 mod list;
@@ -30,13 +23,10 @@ use std::{
 };
 
 use clap::Parser;
-use futures_util::StreamExt as _;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook_tokio::Signals;
+use world::{Error, Result, folders::Run, run::run};
 
 use program::Program;
 use row::Sitting;
-use world::{Error, Result};
 
 #[derive(Parser)]
 #[command(name = "bench", about = "How fast the connector is, and what it costs")]
@@ -70,22 +60,11 @@ struct Cli {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let ended = async {
-        // Caught from here on: whatever runs below is dropped, and with it every child.
-        let mut signals =
-            Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| Error::Io("signals".into(), e))?;
-        tokio::select! {
-            ended = bench(&cli) => ended,
-            _signal = signals.next() => Err(Error::other("interrupted")),
-        }
-    };
-    match ended.await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    run("bench", async |interrupts| {
+        interrupts.or(bench(&cli)).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+    .await
 }
 
 async fn bench(cli: &Cli) -> Result<()> {
@@ -93,7 +72,7 @@ async fn bench(cli: &Cli) -> Result<()> {
         Some(file) => Some(serde_json::from_str(&read(file)?)?),
         None => None,
     };
-    let folder = folders::Run::begin(&cli.dir)?;
+    let folder = Run::begin(&cli.dir)?;
     let connector = Program::Connector(cli.connector.clone());
     let reference = cli.responder.clone().map(Program::Responder);
     let mut sitting = Sitting { machine: row::machine(), rows: Vec::new() };

@@ -27,8 +27,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_tungstenite::tungstenite::Message;
-
-use crate::world::{
+use world::{
     Error, Result,
     contracts::G8,
     request::{Ask, Kind},

@@ -7,17 +7,15 @@ use std::{
 };
 
 use rustix::process::Signal;
-
-use crate::{
-    ground::Ground,
-    world::{
-        Error, Result,
-        fleet::name,
-        process::Process,
-        procfs::Usage,
-        supervised::{Supervised, running},
-    },
+use world::{
+    Error, Result,
+    fleet::name,
+    process::Process,
+    procfs::Usage,
+    supervised::{Supervised, running},
 };
+
+use crate::ground::Ground;
 
 const STARTING: Duration = Duration::from_mins(2);
 const STOPPING: Duration = Duration::from_secs(40);

@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use world::{Error, Result};
 
 use crate::{
     ground::{Ground, Plan},
@@ -11,7 +12,6 @@ use crate::{
     program::{Program, Running},
     row::{Row, Spread},
     tally::Tally,
-    world::{Error, Result},
 };
 
 /// Requests before anything is counted: connections are made, gas is learned.

@@ -15,8 +15,7 @@ use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, task::JoinSet};
-
-use crate::world::{
+use world::{
     Error, Result,
     ministack::{Bucket, UNCOMPRESSED},
     request::Ciphertext,

@@ -10,11 +10,9 @@ use alloy::{
     sol_types::SolEvent as _,
 };
 use tokio::time::{Instant, sleep};
+use world::{Error, Result, contracts::Decryption, deployment::Deployment, request::Kind};
 
-use crate::{
-    ground::BLOCK_TIME,
-    world::{Error, Result, contracts::Decryption, deployment::Deployment, request::Kind},
-};
+use crate::ground::BLOCK_TIME;
 
 /// Blocks read at once.
 const PAGE: u64 = 40;

@@ -178,7 +178,4 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 }
 
 #[cfg(test)]
-#[path = "../../tests/world/strict_json.rs"]
-mod strict_json;
-#[cfg(test)]
 mod tests;

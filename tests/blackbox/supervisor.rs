@@ -3,6 +3,7 @@
 mod supervise;
 mod reload;
 mod random_changes;
+mod ailments;
 mod isolation;
 mod fleet;
 mod instance;

@@ -5,19 +5,17 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 use tokio::time::{Instant, sleep};
-
-use crate::{
-    quickstart::connector_program,
-    world::{
-        Error, Result,
-        anvil::AnvilOptions,
-        deployment::Thresholds,
-        fleet::{Fleet, name},
-        procfs::Usage,
-        scene::SceneOptions,
-        supervised::running,
-    },
+use world::{
+    Error, Result,
+    anvil::AnvilOptions,
+    deployment::Thresholds,
+    fleet::{Fleet, name},
+    procfs::Usage,
+    scene::SceneOptions,
+    supervised::running,
 };
+
+use crate::quickstart::connector_program;
 
 /// From the supervisor's start to the last instance running.
 const STARTING: Duration = Duration::from_mins(3);

@@ -14,11 +14,6 @@
 //! one answer of each node's registered signer and the answer is what the ciphertexts decrypt to.
 //! `scripts/quickstart` and `scripts/measure` build what is needed.
 
-#[expect(dead_code, reason = "the devnet and the tests each use a part of the world")]
-#[path = "../world/mod.rs"]
-mod world;
-
-mod folders;
 mod idle;
 mod network;
 mod quickstart;
@@ -33,16 +28,14 @@ use std::{
 
 use alloy::primitives::{B256, U256};
 use clap::{Parser, Subcommand};
-use futures_util::StreamExt as _;
 use serde::Serialize;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook_tokio::Signals;
+use world::{
+    Result,
+    request::{Ask, Kind},
+    run::run,
+};
 
 use network::{Network, Servers};
-use world::{
-    Error, Result,
-    request::{Ask, Kind},
-};
 
 #[derive(Parser)]
 #[command(name = "devnet", about = "A local Gateway chain with contracts, S3 and a KMS Core stub")]
@@ -93,42 +86,23 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Cli::parse().command).await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("devnet: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run(command: Command) -> Result<ExitCode> {
-    // Caught from here on: whatever runs below is dropped, and with it every child.
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| Error::Io("signals".into(), e))?;
-    match command {
-        Command::Quickstart(options) => quickstart::run(&options, &mut signals).await,
-        Command::Idle(options) => {
-            tokio::select! {
-                measured = idle::run(&options) => measured,
-                _signal = signals.next() => Ok(ExitCode::FAILURE),
-            }
-        }
-        Command::Watch(options) => {
-            tokio::select! {
-                measured = watch::run(&options) => measured,
-                _signal = signals.next() => Ok(ExitCode::FAILURE),
-            }
-        }
+    let command = Cli::parse().command;
+    run("devnet", async |interrupts| match command {
+        Command::Quickstart(options) => quickstart::run(&options, interrupts).await,
+        Command::Idle(options) => interrupts.or(idle::run(&options)).await,
+        Command::Watch(options) => interrupts.or(watch::run(&options)).await,
         Command::Up { dir, block_time, nodes } => {
             tokio::select! {
                 ended = up(&dir, Duration::from_millis(block_time), nodes) => ended,
-                _signal = signals.next() => Ok(ExitCode::SUCCESS),
+                _signal = interrupts.next() => Ok(ExitCode::SUCCESS),
             }
         }
-        Command::Emit { dir, public, user } => emit(&dir, public, user).await,
-        Command::Status { dir, json, wait } => status(&dir, json, Duration::from_secs(wait)).await,
-    }
+        Command::Emit { dir, public, user } => interrupts.or(emit(&dir, public, user)).await,
+        Command::Status { dir, json, wait } => {
+            interrupts.or(status(&dir, json, Duration::from_secs(wait))).await
+        }
+    })
+    .await
 }
 
 async fn up(dir: &Path, block_time: Duration, nodes: u16) -> Result<ExitCode> {

@@ -10,8 +10,7 @@ use std::{
 
 use alloy::primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
-
-use crate::world::{
+use world::{
     Error, Result,
     anvil::{self, AnvilOptions},
     attestation::Layout,

@@ -10,22 +10,21 @@ use std::{
 };
 
 use clap::Args;
-use futures_util::StreamExt as _;
-use kms_connector::admin::status::{InstanceStatus, Status};
-use signal_hook_tokio::Signals;
 use tokio::time::{Instant, sleep};
+use world::{
+    Error, Result,
+    folders::Run,
+    journal::{self, Entry},
+    request::{Ask, Issued},
+    run::Interrupts,
+    status::{InstanceStatus, Status},
+    supervised::{Supervised, find},
+    until,
+};
 
 use crate::{
-    folders::Run,
     network::{Servers, emit},
     verdict::{self, Verdict},
-    world::{
-        Error, Result,
-        journal::{self, Entry},
-        request::{Ask, Issued},
-        supervised::{Supervised, find},
-        until,
-    },
 };
 
 const BLOCK_TIME: Duration = Duration::from_millis(250);
@@ -60,11 +59,11 @@ pub struct Options {
 
 /// Runs to the verdict, and with `--keep` until a signal. Success: every request was answered once
 /// and rightly, and everything ended in order.
-pub async fn run(options: &Options, signals: &mut Signals) -> Result<ExitCode> {
+pub async fn run(options: &Options, interrupts: &mut Interrupts) -> Result<ExitCode> {
     let run = Run::begin(&options.dir)?;
     let walked = tokio::select! {
         walked = walk(options, &run) => walked,
-        Some(signal) = signals.next() => return Ok(interrupted(signal)),
+        signal = interrupts.next() => return Ok(interrupted(signal)),
     };
     let (mut scene, good) = match walked {
         Ok(walked) => walked,
@@ -79,12 +78,12 @@ pub async fn run(options: &Options, signals: &mut Signals) -> Result<ExitCode> {
         tell_what_runs(&scene);
         kept = tokio::select! {
             ended = scene.watch() => ended,
-            _signal = signals.next() => Ok(()),
+            _signal = interrupts.next() => Ok(()),
         };
     }
     let stopped = tokio::select! {
         stopped = scene.stop() => stopped,
-        Some(signal) = signals.next() => return Ok(interrupted(signal)),
+        signal = interrupts.next() => return Ok(interrupted(signal)),
     };
     match kept.and(stopped) {
         Err(error) => Ok(failed(&run, Some(&error))),
@@ -237,9 +236,8 @@ impl Scene {
     /// Waits for the next generation of an instance.
     async fn reloaded(&self, name: &str, before: &Status) -> Result<Status> {
         let old = find(before, name).map_or(0, |one| one.generation);
-        let running = |one: &InstanceStatus| {
-            one.generation > old && one.state.word() == "running" && !one.changing
-        };
+        let running =
+            |one: &InstanceStatus| one.generation > old && one.state == "running" && !one.changing;
         let what = format!("a new generation of {name}");
         let wanted = |status: &Status| find(status, name).is_some_and(running);
         self.supervisor.until_within(RELOADING, &what, wanted).await

@@ -1,16 +1,14 @@
 //! What became of each request at each node: the chain decides, and the journal must say the same.
 
 use alloy::primitives::U256;
-
-use crate::{
-    network::Node,
-    world::{
-        Result,
-        deployment::{Answer, Deployment},
-        journal::Entry,
-        request::{Issued, Kind},
-    },
+use world::{
+    Result,
+    deployment::{Answer, Deployment},
+    journal::Entry,
+    request::{Issued, Kind},
 };
+
+use crate::network::Node;
 
 /// How one request went at one node.
 pub struct Verdict {

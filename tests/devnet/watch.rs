@@ -9,18 +9,18 @@ use std::{
 
 use clap::Args;
 use tokio::time::{Instant, sleep};
+use world::{
+    Result,
+    anvil::AnvilOptions,
+    deployment::Thresholds,
+    fleet::{Fleet, name},
+    http_client,
+    scene::SceneOptions,
+};
 
 use crate::{
     idle::{all_running, counted, tell},
     quickstart::connector_program,
-    world::{
-        Result,
-        anvil::AnvilOptions,
-        deployment::Thresholds,
-        fleet::{Fleet, name},
-        http_client,
-        scene::SceneOptions,
-    },
 };
 
 /// All that the page and Prometheus ask for; `/` is the page itself, which is loaded once.

@@ -7,15 +7,15 @@ use std::{fmt, path::Path, time::Duration};
 
 use fastrand::Rng;
 use tokio::time::sleep;
+use world::{
+    Result,
+    faulty_rpc::{Lie, Lies, Logs, Rule},
+    proxy::{Proxy, Weather},
+};
 
 use crate::{
     ground::{Ground, INSTANCES},
     load::{Keep, Load},
-    world::{
-        Result,
-        faulty_rpc::{Lie, Lies, Logs, Rule},
-        proxy::{Proxy, Weather},
-    },
 };
 
 /// How deep the chain is reorganised.

@@ -10,7 +10,7 @@
 
 use std::path::Path;
 
-use crate::world::{
+use world::{
     Error, Result,
     anvil::{self, AnvilOptions},
     contracts::lean_decryption_code,

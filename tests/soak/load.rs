@@ -17,8 +17,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-
-use crate::world::{
+use world::{
     Error, Result,
     contracts::Decryption,
     deployment::Deployment,
@@ -204,7 +203,7 @@ fn asks(emitted: usize, due: usize) -> Vec<Ask> {
         let mut ask =
             if number.is_multiple_of(2) { Ask::public(&types) } else { Ask::user(&types) };
         if ask.kind == Kind::User {
-            ask.public_key = crate::world::random::<KEY_BYTES>().into();
+            ask.public_key = world::random::<KEY_BYTES>().into();
         }
         asks.push(ask);
     }

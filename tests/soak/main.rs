@@ -5,13 +5,6 @@
 //! kill -9 happens in the first third only: the process that is started last then lives long enough
 //! to show whether its memory and its open files grow.
 
-#[expect(dead_code, reason = "the soak and the tests each use a part of the world")]
-#[path = "../world/mod.rs"]
-mod world;
-
-#[path = "../devnet/folders.rs"]
-mod folders;
-
 mod faults;
 mod ground;
 mod load;
@@ -26,19 +19,15 @@ use std::{
 };
 
 use clap::Parser;
-use futures_util::StreamExt as _;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook_tokio::Signals;
 use tokio::time::{Instant, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
+use world::{Error, Result, folders::Run, procfs::Usage, run::run};
 
 use faults::Deck;
-use folders::Run;
 use ground::Ground;
 use load::{Load, whole};
 use usage::{SAMPLE_EVERY, Samples};
 use verdict::Verdict;
-use world::{Error, Result, procfs::Usage};
 
 const FAULT_EVERY: Duration = Duration::from_secs(10);
 /// From the last fault to the last answer.
@@ -76,25 +65,13 @@ struct Cli {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let ended = async {
-        // Caught from here on: whatever runs below is dropped, and with it every child.
-        let mut signals =
-            Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| Error::Io("signals".into(), e))?;
-        let run = Run::begin(&cli.dir)?;
-        println!("folder       {}", run.dir.display());
-        tokio::select! {
-            ended = soak(&cli, &run.dir) => ended,
-            _signal = signals.next() => Err(Error::other("interrupted")),
-        }
-    };
-    match ended.await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("soak: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    run("soak", async |interrupts| {
+        let folder = Run::begin(&cli.dir)?;
+        println!("folder       {}", folder.dir.display());
+        let good = interrupts.or(soak(&cli, &folder.dir)).await?;
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+    .await
 }
 
 /// Whether all is well.

@@ -3,8 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use tokio::time::Instant;
-
-use crate::world::{
+use world::{
     Error, Result,
     procfs::{Usage, connections},
 };

@@ -11,8 +11,7 @@ use alloy::{
     sol_types::SolEvent,
 };
 use tokio::time::{Instant, sleep};
-
-use crate::world::{
+use world::{
     Error, Result,
     contracts::{Decryption, G8, SnsCiphertextMaterial},
     deployment::{Answer, Deployment, answer},

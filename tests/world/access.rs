@@ -6,7 +6,6 @@ use alloy::{
     signers::local::PrivateKeySigner,
     sol_types::{SolCall as _, SolValue as _},
 };
-use kms_connector::time::clock::unix_millis;
 
 use super::{
     Result,
@@ -17,6 +16,7 @@ use super::{
     random_address, random_key,
     request::{Ask, Kind},
     signing::{Domain, sign},
+    unix_seconds,
 };
 
 /// The function of the contract a user request comes through.
@@ -64,7 +64,7 @@ impl Access {
             owners: vec![key.address(); handles],
             key,
             allowed: None,
-            start: unix_millis() / 1_000 - BEFORE,
+            start: unix_seconds() - BEFORE,
             seconds: DAY,
             signature: None,
         }

@@ -7,10 +7,9 @@ use std::{
 };
 
 use alloy::primitives::{Address, U256, address};
-use kms_connector::time::clock::unix_millis;
 use rustix::process::Signal;
 
-use super::{Result, on_free_port, process::Process, rpc::Chain, tool};
+use super::{Result, on_free_port, process::Process, rpc::Chain, tool, unix_seconds};
 
 /// The first of the well-known development accounts, unlocked and rich.
 pub const ADMIN: Address = address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
@@ -70,7 +69,7 @@ impl Anvil {
         on_free_port(options.port, async |port| {
             let chain = Chain::new(format!("http://127.0.0.1:{port}"), ADMIN)?;
             let (options, dir) = (options.clone(), PathBuf::from(dir));
-            let began = (!dir.join(STATE).exists()).then(|| unix_millis() / 1_000);
+            let began = (!dir.join(STATE).exists()).then(unix_seconds);
             let mut anvil = Self { options, dir, port, began, chain, process: None };
             anvil.start_again().await?;
             Ok(anvil)

@@ -1,6 +1,6 @@
 //! A KMS Core for tests: the real service, real signatures, the status codes of a chosen version.
 //!
-//! It shares the generated messages with the connector and nothing else: the EIP-712 digest, both
+//! It shares the message definitions with the connector and nothing else: the EIP-712 digest, both
 //! result encodings and the share's bytes are computed here by other code, from the protocol's
 //! constants, so that a mistake of the connector cannot confirm itself.
 //!
@@ -22,11 +22,6 @@ use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use kms_connector::flow::kms_core::proto::grpc::health::v1 as health_v1;
-use kms_connector::flow::kms_core::proto::kms::v1;
-use kms_connector::flow::kms_core::proto::kms_service::v1::core_service_endpoint_server::{
-    CoreServiceEndpoint, CoreServiceEndpointServer,
-};
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -37,6 +32,14 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpIncoming};
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status};
+
+use super::proto::{
+    grpc::health::v1 as health_v1,
+    kms::v1,
+    kms_service::v1::core_service_endpoint_server::{
+        CoreServiceEndpoint, CoreServiceEndpointServer,
+    },
+};
 
 /// The Core versions that differ on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

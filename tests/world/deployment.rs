@@ -314,11 +314,6 @@ impl Deployment {
         self.request((0..count).map(|_| Ask::public(&[fhe::UINT64])).collect()).await
     }
 
-    /// `count` user decryptions of one 64-bit value each.
-    pub async fn request_user(&self, count: usize) -> Result<Vec<Issued>> {
-        self.request((0..count).map(|_| Ask::user(&[fhe::UINT64])).collect()).await
-    }
-
     /// Stores the ciphertexts in every bucket and emits the requests, in order.
     pub async fn request(&self, asks: Vec<Ask>) -> Result<Vec<Issued>> {
         self.upload(&asks).await?;

@@ -23,7 +23,7 @@ impl FullDisk {
     /// With room, to begin with. Its files stand in `dir`.
     pub fn new(dir: &Path) -> Result<Self> {
         let disk = Self { library: dir.join("full_disk.so"), full: dir.join("full_disk") };
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/world/full_disk.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("full_disk.c");
         let mut compiling = Command::new("cc");
         compiling.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&disk.library).arg(source);
         let compiled = compiling.output().map_err(|e| Error::Io("cc".into(), e))?;

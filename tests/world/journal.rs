@@ -122,8 +122,10 @@ pub fn sign_instead(file: &Path, seq: i64, (nonce, hash, raw): (u64, B256, &[u8]
     if put == 1 { Ok(()) } else { Err(Error::other("no such transaction")) }
 }
 
-/// The tables of schema version 6, as the program that made them left them.
-const VERSION_6: &str = include_str!("journal-version-6.sql");
+/// A journal of schema version 6 as the program of that version left it, in SQL.
+pub const VERSION_6: &str = include_str!("journal-version-6.sql");
+/// The same of schema version 7.
+pub const VERSION_7: &str = include_str!("journal-version-7.sql");
 /// Its last line before the rows.
 const ROWS: &str = "-- Its rows.";
 

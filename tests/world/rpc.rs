@@ -54,7 +54,6 @@ pub struct Receipt {
     pub contract_address: Option<Address>,
     pub block_number: U64,
     pub block_hash: B256,
-    pub gas_used: U64,
     pub logs: Vec<Log>,
 }
 

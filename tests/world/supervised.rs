@@ -9,11 +9,8 @@ use std::{
     time::Duration,
 };
 
-use kms_connector::{
-    admin::status::{InstanceStatus, Status},
-    supervisor::control::Response,
-};
 use rustix::process::Signal;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -29,6 +26,7 @@ use super::{
     process::Process,
     procfs::{self, Usage},
     scene::{PATIENCE, tail},
+    status::{InstanceStatus, Status},
     until,
 };
 
@@ -149,8 +147,8 @@ impl Supervised {
 
     // What it says.
 
-    /// One request over the control socket.
-    pub async fn ask(&self, request: &Value) -> Result<Response> {
+    /// One request over the control socket, and its answer.
+    pub async fn ask(&self, request: &Value) -> Result<Value> {
         let failed = |e| Error::Io(format!("asking for {request}"), e);
         let asking = async {
             let mut stream = UnixStream::connect(self.socket()).await.map_err(failed)?;
@@ -166,10 +164,10 @@ impl Supervised {
     /// A request that must be done. Answers the lines it was answered with.
     pub async fn told(&self, request: &Value) -> Result<Vec<String>> {
         let answer = self.ask(request).await?;
-        if let Response::Done { lines, failed: false } = answer {
-            return Ok(lines);
+        if answer["answer"] == "done" && answer["failed"] == false {
+            return Ok(Vec::deserialize(&answer["lines"])?);
         }
-        Err(Error::other(format!("{request}: {answer:?}\n{}", tail(&self.log()))))
+        Err(Error::other(format!("{request}: {answer}\n{}", tail(&self.log()))))
     }
 
     /// `restart`, `stop` or `reload` of one instance.
@@ -179,10 +177,10 @@ impl Supervised {
 
     pub async fn status(&self) -> Result<Status> {
         let answer = self.ask(&json!({"request": "status"})).await?;
-        if let Response::Status { status } = answer {
-            return Ok(*status);
+        if answer["answer"] == "status" {
+            return Ok(Status::deserialize(&answer["status"])?);
         }
-        Err(Error::other(format!("status: {answer:?}")))
+        Err(Error::other(format!("status: {answer}")))
     }
 
     /// What it says of one instance.
@@ -214,10 +212,10 @@ impl Supervised {
         })
     }
 
-    /// Waits until `name` is in the state that is shown as `word`.
-    pub async fn until_state(&self, name: &str, word: &str) -> Result<InstanceStatus> {
-        let what = format!("{name} {word}");
-        let is = |one: &InstanceStatus| one.state.word() == word && !one.changing;
+    /// Waits until `name` is in this state.
+    pub async fn until_state(&self, name: &str, state: &str) -> Result<InstanceStatus> {
+        let what = format!("{name} {state}");
+        let is = |one: &InstanceStatus| one.state == state && !one.changing;
         let status = self.until(&what, |status| find(status, name).is_some_and(is)).await?;
         find(&status, name).cloned().ok_or_else(|| Error::other(what))
     }
@@ -264,7 +262,7 @@ pub fn find<'a>(status: &'a Status, name: &str) -> Option<&'a InstanceStatus> {
 
 /// The names of the instances that run, in order.
 pub fn running(status: &Status) -> Vec<&str> {
-    let running = status.instances.iter().filter(|one| one.state.word() == "running");
+    let running = status.instances.iter().filter(|one| one.state == "running");
     running.map(|one| one.name.as_str()).collect()
 }
 

@@ -1,5 +1,7 @@
 //! The documents that pin the loader: the seed, the examples, the README.
 
+use world::DOCUMENTED_EXAMPLE;
+
 use super::*;
 
 #[test]
@@ -81,17 +83,14 @@ fn confirmations_count_for_all_kinds_or_for_one() {
     }
 }
 
-/// The seed's "Configuration Structure", verbatim.
-const SEED_EXAMPLE: &str = include_str!("../../../tests/world/documented-example.toml");
-
 /// Field failure T32.
 #[test]
 fn the_seeds_example_loads_once_filled_in() {
-    let problems = load_text(SEED_EXAMPLE, env([]), LoadMode::Supervise).unwrap_err();
+    let problems = load_text(DOCUMENTED_EXAMPLE, env([]), LoadMode::Supervise).unwrap_err();
     let found: Vec<_> = problems.as_slice().iter().map(|problem| line(&problem.place)).collect();
     assert_eq!(found, [Some(26), Some(29)], "{problems}");
 
-    let filled = SEED_EXAMPLE.replacen("0x...", ADDRESS, 1).replacen(
+    let filled = DOCUMENTED_EXAMPLE.replacen("0x...", ADDRESS, 1).replacen(
         "0x...",
         "0x0000000000000000000000000000000000000001",
         1,

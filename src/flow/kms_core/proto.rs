@@ -1,5 +1,5 @@
 //! The generated protobuf code (`proto/`, compiled by `build.rs`). Used in `kms_core` only; public for the
-//! tests, whose KMS Core uses it too.
+//! reference responder of the benchmarks.
 
 #![expect(
     clippy::pedantic,

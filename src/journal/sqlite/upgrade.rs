@@ -75,6 +75,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use rusqlite::types::Value;
+    use world::journal::{VERSION_6, VERSION_7};
 
     use super::*;
     use crate::{
@@ -86,10 +87,7 @@ mod tests {
     };
 
     /// Journals as the last two versions left them.
-    const REAL: [(usize, &str); 2] = [
-        (6, include_str!("../../../tests/world/journal-version-6.sql")),
-        (7, include_str!("../../../tests/world/journal-version-7.sql")),
-    ];
+    const REAL: [(usize, &str); 2] = [(6, VERSION_6), (7, VERSION_7)];
 
     fn identity() -> Identity {
         let genesis = "0xa52069a4928e6f864ee82c14c23c66190c975c2a6bc0913702eca0043aedb706";

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use tracing::{error_span, info_span, warn};
+use world::strict_json;
 
 use super::*;
 use crate::domain::is_printable;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::world::{
+use world::{
     Error, Result, connector,
     deployment::{Deployment, Store},
     faulty_bucket::{Fault, FaultyBucket},
@@ -50,7 +50,7 @@ fn one() -> Vec<Ask> {
 }
 
 /// Field failures T19, T25.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_dead_and_a_corrupt_bucket_cost_no_more_than_one_deadline() -> Result<()> {
     // Hanging, refusing, corrupt, good.
     let mut scene = scene(4).await?;
@@ -99,7 +99,7 @@ async fn a_dead_and_a_corrupt_bucket_cost_no_more_than_one_deadline() -> Result<
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_bucket_registered_late_is_found() -> Result<()> {
     let mut scene = scene(1).await?;
     let store = scene.deployment.stores[0].clone();
@@ -112,7 +112,7 @@ async fn a_bucket_registered_late_is_found() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn an_unregistered_coprocessor_is_skipped_if_they_are_verified() -> Result<()> {
     let mut scene = scene(2).await?;
     let (stranger, known) = (scene.deployment.stores[0].clone(), naming(&scene, &[1]));
@@ -143,7 +143,7 @@ async fn an_unregistered_coprocessor_is_skipped_if_they_are_verified() -> Result
 }
 
 /// Field failure T26.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn the_fallback_store_is_asked_signed_or_plain() -> Result<()> {
     let mut scene = scene(1).await?;
     let store = scene.deployment.stores[0].clone();
@@ -189,7 +189,7 @@ async fn the_fallback_store_is_asked_signed_or_plain() -> Result<()> {
 const BIG_COMPRESSED: i32 = 2;
 const BIG_EXPANDED: i32 = 3;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn the_core_is_told_the_format_of_each_ciphertext() -> Result<()> {
     let mut scene = scene(1).await?;
     scene.start(program())?;
@@ -218,7 +218,7 @@ async fn the_core_is_told_the_format_of_each_ciphertext() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn ciphertexts_of_4_and_of_32_mib_arrive() -> Result<()> {
     let mut scene = scene(1).await?;
     scene.start(program())?;
@@ -234,7 +234,7 @@ async fn ciphertexts_of_4_and_of_32_mib_arrive() -> Result<()> {
 }
 
 /// Field failure T23.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn memory_is_bounded_by_the_budget() -> Result<()> {
     const COUNT: usize = 64;
     const SIZE: usize = 4 * MIB;

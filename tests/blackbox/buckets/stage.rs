@@ -11,8 +11,7 @@ use kms_connector::flow::ciphertexts::{
     FallbackStore, SMALLEST_MEMORY_MIB,
 };
 use kms_connector::telemetry::metrics::Metrics;
-
-use crate::world::ministack::Ministack;
+use world::ministack::Ministack;
 
 struct OneUrl(Option<String>);
 

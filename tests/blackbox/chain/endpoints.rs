@@ -19,8 +19,7 @@ use kms_connector::{
 };
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
-
-use crate::world::{
+use world::{
     Error, Result,
     anvil::{Anvil, AnvilOptions},
     faulty_rpc::{Arrays, FaultyRpc, Lie, Rule},
@@ -130,7 +129,7 @@ fn refusal(sent: &Result<Acceptance, RpcError>) -> Option<quirks::PoolError> {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn reading_goes_to_the_next_node_within_a_call_and_hears_heads_from_it() -> Result<()> {
     for schemes in [["ws", "ws"], ["http", "ws"], ["ws", "http"]] {
         let ground = ground(&schemes).await?;
@@ -153,7 +152,7 @@ async fn reading_goes_to_the_next_node_within_a_call_and_hears_heads_from_it() -
 }
 
 /// A network that swallows packets: the call is answered by the other node within its deadline.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_node_that_swallows_calls_costs_a_part_of_the_deadline() -> Result<()> {
     let ground = ground(&["ws", "ws"]).await?;
     ground.connected().await?;
@@ -167,7 +166,7 @@ async fn a_node_that_swallows_calls_costs_a_part_of_the_deadline() -> Result<()>
 }
 
 /// It answers everything else: the next call of that method goes to the other one at once.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_node_that_hangs_at_one_method_costs_one_call() -> Result<()> {
     let ground = ground(&["ws", "ws"]).await?;
     ground.connected().await?;
@@ -185,7 +184,7 @@ async fn a_node_that_hangs_at_one_method_costs_one_call() -> Result<()> {
 }
 
 /// T55: hosts, never URLs.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t55_an_outage_names_all_hosts_and_no_key() -> Result<()> {
     let ground = ground(&["ws", "http"]).await?;
     ground.connected().await?;
@@ -205,7 +204,7 @@ async fn t55_an_outage_names_all_hosts_and_no_key() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_node_of_another_chain_is_left_out_and_all_of_them_are_refused() -> Result<()> {
     let ground = ground(&["ws", "ws"]).await?;
     ground.nodes[0].lie(|lies| lies.chain_id = Some(1));
@@ -222,7 +221,7 @@ async fn a_node_of_another_chain_is_left_out_and_all_of_them_are_refused() -> Re
 }
 
 /// What a liar of another chain with the same id would have it do: take over, and blame the right node.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn b1_a_node_of_another_chain_of_the_same_id_is_left_out() -> Result<()> {
     for schemes in [["ws", "ws"], ["http", "http"]] {
         let ground = ground(&schemes).await?;
@@ -257,7 +256,7 @@ async fn b1_a_node_of_another_chain_of_the_same_id_is_left_out() -> Result<()> {
 }
 
 /// Its block 0 is the right one, and what was read is not there; or the head it tells of.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn b1_a_node_that_contradicts_or_lacks_blocks_blames_nobody() -> Result<()> {
     let ground = ground(&["ws", "ws"]).await?;
     ground.connected().await?;
@@ -316,7 +315,7 @@ async fn b1_a_node_that_contradicts_or_lacks_blocks_blames_nobody() -> Result<()
 
 /// The node that is read from shows blocks of its own at the heights of the others: that is its word
 /// alone, and the honest one keeps its say.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn b1_a_block_that_one_node_told_puts_no_other_one_out() -> Result<()> {
     let ground = ground(&["ws", "ws"]).await?;
     let hash = B256::repeat_byte(9);
@@ -343,7 +342,7 @@ async fn b1_a_block_that_one_node_told_puts_no_other_one_out() -> Result<()> {
 }
 
 /// Whoever pruned its first blocks contradicts nothing, in whatever words it says so.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn b1_a_node_without_block_0_is_read_from() -> Result<()> {
     let ground = ground(&["http", "ws"]).await?;
     let ways =
@@ -370,7 +369,7 @@ async fn b1_a_node_without_block_0_is_read_from() -> Result<()> {
 }
 
 /// A node whose head stands still while the other's goes on, and the one that goes on.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_node_that_stands_still_is_not_read_from_for_long() -> Result<()> {
     let ground = ground(&["ws", "ws"]).await?;
     ground.connected().await?;
@@ -382,7 +381,7 @@ async fn a_node_that_stands_still_is_not_read_from_for_long() -> Result<()> {
 }
 
 /// T02, T03: a subscription that has gone silent over a living connection.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t02_t03_a_silent_subscription_is_replaced() -> Result<()> {
     let ground = ground(&["ws"]).await?;
     ground.connected().await?;
@@ -398,7 +397,7 @@ async fn t02_t03_a_silent_subscription_is_replaced() -> Result<()> {
 }
 
 /// What a node says about itself is asked of the next one; what it says about the question is not.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn trouble_of_the_node_is_not_an_answer() -> Result<()> {
     let ground = ground(&["http", "ws"]).await?;
     ground.connected().await?;
@@ -437,7 +436,7 @@ async fn trouble_of_the_node_is_not_an_answer() -> Result<()> {
 }
 
 /// Head polls that are refused for a moment take no connection down, of whichever node.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn c1_a_head_poll_that_is_refused_for_now_is_no_disconnect() -> Result<()> {
     const HEAD: &str = "eth_getBlockByNumber";
     let ground = ground(&["http"]).await?;
@@ -460,7 +459,7 @@ async fn c1_a_head_poll_that_is_refused_for_now_is_no_disconnect() -> Result<()>
 
 /// Whoever says that it is asked too often is left alone for a while: others are asked meanwhile, and
 /// where there are none it is asked again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn c1_a_node_that_is_asked_too_often_is_left_alone() -> Result<()> {
     const LOGS: &str = "eth_getLogs";
     let failed = |e: RpcError| Error::other(e.to_string());
@@ -491,7 +490,7 @@ async fn c1_a_node_that_is_asked_too_often_is_left_alone() -> Result<()> {
 }
 
 /// A handshake that is refused with a time is not tried before.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn c1_retry_after_is_kept_where_a_web_socket_is_refused() -> Result<()> {
     let ground = ground(&["ws"]).await?;
     ground.connected().await?;
@@ -512,7 +511,7 @@ async fn c1_retry_after_is_kept_where_a_web_socket_is_refused() -> Result<()> {
 }
 
 /// A node that closes its socket again and again is not asked for one at once each time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn c1_a_socket_that_does_not_last_is_made_again_after_a_pause() -> Result<()> {
     let ground = ground(&["ws"]).await?;
     ground.connected().await?;
@@ -537,7 +536,7 @@ async fn c1_a_socket_that_does_not_last_is_made_again_after_a_pause() -> Result<
 }
 
 /// A node that offers no subscription over its WebSocket is asked for its head over the same one.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn c2_a_node_without_subscriptions_is_polled_over_its_web_socket() -> Result<()> {
     let ground = ground(&["ws"]).await?;
     let node = &ground.nodes[0];
@@ -560,7 +559,7 @@ async fn c2_a_node_without_subscriptions_is_polled_over_its_web_socket() -> Resu
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_malformed_frame_costs_a_connection_and_nothing_else() -> Result<()> {
     let ground = ground(&["ws", "ws"]).await?;
     ground.connected().await?;
@@ -596,7 +595,7 @@ impl Ground {
 }
 
 /// Alone, and of two that are the same; however the refusal is put.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a4_a_node_that_refuses_arrays_is_asked_call_by_call() -> Result<()> {
     let refusals =
         [Arrays::Refused(200), Arrays::Refused(400), Arrays::Status(405), Arrays::InPart];
@@ -629,7 +628,7 @@ async fn a4_a_node_that_refuses_arrays_is_asked_call_by_call() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a5_receipts_without_what_is_not_needed_are_read() -> Result<()> {
     let fields = ["logsBloom", "logs", "type", "effectiveGasPrice", "cumulativeGasUsed", "gasUsed"];
     for scheme in ["ws", "http"] {
@@ -646,7 +645,7 @@ async fn a5_receipts_without_what_is_not_needed_are_read() -> Result<()> {
 
 /// Of a receipt that nobody can read nothing follows for those that came with it; another node is
 /// asked for it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a5_an_odd_receipt_takes_no_neighbour_along() -> Result<()> {
     const METHOD: &str = "eth_getTransactionReceipt";
     let ground = ground(&["http", "ws"]).await?;
@@ -667,7 +666,7 @@ async fn a5_an_odd_receipt_takes_no_neighbour_along() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn b4_an_answer_without_end_is_not_read_to_the_end() -> Result<()> {
     let ground = ground(&["http", "ws"]).await?;
     ground.connected().await?;
@@ -699,7 +698,7 @@ async fn b4_an_answer_without_end_is_not_read_to_the_end() -> Result<()> {
 // Sending.
 
 /// Field failure T40.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_transaction_goes_to_every_node_and_one_acceptance_is_enough() -> Result<()> {
     let ground = ground(&["ws", "http", "ws"]).await?;
     ground.connected().await?;
@@ -727,7 +726,7 @@ async fn a_transaction_goes_to_every_node_and_one_acceptance_is_enough() -> Resu
 
 /// A refusal counts only if nobody may have taken it: else the bytes are out, and stay the only
 /// ones of their nonce.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_refusal_is_one_only_if_every_node_proves_it() -> Result<()> {
     let ground = ground(&["http", "http"]).await?;
     ground.connected().await?;
@@ -762,7 +761,7 @@ async fn a_refusal_is_one_only_if_every_node_proves_it() -> Result<()> {
 }
 
 /// A node says at once that it was mined, and nobody else has such a receipt.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn b5_a_receipt_that_came_with_a_send_counts_if_another_node_has_it() -> Result<()> {
     const RECEIPT: &str = "eth_getTransactionReceipt";
     let ground = ground(&["ws", "http"]).await?;
@@ -796,7 +795,7 @@ async fn b5_a_receipt_that_came_with_a_send_counts_if_another_node_has_it() -> R
 // One URL that is two nodes.
 
 /// T16: headers and logs of a range come from the same node.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t16_ends_and_logs_of_a_range_are_of_one_node() -> Result<()> {
     for scheme in ["ws", "http"] {
         let ground = ground(&[scheme]).await?;
@@ -822,7 +821,7 @@ async fn t16_ends_and_logs_of_a_range_are_of_one_node() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn the_lies_are_what_they_say() -> Result<()> {
     let ground = ground(&["ws"]).await?;
     ground.connected().await?;

@@ -1,7 +1,7 @@
 //! The lane of a whole connector on a real chain: how a transaction is sent, and how its receipt
 //! comes.
 
-use crate::world::{
+use world::{
     Result,
     audit::Journal,
     faulty_rpc::{FaultyRpc, Lie, Rule},
@@ -14,7 +14,7 @@ const SYNC: &str = "eth_sendRawTransactionSync";
 
 /// T40: the raw transaction goes out with the question for its receipt, in whatever spelling the node
 /// takes; the receipt is not asked for a second time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t40_the_receipt_comes_with_the_answer() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
@@ -32,7 +32,7 @@ async fn t40_the_receipt_comes_with_the_answer() -> Result<()> {
 }
 
 /// A node that has mined a transaction says that its nonce is used: nothing is wrong.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn c9_a_used_nonce_of_what_is_mined_is_no_warning() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
@@ -50,7 +50,7 @@ async fn c9_a_used_nonce_of_what_is_mined_is_no_warning() -> Result<()> {
 }
 
 /// T62: a node without the method, and one that says "timeout" (EIP-7966, code 4) whatever is sent.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t62_where_no_receipt_comes_it_is_looked_for() -> Result<()> {
     let unknown = Lie::method_not_found();
     for lie in [unknown, Lie::SyncTimeout] {

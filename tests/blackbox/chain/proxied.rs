@@ -8,8 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-
-use crate::world::{
+use world::{
     Error, Result,
     connect_proxy::ConnectProxy,
     connector,
@@ -97,7 +96,7 @@ fn hides_the_password(text: &str) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn requests_are_answered_through_a_proxy() -> Result<()> {
     let mut secure = Secure::new().await?;
     for scheme in ["wss", "https"] {
@@ -124,7 +123,7 @@ async fn requests_are_answered_through_a_proxy() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn no_proxy_a_wrong_password_and_a_proxy_that_is_none() -> Result<()> {
     let secure = Secure::new().await?;
     secure.write("wss", "")?;
@@ -147,7 +146,7 @@ async fn no_proxy_a_wrong_password_and_a_proxy_that_is_none() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn aws_kms_is_reached_through_a_proxy() -> Result<()> {
     let secure = Secure::new().await?;
     let key = secure.scene.ministack.create_key("alias/connector").await?;

@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-
-use crate::world::{
+use world::{
     Error, Result,
     audit::Journal,
     faulty_rpc::{FaultyRpc, Lie, Rule},
@@ -25,7 +24,7 @@ const STORM: Duration = Duration::from_mins(5);
 
 /// T39, T62: what became of a send is not known, five hundred times over. The same bytes again are
 /// no second transaction.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t39_t62_a_storm_of_lost_and_late_sends_is_answered_without_more_transactions() -> Result<()>
 {
     const REQUESTS: usize = 500;
@@ -113,7 +112,7 @@ async fn no_others(scene: &Scene) -> Result<()> {
 }
 
 /// The requests stay, and their answers go.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_reorganisation_drops_a_hundred_mined_answers() -> Result<()> {
     let (mut scene, requests) = a_hundred_answers().await?;
     let chain = scene.deployment.chain.clone();
@@ -149,7 +148,7 @@ async fn moved(scene: &Scene, requests: &[Issued]) -> Result<Vec<Issued>> {
 }
 
 /// The requests go as well, and come back in other blocks.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_reorganisation_moves_a_hundred_requests_and_drops_their_answers() -> Result<()> {
     let (scene, requests) = a_hundred_answers().await?;
     let chain = scene.deployment.chain.clone();
@@ -167,7 +166,7 @@ async fn a_reorganisation_moves_a_hundred_requests_and_drops_their_answers() -> 
 
 /// Three quarters of the requests come back, the others do not: those are answered again, these end
 /// as orphaned.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_reorganisation_brings_only_some_of_a_hundred_requests_back() -> Result<()> {
     let (scene, requests) = a_hundred_answers().await?;
     let chain = scene.deployment.chain.clone();

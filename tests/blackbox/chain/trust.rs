@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use alloy::primitives::{B256, U256};
-
-use crate::world::{
+use world::{
     Error, Result,
     faulty_rpc::{FORGED, FaultyRpc, Logs},
     program,
@@ -18,7 +17,7 @@ use crate::world::{
 const A_WHILE: Duration = Duration::from_secs(3);
 
 /// The node that is read from shows requests that are not on chain: nobody has them decrypted.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn b5_a_forged_log_is_not_asked_of_the_core() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let liar = FaultyRpc::start(&scene.anvil.http_url()).await?;
@@ -52,7 +51,7 @@ async fn b5_a_forged_log_is_not_asked_of_the_core() -> Result<()> {
 
 /// Nodes of other chains have the same chain id: which one is meant is not said by whoever is there
 /// first.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn b1_a_restart_with_only_a_liar_begins_no_other_journal() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.start(program())?;
@@ -81,7 +80,7 @@ async fn b1_a_restart_with_only_a_liar_begins_no_other_journal() -> Result<()> {
 
 /// At the first start only a liar is there. Later every node says otherwise, it too. What nobody read in
 /// between is read then: it was this chain all the time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn b1_a_block_0_that_no_node_has_is_given_up_without_a_restart() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let liar = FaultyRpc::start(&scene.anvil.http_url()).await?;
@@ -110,7 +109,7 @@ async fn b1_a_block_0_that_no_node_has_is_given_up_without_a_restart() -> Result
 }
 
 /// A test chain is made anew, with the same id, under a running instance.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn c10_a_chain_made_anew_under_a_running_instance_is_noticed() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let node = FaultyRpc::start(&scene.anvil.http_url()).await?;

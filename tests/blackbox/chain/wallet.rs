@@ -9,8 +9,7 @@ use kms_connector::chain::wallet::{Wallet, WalletError};
 use kms_connector::domain::Remedy;
 use serde_json::json;
 use url::Url;
-
-use crate::world::ministack::Ministack;
+use world::ministack::Ministack;
 
 /// Credentials come from the environment alone, and a test may not change its own: the checks run
 /// in a second process of this test binary.

@@ -9,8 +9,7 @@ use alloy::{
 };
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
-
-use crate::world::{
+use world::{
     Error, Result,
     deployment::Node,
     program, random_key,
@@ -88,7 +87,7 @@ impl rusqlite::types::FromSql for Anything {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_new_wallet_goes_on_where_the_earlier_one_stood() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let chain = scene.deployment.chain.clone();

@@ -9,8 +9,7 @@ use alloy::{
 };
 use rustix::process::Signal;
 use tonic::Code;
-
-use crate::world::{
+use world::{
     Result, connector,
     contracts::{
         Decryption, G8, G14, HandleEntry, HeadHandles, HeadUnified, RequestValiditySeconds,
@@ -55,7 +54,7 @@ async fn exit_code(scene: &mut Scene) -> Result<Option<i32>> {
 
 // What contradicts the world.
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn another_chain_is_refused() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let config = scene.config("").replace("chain_id = 54321", "chain_id = 54322");
@@ -67,7 +66,7 @@ async fn another_chain_is_refused() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn another_signing_domain_is_refused() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     for wrong in ["decryption_domain_name = \"Decipherment\"", "decryption_domain_version = \"9\""]
@@ -82,7 +81,7 @@ async fn another_signing_domain_is_refused() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_second_process_on_one_journal_is_refused() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.start(program())?;
@@ -107,7 +106,7 @@ async fn a_second_process_on_one_journal_is_refused() -> Result<()> {
 
 // What is waited for.
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn without_a_contract_it_waits_until_there_is_one() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let chain = scene.anvil.chain().clone();
@@ -136,7 +135,7 @@ async fn without_a_contract_it_waits_until_there_is_one() -> Result<()> {
     scene.answered(&[request]).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn without_a_registry_the_fallback_bucket_serves() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let registry = scene.deployment.gateway_config;
@@ -162,7 +161,7 @@ async fn without_a_registry_the_fallback_bucket_serves() -> Result<()> {
     scene.answered(&requests).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn without_funds_the_answer_waits_for_them() -> Result<()> {
     let options = SceneOptions { funded: false, ..SceneOptions::default() };
     let mut scene = Scene::new(options).await?;
@@ -191,7 +190,7 @@ async fn without_funds_the_answer_waits_for_them() -> Result<()> {
 }
 
 /// Chain, Core and bucket are down at the start, and come up one after the other.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn what_is_down_at_the_start_is_named_and_waited_for() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let request = request_one(&scene, public()).await?;
@@ -225,7 +224,7 @@ async fn base_fee(scene: &Scene, gwei: u64) -> Result<()> {
     chain.mine(1).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_chain_dearer_than_allowed_is_waited_for() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.start_with(program(), &scene.config(FEE_CAP))?;
@@ -242,7 +241,7 @@ async fn a_chain_dearer_than_allowed_is_waited_for() -> Result<()> {
     scene.answered(&[dear, late]).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn what_was_too_dear_is_sent_after_a_restart_that_allows_more() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     base_fee(&scene, DEAR).await?;
@@ -273,7 +272,7 @@ fn payload() -> UserDecryptionRequestPayload {
 }
 
 /// Field failure T15.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn malformed_events_hold_nothing_up() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.start(program())?;
@@ -334,7 +333,7 @@ async fn malformed_events_hold_nothing_up() -> Result<()> {
 }
 
 /// Field failure T14.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn events_of_later_generations_are_kept() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.start(program())?;
@@ -396,7 +395,7 @@ async fn events_of_later_generations_are_kept() -> Result<()> {
 }
 
 /// Field failure T34.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_contract_from_g12_on_is_recognised_and_not_served() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(Variant::G12)).await?;
     scene.start(program())?;
@@ -414,7 +413,7 @@ async fn a_contract_from_g12_on_is_recognised_and_not_served() -> Result<()> {
 }
 
 /// Field failure T59.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn an_upgrade_to_g12_and_back_is_noticed_at_once() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(Variant::G10)).await?;
     scene.start(program())?;
@@ -459,7 +458,7 @@ type Told = Box<dyn Fn(&Row) -> bool>;
 /// Each way for a bucket to be bad: alone it is told, and beside a good one it does no harm.
 ///
 /// Field failure T22.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn bad_buckets_are_told_and_passed_over() -> Result<()> {
     use faulty_bucket::Fault;
 
@@ -518,7 +517,7 @@ async fn bad_buckets_are_told_and_passed_over() -> Result<()> {
 // The Core.
 
 /// Each kind of nonsense is held with its reason, and answered once the Core is mended.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn nonsense_from_the_core_is_held_and_not_sent() -> Result<()> {
     use core_stub::Fault;
 
@@ -576,7 +575,7 @@ async fn nonsense_from_the_core_is_held_and_not_sent() -> Result<()> {
 /// The registry names another signer than the one the Core has: mended in the registry.
 ///
 /// Field failure T59.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_registration_mended_during_the_run_is_noticed() -> Result<()> {
     let options = SceneOptions { registered: false, ..SceneOptions::default() };
     let mut scene = Scene::new(options).await?;
@@ -592,7 +591,7 @@ async fn a_registration_mended_during_the_run_is_noticed() -> Result<()> {
     scene.answered_within(&requests, Duration::from_secs(20)).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn every_refusal_of_the_core_is_classified() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.start_with(program(), &scene.config("public_decryption_timeout_secs = 2"))?;
@@ -637,7 +636,7 @@ async fn every_refusal_of_the_core_is_classified() -> Result<()> {
 }
 
 /// Field failure T30.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_core_that_does_not_finish_is_told_and_polled_on() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.core.change(|core| core.never_finish = true);

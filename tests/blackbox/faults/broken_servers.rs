@@ -4,7 +4,7 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use crate::world::{
+use world::{
     Error, Result,
     audit::Journal,
     faulty_rpc::{FaultyRpc, Lie, Lies, Logs, Rule},
@@ -129,14 +129,14 @@ fn port_of(text: &str, real: u16, relayed: u16) -> String {
 // Relays.
 
 /// T02, T03, T04: whatever becomes of the connection, reading and sending go on afterwards.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t02_t03_t04_a_broken_web_socket_to_the_node_loses_nothing() -> Result<()> {
     let mut ground = Ground::new("ws").await?;
     let set = |ground: &Ground, weather: &Weather| ground.node.proxy.set(*weather);
     ground.endure(&WEATHERS, set, |ground, _| ground.node.proxy.set(Weather::Clear)).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_broken_http_connection_to_the_node_loses_nothing() -> Result<()> {
     let mut ground = Ground::new("http").await?;
     let set = |ground: &Ground, weather: &Weather| ground.node.proxy.set(*weather);
@@ -144,7 +144,7 @@ async fn a_broken_http_connection_to_the_node_loses_nothing() -> Result<()> {
 }
 
 /// T27: a Core that cannot be reached refuses nothing. T30: nor is it asked anew for what it has.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t27_t30_a_broken_connection_to_the_core_loses_nothing() -> Result<()> {
     let mut ground = Ground::new("ws").await?;
     let set = |ground: &Ground, weather: &Weather| ground.core.set(*weather);
@@ -156,7 +156,7 @@ async fn t27_t30_a_broken_connection_to_the_core_loses_nothing() -> Result<()> {
 }
 
 /// T18: no download hangs for ever. T19: what is not the ciphertext is not sent to the Core.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t18_t19_a_broken_connection_to_the_buckets_loses_nothing() -> Result<()> {
     let mut ground = Ground::new("ws").await?;
     let set = |ground: &Ground, weather: &Weather| ground.store.set(*weather);
@@ -168,7 +168,7 @@ async fn t18_t19_a_broken_connection_to_the_buckets_loses_nothing() -> Result<()
 /// T16: logs that are missing in a block the node knows, blooms that leave them out, a head that
 /// stands still, a second node behind the URL, logs twice and in the wrong order, a subscription
 /// that goes silent.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t16_a_node_that_says_wrong_things_of_the_chain_hides_no_request() -> Result<()> {
     let mut ground = Ground::new("ws").await?;
     ground
@@ -184,7 +184,7 @@ async fn t16_a_node_that_says_wrong_things_of_the_chain_hides_no_request() -> Re
 }
 
 /// T09: overload, an outage behind the URL, answers that are none: all of it passes.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t09_a_node_that_answers_nothing_useful_for_a_while_loses_nothing() -> Result<()> {
     for scheme in ["ws", "http"] {
         let mut ground = Ground::new(scheme).await?;
@@ -205,7 +205,7 @@ async fn t09_a_node_that_answers_nothing_useful_for_a_while_loses_nothing() -> R
 const SENDS: [&str; 2] = ["eth_sendRawTransaction", "eth_sendRawTransactionSync"];
 
 /// T39, T43: refusals that pass. No answer is given up, no nonce is left out.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t39_t43_sends_that_are_refused_for_a_while_are_made_later() -> Result<()> {
     let mut ground = Ground::new("ws").await?;
     let lies = [
@@ -222,7 +222,7 @@ async fn t39_t43_sends_that_are_refused_for_a_while_are_made_later() -> Result<(
 }
 
 /// T62: the node has the transaction, whatever it says; it is followed, and no other is made.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t62_sends_that_are_taken_and_refused_are_made_once() -> Result<()> {
     let mut ground = Ground::new("ws").await?;
     let lies = [

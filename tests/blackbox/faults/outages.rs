@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::world::{
+use world::{
     Error, Result,
     audit::Journal,
     program,
@@ -59,7 +59,7 @@ async fn has_cursor(scene: &Scene) -> Result<u64> {
 // Down when requests come.
 
 /// Field failure T06.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn requests_emitted_while_it_was_down_are_answered() -> Result<()> {
     let mut scene = scene().await?;
     scene.start(program())?;
@@ -72,7 +72,7 @@ async fn requests_emitted_while_it_was_down_are_answered() -> Result<()> {
 }
 
 /// Field failures T08, T09, T11.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_far_gap_is_read_whole() -> Result<()> {
     let mut scene = scene().await?;
     scene.start(program())?;
@@ -111,7 +111,7 @@ async fn under_load(
 }
 
 /// Field failure T04.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn restarts_of_the_chain_node_lose_nothing() -> Result<()> {
     let mut scene = scene().await?;
     scene.start(program())?;
@@ -127,7 +127,7 @@ async fn restarts_of_the_chain_node_lose_nothing() -> Result<()> {
 }
 
 /// Field failure T02.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_web_socket_that_is_cut_again_and_again_loses_nothing() -> Result<()> {
     let mut scene = scene().await?;
     let proxy = Proxy::start(scene.anvil.port()).await?;
@@ -147,7 +147,7 @@ async fn a_web_socket_that_is_cut_again_and_again_loses_nothing() -> Result<()> 
 }
 
 /// Field failure T27.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn restarts_of_the_core_lose_nothing() -> Result<()> {
     let mut scene = scene().await?;
     scene.start(program())?;
@@ -164,7 +164,7 @@ async fn restarts_of_the_core_lose_nothing() -> Result<()> {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn restarts_of_the_buckets_lose_nothing() -> Result<()> {
     let mut scene = scene().await?;
     scene.start(program())?;
@@ -187,7 +187,7 @@ async fn waits(scene: &mut Scene, words: &[&str]) -> Result<()> {
 }
 
 /// Field failure T03.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn it_waits_for_the_chain_node_at_the_start() -> Result<()> {
     let mut scene = scene().await?;
     let requests = scene.deployment.request(Ask::mixed(3, 3)).await?;
@@ -199,7 +199,7 @@ async fn it_waits_for_the_chain_node_at_the_start() -> Result<()> {
 }
 
 /// Field failure T35.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn it_waits_for_the_core_at_the_start() -> Result<()> {
     let mut scene = scene().await?;
     let mut requests = scene.deployment.request(Ask::mixed(3, 3)).await?;
@@ -211,7 +211,7 @@ async fn it_waits_for_the_core_at_the_start() -> Result<()> {
     scene.audit(&requests, Journal::Whole).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn it_waits_for_the_buckets_at_the_start() -> Result<()> {
     let mut scene = scene().await?;
     let requests = scene.deployment.request(Ask::mixed(3, 3)).await?;
@@ -222,7 +222,7 @@ async fn it_waits_for_the_buckets_at_the_start() -> Result<()> {
     scene.audit(&requests, Journal::Whole).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn it_waits_for_everything_at_the_start() -> Result<()> {
     let mut scene = scene().await?;
     let requests = scene.deployment.request(Ask::mixed(3, 3)).await?;
@@ -242,7 +242,7 @@ async fn it_waits_for_everything_at_the_start() -> Result<()> {
 // Networks that swallow packets.
 
 /// Field failure T50.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_silent_network_delays_and_loses_nothing() -> Result<()> {
     let mut scene = scene().await?;
     let proxy = Proxy::start(scene.anvil.port()).await?;
@@ -263,7 +263,7 @@ async fn a_silent_network_delays_and_loses_nothing() -> Result<()> {
 /// Nobody closes the connection: the connector itself must find out and open another.
 ///
 /// Field failure T04.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_connection_that_hangs_is_replaced() -> Result<()> {
     let mut scene = scene().await?;
     let proxy = Proxy::start(scene.anvil.port()).await?;
@@ -278,7 +278,7 @@ async fn a_connection_that_hangs_is_replaced() -> Result<()> {
 // Other ways in.
 
 /// Field failure T47.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn an_http_url_serves_as_well() -> Result<()> {
     let mut scene = scene().await?;
     let config = scene.config("").replace(&scene.anvil.ws_url(), &scene.anvil.http_url());
@@ -298,7 +298,7 @@ async fn earlier(scene: &Scene) -> Result<Vec<Issued>> {
     Ok(requests)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn without_a_starting_block_reading_begins_with_the_head() -> Result<()> {
     let mut scene = scene().await?;
     let before = earlier(&scene).await?;
@@ -325,7 +325,7 @@ async fn without_a_starting_block_reading_begins_with_the_head() -> Result<()> {
 }
 
 /// Field failure T13.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn reading_begins_with_the_starting_block() -> Result<()> {
     let mut scene = scene().await?;
     let before = earlier(&scene).await?;

@@ -6,8 +6,7 @@ use std::{path::Path, time::Duration};
 use alloy::primitives::{B256, U256};
 use fastrand::Rng;
 use rustix::process::Signal;
-
-use crate::world::{
+use world::{
     Error, Result,
     audit::{Journal, number},
     program,
@@ -42,7 +41,7 @@ async fn scene() -> Result<Scene> {
 }
 
 /// Field failure T46.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn kill_nine_at_ten_random_moments_loses_and_doubles_nothing() -> Result<()> {
     let mut rng = seeded();
     let mut scene = scene().await?;
@@ -105,7 +104,7 @@ fn check_recovered(database: &Path, requests: &[Issued]) -> rusqlite::Result<Opt
     Ok(cursor)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn every_frame_of_a_real_log_is_a_whole_journal() -> Result<()> {
     let mut scene = scene().await?;
     scene.start_again(program())?;
@@ -135,7 +134,7 @@ async fn every_frame_of_a_real_log_is_a_whole_journal() -> Result<()> {
     scene.audit(&requests, Journal::Whole).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_journal_cut_at_any_frame_answers_everything_once() -> Result<()> {
     let mut rng = seeded();
     let mut scene = scene().await?;
@@ -186,7 +185,7 @@ async fn answering(scene: &Scene) -> Result<Vec<B256>> {
 }
 
 /// Field failure T44.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn broadcast_transactions_are_followed_and_not_sent_again() -> Result<()> {
     let mut scene = scene().await?;
     let chain = scene.deployment.chain.clone();
@@ -209,7 +208,7 @@ async fn broadcast_transactions_are_followed_and_not_sent_again() -> Result<()> 
 /// wallet then signs others for the same nonces; one per nonce is mined.
 ///
 /// Field failure T44.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn forgotten_broadcasts_are_answered_once() -> Result<()> {
     let mut scene = scene().await?;
     let chain = scene.deployment.chain.clone();
@@ -242,7 +241,7 @@ async fn forgotten_broadcasts_are_answered_once() -> Result<()> {
     scene.audit(&requests, Journal::Cut).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn what_was_mined_while_it_was_dead_is_not_sent_again() -> Result<()> {
     let mut scene = scene().await?;
     let chain = scene.deployment.chain.clone();
@@ -257,7 +256,7 @@ async fn what_was_mined_while_it_was_dead_is_not_sent_again() -> Result<()> {
     answered_by(&mut scene, &requests, &sent).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_stop_under_load_finishes_what_is_answered() -> Result<()> {
     let mut scene = scene().await?;
     // The Core always has some in hand.
@@ -282,7 +281,7 @@ async fn a_stop_under_load_finishes_what_is_answered() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_second_signal_ends_it_at_once_and_loses_nothing() -> Result<()> {
     for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM)] {
         let mut scene = scene().await?;

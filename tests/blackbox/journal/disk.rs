@@ -10,9 +10,7 @@ use std::{
 };
 
 use alloy::primitives::U256;
-use kms_connector::admin::status::{InstanceState, InstanceStatus};
-
-use crate::world::{
+use world::{
     Error, Result,
     audit::{Journal, number},
     connector,
@@ -23,6 +21,7 @@ use crate::world::{
     program,
     request::{Ask, Issued},
     scene::{PATIENCE, Scene, SceneOptions},
+    status::InstanceStatus,
     until,
 };
 
@@ -92,19 +91,17 @@ async fn rebuild_scene(scene: &Scene, from: u64) -> Result<(Option<i32>, String)
 }
 
 fn parked_why(status: &InstanceStatus) -> &str {
-    let InstanceState::Parked { why, .. } = &status.state else { panic!("{status:?}") };
-    why
+    assert_eq!(status.state, "parked", "{status:?}");
+    status.why.as_deref().unwrap_or_default()
 }
 
 /// Waits until an instance waits for its journal. Answers why.
 async fn waits_for_its_disk(fleet: &Fleet, index: usize) -> Result<String> {
     let status = fleet.supervisor.until_state(&name(index), "waiting").await?;
-    if let InstanceState::Waiting { on, why } = &status.state
-        && on.contains("journal")
-    {
-        return Ok(why.clone());
+    match (&status.on, &status.why) {
+        (Some(on), Some(why)) if on.contains("journal") => Ok(why.clone()),
+        _ => Err(Error::other(format!("{status:?}"))),
     }
-    Err(Error::other(format!("{status:?}")))
 }
 
 fn first_block(requests: &[Issued]) -> u64 {
@@ -161,7 +158,7 @@ async fn two_on_a_disk() -> Result<(Fleet, FullDisk)> {
 }
 
 /// Field failures T12, T48.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_full_disk_is_waited_for_and_another_instance_goes_on() -> Result<()> {
     let (fleet, disk) = two_on_a_disk().await?;
     let mut requests = fleet.request(Ask::mixed(3, 3)).await?;
@@ -198,7 +195,7 @@ async fn a_full_disk_is_waited_for_and_another_instance_goes_on() -> Result<()> 
     fleet.unbroken()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_disk_that_is_full_at_the_start_is_waited_for() -> Result<()> {
     let (mut fleet, disk) = two_on_a_disk().await?;
     let mut requests = fleet.request(Ask::mixed(2, 2)).await?;
@@ -241,7 +238,7 @@ fn set_writable(scene: &Scene, writable: bool) -> Result<()> {
     setting().map_err(io("the state directory"))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_read_only_state_directory_is_waited_for() -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let mut scene = scene().await?;
@@ -283,7 +280,7 @@ async fn a_read_only_state_directory_is_waited_for() -> Result<()> {
 
 /// Damaged where it is opened, in a supervisor of two: parked until it is rebuilt, across a restart of
 /// the process; then nothing from the block on is lost, and nothing answered again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_damaged_journal_is_set_aside_and_rebuilt() -> Result<()> {
     let mut fleet = two_with_gas().await?;
     let mut requests = fleet.request(Ask::mixed(6, 6)).await?;
@@ -328,7 +325,7 @@ async fn a_damaged_journal_is_set_aside_and_rebuilt() -> Result<()> {
 }
 
 /// Found by a read or a commit of an instance that runs.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn damage_under_a_running_instance_parks_it() -> Result<()> {
     let fleet = two_with_gas().await?;
     let mut requests = fleet.request(Ask::mixed(10, 10)).await?;
@@ -360,7 +357,7 @@ async fn damage_under_a_running_instance_parks_it() -> Result<()> {
 }
 
 /// `start` ends where a supervisor would park, and says the same.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn start_refuses_a_damaged_journal_until_it_is_rebuilt() -> Result<()> {
     let mut scene = scene().await?;
     scene.start(program())?;
@@ -388,26 +385,24 @@ async fn start_refuses_a_damaged_journal_until_it_is_rebuilt() -> Result<()> {
     assert_eq!(code, Some(0), "{said}");
     scene.start_again(program())?;
     scene.answered(&requests).await?;
-    scene.settled_all(&requests).await?;
+    settled_all(&scene, &requests).await?;
     no_gas_was_wasted(&scene, requests.len()).await
 }
 
-impl Scene {
-    /// Waits until the journal has an outcome for each of `requests` and no others.
-    async fn settled_all(&self, requests: &[Issued]) -> Result<()> {
-        until("outcomes", PATIENCE, POLL, async || {
-            let sql = "SELECT count(*), count(outcome) FROM requests";
-            let counts = self.query(sql, |row| Ok((number(row, 0)?, number(row, 1)?)))?;
-            let all = requests.len() as u64;
-            Ok((counts == [(all, all)]).then_some(()))
-        })
-        .await
-    }
+/// Waits until the journal has an outcome for each of `requests` and no others.
+async fn settled_all(scene: &Scene, requests: &[Issued]) -> Result<()> {
+    until("outcomes", PATIENCE, POLL, async || {
+        let sql = "SELECT count(*), count(outcome) FROM requests";
+        let counts = scene.query(sql, |row| Ok((number(row, 0)?, number(row, 1)?)))?;
+        let all = requests.len() as u64;
+        Ok((counts == [(all, all)]).then_some(()))
+    })
+    .await
 }
 
 /// Older than what has happened: transactions that it takes for open are mined, requests that it takes
 /// for unanswered are answered, others it has never heard of.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_journal_restored_from_a_backup_answers_nothing_twice() -> Result<()> {
     let mut scene = scene().await?;
     let chain = scene.deployment.chain.clone();
@@ -423,7 +418,7 @@ async fn a_journal_restored_from_a_backup_answers_nothing_twice() -> Result<()> 
     .await?;
     scene.core.change(|core| core.never_finish = true);
     requests.extend(scene.deployment.request(Ask::mixed(2, 2)).await?);
-    scene.cursor_passed_all(&requests).await?;
+    stored_all(&scene, &requests).await?;
     let file = scene.journal().ok_or_else(|| Error::other("no journal"))?;
     let backup = scene.dir.path().join("backup");
     let backing_up = || {
@@ -463,20 +458,19 @@ async fn a_journal_restored_from_a_backup_answers_nothing_twice() -> Result<()> 
     Ok(())
 }
 
-impl Scene {
-    async fn cursor_passed_all(&self, requests: &[Issued]) -> Result<()> {
-        until("all stored", PATIENCE, POLL, async || {
-            let sql = "SELECT count(*) FROM requests";
-            let stored = self.query(sql, |row| number(row, 0))?;
-            Ok((stored == [requests.len() as u64]).then_some(()))
-        })
-        .await
-    }
+/// Waits until the journal has as many requests as these.
+async fn stored_all(scene: &Scene, requests: &[Issued]) -> Result<()> {
+    until("all stored", PATIENCE, POLL, async || {
+        let sql = "SELECT count(*) FROM requests";
+        let stored = scene.query(sql, |row| number(row, 0))?;
+        Ok((stored == [requests.len() as u64]).then_some(()))
+    })
+    .await
 }
 
 /// Gone while the connector was down. Without `starting_block` it begins at the head, says so, and
 /// `journal rebuild` has the rest read.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_lost_journal_is_said_and_can_be_read_again() -> Result<()> {
     let mut scene = scene().await?;
     let config = scene.config("");
@@ -508,7 +502,7 @@ async fn a_lost_journal_is_said_and_can_be_read_again() -> Result<()> {
     no_gas_was_wasted(&scene, requests.len()).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_lost_journal_begins_at_the_starting_block_again() -> Result<()> {
     let mut scene = scene().await?;
     assert!(scene.config("").contains("starting_block"), "from before the first request");
@@ -523,7 +517,7 @@ async fn a_lost_journal_begins_at_the_starting_block_again() -> Result<()> {
     no_gas_was_wasted(&scene, requests.len()).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_journal_deleted_under_a_running_instance_comes_back_whole() -> Result<()> {
     let fleet = Fleet::running(2, program()).await?;
     let deleting = async {

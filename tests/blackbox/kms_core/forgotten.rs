@@ -7,8 +7,7 @@ use alloy::{
     primitives::{Bytes, U256},
     sol_types::SolValue as _,
 };
-
-use crate::world::{
+use world::{
     Error, Result,
     contracts::Variant,
     deployment::{Node, Thresholds},
@@ -87,28 +86,28 @@ async fn none_is_answered_twice(variant: Variant) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a13_g7_answers_nothing_twice_after_its_journal_was_lost() -> Result<()> {
     none_is_answered_twice(Variant::G7).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a13_g8_answers_nothing_twice_after_its_journal_was_lost() -> Result<()> {
     none_is_answered_twice(Variant::G8).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a13_v0_9_answers_nothing_twice_after_its_journal_was_lost() -> Result<()> {
     none_is_answered_twice(Variant::V0_9_0).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a13_g10_answers_nothing_twice_after_its_journal_was_lost() -> Result<()> {
     none_is_answered_twice(Variant::G10).await
 }
 
 /// One of two nodes says of everything that this wallet has answered it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a13_a_node_that_lies_about_answers_loses_no_request() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let (liar, honest) = (

@@ -21,8 +21,7 @@ use kms_connector::telemetry::metrics::Metrics;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Code;
-
-use crate::world::core_stub::{
+use world::core_stub::{
     CoreOptions, CoreStub, CoreVersion, Fault, decrypted_result, plaintext_of, user_decrypted_share,
 };
 

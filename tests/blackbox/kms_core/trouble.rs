@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use crate::world::{
+use tonic::Code;
+use world::{
     Result,
     audit::Journal,
     contracts::Variant,
@@ -14,7 +15,6 @@ use crate::world::{
     scene::{PATIENCE, Scene, SceneOptions},
     until,
 };
-use tonic::Code;
 
 const POLL: Duration = Duration::from_millis(50);
 
@@ -29,7 +29,7 @@ async fn accepted(scene: &Scene, requests: &[Issued], times: usize) -> Result<()
 
 /// T27, T61: the Core keeps its requests in memory and forgets them when it restarts; each is asked
 /// once more. T35: it may take its time to come back.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t27_t35_t61_what_a_restarted_core_had_accepted_is_asked_once_more() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.core.change(|core| core.never_finish = true);
@@ -49,7 +49,7 @@ async fn t27_t35_t61_what_a_restarted_core_had_accepted_is_asked_once_more() -> 
 }
 
 /// T30: after a restart of the connector the Core is polled; nothing is fetched and sent again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t30_a_restarted_connector_asks_nothing_again() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.core.change(|core| core.never_finish = true);
@@ -74,7 +74,7 @@ async fn t30_a_restarted_connector_asks_nothing_again() -> Result<()> {
 
 /// T24: the bytes go once the Core has them. All that the Core works on at the same time would not
 /// fit into the memory for ciphertexts.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t24_ciphertexts_are_dropped_once_the_core_has_them() -> Result<()> {
     const COUNT: usize = 48;
     const SIZE: usize = 4 << 20;
@@ -97,7 +97,7 @@ async fn t24_ciphertexts_are_dropped_once_the_core_has_them() -> Result<()> {
 
 /// The Core takes ten asks in a second, and five times as many come at once: all are answered, and
 /// the Core says "busy" less often than it says yes.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_core_that_takes_ten_a_second_is_asked_about_as_often() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.start(program())?;
@@ -125,7 +125,7 @@ async fn a_core_that_takes_ten_a_second_is_asked_about_as_often() -> Result<()> 
 
 /// One instance's Core is busy with everything; another instance does not feel it, and the first one
 /// goes on by itself.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_busy_core_slows_down_its_own_instance_only() -> Result<()> {
     let fleet = Fleet::running(2, program()).await?;
     let [busy, calm] = [&fleet.parties.list[0].core, &fleet.parties.list[1].core];
@@ -145,7 +145,7 @@ async fn a_busy_core_slows_down_its_own_instance_only() -> Result<()> {
 
 /// T33: requests the Core can never answer, of every kind, take every place. They give way to those
 /// that can be answered, and are answered when the Core can.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t33_t63_hopeless_requests_do_not_delay_the_rest() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let hopeless = scene.deployment.request(Ask::mixed(4, 4)).await?;
@@ -192,7 +192,7 @@ async fn t33_t63_hopeless_requests_do_not_delay_the_rest() -> Result<()> {
 /// `Internal` of a Core that keeps a failed request failed: held and polled, never refused; answered
 /// once the Core has forgotten it. B2: once it has said that it keeps it, nothing is fetched and sent
 /// any more. An unknown context is said the same way up to v0.12.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t33_what_an_old_core_failed_on_is_held_and_tried_again() -> Result<()> {
     for (variant, core) in
         [(Variant::V0_9_7, CoreVersion::V0_12), (Variant::G10, CoreVersion::V0_13)]

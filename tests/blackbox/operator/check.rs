@@ -9,8 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
-
-use crate::world::{
+use world::{
     Error, Result,
     config_dir::ConfigDir,
     connector,
@@ -111,7 +110,7 @@ fn with(config: &str, key: &str, value: &str) -> String {
     config.lines().map(other).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_world_in_order_is_said_to_be() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let config = scene.config("");
@@ -161,7 +160,7 @@ async fn a_world_in_order_is_said_to_be() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn each_wrong_thing_is_named_and_hides_no_other() -> Result<()> {
     let scene = Scene::new(SceneOptions::default()).await?;
     let config = scene.config("");
@@ -236,7 +235,7 @@ async fn each_wrong_thing_is_named_and_hides_no_other() -> Result<()> {
 
 /// A node that hides logs, has unreadable receipts, refuses arrays, or takes short ranges only answers
 /// otherwise as any.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn c9_what_a_node_does_wrong_with_logs_and_receipts_is_named() -> Result<()> {
     let scene = Scene::new(SceneOptions::default()).await?;
     let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
@@ -276,7 +275,7 @@ async fn c9_what_a_node_does_wrong_with_logs_and_receipts_is_named() -> Result<(
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_disk_that_takes_nothing_is_named() -> Result<()> {
     let scene = Scene::new(SceneOptions::default()).await?;
     write(&scene, &scene.config(""))?;
@@ -299,7 +298,7 @@ async fn a_disk_that_takes_nothing_is_named() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn all_are_looked_at_also_beside_bad_ones() -> Result<()> {
     let scene = Scene::new(SceneOptions::default()).await?;
     let configs = ConfigDir::new(scene.dir.path().join("configs"))?;
@@ -330,7 +329,7 @@ async fn all_are_looked_at_also_beside_bad_ones() -> Result<()> {
 }
 
 /// The Core does not tell its key: what its answers are signed with stands in the journal.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_core_with_another_key_shows_at_its_answers() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let node = Node { wallet: scene.wallet.address(), signer: random_address() };
@@ -347,7 +346,7 @@ async fn a_core_with_another_key_shows_at_its_answers() -> Result<()> {
 }
 
 /// A node that repeats what it was told, and secrets in every part of the URLs.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn no_secret_is_shown() -> Result<()> {
     const CANARY: &str = "cAnArY7351";
     let scene = Scene::new(SceneOptions::default()).await?;

@@ -19,8 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
-
-use crate::world::program;
+use world::program;
 
 const CONFIG: &str = r#"
 gateway_url = "wss://user:CANARY@gateway.example/CANARY?key=CANARY"

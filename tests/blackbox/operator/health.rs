@@ -8,8 +8,7 @@ use std::{
 
 use kms_connector::admin::readiness::Readiness;
 use serde_json::Value;
-
-use crate::world::{
+use world::{
     Error, Result, connector,
     fleet::{Fleet, name},
     program,
@@ -61,7 +60,7 @@ fn said(mut command: Command) -> Result<(Option<i32>, String)> {
     Ok((output.status.code(), String::from_utf8_lossy(&text).into_owned()))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn readiness_says_who_is_down_and_why() -> Result<()> {
     let mut fleet = Fleet::new(2).await?;
     fleet.supervisor.start(program())?;
@@ -109,7 +108,7 @@ async fn readiness_says_who_is_down_and_why() -> Result<()> {
 
 /// Field failure T50: what is outside is frozen, and nobody who asks whether the process lives, or is
 /// ready, waits for it or is told to restart it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn no_answer_waits_for_a_frozen_dependency() -> Result<()> {
     let mut fleet = Fleet::new(1).await?;
     let chain = Proxy::start(fleet.parties.anvil.port()).await?;
@@ -147,7 +146,7 @@ async fn no_answer_waits_for_a_frozen_dependency() -> Result<()> {
 }
 
 /// Field failure T65: an address that is taken ends the process, and it says which.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_taken_port_is_told_and_ends_the_process() -> Result<()> {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
     let taken = taken.map_err(|e| Error::Io("a listener".into(), e))?;

@@ -5,8 +5,7 @@ use std::{collections::BTreeMap, process::Command, time::Duration};
 use kms_connector::domain::is_printable;
 use serde_json::Value;
 use tonic::Code;
-
-use crate::world::{
+use world::{
     Error, Result, connector,
     faulty_rpc::{FaultyRpc, Lie, Rule},
     free_port,
@@ -46,7 +45,7 @@ fn request_of(line: &Value) -> Option<String> {
 
 /// Field failure T53: forty requests, at the level that shows everything. B10: in no object of it does
 /// a key come twice, and each line says whose it is.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_requests_story_is_found_by_its_id() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     start_json(&mut scene, "debug")?;
@@ -97,7 +96,7 @@ async fn a_requests_story_is_found_by_its_id() -> Result<()> {
 
 /// Field failure T53: a hundred requests that fail for one reason are one thing to say, however long it
 /// lasts and however often each is tried.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn an_outage_is_a_few_lines_whatever_is_in_hand() -> Result<()> {
     let mut scene = Scene::new(SceneOptions { funded: false, ..SceneOptions::default() }).await?;
     scene.core.stop().await;
@@ -146,7 +145,7 @@ fn steers_nothing(what: &str, text: &str) {
 
 /// A node that does not take a transaction and a Core that does not take a request, and what they say
 /// to that wherever it is told.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn b9_what_a_node_and_a_core_say_forges_no_line_and_steers_no_terminal() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let node = FaultyRpc::start(&scene.anvil.http_url()).await?;

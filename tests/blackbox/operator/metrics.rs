@@ -9,8 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-
-use crate::world::{
+use world::{
     Error, Result,
     fleet::{Fleet, name},
     program, random_key,
@@ -88,7 +87,7 @@ fn promtool(arguments: &[&str], input: &str) -> Result<()> {
 }
 
 /// Field failure T54.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn what_happens_is_counted_by_instance() -> Result<()> {
     let fleet = Fleet::running(2, program()).await?;
     let supervisor = &fleet.supervisor;
@@ -155,7 +154,7 @@ async fn what_happens_is_counted_by_instance() -> Result<()> {
     fleet.unbroken()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn what_is_wrong_is_counted() -> Result<()> {
     let fleet = Fleet::running(1, program()).await?;
     let (node, party) = (name(0), &fleet.parties.list[0]);

@@ -11,8 +11,7 @@ use std::{
 
 use alloy::primitives::U256;
 use serde_json::Value;
-
-use crate::world::{
+use world::{
     Error, Result, connector, deployment::Node, faulty_rpc::FaultyRpc, fleet::Fleet, free_port,
     full_disk::FullDisk, program, random_address, random_key, request::Ask, scene::PATIENCE, until,
 };
@@ -202,7 +201,7 @@ fn observability(file: &str) -> Result<String> {
 const STATE: &str = "kms_connector_instance_state{";
 const HELD: &str = "kms_connector_requests_held";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn what_is_wrong_with_files_and_endpoints_is_named_everywhere() -> Result<()> {
     let mut night = Night::new(4).await?;
     night.broken("other-chain", 0, "chain_id", "54322")?;
@@ -241,7 +240,7 @@ async fn what_is_wrong_with_files_and_endpoints_is_named_everywhere() -> Result<
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn what_holds_answers_back_is_named_everywhere() -> Result<()> {
     let mut night = Night::new(3).await?;
     // A wallet with funds that nobody registered; one without funds; a Core with another key.
@@ -290,7 +289,7 @@ async fn what_holds_answers_back_is_named_everywhere() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn wrong_bytes_are_named_everywhere() -> Result<()> {
     let night = Night::alone().await?;
     let deployment = night.fleet.deployment();
@@ -314,7 +313,7 @@ async fn wrong_bytes_are_named_everywhere() -> Result<()> {
     night.fleet.answered_by(&[0], &requests).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_bucket_that_is_away_is_named_everywhere() -> Result<()> {
     let night = Night::alone().await?;
     let deployment = night.fleet.deployment();
@@ -331,7 +330,7 @@ async fn a_bucket_that_is_away_is_named_everywhere() -> Result<()> {
     night.expect("alone", &unreachable).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_full_disk_is_named_everywhere() -> Result<()> {
     let mut night = Night::new(1).await?;
     let disk = FullDisk::new(night.fleet.dir.path())?;
@@ -356,7 +355,7 @@ async fn a_full_disk_is_named_everywhere() -> Result<()> {
 }
 
 /// One of two nodes stands still, and the only one of another instance.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn nodes_that_do_not_follow_the_chain_are_named_everywhere() -> Result<()> {
     let mut night = Night::new(2).await?;
     let anvil = &night.fleet.parties.anvil;

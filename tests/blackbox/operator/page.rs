@@ -4,8 +4,7 @@
 use std::path::Path;
 
 use alloy::{hex, primitives::U256};
-
-use crate::world::{
+use world::{
     Error, Result,
     browser::Browser,
     fleet::{Fleet, name},
@@ -85,7 +84,7 @@ async fn shows_what_is_held(fleet: &Fleet, browser: &Browser, well: &str) -> Res
     browser.until("a page on which all is well again", PATIENCE, well).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn the_page_follows_and_shows_what_is_down() -> Result<()> {
     let mut fleet = Fleet::running(2, program()).await?;
     let url = address(&fleet).await?;

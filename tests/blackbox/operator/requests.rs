@@ -8,8 +8,7 @@ use kms_connector::admin::requests::{
 };
 use serde::de::DeserializeOwned;
 use tonic::Code;
-
-use crate::world::{
+use world::{
     Error, Result, connector,
     fleet::{Fleet, name},
     program,
@@ -63,7 +62,7 @@ fn without_retries(config: &str) -> String {
     config.replace("held_retry_secs = 2", "held_retry_secs = 3600")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn what_is_held_is_listed_shown_and_tried_again() -> Result<()> {
     let mut fleet = Fleet::new(1).await?;
     let zero = name(0);
@@ -139,7 +138,7 @@ async fn what_is_held_is_listed_shown_and_tried_again() -> Result<()> {
 }
 
 /// The same instance, stopped by its operator.
-async fn a_stopped_one(fleet: &Fleet, before: &[crate::world::request::Issued]) -> Result<()> {
+async fn a_stopped_one(fleet: &Fleet, before: &[world::request::Issued]) -> Result<()> {
     let (supervisor, zero) = (&fleet.supervisor, name(0));
     let core = &fleet.parties.list[0].core;
     let ask = |arguments: &[&str]| {
@@ -196,7 +195,7 @@ async fn a_stopped_one(fleet: &Fleet, before: &[crate::world::request::Issued]) 
     fleet.unbroken()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_backfill_finds_what_was_before_the_start() -> Result<()> {
     let mut fleet = Fleet::new(1).await?;
     let zero = name(0);
@@ -229,7 +228,7 @@ async fn a_backfill_finds_what_was_before_the_start() -> Result<()> {
 }
 
 /// A reader of both is not to wonder which is right.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn c10_requests_are_headed_as_status_says() -> Result<()> {
     let mut fleet = Fleet::new(1).await?;
     let zero = name(0);

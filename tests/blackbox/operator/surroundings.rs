@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::world::program;
+use world::program;
 
 /// Endpoints that nobody serves: it waits for them.
 const CONFIG: &str = r#"

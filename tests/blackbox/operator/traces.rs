@@ -5,8 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use alloy::hex;
 use tokio::net::TcpListener;
-
-use crate::world::{
+use world::{
     Error, Result,
     collector::{Collected, Collector},
     connector,
@@ -28,7 +27,7 @@ fn start(scene: &mut Scene, variables: &[(&str, &str)]) -> Result<()> {
     scene.spawn(command)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_request_is_a_trace_that_goes_on_in_the_core() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let collector = Collector::start().await?;
@@ -94,14 +93,14 @@ async fn a_request_is_a_trace_that_goes_on_in_the_core() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_collector_that_is_silent_or_away_stops_nothing() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     // It takes connections and never says a word.
     let silent =
         TcpListener::bind(("127.0.0.1", 0)).await.map_err(|e| Error::Io("a port".into(), e))?;
     let silent_at = silent.local_addr().map_err(|e| Error::Io("its address".into(), e))?;
-    let away = format!("http://127.0.0.1:{}/CANARY", crate::world::free_port()?);
+    let away = format!("http://127.0.0.1:{}/CANARY", world::free_port()?);
     for endpoint in [format!("http://{silent_at}/CANARY?key=CANARY"), away] {
         start(&mut scene, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)])?;
         let before = scene.log().matches("traces cannot be delivered").count();

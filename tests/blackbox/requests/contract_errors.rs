@@ -9,8 +9,7 @@ use alloy::{
     sol,
     sol_types::SolError,
 };
-
-use crate::world::{
+use world::{
     Result,
     contracts::{Decryption, G7, G8, GatewayConfig, Variant, raw},
     deployment::Node,
@@ -127,7 +126,7 @@ async fn pause(scene: &Scene) -> Result<()> {
     scene.deployment.pause(true).await?;
     let request = public(scene).await?;
     if scene.deployment.variant == Variant::G7 {
-        let paused = |row: &crate::world::rows::Row| row.last_error.contains("paused");
+        let paused = |row: &world::rows::Row| row.last_error.contains("paused");
         let row = scene.row(request.id, "tried while paused", paused).await?;
         assert_eq!((row.stage.as_str(), row.held.as_str()), ("answered", ""), "{row:?}");
     } else {
@@ -272,18 +271,18 @@ macro_rules! every_error {
         mod $name {
             use super::{Result, Variant};
 
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            #[world::test]
             async fn every_error_of_the_registration() -> Result<()> {
                 super::registration(Variant::$variant).await
             }
 
             /// Field failure T43.
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            #[world::test]
             async fn every_error_that_holds() -> Result<()> {
                 super::holds(Variant::$variant).await
             }
 
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            #[world::test]
             async fn every_error_that_does_not_hold() -> Result<()> {
                 super::no_hold(Variant::$variant).await
             }
@@ -303,7 +302,7 @@ every_error! {
 /// receipt alone, and is asked for by name. It costs one transaction, not one per attempt.
 ///
 /// Field failure T64.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn an_error_in_a_mined_transaction_is_named() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(Variant::G10)).await?;
     scene.start_with(program(), &scene.config("gas_limit = 3000000"))?;
@@ -337,7 +336,7 @@ async fn an_error_in_a_mined_transaction_is_named() -> Result<()> {
 }
 
 /// A pause may last for hours: it is waited for without sending.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_pause_burns_no_gas_even_with_a_fixed_limit() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(Variant::G7)).await?;
     scene.start_with(program(), &scene.config("gas_limit = 3000000"))?;
@@ -356,7 +355,7 @@ async fn a_pause_burns_no_gas_even_with_a_fixed_limit() -> Result<()> {
 /// The answer that reaches the threshold costs more than the one the gas was learned from.
 ///
 /// Field failure T37.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn an_answer_that_needs_more_gas_than_others_before_it_fits() -> Result<()> {
     const OTHERS: usize = 15;
     let mut scene = Scene::new(SceneOptions::of(Variant::G10)).await?;
@@ -407,7 +406,7 @@ async fn an_answer_that_needs_more_gas_than_others_before_it_fits() -> Result<()
 }
 
 /// The operator's limit is kept, and its being too low is told, not tried over and over.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_fixed_gas_limit_too_low_is_held_and_said() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(Variant::G10)).await?;
     scene.start_with(program(), &scene.config("gas_limit = 100000"))?;
@@ -429,7 +428,7 @@ async fn a_fixed_gas_limit_too_low_is_held_and_said() -> Result<()> {
 /// that says so does not know the block either.
 ///
 /// Field failure T34.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_request_whose_block_left_the_chain_is_not_refused() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(Variant::G10)).await?;
     scene.start(program())?;
@@ -442,7 +441,7 @@ async fn a_request_whose_block_left_the_chain_is_not_refused() -> Result<()> {
     let depth = scene.deployment.chain.block_number().await? - gone.block + 1;
     scene.deployment.chain.reorg(depth).await?;
     scene.core.change(|core| core.never_finish = false);
-    let unknown = |row: &crate::world::rows::Row| row.last_error.contains("does not know");
+    let unknown = |row: &world::rows::Row| row.last_error.contains("does not know");
     scene.row(gone.id, "tried", unknown).await?;
     let row = &scene.rows(gone.id)[0];
     assert_eq!(row.outcome, "", "{row:?}");

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::world::{
+use world::{
     Error, Result,
     audit::Journal,
     faulty_rpc::{FaultyRpc, Lie, Logs, Rule},
@@ -46,7 +46,7 @@ async fn is_stored(scene: &Scene, request: &Issued) -> Result<()> {
 }
 
 /// T17: journaled at once, asked of the Core when its block is deep enough; a restart waits again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t17_a_request_waits_for_its_confirmations_also_after_a_restart() -> Result<()> {
     let mut scene = still().await?;
     let config = scene.config("public_decryption_confirmations = 12");
@@ -65,7 +65,7 @@ async fn t17_a_request_waits_for_its_confirmations_also_after_a_restart() -> Res
     scene.answered(&public).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t17_a_request_waits_for_the_finality_tag() -> Result<()> {
     let mut scene = still().await?;
     let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
@@ -86,7 +86,7 @@ async fn t17_a_request_waits_for_the_finality_tag() -> Result<()> {
 
 /// Its block is gone before it was deep enough, and it does not come back: the Core never hears of
 /// it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_request_whose_block_is_gone_ends_as_orphaned() -> Result<()> {
     let mut scene = still().await?;
     scene.deployment.chain.mine(5).await?;
@@ -107,7 +107,7 @@ async fn a_request_whose_block_is_gone_ends_as_orphaned() -> Result<()> {
 /// The id goes to another request after the reorganisation: the Core, which knows requests by id
 /// alone, still has the answer to the first one. It is recognised, sent to nobody, and the second
 /// one is answered once the Core has forgotten. The first one ends by itself (A14).
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn an_answer_to_what_left_the_chain_is_recognised() -> Result<()> {
     let mut scene = still().await?;
     scene.deployment.chain.mine(5).await?;
@@ -166,7 +166,7 @@ fn over(scene: &Scene, nodes: &[&FaultyRpc]) -> String {
 }
 
 /// Each of two nodes goes away in turn while requests come: nobody notices.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn one_node_of_two_is_enough() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let first = FaultyRpc::start(&scene.anvil.http_url()).await?;
@@ -190,7 +190,7 @@ async fn one_node_of_two_is_enough() -> Result<()> {
 }
 
 /// A1: the node that is read from shows no logs. Another one does; alone it is asked until it does.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a1_logs_that_a_node_hides_are_found() -> Result<()> {
     const RECEIPTS: &str = "eth_getBlockReceipts";
     let hide = |node: &FaultyRpc| {
@@ -225,7 +225,7 @@ async fn a1_logs_that_a_node_hides_are_found() -> Result<()> {
 
 /// B11: a node shows logs whose data is all zeroes, which ask for nothing: no request ends by that, and
 /// what is in their place is answered.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn b11_zeroed_logs_end_no_request() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
@@ -255,7 +255,7 @@ async fn b11_zeroed_logs_end_no_request() -> Result<()> {
 }
 
 /// A6: a node whose headers have no `logsBloom`, told and asked for.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a6_a_node_without_blooms_serves_as_well() -> Result<()> {
     for scheme in ["ws", "http"] {
         let mut scene = Scene::new(SceneOptions::default()).await?;
@@ -272,7 +272,7 @@ async fn a6_a_node_without_blooms_serves_as_well() -> Result<()> {
 }
 
 /// Of two nodes one swallows every transaction, says yes, and forgets it; the other is slow.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_node_that_accepts_and_forgets_costs_nothing() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let first = FaultyRpc::start(&scene.anvil.http_url()).await?;
@@ -287,7 +287,7 @@ async fn a_node_that_accepts_and_forgets_costs_nothing() -> Result<()> {
 
 /// T16: one node that shows its logs twice and in the wrong order, whose blooms are wrong,
 /// and that is really two of different height.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t16_a_node_that_is_two_and_shows_logs_badly_loses_nothing() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
@@ -307,7 +307,7 @@ async fn t16_a_node_that_is_two_and_shows_logs_badly_loses_nothing() -> Result<(
     scene.audit(&requests, Journal::Whole).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn nodes_of_another_chain_are_refused_only_together() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let first = FaultyRpc::start(&scene.anvil.http_url()).await?;

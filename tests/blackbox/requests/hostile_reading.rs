@@ -1,6 +1,6 @@
 //! What hostile reading of the walk feared, on the real stack.
 
-use crate::world::{
+use world::{
     Result,
     deployment::Node,
     program, random_address, random_key,
@@ -10,7 +10,7 @@ use crate::world::{
 
 /// Requests whose ciphertexts never come take every place. They give way to those that can be
 /// answered, and stay in the journal.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn requests_that_cannot_be_answered_do_not_delay_the_rest() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let config = scene
@@ -28,7 +28,7 @@ async fn requests_that_cannot_be_answered_do_not_delay_the_rest() -> Result<()> 
 
 /// The Core signed with a key the contract does not know; it is mended by a restart with another
 /// one. The retries cost no gas, and the old answer is not sent for ever.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn an_answer_the_contract_rejects_is_asked_for_again() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.core.set_signer(random_key());

@@ -2,14 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use kms_connector::admin::status::Status;
-
-use crate::world::{
+use world::{
     Result,
     fleet::{Fleet, name},
     journal, program,
     request::Ask,
     scene::PATIENCE,
+    status::Status,
     supervised::find,
     until,
 };
@@ -26,7 +25,7 @@ fn journal_of(fleet: &Fleet, observer: &str) -> PathBuf {
     journal::file(&dir).expect("a journal apart")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn an_observer_beside_one_that_answers_sees_all_and_sends_nothing() -> Result<()> {
     // The second party's Core is the one that observers could ask, its wallet never sends.
     let mut fleet = Fleet::new(2).await?;

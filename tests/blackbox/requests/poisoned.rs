@@ -12,8 +12,7 @@ use alloy::{
     primitives::U256,
     signers::{SignerSync as _, local::PrivateKeySigner},
 };
-
-use crate::world::{
+use world::{
     Error, Result,
     audit::Journal,
     faulty_rpc::{FaultyRpc, Lie, Rule},
@@ -71,7 +70,7 @@ fn sign_anew(
 }
 
 /// What was signed while a node said that the wallet had sent 5,000 transactions.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a9_false_nonces_of_an_earlier_version_heal() -> Result<()> {
     let (mut scene, _node, mut requests) = poisoned(|one| one.nonce += 5000).await?;
     scene.start_again(program())?;
@@ -90,7 +89,7 @@ async fn a9_false_nonces_of_an_earlier_version_heal() -> Result<()> {
 }
 
 /// What was signed while a node told absurd tips, and an absurd estimate.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a9b_a9c_absurd_fees_and_gas_of_an_earlier_version_heal() -> Result<()> {
     let poison = |one: &mut TxEip1559| match one.nonce {
         0 => one.gas_limit = u64::MAX,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::world::{
+use world::{
     Error, Result,
     deployment::{Node, Thresholds},
     journal, program, random_key,
@@ -17,7 +17,7 @@ const SETTLED: u64 = 12;
 
 /// The Core signs with another key by then: the contract refuses a second answer by signer, so it would
 /// take one.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn going_back_to_the_copy_of_an_upgrade_answers_nothing_twice() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.start(program())?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::world::{
+use world::{
     Result,
     contracts::Variant,
     program,
@@ -20,34 +20,34 @@ async fn forty_mixed_requests(variant: Variant) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn g7_answers_forty_mixed_requests() -> Result<()> {
     forty_mixed_requests(Variant::G7).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn g8_answers_forty_mixed_requests() -> Result<()> {
     forty_mixed_requests(Variant::G8).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn v0_9_0_answers_forty_mixed_requests() -> Result<()> {
     forty_mixed_requests(Variant::V0_9_0).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn v0_9_7_answers_forty_mixed_requests() -> Result<()> {
     forty_mixed_requests(Variant::V0_9_7).await
 }
 
 /// Field failure T41.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn g10_answers_forty_mixed_requests() -> Result<()> {
     forty_mixed_requests(Variant::G10).await
 }
 
 /// T53: a request that goes well is two lines, its arrival and its end; nothing else is said.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn t53_a_request_is_two_lines_and_an_idle_instance_none() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     scene.start(program())?;

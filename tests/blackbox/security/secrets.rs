@@ -13,8 +13,7 @@ use std::{
 
 use alloy::primitives::B256;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-
-use crate::world::{
+use world::{
     Error, Result, connector,
     deployment::{Deployment, Node, Store},
     free_port,
@@ -302,12 +301,12 @@ async fn buckets_and_core(format: &'static str) -> Result<()> {
     aviary.search()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn bad_buckets_and_cores_bring_no_secret_into_text_logs() -> Result<()> {
     buckets_and_core("text").await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn bad_buckets_and_cores_bring_no_secret_into_json_logs() -> Result<()> {
     buckets_and_core("json").await
 }
@@ -387,12 +386,12 @@ async fn gateway(format: &'static str) -> Result<()> {
     aviary.search()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_failing_node_brings_no_secret_into_text_logs() -> Result<()> {
     gateway("text").await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_failing_node_brings_no_secret_into_json_logs() -> Result<()> {
     gateway("json").await
 }
@@ -406,7 +405,7 @@ async fn heard_again(gossip: &Gossip) -> Result<()> {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn aws_kms_brings_no_secret_into_the_log() -> Result<()> {
     let mut aviary = Aviary::new("text").await?;
     let key = aviary.scene.ministack.create_key("alias/wallet").await?;
@@ -508,7 +507,7 @@ fn configurations(key: &str) -> Vec<(&'static str, String)> {
 
 #[tokio::test]
 async fn no_verdict_on_a_configuration_repeats_a_secret() -> Result<()> {
-    let wallet = crate::world::random_key();
+    let wallet = world::random_key();
     let key = alloy::hex::encode(wallet.to_bytes());
     let secrets = Secrets::of(wallet.to_bytes());
     let dir = tempfile::tempdir().map_err(io)?;

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use alloy::primitives::{Address, B256, Signature, U256, keccak256};
 use serde::Deserialize;
-
-use crate::world::{
+use world::{
     Error, Result,
     anvil::{Anvil, AnvilOptions},
     attestation::{ATTESTATION, Layout, Lie},

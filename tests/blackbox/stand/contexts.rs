@@ -5,9 +5,7 @@ use alloy::{
     sol_types::SolEvent,
 };
 use serde_json::{Value, json};
-
-use super::contracts::{Net, Party, assert_absent, payload};
-use crate::world::{
+use world::{
     Result,
     access::Path,
     contracts::{
@@ -20,6 +18,8 @@ use crate::world::{
     request::{Ask, Issued, Kind, fhe},
     rpc::Call,
 };
+
+use super::contracts::{Net, Party, assert_absent, payload};
 
 /// `request` as if it had been asked with other `extraData`: an answer to it carries those.
 fn with_extra(request: &Issued, extra_data: Vec<u8>) -> Issued {

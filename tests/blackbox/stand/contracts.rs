@@ -6,8 +6,7 @@ use alloy::{
     signers::local::PrivateKeySigner,
     sol_types::{SolCall, SolError, SolEvent},
 };
-
-use crate::world::{
+use world::{
     Error, Result,
     anvil::{Anvil, AnvilOptions},
     contracts::{

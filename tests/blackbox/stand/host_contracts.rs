@@ -5,9 +5,7 @@ use alloy::{
     sol_types::{SolCall, SolError, SolEvent},
 };
 use serde_json::{Value, json};
-
-use super::contracts::assert_absent;
-use crate::world::{
+use world::{
     Error, Result,
     contracts::{Proxy, Variant, reverted},
     deployment::{Node, Thresholds},
@@ -18,6 +16,8 @@ use crate::world::{
     scene::{Scene, SceneOptions},
     signing::sign,
 };
+
+use super::contracts::assert_absent;
 
 /// A host chain that makes a block for each transaction, and its one KMS node.
 struct Net {

@@ -6,8 +6,7 @@ use std::time::Duration;
 use alloy::primitives::{Address, B256, Signature, U256, keccak256};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
-
-use crate::world::{
+use world::{
     Result,
     anvil::{Anvil, AnvilOptions},
     config_dir::ConfigDir,

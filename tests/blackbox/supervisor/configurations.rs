@@ -13,9 +13,8 @@ use alloy::{
     primitives::{Address, address},
     signers::local::PrivateKeySigner,
 };
-
-use crate::world::{
-    Error, Result, connector,
+use world::{
+    DOCUMENTED_EXAMPLE, Error, Result, connector,
     deployment::Node,
     free_port,
     process::Process,
@@ -87,7 +86,7 @@ async fn line_with(scene: &Scene, from: usize, words: &[&str]) -> Result<()> {
 // ---- wallets
 
 /// Field failure T42.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn an_aws_kms_wallet_answers_by_key_id_alias_and_arn() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let key = scene.ministack.create_key("alias/connector").await?;
@@ -109,7 +108,7 @@ async fn an_aws_kms_wallet_answers_by_key_id_alias_and_arn() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_key_file_and_a_systemd_credential_answer() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let [in_file, own, bare_name] = [0; 3].map(|_| PrivateKeySigner::random());
@@ -166,7 +165,7 @@ fn variables(scene: &Scene) -> Vec<(&'static str, String)> {
     ]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn the_environment_alone_is_enough() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let mut command = bare(&["start"]);
@@ -198,7 +197,7 @@ async fn the_environment_alone_is_enough() -> Result<()> {
     answered_from(&scene, &requests, key.address).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_variable_wins_over_the_file() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let nowhere = format!("gateway_url = \"ws://127.0.0.1:{}\"", free_port()?);
@@ -213,15 +212,13 @@ async fn a_variable_wins_over_the_file() -> Result<()> {
     scene.answered(&requests).await
 }
 
-/// The example of the seed's documentation, as it stands there.
-const EXAMPLE: &str = include_str!("../../world/documented-example.toml");
 /// The address of its private key, 1.
 const WALLET_OF_THE_EXAMPLE: Address = address!("7E5F4552091A69125d5DfCb7b8C2659029395Bdf");
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn the_example_of_the_documentation_runs() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
-    write_config(&scene, EXAMPLE)?;
+    write_config(&scene, DOCUMENTED_EXAMPLE)?;
     let check = || {
         let mut command = bare(&["validate", "-c"]);
         command.arg(scene.config_file());
@@ -234,11 +231,9 @@ async fn the_example_of_the_documentation_runs() -> Result<()> {
     assert!(words.contains("gateway_config_address"), "{words}");
 
     let (decryption, registry) = (scene.deployment.decryption, scene.deployment.gateway_config);
-    let filled = EXAMPLE.replacen("\"0x...\"", &format!("\"{decryption}\""), 1).replacen(
-        "\"0x...\"",
-        &format!("\"{registry}\""),
-        1,
-    );
+    let filled = DOCUMENTED_EXAMPLE
+        .replacen("\"0x...\"", &format!("\"{decryption}\""), 1)
+        .replacen("\"0x...\"", &format!("\"{registry}\""), 1);
     write_config(&scene, &filled)?;
     let valid = ended(check()).await?;
     let stderr = String::from_utf8_lossy(&valid.stderr).into_owned();
@@ -269,7 +264,7 @@ async fn the_example_of_the_documentation_runs() -> Result<()> {
 // ---- TLS
 
 /// Field failure T56.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn tls_of_a_private_authority_everywhere() -> Result<()> {
     let authority = Authority::new()?;
     let options = SceneOptions { core_tls: Some(authority.issue()?), ..SceneOptions::default() };
@@ -365,7 +360,7 @@ impl Waiting {
 }
 
 fn random_name() -> String {
-    alloy::hex::encode(crate::world::random::<8>())
+    alloy::hex::encode(world::random::<8>())
 }
 
 #[tokio::test]

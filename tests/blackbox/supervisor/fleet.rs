@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use alloy::primitives::U256;
-
-use crate::world::{
+use world::{
     Result,
     deployment::Thresholds,
     fleet::{Fleet, name},
@@ -17,7 +16,7 @@ use crate::world::{
 const POLL: Duration = Duration::from_millis(50);
 
 /// Field failure T36.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn four_parties_answer_the_same_hundred_requests() -> Result<()> {
     let thresholds = Thresholds { public: 3, user: 4 };
     let mut fleet = Fleet::with(&SceneOptions::default(), 4, thresholds).await?;
@@ -43,7 +42,7 @@ async fn four_parties_answer_the_same_hundred_requests() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn kill_nine_under_load_loses_and_doubles_nothing() -> Result<()> {
     let mut fleet = Fleet::running(3, program()).await?;
     let all = fleet.all();
@@ -67,7 +66,7 @@ async fn kill_nine_under_load_loses_and_doubles_nothing() -> Result<()> {
     fleet.unbroken()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_stop_under_load_finishes_what_is_answered_by_any() -> Result<()> {
     let mut fleet = Fleet::running(3, program()).await?;
     let all = fleet.all();
@@ -100,7 +99,7 @@ async fn a_stop_under_load_finishes_what_is_answered_by_any() -> Result<()> {
 }
 
 /// `scripts/measure idle` tells what a hundred take; here is what must not grow with their number.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn idle_instances_have_no_threads_of_their_own() -> Result<()> {
     let mut fleet = Fleet::new(16).await?;
     let write = |fleet: &Fleet, index| {

@@ -14,14 +14,14 @@ use kms_connector::{
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-
-use crate::world::{
+use world::{
     Error, Result,
-    ailments::{Ailment, Ailments},
     request::{Ask, Issued},
     scene::{PATIENCE, Scene, SceneOptions},
     until,
 };
+
+use super::ailments::{Ailment, Ailments};
 
 const POLL: Duration = Duration::from_millis(20);
 
@@ -117,7 +117,7 @@ async fn settled(scene: &Scene, requests: &[Issued]) -> Result<()> {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn generations_hand_the_journal_on_under_load() -> Result<()> {
     let scene = scene().await?;
     scene.core.change(|core| core.latency = Duration::from_millis(300));
@@ -176,7 +176,7 @@ async fn generations_hand_the_journal_on_under_load() -> Result<()> {
 /// goes on.
 ///
 /// Field failure T05.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_room_that_fails_ends_the_instance_by_its_name() -> Result<()> {
     let scene = scene().await?;
     let config = parse(&scene, &scene.config(""))?;
@@ -212,7 +212,7 @@ async fn a_room_that_fails_ends_the_instance_by_its_name() -> Result<()> {
     settled(&scene, &requests).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn it_says_what_it_waits_for_and_that_it_runs_again() -> Result<()> {
     let mut scene = scene().await?;
     let config = parse(&scene, &scene.config(""))?;
@@ -244,7 +244,7 @@ async fn it_says_what_it_waits_for_and_that_it_runs_again() -> Result<()> {
     settled(&scene, &requests).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_check_says_what_would_keep_it_from_running() -> Result<()> {
     let mut scene = scene().await?;
     let text = scene.config("");
@@ -265,9 +265,9 @@ async fn a_check_says_what_would_keep_it_from_running() -> Result<()> {
     refused(&format!("decryption_domain_name = \"Wrong\"\n{text}"), "signs under").await?;
 
     // No contract, no funds, not registered: it would wait by itself.
-    let elsewhere = format!("{}", crate::world::random_address());
+    let elsewhere = format!("{}", world::random_address());
     let elsewhere = text.replace(&scene.deployment.decryption.to_string(), &elsewhere);
-    let key = crate::world::random_key().to_bytes().to_string();
+    let key = world::random_key().to_bytes().to_string();
     let elsewhere = elsewhere.replace(&scene.wallet.to_bytes().to_string(), &key);
     instance::preflight(&*parse(&scene, &elsewhere)?).await.expect("it would wait");
 

@@ -5,7 +5,6 @@
 use std::{collections::BTreeSet, path::Path, process::Command, sync::Arc, time::Duration};
 
 use kms_connector::{
-    admin::status::Status,
     config::{Config, Environment},
     instance::{Exit, JournalTenure, PreflightError, Supervision},
     supervisor::{
@@ -16,16 +15,17 @@ use kms_connector::{
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::json;
-
-use crate::world::{
+use world::{
     Error, Result,
-    ailments::{Ailment, Ailments},
     fleet::{Fleet, name},
     proxy::{Proxy, Weather},
     request::{Ask, Issued},
     scene::{Scene, SceneOptions},
+    status::Status,
     supervised::{Supervised, find},
 };
+
+use super::ailments::{Ailment, Ailments};
 
 const HEALTHY: usize = 7;
 const SICK: &str = "sick";
@@ -274,7 +274,7 @@ async fn health(fleet: &Fleet) -> Result<Vec<Health>> {
     let status = fleet.supervisor.status().await?;
     let of = |index: usize| {
         let one = find(&status, &name(index)).ok_or_else(|| Error::other(name(index)))?;
-        let (state, core) = (one.state.word().to_owned(), fleet.core_connections(index)?);
+        let (state, core) = (one.state.clone(), fleet.core_connections(index)?);
         Ok((one.generation, one.since_ms, one.restarts, state, core))
     };
     fleet.all().into_iter().map(of).collect()
@@ -293,7 +293,7 @@ async fn seven(fleet: &Fleet, trouble: impl Future<Output = Result<Vec<Phase>>>)
 }
 
 /// Field failures T01, T48, T57.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_sick_instance_is_not_felt_by_the_healthy() -> Result<()> {
     // The control: the same trouble in a process outside.
     let apart = {

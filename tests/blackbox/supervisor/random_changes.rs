@@ -4,16 +4,16 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use fastrand::Rng;
-use kms_connector::admin::status::{InstanceStatus, Status};
-
-use super::reload::sha256sum;
-use crate::world::{
+use world::{
     Error, Result,
     fleet::Fleet,
     program,
     request::Ask,
+    status::{InstanceStatus, Status},
     supervised::{find, running},
 };
+
+use super::reload::sha256sum;
 
 const PARTIES: usize = 5;
 const ROUNDS: usize = 10;
@@ -189,10 +189,10 @@ impl Model<'_> {
 }
 
 fn is_settled(one: &InstanceStatus) -> bool {
-    one.state.word() == "running" && !one.changing
+    one.state == "running" && !one.changing
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn what_runs_is_what_the_files_say() -> Result<()> {
     let given = std::env::var_os("RELOAD_SEED").and_then(|seed| seed.to_str()?.parse().ok());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));

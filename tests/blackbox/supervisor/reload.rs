@@ -3,15 +3,15 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use kms_connector::{admin::status::Status, time::clock::unix_millis};
-
-use crate::world::{
+use kms_connector::time::clock::unix_millis;
+use world::{
     Error, Result,
     deployment::Node,
     fleet::{Fleet, name},
     program, random_key,
     request::Ask,
     scene::PATIENCE,
+    status::Status,
     supervised::find,
     until,
 };
@@ -31,7 +31,7 @@ fn unmoved(fleet: &Fleet, status: &Status, index: usize) -> Result<(u64, u64, BT
     Ok((one.generation, one.since_ms, fleet.core_connections(index)?))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn editing_one_of_eight_under_load_loses_nothing() -> Result<()> {
     let fleet = Fleet::running(8, program()).await?;
     let (supervisor, edited) = (&fleet.supervisor, 3);
@@ -50,9 +50,8 @@ async fn editing_one_of_eight_under_load_loses_nothing() -> Result<()> {
         let written = unix_millis();
         fleet.write(edited, "max_requests_in_flight = 500")?;
         let next = |status: &Status| {
-            find(status, &name(edited)).is_some_and(|one| {
-                one.generation == 2 && one.state.word() == "running" && !one.changing
-            })
+            find(status, &name(edited))
+                .is_some_and(|one| one.generation == 2 && one.state == "running" && !one.changing)
         };
         let status = supervisor.until("the second generation", next).await?;
         sleep(2000).await;
@@ -80,7 +79,7 @@ async fn editing_one_of_eight_under_load_loses_nothing() -> Result<()> {
     fleet.unbroken()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_removed_file_stops_signing() -> Result<()> {
     let fleet = Fleet::running(2, program()).await?;
     let (supervisor, gone) = (&fleet.supervisor, fleet.wallet(1));
@@ -111,7 +110,7 @@ async fn a_removed_file_stops_signing() -> Result<()> {
     fleet.unbroken()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_renamed_file_leaves_no_gap() -> Result<()> {
     let fleet = Fleet::running(2, program()).await?;
     let supervisor = &fleet.supervisor;
@@ -135,7 +134,7 @@ async fn a_renamed_file_leaves_no_gap() -> Result<()> {
     fleet.unbroken()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_changed_wallet_leaves_nothing_behind() -> Result<()> {
     let fleet = Fleet::running(1, program()).await?;
     let (supervisor, deployment) = (&fleet.supervisor, fleet.deployment());
@@ -163,7 +162,7 @@ async fn a_changed_wallet_leaves_nothing_behind() -> Result<()> {
     let wallet = new.address().to_string();
     let switched = |status: &Status| {
         find(status, &name(0)).is_some_and(|one| {
-            one.state.word() == "running" && one.gauges.wallet.as_deref() == Some(wallet.as_str())
+            one.state == "running" && one.gauges.wallet.as_deref() == Some(wallet.as_str())
         })
     };
     supervisor.until("the new wallet", switched).await?;
@@ -186,7 +185,7 @@ async fn a_changed_wallet_leaves_nothing_behind() -> Result<()> {
     fleet.unbroken()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_storm_of_writes_is_a_few_changes() -> Result<()> {
     let fleet = Fleet::running(2, program()).await?;
     let before = supervisor_status(&fleet).await?;
@@ -204,7 +203,7 @@ async fn a_storm_of_writes_is_a_few_changes() -> Result<()> {
     let hash = hash_of(&fleet, 1)?;
     let settled = |status: &Status| {
         find(status, &name(1)).is_some_and(|one| {
-            one.state.word() == "running"
+            one.state == "running"
                 && !one.changing
                 && one.config_hash.as_deref().is_some_and(|begin| hash.starts_with(begin))
         })
@@ -235,7 +234,7 @@ fn hash_of(fleet: &Fleet, index: usize) -> Result<String> {
     sha256sum(&fleet.supervisor.configs.file(&name(index)))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_mounted_config_map_is_followed() -> Result<()> {
     let mut fleet = Fleet::new(4).await?;
     let names: Vec<String> = fleet.all().into_iter().map(name).collect();
@@ -259,7 +258,7 @@ async fn a_mounted_config_map_is_followed() -> Result<()> {
         let running: Vec<_> = status
             .instances
             .iter()
-            .filter(|one| one.state.word() == "running" && !one.changing)
+            .filter(|one| one.state == "running" && !one.changing)
             .map(|one| (one.name.as_str(), one.generation))
             .collect();
         running == [(wanted[0], 1), (wanted[1], 2), (wanted[2], 1)] && status.instances.len() == 3

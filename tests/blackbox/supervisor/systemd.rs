@@ -10,8 +10,7 @@ use std::{
 
 use rustix::process::Signal;
 use tempfile::TempDir;
-
-use crate::world::{
+use world::{
     Error, Result, connector,
     notify_socket::NotifySocket,
     program,
@@ -311,7 +310,7 @@ fn managed_start(scene: &Scene, manager: &NotifySocket, watchdog: Option<Duratio
     command
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn start_tells_ready_and_stopping() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     fs::write(scene.config_file(), scene.config("")).map_err(io)?;
@@ -334,7 +333,7 @@ async fn start_tells_ready_and_stopping() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn the_watchdog_is_fed_to_the_end_of_a_drain() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     fs::write(scene.config_file(), scene.config("")).map_err(io)?;

@@ -6,8 +6,7 @@ use rustix::{
     process::Signal,
     time::{ClockId, clock_gettime},
 };
-
-use crate::world::{
+use world::{
     Error, Result, connector, free_port,
     notify_socket::{Message, NotifySocket},
     random_address, random_key,
@@ -92,7 +91,7 @@ fn monotonic_micros() -> i64 {
 }
 
 /// Field failure T50.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn it_is_ready_when_every_instance_runs_or_waits() -> Result<()> {
     let service = Service::start(&["one", "two"], None).await?;
     let (ready, message) = service.manager.hear_line(0, "READY=1").await?;
@@ -104,7 +103,7 @@ async fn it_is_ready_when_every_instance_runs_or_waits() -> Result<()> {
     service.scene.answered(&requests).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn it_is_ready_without_instances() -> Result<()> {
     let service = Service::start(&[], None).await?;
     service.manager.hear_line(0, "READY=1").await?;
@@ -113,7 +112,7 @@ async fn it_is_ready_without_instances() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_reload_begins_and_ends() -> Result<()> {
     let service = Service::start(&["one", "two"], None).await?;
     let (mut last, _) = service.manager.hear_line(0, "READY=1").await?;
@@ -150,7 +149,7 @@ async fn a_reload_begins_and_ends() -> Result<()> {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn the_status_follows_the_files() -> Result<()> {
     let service = Service::start(&["one"], None).await?;
     let (ready, _) = service.manager.hear_line(0, "READY=1").await?;
@@ -171,7 +170,7 @@ async fn the_status_follows_the_files() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn stopping_is_told_before_the_drain_and_the_watchdog_is_fed_through_it() -> Result<()> {
     let watchdog = Duration::from_secs(2);
     let mut service = Service::start(&["one", "two"], Some(watchdog)).await?;
@@ -208,7 +207,7 @@ async fn stopping_is_told_before_the_drain_and_the_watchdog_is_fed_through_it() 
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn sighup_is_a_reload_of_start_too() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     fs::write(scene.config_file(), scene.config("")).map_err(io)?;

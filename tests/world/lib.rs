@@ -7,7 +7,7 @@
 //! FaultyBucket (a coprocessor's bucket that answers in one wrong way)
 //! Proxy (between a connector and any of them: cut, silent, half-closed, slow, dripping, wrong)
 //! FaultyRpc (a node that lies, in front of Anvil)
-//! FullDisk (under a connector's journal)   Ailments (of an instance's rooms)
+//! FullDisk (under a connector's journal)
 //! journal (what the connector wrote down, read with plain SQL)
 //! Parties (chain, contracts, S3 and any number of KMS nodes, each with wallet and Core)
 //! Scene (one party and a connector)   Fleet (several parties and a supervisor)
@@ -18,7 +18,10 @@
 //! Browser (a headless Chromium)   Collector (OpenTelemetry traces)   strict_json (of log lines)
 //! ```
 //!
-//! Used by the black-box tests and by the `devnet` example. Needs `scripts/setup` to have been run.
+//! A crate of its own, which does not know the product's: it is compiled once for the black-box tests,
+//! the devnet, the soak and the load bench, and not again when the product changes. What a test needs of
+//! the product's own types stands beside that test. Needs `scripts/setup` to have been run.
+//!
 //! Everything started here ends when its guard is dropped, and also when this process is killed
 //! ([`process`]). Nothing listens beyond 127.0.0.1.
 
@@ -26,6 +29,7 @@ pub mod process;
 pub mod rpc;
 pub mod anvil;
 pub mod ministack;
+pub mod proto;
 pub mod core_stub;
 pub mod faulty_bucket;
 pub mod proxy;
@@ -46,17 +50,21 @@ pub mod scene;
 pub mod audit;
 pub mod wal;
 pub mod full_disk;
-pub mod ailments;
 pub mod rows;
 pub mod notify_socket;
 pub mod procfs;
 pub mod config_dir;
+pub mod status;
 pub mod supervised;
 pub mod fleet;
 pub mod connect_proxy;
 pub mod browser;
 pub mod collector;
 pub mod strict_json;
+pub mod folders;
+pub mod run;
+
+pub use world_macros::test;
 
 use std::{
     io,
@@ -64,7 +72,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::LazyLock,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use alloy::{
@@ -127,15 +135,21 @@ async fn on_free_port<T>(port: Option<u16>, start: impl AsyncFn(u16) -> Result<T
     start(free_port()?).await
 }
 
+/// The "Configuration Structure" of the seed's documentation, verbatim.
+pub const DOCUMENTED_EXAMPLE: &str = include_str!("documented-example.toml");
+
 /// Names another program to be tested.
 const PROGRAM: &str = "KMS_CONNECTOR_BIN";
+
+/// By this cargo names the program that it built to the tests that it runs.
+const BUILT_PROGRAM: &str = "CARGO_BIN_EXE_kms-connector";
 
 /// The program under test: what `KMS_CONNECTOR_BIN` names, else what cargo built for these tests.
 pub fn program() -> &'static Path {
     static FOUND: LazyLock<PathBuf> = LazyLock::new(|| {
-        let built = option_env!("CARGO_BIN_EXE_kms-connector").map(PathBuf::from);
-        let named = std::env::var_os(PROGRAM).map(PathBuf::from).or(built);
-        let named = named.expect("cargo names it to tests");
+        let named = std::env::var_os(PROGRAM).or_else(|| std::env::var_os(BUILT_PROGRAM));
+        let named =
+            PathBuf::from(named.expect("cargo runs the tests, or KMS_CONNECTOR_BIN is set"));
         // Not every command of it runs in this directory.
         named.canonicalize().unwrap_or_else(|e| panic!("{PROGRAM}: {}: {e}", named.display()))
     });
@@ -152,7 +166,7 @@ pub fn connector() -> Command {
 /// The program `name` that `scripts/setup` installed; `<NAME>_BIN` in the environment wins.
 pub fn tool(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os(format!("{}_BIN", name.to_uppercase())).map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin").join(name),
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin").join(name),
         PathBuf::from,
     );
     if path.exists() {
@@ -191,6 +205,12 @@ pub async fn until<T>(
         }
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Seconds since the Unix epoch.
+#[expect(clippy::disallowed_methods, reason = "the world has no clock of an instance")]
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Random bytes: for names that must not repeat, not for secrets.

@@ -1,7 +1,7 @@
-//! The folders of the quickstart's runs.
+//! The folders of the runs of quickstart, soak and bench.
 //!
-//! Every run has a folder of its own, numbered, below `.quickstart`: data, configurations, journals
-//! and logs. It stays until two later runs are over. A lock file in it is held as long as the run
+//! Every run has a folder of its own, numbered, below `.quickstart` for example: data, configurations,
+//! journals and logs. It stays until two later runs are over. A lock file in it is held as long as the run
 //! lives, so that runs may overlap and none removes what another needs.
 
 use std::{
@@ -10,12 +10,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::world::{Error, Result};
+use super::{Error, Result};
 
 /// Finished runs that are kept for who wants to read their logs.
 const KEPT_RUNS: usize = 2;
 
 /// One run's folder, ours as long as this lives.
+#[derive(Debug)]
 pub struct Run {
     pub dir: PathBuf,
     _lock: File,

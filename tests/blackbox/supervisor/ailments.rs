@@ -13,8 +13,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use kms_connector::telemetry::heartbeat::{BeatListener, Heartbeats};
-
-use super::{Error, Result};
+use world::{Error, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ailment {
