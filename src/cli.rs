@@ -9,13 +9,14 @@
 mod args;
 mod output;
 mod paths;
+mod target;
 mod permissions;
 mod process;
 mod run;
 mod list;
 mod validate;
 mod status;
-mod report;
+mod status_text;
 mod operate;
 mod journal;
 mod requests;
@@ -37,6 +38,7 @@ use self::{
         RequestsArgs, RequestsCommand, StateArgs,
     },
     output::colours,
+    target::ConfigTarget,
 };
 pub use self::{
     output::ExitStatus,
@@ -214,11 +216,7 @@ impl Cli {
                 requests::backfill(whose.target(&environment), from, to).await
             }
             Command::Check { config, all, instance, json, configs, state } => {
-                let which = match (all, instance) {
-                    (true, _) => check::CheckTarget::All,
-                    (false, Some(name)) => check::CheckTarget::Instance(name),
-                    (false, None) => check::CheckTarget::File(config),
-                };
+                let which = (!all).then(|| ConfigTarget::given(instance, config));
                 let form = check::OutputOptions { json, colours: colours(&environment) };
                 let candidates = default_candidates(&environment);
                 let places = check::CheckContext {
@@ -231,11 +229,8 @@ impl Cli {
             Command::Config { config, instance, json, configs } => {
                 let candidates = default_candidates(&environment);
                 let config_dir = configs.find(&environment, &candidates).await;
-                let which = match instance {
-                    Some(name) => config::ConfigTarget::Instance(name),
-                    None => config::ConfigTarget::File(config),
-                };
-                config::config(which, &config_dir, environment, json)
+                let which = ConfigTarget::given(instance, config);
+                config::config(&which, &config_dir, environment, json)
             }
             Command::Completions { shell } => manual::completions(shell),
             Command::Explain { words } => explain::explain(&words),
@@ -252,10 +247,7 @@ fn default_candidates(environment: &Environment) -> SocketCandidates {
 impl JournalCommand {
     async fn run(self, environment: Environment) -> ExitStatus {
         let Self::Rebuild { from, instance, config, configs, supervisor } = self;
-        let whose = match instance {
-            Some(name) => journal::RebuildTarget::Instance(name),
-            None => journal::RebuildTarget::File(config),
-        };
+        let whose = ConfigTarget::given(instance, config);
         let candidates = supervisor.candidates(&environment);
         let places = journal::RebuildContext {
             config_dir: configs.find(&environment, &candidates).await,

@@ -14,6 +14,7 @@
 //! ([`JournalTenure`]), so that the next generation of the same instance begins at once and no other
 //! process can take the lock in between.
 
+mod supervision;
 pub mod exit;
 mod preflight;
 pub mod diagnose;
@@ -61,19 +62,13 @@ pub use self::{
     operator_requests::answer_stopped,
     preflight::preflight,
     rebuild::rebuild,
+    supervision::{EndedInstance, JournalTenure, Supervision},
 };
 use self::{
     journal_state::JournalState,
     tasks::{Tasks, unexpected_end},
 };
-use crate::{
-    admin::status::Reporter,
-    config::Config,
-    domain::Address,
-    journal::IdleStore,
-    machine::Machine,
-    telemetry::heartbeat::{self, Heartbeats},
-};
+use crate::{config::Config, domain::Address, machine::Machine, telemetry::heartbeat};
 
 /// How long the journal may take to flush at the end.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
@@ -85,47 +80,6 @@ const CAUSE_DEADLINE: Duration = Duration::from_millis(100);
 pub const START_TASK: &str = "start";
 /// What an instance waits for when its journal cannot be written.
 const JOURNAL_DISK: &str = "the disk of its journal";
-
-/// What the supervisor gives to an instance.
-#[derive(Clone, Debug)]
-pub struct Supervision {
-    /// The instance's name, written into its journal.
-    pub name: String,
-    /// Directory of the journals.
-    pub state_dir: PathBuf,
-    /// Receives the instance's state.
-    pub reporter: Reporter,
-    /// Where its tasks register their heartbeats.
-    pub heartbeats: Heartbeats,
-    /// Take no new work, finish what is in hand. A child of `abort`.
-    pub stop: CancellationToken,
-    /// Drop what is in hand; the journal has it.
-    pub abort: CancellationToken,
-}
-
-/// The journal, open and locked, that one generation leaves to the next of the same instance. The next
-/// one uses it if its configuration has the same chain and wallet.
-///
-/// Dropping it closes the journal and releases the lock, which may block for a moment.
-#[derive(Debug)]
-pub struct JournalTenure {
-    store: IdleStore,
-}
-
-impl JournalTenure {
-    /// Closes the journal and releases the lock without blocking the caller's thread.
-    pub async fn close(self) {
-        self.store.close().await;
-    }
-}
-
-/// An instance that has ended.
-#[derive(Debug)]
-pub struct EndedInstance {
-    pub exit: Exit,
-    /// Absent if the next generation has to open everything anew.
-    pub tenure: Option<JournalTenure>,
-}
 
 /// Stands for the wallet in the journal names of observing instances.
 const OBSERVER_WALLET: Address = Address::ZERO;

@@ -33,7 +33,7 @@ mod ledgers;
 mod queries;
 mod progress;
 mod records;
-mod page;
+mod request_page;
 mod sqlite;
 mod store;
 mod writer;
@@ -45,12 +45,12 @@ pub use self::{
     errors::{JournalError, OpenError, OpenWarning, StoreError, StoreFault},
     handle::Journal,
     identity::Identity,
-    page::{Position, RequestFilter, RequestPage, RequestSummary},
     progress::{Progress, StageName, StoredHold},
     queries::Queries,
     records::{
         Counts, FailingRequest, JournaledTransaction, Pruned, RequestRecord, Space, Statistics,
     },
+    request_page::{Position, RequestFilter, RequestPage, RequestSummary},
     sqlite::{
         file_system::{FileSystem, USE_LOCAL_DISK},
         inspect::{Holder, Inspection, JournalContents, inspect},

@@ -9,6 +9,7 @@ use super::{
     output::{ExitStatus, print},
     paths,
     permissions::{self, Exposure, Viewer},
+    target::ConfigTarget,
     text::{Colour, painted, printable},
     validate::ConfigDirCheck,
 };
@@ -28,17 +29,6 @@ use crate::{
 const CONCURRENCY: usize = 4;
 const CONFIGURATION: &str = "configuration";
 const SURROUNDINGS: &str = "surroundings";
-
-/// The configurations to examine.
-#[derive(Debug)]
-pub(super) enum CheckTarget {
-    /// All in the directory, together, as `supervise` reads them.
-    All,
-    /// One in the directory, as `supervise` reads it.
-    Instance(String),
-    /// One configuration as `start` reads it; without a file, the environment alone.
-    File(Option<PathBuf>),
-}
 
 /// Directories and environment of the command.
 #[derive(Debug)]
@@ -72,30 +62,18 @@ impl InstanceFindings {
     }
 }
 
-/// Examines and prints. Exit code 78 if a configuration is invalid, 1 if something does not work.
+/// Examines and prints. `which`: `None` for all in the directory, together, as `supervise` reads them.
+/// Exit code 78 if a configuration is invalid, 1 if something does not work.
 pub(super) async fn check(
-    which: CheckTarget,
+    which: Option<ConfigTarget>,
     places: CheckContext,
     form: OutputOptions,
 ) -> ExitStatus {
-    let (files, state_dir) = (config_files(&which, &places.config_dir), places.state_dir.clone());
+    let (files, state_dir) =
+        (config_files(which.as_ref(), &places.config_dir), places.state_dir.clone());
     let mut reports = match which {
-        CheckTarget::All => all(&places).await,
-        CheckTarget::Instance(name) => match paths::file_of(&name, &places.config_dir) {
-            Ok(file) => vec![one(Some(file), LoadMode::Supervise, name, &places).await],
-            Err(problems) => vec![InstanceFindings::bad(name, problem_findings(&problems))],
-        },
-        CheckTarget::File(file) => {
-            match file.map(|f| paths::find_telling(&f, &places.config_dir)).transpose() {
-                Ok(file) => {
-                    let shown = file.as_deref().and_then(Path::file_stem);
-                    let shown =
-                        shown.map_or("-".into(), |stem| stem.to_string_lossy().into_owned());
-                    vec![one(file, LoadMode::Start, shown, &places).await]
-                }
-                Err(problems) => vec![InstanceFindings::bad("-", problem_findings(&problems))],
-            }
-        }
+        None => all(&places).await,
+        Some(target) => vec![single(&target, &places).await],
     };
     let odd = permissions::find_exposures(&files, &state_dir, Viewer::Command);
     if !odd.is_empty() {
@@ -110,12 +88,12 @@ pub(super) async fn check(
 }
 
 /// The files of the selection, as far as they are known before they are read.
-fn config_files(which: &CheckTarget, config_dir: &Path) -> ConfigFiles {
+fn config_files(which: Option<&ConfigTarget>, config_dir: &Path) -> ConfigFiles {
     let one = |file| ConfigFiles::One { file, name: None };
     match which {
-        CheckTarget::All => ConfigFiles::Directory(config_dir.to_owned()),
-        CheckTarget::Instance(name) => one(Some(config_dir.join(format!("{name}.toml")))),
-        CheckTarget::File(file) => {
+        None => ConfigFiles::Directory(config_dir.to_owned()),
+        Some(ConfigTarget::Instance(name)) => one(Some(config_dir.join(format!("{name}.toml")))),
+        Some(ConfigTarget::File(file)) => {
             one(file.as_ref().and_then(|file| paths::find_file(file, config_dir).ok()))
         }
     }
@@ -131,6 +109,23 @@ fn exit_status(reports: &[InstanceFindings]) -> ExitStatus {
         ExitStatus::Failure
     } else {
         ExitStatus::Success
+    }
+}
+
+async fn single(target: &ConfigTarget, places: &CheckContext) -> InstanceFindings {
+    match target.find(&places.config_dir) {
+        Ok((file, mode)) => {
+            let stem = file.as_deref().and_then(Path::file_stem);
+            let shown = stem.map_or("-".into(), |stem| stem.to_string_lossy().into_owned());
+            one(file, mode, shown, places).await
+        }
+        Err(problems) => {
+            let name = match target {
+                ConfigTarget::Instance(name) => name,
+                ConfigTarget::File(_) => "-",
+            };
+            InstanceFindings::bad(name, problem_findings(&problems))
+        }
     }
 }
 

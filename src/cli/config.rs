@@ -1,27 +1,19 @@
 //! `config`: the effective configuration, each value with its source.
 
-use std::path::PathBuf;
-
 use super::{
     output::{ExitStatus, print, print_error},
     paths,
+    target::ConfigTarget,
     text::{printable, table},
 };
 use crate::{
-    config::{self, Entry, Environment, LoadMode, Problems, Warning},
+    config::{self, Entry, Environment, Problems, Warning},
     supervisor::config_dir::snapshot::load_bounded,
 };
 
-/// Which configuration, as for `check`.
-#[derive(Debug)]
-pub(super) enum ConfigTarget {
-    Instance(String),
-    File(Option<PathBuf>),
-}
-
 /// Prints the configuration.
 pub(super) fn config(
-    which: ConfigTarget,
+    which: &ConfigTarget,
     config_dir: &std::path::Path,
     environment: Environment,
     json: bool,
@@ -44,18 +36,11 @@ pub(super) fn config(
 }
 
 fn entries(
-    which: ConfigTarget,
+    which: &ConfigTarget,
     config_dir: &std::path::Path,
     environment: Environment,
 ) -> Result<(Vec<Entry>, Vec<Warning>), Problems> {
-    let (file, mode) = match which {
-        ConfigTarget::Instance(name) => {
-            (Some(config_dir.join(format!("{name}.toml"))), LoadMode::Supervise)
-        }
-        ConfigTarget::File(file) => {
-            (file.map(|file| paths::find_telling(&file, config_dir)).transpose()?, LoadMode::Start)
-        }
-    };
+    let (file, mode) = which.find(config_dir)?;
     let source = paths::source(file, environment, mode);
     load_bounded(source.file.clone().as_deref(), move || config::effective(&source))
 }

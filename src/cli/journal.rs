@@ -9,10 +9,11 @@ use std::{
 use super::{
     output::{ExitStatus, print, print_error},
     paths,
+    target::ConfigTarget,
     text::printable,
 };
 use crate::{
-    config::{self, Environment, LoadMode, Loaded, Problems},
+    config::{self, Environment, Loaded, Problems},
     instance::{self, RebuildError},
     journal::{OpenError, RebuildKind, Rebuilt},
     supervisor::control::{self, AskError, Request, Response, SocketCandidates},
@@ -25,15 +26,6 @@ const DEADLINE: Duration = Duration::from_secs(70);
 const NO_TARGET: &str = "neither --instance NAME nor --config FILE says whose journal it is, so the environment \
                       alone counts:";
 
-/// The instance whose journal is rebuilt.
-#[derive(Debug)]
-pub(super) enum RebuildTarget {
-    /// An instance in the configuration directory, as `supervise` reads it.
-    Instance(String),
-    /// One configuration as `start` reads it; without a file, the environment alone.
-    File(Option<PathBuf>),
-}
-
 /// Directories, control socket and environment of the command.
 #[derive(Debug)]
 pub(super) struct RebuildContext {
@@ -44,10 +36,10 @@ pub(super) struct RebuildContext {
 }
 
 /// Rebuilds the journal, prints the result, and has a running supervisor try the instance again.
-pub(super) async fn rebuild(whose: RebuildTarget, from: u64, places: RebuildContext) -> ExitStatus {
+pub(super) async fn rebuild(whose: ConfigTarget, from: u64, places: RebuildContext) -> ExitStatus {
     let RebuildContext { config_dir, state_dir, candidates, environment } = places;
-    let is_of_nobody = matches!(whose, RebuildTarget::File(None));
-    let (name, loaded) = match load(whose, &config_dir, environment) {
+    let is_of_nobody = matches!(whose, ConfigTarget::File(None));
+    let (name, loaded) = match load(&whose, &config_dir, environment) {
         Ok(loaded) => loaded,
         Err(problems) => {
             if is_of_nobody {
@@ -80,18 +72,11 @@ pub(super) async fn rebuild(whose: RebuildTarget, from: u64, places: RebuildCont
 }
 
 fn load(
-    whose: RebuildTarget,
+    whose: &ConfigTarget,
     config_dir: &Path,
     environment: Environment,
 ) -> Result<(String, Loaded), Problems> {
-    let (file, mode) = match whose {
-        RebuildTarget::Instance(name) => {
-            (Some(paths::file_of(&name, config_dir)?), LoadMode::Supervise)
-        }
-        RebuildTarget::File(file) => {
-            (file.map(|file| paths::find_telling(&file, config_dir)).transpose()?, LoadMode::Start)
-        }
-    };
+    let (file, mode) = whose.find(config_dir)?;
     let loaded = paths::load_as(file.clone(), environment, mode)?;
     let name = config::instance_name(mode, None, file.as_deref(), &loaded.config);
     Ok((name, loaded))

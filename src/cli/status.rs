@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::{
     output::{ExitStatus, print, print_error, write_stdout},
-    report::{self, Style},
+    status_text::{self, Style},
     text::printable,
 };
 use crate::{
@@ -92,14 +92,15 @@ async fn render_status(
     let StatusOptions { name, json, watch, colours } = wish;
     let style = Style { now_ms: clock::unix_millis(), colours: *colours };
     let Some(name) = name else {
-        let text = if *json { to_json(&status, *watch) } else { report::overview(&status, style) };
-        return Ok(Rendered { text, is_well: report::is_well(&status) });
+        let text =
+            if *json { to_json(&status, *watch) } else { status_text::overview(&status, style) };
+        return Ok(Rendered { text, is_well: status_text::is_well(&status) });
     };
     let Some(instance) = status.instances.iter().find(|instance| instance.name == *name) else {
         return Err(unknown_instance(name, &status.instances));
     };
-    let text = if *json { to_json(instance, *watch) } else { report::detail(instance, style) };
-    Ok(Rendered { text, is_well: report::instance_is_well(instance) })
+    let text = if *json { to_json(instance, *watch) } else { status_text::detail(instance, style) };
+    Ok(Rendered { text, is_well: status_text::instance_is_well(instance) })
 }
 
 /// One JSON value; on one line if more follow.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    page::Position,
     progress::{Progress, StageName},
+    request_page::Position,
 };
 use crate::{
     chain::lane::SignedTransaction,
