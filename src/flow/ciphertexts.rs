@@ -16,6 +16,8 @@
 //!
 //! Deliberately absent: retries over time. A request that cannot be served now gets a [`Remedy`]; its
 //! walk decides when to try again.
+//!
+//! [`Remedy`]: crate::domain::Remedy
 
 mod lookup;
 mod fetch;

@@ -163,7 +163,7 @@ impl Journal {
         self.ask(|slot| Query::RecentlyMined(nonces, slot)).await
     }
 
-    /// Completes when settled requests were opened again ([`HoldReason::AnswerDropped`]) since the last
+    /// Completes when settled requests were opened again (`HoldReason::AnswerDropped`) since the last
     /// call.
     pub async fn reopened(&self) {
         self.shared.reopened.notified().await;
@@ -174,7 +174,7 @@ impl Journal {
         self.durable(Work::Flush).await.map(|_| ())
     }
 
-    /// Opens a request again that ended without an answer. It is then held as [`HoldReason::RetryAsked`] at
+    /// Opens a request again that ended without an answer. It is then held as `HoldReason::RetryAsked` at
     /// its first stage, with its number of attempts. Durable. Returns whether there was such a request;
     /// others stay as they are.
     pub async fn open_again(&self, key: RequestKey) -> Result<bool, LedgerError> {

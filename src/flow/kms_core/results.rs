@@ -59,7 +59,7 @@ pub enum AskResult {
 /// Result of one poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PollResult {
-    /// Its signature is checked ([`signature`]).
+    /// Its signature is checked ([`signature`](super::signature)).
     Answer(Answer),
     Pending,
     /// The Core does not know the request: ask again.
@@ -69,7 +69,7 @@ pub enum PollResult {
 /// How polling ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PollingEnd {
-    /// Its signature is checked ([`signature`]).
+    /// Its signature is checked ([`signature`](super::signature)).
     Answer(Answer),
     /// The Core does not know the request: ask again.
     Forgotten,
