@@ -150,7 +150,7 @@ pub(super) fn find_file(file: &Path, directory: &Path) -> Result<PathBuf, Proble
     load_bounded(Some(file), move || look_for(&whole, &directory))
 }
 
-/// [`find`] that warns if the configuration directory has another file of this name.
+/// [`find_file`] that warns if the configuration directory has another file of this name.
 pub(super) fn find_telling(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
     let found = find_file(file, directory)?;
     let (here, there) = (file.to_owned(), directory.join(file));

@@ -1,4 +1,4 @@
-//! A connection whose replies are read within their bounds ([`bounded_reply`](super::reply)).
+//! A connection whose replies are read within their bounds ([`super::bounded_reply`]).
 
 use std::{
     fmt,

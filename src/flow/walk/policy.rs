@@ -25,7 +25,7 @@
 //! the walk panicked                     the third time                  hold (panicked)
 //!                                       before that                     retry after 100 ms
 //! the Core contradicts itself                                           see [`core_history`]
-//! the contract rejects an answer                                        see `submission::policy`, [`blame`]
+//! the contract rejects an answer                                        see `submission::decisions`, [`blame`]
 //! ```
 
 pub(in crate::flow) mod blame;
