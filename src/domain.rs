@@ -4,6 +4,7 @@
 //! by its id *and* the hash of its event: ids are counters, and after a reorganisation another request
 //! can have the same id. Its state is its [`stage::Stage`]; its end is its [`Outcome`].
 
+mod core_address;
 mod id;
 mod ciphertext;
 mod terms;
@@ -21,6 +22,7 @@ pub use alloy::primitives::{Address, B256, Bytes, U256};
 
 pub use self::{
     ciphertext::{Ciphertext, CiphertextFormat, Material, fhe_bits, fhe_type, handle_chain_id},
+    core_address::CoreAddress,
     hold::{Hold, HoldReason},
     id::DisplayId,
     terms::{HandleEntry, RequestTerms, UnifiedTerms},

@@ -133,6 +133,9 @@ pub struct RequestDetail {
     /// cannot read the event.
     pub generation: Option<String>,
     pub event: EventPlace,
+    /// Host and port of the KMS Core that was asked last.
+    #[serde(default)]
+    pub kms_core: Option<String>,
     /// The working time that counts towards the expiry.
     pub worked_ms: u64,
     /// The transaction that delivered the answer, and its block.

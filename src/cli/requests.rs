@@ -384,6 +384,7 @@ mod tests {
                 transaction: "0xe".to_owned(),
                 log_index: 2,
             },
+            kms_core: Some("core.example:50051".to_owned()),
             worked_ms: 9_000,
             accepted: Some(Accepted { transaction: "0xa".to_owned(), block: 80 }),
             transactions: vec![
@@ -399,6 +400,7 @@ mod tests {
             "transaction 0xe, log 2",
             "(1s after it arrived)",
             "(10s after it arrived)",
+            "core.example:50051 was asked",
             "no_funds: fund the wallet",
             "since 2m ago",
             "  fund the wallet\n",

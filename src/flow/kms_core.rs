@@ -59,8 +59,8 @@ pub use self::{
 use crate::{
     dice::Dice,
     domain::{
-        Address, Answer, Ciphertext, Hold, HoldReason, Operation, Request, SigningDomain,
-        UntrustedText,
+        Address, Answer, Ciphertext, CoreAddress, Hold, HoldReason, Operation, Request,
+        SigningDomain, UntrustedText,
     },
     telemetry::{metrics::Metrics, trace_context},
     time::backoff::Backoff,
@@ -130,10 +130,10 @@ impl KmsCore {
         Self { dice, ..self }
     }
 
-    /// Host and port of the endpoint, for messages.
+    /// Names the endpoint, in messages and in the journal.
     #[must_use]
-    pub fn host(&self) -> &str {
-        self.endpoint.host()
+    pub fn address(&self) -> &CoreAddress {
+        self.endpoint.address()
     }
 
     /// Waits for the turn to ask once: at once, unless the Core said that it is busy. If the last ask

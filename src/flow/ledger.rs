@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::{
     contracts::abi::Counter,
     domain::{
-        Answer, B256, BlockRef, Event, Hold, HoldReason, Kind, LedgerError, Outcome, RequestKey,
-        U256, stage::Stage,
+        Answer, B256, BlockRef, CoreAddress, Event, Hold, HoldReason, Kind, LedgerError, Outcome,
+        RequestKey, U256, stage::Stage,
     },
 };
 
@@ -62,8 +62,8 @@ pub struct Arrival {
 /// repeated call, never an outcome.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// The Core accepted the request. Clears the hold.
-    Asked,
+    /// This Core accepted the request. Clears the hold.
+    Asked { core: CoreAddress },
     /// The Core lost the request (restart, eviction) and must be asked again.
     Forgotten,
     /// The Core's answer passed our checks.

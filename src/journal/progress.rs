@@ -21,7 +21,9 @@
 use std::time::Duration;
 
 use crate::{
-    domain::{Answer, B256, Hold, HoldReason, Outcome, Refusal, excerpt, stage::Stage},
+    domain::{
+        Answer, B256, CoreAddress, Hold, HoldReason, Outcome, Refusal, excerpt, stage::Stage,
+    },
     flow::ledger::Step,
 };
 
@@ -96,6 +98,8 @@ pub struct Progress {
     pub transaction: Option<B256>,
     pub arrived_at_ms: u64,
     pub asked_at_ms: Option<u64>,
+    /// The Core that was asked last.
+    pub asked_core: Option<CoreAddress>,
     pub answered_at_ms: Option<u64>,
     pub submitted_at_ms: Option<u64>,
     pub settled_at_ms: Option<u64>,
@@ -176,7 +180,7 @@ impl StoredRequest {
     pub fn step(self, step: &Step, now_ms: u64) -> Result<Self, IllegalStep> {
         let Self::Open(open) = self else { return Err(IllegalStep::HasEnded) };
         Ok(Self::Open(match step {
-            Step::Asked => open.asked(now_ms),
+            Step::Asked { core } => open.asked(core.clone(), now_ms),
             Step::Forgotten => open.forgotten(),
             Step::Answered(_) => open.answered(now_ms),
             Step::Submitted { transaction } => open.answering()?.submitted(*transaction, now_ms),
@@ -213,8 +217,8 @@ impl OpenProgress {
         }
     }
 
-    fn asked(self, now_ms: u64) -> Self {
-        let mut after = Progress { held: None, ..self.0 };
+    fn asked(self, core: CoreAddress, now_ms: u64) -> Self {
+        let mut after = Progress { held: None, asked_core: Some(core), ..self.0 };
         if after.stage == StageName::Arrived {
             after.stage = StageName::Asked;
             after.asked_at_ms = Some(now_ms);

@@ -110,6 +110,10 @@ pub(super) fn signed(nonce: u64, variant: u64, request: Option<RequestKey>) -> S
     SignedTransaction { nonce, hash: hash(nonce * 100 + variant), raw, request }
 }
 
+pub(super) fn asked() -> Step {
+    Step::Asked { core: "core:50051".into() }
+}
+
 pub(super) fn hold(reason: HoldReason) -> Step {
     Step::Held(Hold::new(reason, "do something"))
 }

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     config::{Config, Wallet},
-    domain::Address,
+    domain::{Address, CoreAddress},
     journal::Keeper,
 };
 
@@ -194,18 +194,11 @@ pub fn plan(
     plan
 }
 
-/// A Core by host and port: gRPC sends no other part of its URL.
-fn core_address(config: &Config) -> String {
-    let url = config.kms_core_endpoint.expose();
-    let host = url.host_str().unwrap_or_default().trim_end_matches('.');
-    format!("{host}:{}", url.port_or_known_default().unwrap_or_default())
-}
-
 /// The claims granted so far, and their owners.
 #[derive(Default)]
 struct Claims<'a> {
     wallets: BTreeMap<WalletClaim, &'a str>,
-    cores: BTreeMap<String, (u64, Address, &'a str)>,
+    cores: BTreeMap<CoreAddress, (u64, Address, &'a str)>,
 }
 
 impl<'a> Claims<'a> {
@@ -225,7 +218,7 @@ impl<'a> Claims<'a> {
             // It neither sends transactions nor asks a Core.
             return Ok(());
         }
-        let endpoint = core_address(config);
+        let endpoint = CoreAddress::of(config.kms_core_endpoint.expose());
         if let Some((chain_id, decryption, other)) = self.cores.get(&endpoint)
             && (*chain_id, *decryption) != (config.chain_id, config.decryption_address)
         {

@@ -126,7 +126,9 @@ pub fn sign_instead(file: &Path, seq: i64, (nonce, hash, raw): (u64, B256, &[u8]
 pub const VERSION_6: &str = include_str!("journal-version-6.sql");
 /// The same of schema version 7.
 pub const VERSION_7: &str = include_str!("journal-version-7.sql");
-/// Its last line before the rows.
+/// The same of schema version 8.
+pub const VERSION_8: &str = include_str!("journal-version-8.sql");
+/// The last line of each before the rows.
 const ROWS: &str = "-- Its rows.";
 
 /// Makes of the journal `file`, which nobody has open, one of schema version 6 with the same rows.

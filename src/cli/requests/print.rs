@@ -55,8 +55,15 @@ fn shorten(text: &str, longest: usize) -> String {
 }
 
 pub(super) fn story(story: &RequestDetail, now_ms: u64) -> String {
-    let RequestDetail { overview: line, generation, event, worked_ms, accepted, transactions } =
-        story;
+    let RequestDetail {
+        overview: line,
+        generation,
+        event,
+        kms_core,
+        worked_ms,
+        accepted,
+        transactions,
+    } = story;
     let place = format!(
         "block {} ({})\ntransaction {}, log {}",
         event.block, event.block_hash, event.transaction, event.log_index
@@ -81,6 +88,7 @@ pub(super) fn story(story: &RequestDetail, now_ms: u64) -> String {
         ("settled", line.settled_at_ms),
     ];
     lines.extend(times.into_iter().filter_map(|(name, at)| Some((name, passed(at)?))));
+    lines.extend(kms_core.iter().map(|core| ("KMS Core", format!("{core} was asked"))));
     if let Some(outcome) = &line.outcome {
         let detail = line.outcome_detail.as_ref().map(|why| format!(": {why}"));
         lines.push(("outcome", outcome.clone() + &detail.unwrap_or_default()));

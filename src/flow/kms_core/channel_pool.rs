@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{bounded_reply::ReplyBudget, channel::BoundedChannel, transport::Transport};
+use crate::domain::CoreAddress;
 
 /// A new connection for polls is opened above this number of polls.
 const POLLS_PER_CONNECTION: usize = 100;
@@ -58,9 +59,8 @@ impl ChannelPool {
         }
     }
 
-    /// Host and port of the Core, for messages.
-    pub fn host(&self) -> &str {
-        self.transport.host()
+    pub fn address(&self) -> &CoreAddress {
+        self.transport.address()
     }
 
     pub fn ask_channel(&self) -> BoundedChannel {

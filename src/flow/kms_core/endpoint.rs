@@ -20,7 +20,11 @@ use super::{
     status,
     transport::Transport,
 };
-use crate::{domain::UntrustedText, net::tls, telemetry::metrics::Metrics};
+use crate::{
+    domain::{CoreAddress, UntrustedText},
+    net::tls,
+    telemetry::metrics::Metrics,
+};
 
 /// The Core's service name, used in health checks.
 const SERVICE: &str = "kms_service.v1.CoreServiceEndpoint";
@@ -63,9 +67,8 @@ impl CoreEndpoint {
         }
     }
 
-    /// Host and port of the endpoint, for messages.
-    pub fn host(&self) -> &str {
-        self.channels.host()
+    pub fn address(&self) -> &CoreAddress {
+        self.channels.address()
     }
 
     /// A client for asks.

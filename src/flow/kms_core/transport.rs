@@ -10,7 +10,7 @@ use tonic::{
 };
 use url::Url;
 
-use crate::net::tls::TlsRoots;
+use crate::{domain::CoreAddress, net::tls::TlsRoots};
 
 /// Connecting, TLS handshake included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -39,13 +39,13 @@ pub type GrpcService =
 /// Makes connections to one Core; each connects at its first call.
 #[derive(Clone)]
 pub struct Transport {
-    host: Arc<str>,
+    address: CoreAddress,
     connect: Arc<dyn Fn() -> GrpcService + Send + Sync>,
 }
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transport").field("host", &self.host).finish_non_exhaustive()
+        f.debug_struct("Transport").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
@@ -53,22 +53,18 @@ impl Transport {
     /// Over the network. Connects at the first call, and again after a loss. Only scheme, host and port
     /// of `url` are used.
     pub fn to(url: &Url, roots: &TlsRoots) -> Result<Self, EndpointError> {
-        let host = url.host_str().unwrap_or("?");
-        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let host = format!("{host}{port}").into();
-        let endpoint = prepare(url, roots)?;
-        Ok(Self { host, connect: Arc::new(move || network_service(endpoint.connect_lazy())) })
+        let (address, endpoint) = (CoreAddress::of(url), prepare(url, roots)?);
+        Ok(Self { address, connect: Arc::new(move || network_service(endpoint.connect_lazy())) })
     }
 
     /// Over this carrier instead of the network.
     #[must_use]
-    pub fn over(host: &str, carrier: GrpcService) -> Self {
-        Self { host: host.into(), connect: Arc::new(move || carrier.clone()) }
+    pub fn over(address: &str, carrier: GrpcService) -> Self {
+        Self { address: address.into(), connect: Arc::new(move || carrier.clone()) }
     }
 
-    /// Host and port of the endpoint, for messages.
-    pub(super) fn host(&self) -> &str {
-        &self.host
+    pub(super) fn address(&self) -> &CoreAddress {
+        &self.address
     }
 
     /// A new connection.

@@ -101,7 +101,7 @@ impl RequestLedger for OneRequest {
             }
             Step::WorkTime(time) => now.standing.worked += time,
             Step::Settled(outcome) => now.outcome = Some(outcome),
-            Step::Asked => {
+            Step::Asked { .. } => {
                 now.standing.stage = Stage::Asked;
                 now.standing.held = None;
             }

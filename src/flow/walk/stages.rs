@@ -103,7 +103,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             Ok(asked) => {
                 history.core.on_asked(asked);
                 self.metrics.observe_room(Room::CoreAsk, begun.elapsed());
-                Ok(Transition::Advance(Stage::Asked, Step::Asked))
+                let asked = Step::Asked { core: rooms.core.address().clone() };
+                Ok(Transition::Advance(Stage::Asked, asked))
             }
             Err(error) => {
                 let setback = core_setback(rooms, &error).await;

@@ -155,6 +155,7 @@ pub(super) fn detail(
             transaction: event.transaction.to_string(),
             log_index: event.log_index,
         },
+        kms_core: progress.asked_core.as_ref().map(ToString::to_string),
         worked_ms: progress.worked_ms,
         accepted,
         transactions: transactions.collect(),

@@ -202,6 +202,22 @@ async fn a10_a_retry_walks_what_nobody_walks_and_leaves_what_is_in_hand() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_core_that_was_asked_is_named() {
+    let world = World::new().await;
+    let key = store(&world.journal, 1).await;
+    let core = async || {
+        let told = world.hear(Inquiry::Show { id: "1".to_owned() }).await.unwrap();
+        let InquiryAnswer::Stories { requests } = told else { panic!("{told:?}") };
+        requests[0].kms_core.clone()
+    };
+    assert_eq!(core().await, None);
+    world.journal.note(key, Step::Asked { core: "core:50051".into() }).await.unwrap();
+    world.journal.flush().await.unwrap();
+    assert_eq!(core().await.as_deref(), Some("core:50051"));
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a13_what_ended_as_answered_is_asked_of_the_chain_again() {
     let mut world = World::new().await;
     let key = store(&world.journal, 1).await;
@@ -223,6 +239,7 @@ fn just_arrived() -> Progress {
         transaction: None,
         arrived_at_ms: 0,
         asked_at_ms: None,
+        asked_core: None,
         answered_at_ms: None,
         submitted_at_ms: None,
         settled_at_ms: None,

@@ -23,7 +23,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) type CoreStatus = Option<Result<(), CoreProblem>>;
 
 pub(in crate::instance) fn core_name(core: &KmsCore) -> String {
-    format!("the KMS Core at {}", core.host())
+    format!("the KMS Core at {}", core.address())
 }
 
 /// Returns the problem with the Core, if any.
@@ -44,7 +44,7 @@ pub(super) async fn follow_core(core: &KmsCore, found: &watch::Sender<CoreStatus
         match &now {
             Ok(()) if before != Some(Ok(())) => {
                 repeats.reset();
-                info!(host = core.host(), "KMS Core reached");
+                info!(host = %core.address(), "KMS Core reached");
             }
             Ok(()) => {}
             Err(why) => {

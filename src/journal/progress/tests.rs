@@ -30,6 +30,7 @@ fn at(stage: StageName) -> Progress {
         transaction: None,
         arrived_at_ms: 1,
         asked_at_ms: None,
+        asked_core: None,
         answered_at_ms: None,
         submitted_at_ms: None,
         settled_at_ms: None,
@@ -39,7 +40,7 @@ fn at(stage: StageName) -> Progress {
 
 fn steps() -> Vec<Step> {
     vec![
-        Step::Asked,
+        Step::Asked { core: "core:50051".into() },
         Step::Forgotten,
         Step::Answered(answer()),
         Step::Submitted { transaction: B256::repeat_byte(7) },
@@ -80,7 +81,8 @@ fn every_stage_and_step_lands_where_the_drawing_says() {
             };
             let after = open(after.unwrap());
             assert_eq!(after.stage, expected, "{before:?} {step:?}");
-            let clears = matches!(step, Step::Asked | Step::Answered(_) | Step::Submitted { .. });
+            let clears =
+                matches!(step, Step::Asked { .. } | Step::Answered(_) | Step::Submitted { .. });
             assert_eq!(after.held.is_none(), clears, "{before:?} {step:?}");
             assert_eq!((after.outcome, after.settled_at_ms), (None, None));
         }

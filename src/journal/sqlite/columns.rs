@@ -18,7 +18,7 @@ use crate::{
 /// The step's name for logs. Its contents may be large.
 pub(super) fn step_name(step: &Step) -> &'static str {
     match step {
-        Step::Asked => "asked",
+        Step::Asked { .. } => "asked",
         Step::Forgotten => "forgotten",
         Step::Answered(_) => "answered",
         Step::Submitted { .. } => "submitted",

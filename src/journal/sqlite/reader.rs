@@ -18,7 +18,10 @@ use super::{
 use crate::{
     chain::lane::SignedTransaction,
     contracts::abi::Counter,
-    domain::{Answer, B256, BlockRef, Event, Kind, RequestKey, RequestSource, SignedResult, U256},
+    domain::{
+        Answer, B256, BlockRef, CoreAddress, Event, Kind, RequestKey, RequestSource, SignedResult,
+        U256,
+    },
     flow::ledger::{AnsweredHere, IdRange, UnprovenRange},
     journal::{
         Position, Progress, RequestFilter, RequestPage, RequestRecord, RequestSummary, StageName,
@@ -79,6 +82,7 @@ pub(super) fn read_progress(row: &Row<'_>) -> Result<Progress> {
         transaction: maybe_hash(row, 6)?,
         arrived_at_ms: number(row, 7)?,
         asked_at_ms: maybe_number(row, 8)?,
+        asked_core: bounded_text(row.get(19)?).as_deref().map(CoreAddress::from),
         answered_at_ms: maybe_number(row, 9)?,
         submitted_at_ms: maybe_number(row, 10)?,
         settled_at_ms: maybe_number(row, 11)?,

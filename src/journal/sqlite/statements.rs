@@ -93,12 +93,12 @@ macro_rules! progress_columns {
         "r.stage, r.hold_reason, r.hold_detail, r.held_since, r.attempts, r.last_error,
          r.submitted_transaction, r.arrived_at, r.asked_at, r.answered_at, r.submitted_at,
          r.settled_at, r.outcome, r.refusal, r.outcome_detail, r.outcome_transaction,
-         r.outcome_block_number, r.outcome_block_hash, r.worked"
+         r.outcome_block_number, r.outcome_block_hash, r.worked, r.asked_core"
     };
 }
 
 /// The number of columns in `progress_columns`.
-pub(super) const PROGRESS_COLUMNS: usize = 19;
+pub(super) const PROGRESS_COLUMNS: usize = 20;
 
 pub(super) const SELECT_PROGRESS: &str = concat!(
     "SELECT ",
@@ -127,7 +127,7 @@ pub(super) const SELECT_ANSWERED_BY: &str = concat!(
 pub(super) const ADVANCE: &str = "
 UPDATE requests SET stage = ?2, hold_reason = ?3, hold_detail = ?4, held_since = ?5,
     attempts = ?6, last_error = ?7, submitted_transaction = ?8, asked_at = ?9, answered_at = ?10,
-    submitted_at = ?11, worked = ?12
+    submitted_at = ?11, worked = ?12, asked_core = ?13
 WHERE seq = ?1";
 
 pub(super) const SETTLE: &str = "
@@ -253,10 +253,11 @@ WHERE chain = ?2 AND mined_block_number IS NOT NULL AND nonce > (
     ORDER BY m.nonce DESC LIMIT 1) - ?1
 ORDER BY nonce";
 
-/// The transactions recorded for nonce `?1` and not given up, if transaction `?2` is one of them: a few rows.
+/// The transactions that the chain of transaction `?2` has with its nonce `?1`, without those given up: a few
+/// rows.
 pub(super) const RECORDED_WITH: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.contract
-FROM transactions own CROSS JOIN transactions t ON t.nonce = own.nonce
+FROM transactions own CROSS JOIN transactions t ON t.chain = own.chain AND t.nonce = own.nonce
 WHERE own.nonce = ?1 AND own.hash = ?2 AND t.given_up IS NULL
 ORDER BY t.seq";
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     chain::lane::{SignedTransaction, TransactionId},
-    domain::{B256, BlockRef, Kind, RequestKey, RequestSource, SignedResult},
+    domain::{B256, BlockRef, CoreAddress, Kind, RequestKey, RequestSource, SignedResult},
     flow::ledger::{Arrival, Batch, IdRange, Step, StoredBatch, UnprovenRange},
     journal::{
         Pruned,
@@ -270,6 +270,7 @@ impl Tables<'_> {
             after.answered_at_ms.map(Number),
             after.submitted_at_ms.map(Number),
             Number(after.worked_ms),
+            after.asked_core.as_ref().map(CoreAddress::as_str),
         ])?;
         Ok(())
     }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! 31337-9e..-aa...sqlite3               the journal
-//! 31337-9e..-aa...sqlite3.version-7     as it was before version 8 of the tables
+//! 31337-9e..-aa...sqlite3.version-8     as it was before version 9 of the tables
 //! ```
 
 use std::{
@@ -75,7 +75,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use rusqlite::types::Value;
-    use world::journal::{VERSION_6, VERSION_7};
+    use world::journal::{VERSION_7, VERSION_8};
 
     use super::*;
     use crate::{
@@ -87,7 +87,7 @@ mod tests {
     };
 
     /// Journals as the last two versions left them.
-    const REAL: [(usize, &str); 2] = [(6, VERSION_6), (7, VERSION_7)];
+    const REAL: [(usize, &str); 2] = [(7, VERSION_7), (8, VERSION_8)];
 
     fn identity() -> Identity {
         let genesis = "0xa52069a4928e6f864ee82c14c23c66190c975c2a6bc0913702eca0043aedb706";
@@ -156,6 +156,7 @@ mod tests {
             let decoded =
                 crate::contracts::abi::decode(request.key.source, &request.event).unwrap();
             assert_eq!(decoded.key, request.key);
+            assert_eq!(request.progress.asked_core, None, "nobody noted it");
         }
         drop((journal, writer));
     }

@@ -480,7 +480,7 @@ async fn a_directory_deleted_under_a_journal_is_made_again() {
     let mut journal = running(&state);
     journal.store_batch(batch([1, 2], Some(5))).await.unwrap();
     fs::remove_dir_all(&state).unwrap();
-    journal.note(key(1), Step::Asked).await.unwrap();
+    journal.note(key(1), asked()).await.unwrap();
     let ended = ended_by_itself(&mut journal).await;
     assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
     let journal = running(&state);

@@ -43,7 +43,7 @@ impl Model {
             Stage::Answered(answer) | Stage::Submitted(answer) => Some(answer.clone()),
         };
         match (step, answer) {
-            (Step::Asked, answer) => {
+            (Step::Asked { .. }, answer) => {
                 row.held = None;
                 if answer.is_none() {
                     row.stage = Stage::Asked;
@@ -105,7 +105,7 @@ fn step(id: u64) -> impl Strategy<Value = Step> {
     ];
     let reason = proptest::sample::select(HoldReason::ALL);
     prop_oneof![
-        3 => Just(Step::Asked),
+        3 => Just(asked()),
         2 => Just(Step::Forgotten),
         4 => "[a-z]{0,20}".prop_map(move |text| Step::Answered(answer(id, &text))),
         4 => (0..9u64).prop_map(|n| Step::Submitted { transaction: hash(n) }),

@@ -52,16 +52,16 @@ async fn steps_are_stored_and_survive() {
     journal.store_batch(batch(1..=5, Some(1))).await.unwrap();
     let tx = hash(77);
     let steps = [
-        (1, Step::Asked),
-        (2, Step::Asked),
+        (1, asked()),
+        (2, asked()),
         (2, Step::Answered(answer(2, "two"))),
         (3, Step::Answered(answer(3, "three"))),
         (3, Step::Submitted { transaction: tx }),
         (4, Step::Failed { why: "no bucket".into() }),
         (4, hold(HoldReason::AccessDenied)),
         (5, Step::Settled(Outcome::Refused(Refusal::Malformed("no materials".into())))),
-        (5, Step::Asked),
-        (99, Step::Asked),
+        (5, asked()),
+        (99, asked()),
     ];
     for (id, step) in steps {
         journal.note(key(id), step).await.unwrap();
@@ -78,6 +78,8 @@ async fn steps_are_stored_and_survive() {
         Stage::Arrived,
     ];
     assert_eq!(stages, expected);
+    let cores: Vec<_> = all.iter().map(|one| one.progress.asked_core.clone()).collect();
+    assert_eq!(cores, [Some("core:50051".into()), Some("core:50051".into()), None, None]);
     let fourth = &all[3].progress;
     let why = fourth.held.as_ref().map(|held| &held.hold);
     assert_eq!(why, Some(&Hold::new(HoldReason::AccessDenied, "do something")));
@@ -127,7 +129,7 @@ async fn what_settles_is_counted_once() {
         journal.note(key(9), Step::Settled(accepted.clone())).await.unwrap();
     }
     journal.note(key(2), Step::Settled(Outcome::Expired)).await.unwrap();
-    journal.note(key(3), Step::Asked).await.unwrap();
+    journal.note(key(3), asked()).await.unwrap();
     journal.flush().await.unwrap();
     let ended = metrics.ended();
     assert_eq!((ended.answered, ended.otherwise), (1, 1));

@@ -25,7 +25,7 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     let dir = TempDir::new().unwrap();
     let old = Running::open(dir.path());
     old.store_batch(batch([1, 2], Some(7))).await.unwrap();
-    old.note(key(1), Step::Asked).await.unwrap();
+    old.note(key(1), asked()).await.unwrap();
     let handle = old.journal.clone();
     let kept = old.keep().await.unwrap();
     assert_eq!(kept.identity(), identity());
@@ -35,11 +35,11 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     // Handles of the old run can neither write nor read.
     let late = handle.store_batch(batch([3], Some(8))).await.unwrap_err();
     assert!(late.to_string().contains("closed"), "{late}");
-    handle.note(key(2), Step::Asked).await.unwrap_err();
+    handle.note(key(2), asked()).await.unwrap_err();
     handle.ask(Query::Cursor).await.unwrap_err();
 
     let new = Running::start(reopen(dir.path(), kept, CONTRACT));
-    handle.note(key(2), Step::Asked).await.unwrap_err();
+    handle.note(key(2), asked()).await.unwrap_err();
     assert_eq!(new.ask(Query::Cursor).await.unwrap(), Some(block(7)));
     let stages: Vec<_> = records(&new, RequestFilter::Unfinished).await;
     let stages: Vec<_> = stages.iter().map(RequestRecord::stage).collect();
@@ -77,7 +77,7 @@ async fn requests_in_hand_are_counted_as_they_move() {
     journal.note(key(2), hold(HoldReason::NoFunds)).await.unwrap();
     journal.note(key(2), Step::Settled(Outcome::Expired)).await.unwrap();
     journal.flush().await.unwrap();
-    journal.note(key(3), Step::Asked).await.unwrap();
+    journal.note(key(3), asked()).await.unwrap();
     journal.flush().await.unwrap();
     let standings = journal.ask(Query::RequestGauges).await.unwrap();
     // Of both kinds.
@@ -110,7 +110,7 @@ async fn fill(journal: &Journal) {
     let arrived = Batch { read_twice: Some(150), unproven, ..batch([9, 1, 2, 3, 4, 5], Some(200)) };
     journal.store_batch(arrived).await.unwrap();
     let steps = [
-        (1, Step::Asked),
+        (1, asked()),
         (2, Step::Answered(answer(2, "two"))),
         (3, Step::Answered(answer(3, "three"))),
         (3, Step::Submitted { transaction: hash(300) }),
@@ -153,6 +153,7 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     ];
     assert_eq!(found, stages, "in the order of their arrival; what was sent is to be sent anew");
     assert!(requests.iter().all(|request| request.event == event(request.key.id.to(), 100)));
+    assert_eq!(requests[1].progress.asked_core, Some("core:50051".into()));
     let held = new.request(key(4)).await.unwrap().unwrap().progress;
     assert_eq!(held.held.unwrap().hold.reason, HoldReason::AccessDenied);
     assert_eq!((held.attempts, held.worked_ms), (1, 1500));

@@ -194,5 +194,6 @@ async fn each_chain_has_its_own_cursor_requests_and_nonces() {
     let pruned = home.prune(u64::MAX, 100).await.unwrap();
     assert_eq!((pruned.requests, pruned.transactions), (1, 0), "the highest nonce stays");
     assert_eq!(keys(&away, RequestFilter::Unfinished).await, [1, 2]);
+    assert_eq!(home.reopen(vec![here.id()]).await.unwrap(), [here], "with the nonce on its chain");
     home.close().await.unwrap();
 }

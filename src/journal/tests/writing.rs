@@ -13,7 +13,7 @@ async fn many_callers_share_few_commits() {
             for turn in 0..10 {
                 let id = caller * 100 + turn;
                 assert_eq!(journal.store_batch(batch([id], None)).await.unwrap().new, [0]);
-                journal.note(key(id), Step::Asked).await.unwrap();
+                journal.note(key(id), asked()).await.unwrap();
                 journal.record_signed(vec![signed(id, 0, Some(key(id)))]).await.unwrap();
             }
         });
@@ -34,7 +34,7 @@ async fn steps_alone_share_commits_and_arrive_without_a_durable_command() {
     let journal = Running::open(dir.path());
     journal.store_batch(batch(0..500, None)).await.unwrap();
     for id in 0..500 {
-        journal.note(key(id), Step::Asked).await.unwrap();
+        journal.note(key(id), asked()).await.unwrap();
     }
     while journal.ask(Query::Counts).await.unwrap().unfinished.get(&StageName::Asked) != Some(&500)
     {
@@ -60,7 +60,7 @@ async fn what_is_queued_when_the_stop_comes_is_stored() {
     let (arrived, ended) = tokio::join!(biased; caller, writing);
     assert_eq!(arrived.unwrap().new, [0, 1]);
     ended.unwrap();
-    journal.note(key(1), Step::Asked).await.unwrap_err();
+    journal.note(key(1), asked()).await.unwrap_err();
     let journal = Running::open(dir.path());
     assert_eq!(keys(&journal, RequestFilter::Unfinished).await, [1, 2]);
     journal.close().await.unwrap();
@@ -138,7 +138,7 @@ async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
     let why = condition.waiting_reason().unwrap().to_string();
     assert!(why.contains(".sqlite3") && why.contains("free space"), "{why}");
     // Later commands wait; reads continue.
-    running.note(key(1), Step::Asked).await.unwrap();
+    running.note(key(1), asked()).await.unwrap();
     assert_eq!(running.ask(Query::Cursor).await.unwrap(), Some(block(1)));
     assert_eq!(running.request(key(3)).await.unwrap(), None, "all of a commit or nothing");
     assert!(callers.try_join_next().is_none(), "nobody is told of what is not stored");
@@ -247,7 +247,7 @@ async fn throughput() {
 
     let start = Instant::now();
     for id in 0..20_000 {
-        journal.note(key(id), Step::Asked).await.unwrap();
+        journal.note(key(id), asked()).await.unwrap();
         journal.note(key(id), Step::Answered(answer(id, &"x".repeat(2000)))).await.unwrap();
         journal.note(key(id), Step::Submitted { transaction: hash(id) }).await.unwrap();
         journal.note(key(id), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();

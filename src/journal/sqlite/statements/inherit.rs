@@ -7,10 +7,10 @@
 /// after `?2` are copied too: these blocks are read again, and would otherwise show them as new.
 pub(in crate::journal::sqlite) const REQUESTS: &str = "
 INSERT INTO main.requests (contract, id, content, kind, stage, attempts, last_error, hold_reason,
-    hold_detail, held_since, arrived_at, asked_at, answered_at, worked, settled_at, outcome,
+    hold_detail, held_since, arrived_at, asked_at, asked_core, answered_at, worked, settled_at, outcome,
     refusal, outcome_detail, outcome_transaction, outcome_block_number, outcome_block_hash)
 SELECT contract, id, content, kind, CASE stage WHEN 'submitted' THEN 'answered' ELSE stage END,
-    attempts, last_error, hold_reason, hold_detail, held_since, arrived_at, asked_at, answered_at,
+    attempts, last_error, hold_reason, hold_detail, held_since, arrived_at, asked_at, asked_core, answered_at,
     worked, settled_at, outcome, refusal, outcome_detail, outcome_transaction,
     outcome_block_number, outcome_block_hash
 FROM old.requests WHERE contract = ?1 AND (outcome IS NULL
