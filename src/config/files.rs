@@ -144,12 +144,12 @@ impl KeyFileAccess {
             // Root may be inspecting a service that runs as its own user.
             return if own == 0 {
                 KeyFileVerdict::Odd(format!(
-                    "belongs to user {owner}, who can put another key there; chown it to root, \
-                     unless that is the service's user"
+                    "belongs to user {owner}, who can replace the key; chown it to root, unless \
+                     that is the service's user"
                 ))
             } else {
                 KeyFileVerdict::Refused {
-                    found: format!("a key file of user {owner}, who can put another key there"),
+                    found: format!("a key file of user {owner}, who can replace the key"),
                     allowed: "a file of root or of the service's user",
                     advice: "chown it to one of them",
                 }

@@ -15,7 +15,7 @@ use self::single::gwei_to_wei;
 use super::keys::Key;
 use super::problems::{Place, Problem, Problems, Warning};
 use super::settings::{Config, Domain, Finality, StartingBlock};
-use super::sources::{RawConfig, variable_for};
+use super::sources::{Layer, RawConfig, variable_for};
 use super::values::{Value, show};
 use super::{LoadMode, Source};
 use crate::domain::PerKind;
@@ -84,6 +84,7 @@ impl Checker<'_> {
         self.require_keys(observes_only);
         let enabled = self.boolean(Key::Enabled);
         let service_name = self.line(Key::ServiceName, 128);
+        let is_service_name_given = self.is_service_name_given();
         let gateway_url = self.url(Key::GatewayUrl, &GATEWAY_SCHEMES);
         let gateway_fallback_urls = self.urls(Key::GatewayFallbackUrls, &GATEWAY_SCHEMES);
         let kms_core_endpoint = self.url(Key::KmsCoreEndpoint, &["http", "https"]);
@@ -131,6 +132,7 @@ impl Checker<'_> {
         Ok(Config {
             enabled: set(enabled)?,
             service_name: set(service_name)?,
+            is_service_name_given,
             gateway_url,
             gateway_fallback_urls,
             kms_core_endpoint: set(kms_core_endpoint)?,
@@ -182,6 +184,15 @@ impl Checker<'_> {
                 self.raw.warnings.push(warning);
             }
         }
+    }
+
+    /// Returns whether the name is an operator's choice: one from a variable, or from a file that does
+    /// not only repeat the default.
+    fn is_service_name_given(&self) -> bool {
+        let key = Key::ServiceName;
+        self.raw
+            .given(key)
+            .is_some_and(|given| given.layer != Layer::File || given.value.text() != key.default())
     }
 
     fn addresses(&mut self) -> Result<(Address, Address), ProblemNoted> {
@@ -246,7 +257,7 @@ impl Checker<'_> {
             Some(wei) => Ok(Some(wei)),
             None => Err(self.note_bad(
                 key,
-                show(&given.value),
+                show(&given.value, &[]),
                 "a decimal number of gwei above 0 and up to 1000000, with at most 9 decimals",
                 "",
             )),
@@ -263,7 +274,10 @@ impl Checker<'_> {
             Some(number) if number <= i64::MAX.unsigned_abs() => {
                 Ok(Some(StartingBlock::Number(number)))
             }
-            _ => Err(self.note_bad(key, show(&given.value), "a block number or \"latest\"", "")),
+            _ => {
+                let found = show(&given.value, &["latest", "earliest"]);
+                Err(self.note_bad(key, found, "a block number or \"latest\"", ""))
+            }
         }
     }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use alloy::primitives::Address;
 use rustls::pki_types::CertificateDer;
 
-use super::keys::Key;
 use super::secret::{PrivateKey, SecretUrl};
 use crate::{domain::PerKind, net::proxy::Proxies};
 
@@ -17,8 +16,11 @@ use crate::{domain::PerKind, net::proxy::Proxies};
 pub struct Config {
     /// `false` keeps a supervisor from running this file.
     pub enabled: bool,
-    /// Name in traces, and of the instance under `start`. The default does not count as given.
+    /// Name in traces, and of the instance under `start`.
     pub service_name: String,
+    /// Whether an operator chose the name. The default in a file is no choice: `config-base.toml` has
+    /// it, and with it every copy. The same name in a variable is one.
+    pub is_service_name_given: bool,
     /// The Gateway chain's node; ws, wss, http or https.
     pub gateway_url: SecretUrl,
     /// More nodes of the same chain, in order: each is read from when those before it cannot be used.
@@ -82,8 +84,7 @@ impl Config {
     /// The service name, if it was given.
     #[must_use]
     pub fn given_service_name(&self) -> Option<&str> {
-        let name = self.service_name.as_str();
-        (Key::ServiceName.default() != Some(name)).then_some(name)
+        self.is_service_name_given.then_some(self.service_name.as_str())
     }
 
     /// The certificates of `ca_file`; empty without one.

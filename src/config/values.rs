@@ -63,12 +63,17 @@ pub(super) fn quoted_problem(place: Place, key: Option<String>) -> Problem {
     }
 }
 
-/// The part of a value that may be shown. Secrets end up in wrong keys, so nothing is shown that is as
-/// long as a key or looks like a URL.
-pub(super) fn show(value: &Value) -> String {
+/// Longer numbers than any key accepts may be a secret.
+const LONGEST_NUMBER: usize = 20;
+
+/// The part of a value that may be shown: numbers, booleans, and texts that read like one of the
+/// `expected` words. All other texts may be a secret that stands in the wrong key.
+pub(super) fn show(value: &Value, expected: &[&str]) -> String {
     match value {
-        Value::Text(text) => show_text(text.expose()),
-        Value::Integer(number) | Value::Float(number) if number.expose().len() <= 40 => {
+        Value::Text(text) => show_text(text.expose(), expected),
+        Value::Integer(number) | Value::Float(number)
+            if number.expose().len() <= LONGEST_NUMBER =>
+        {
             number.expose().to_owned()
         }
         Value::Integer(number) | Value::Float(number) => {
@@ -80,16 +85,23 @@ pub(super) fn show(value: &Value) -> String {
     }
 }
 
-fn show_text(text: &str) -> String {
+fn show_text(text: &str, expected: &[&str]) -> String {
+    let plain = text.trim().to_lowercase();
+    let is_number = plain.len() <= LONGEST_NUMBER && plain.parse::<f64>().is_ok();
+    let is_near = |word: &&str| strsim::damerau_levenshtein(&plain, word) <= word.len() / 2;
     let length = text.chars().count();
-    let looks_secret = text.contains("://") || text.contains('@');
     if text.is_empty() {
         "an empty text".to_owned()
-    } else if length <= 42 && !looks_secret {
+    } else if is_number || (length <= LONGEST_NUMBER && expected.iter().any(is_near)) {
         format!("{text:?}")
     } else {
         format!("a text of {length} characters")
     }
+}
+
+/// Returns whether a text could be a key or a token. A path has a slash or an extension.
+pub(super) fn looks_like_key(text: &str) -> bool {
+    text.chars().count() >= 32 && !text.contains(['/', '.'])
 }
 
 /// The shape of a value in a secret key, without a character of it.

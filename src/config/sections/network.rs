@@ -37,12 +37,7 @@ impl Checker<'_> {
             );
         }
         let region = self.region(Key::S3Region);
-        let bucket = self.word(
-            Key::S3Bucket,
-            255,
-            "a bucket's name: letters, digits, dots, dashes and underscores",
-            |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'),
-        );
+        let bucket = self.bucket();
         let endpoint = self.url(Key::S3Endpoint, &["http", "https"]);
         match (region?, bucket?, endpoint?) {
             (None, _, None) | (_, None, _) => Err(ProblemNoted), // the missing key was noted above
@@ -53,6 +48,22 @@ impl Checker<'_> {
                 Ok(Some(S3 { region, bucket, endpoint }))
             }
         }
+    }
+
+    /// A bucket's name. It becomes a part of a URL's path, where `.` and `..` have a meaning.
+    fn bucket(&mut self) -> CheckedValue<String> {
+        let key = Key::S3Bucket;
+        let allowed = "a bucket's name: letters, digits, dots, dashes and underscores, with a letter \
+                       or digit at both ends and no two dots in a row";
+        let permitted = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let Some(name) = self.word(key, 255, allowed, permitted)? else { return Ok(None) };
+        let is_end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        if !is_end(name.chars().next()) || !is_end(name.chars().next_back()) || name.contains("..")
+        {
+            let found = format!("a text of {} characters", name.len());
+            return Err(self.note_bad(key, found, allowed, ""));
+        }
+        Ok(Some(name))
     }
 
     /// Warns if the endpoint's path already ends with the bucket's name, which is appended to it.

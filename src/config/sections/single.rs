@@ -10,7 +10,7 @@ use super::super::{
     Place, SecretString, SecretUrl,
     keys::Key,
     secret::strip_0x,
-    values::{Value, show, show_shape},
+    values::{Value, looks_like_key, show, show_shape},
 };
 use super::{CheckedValue, Checker, ProblemNoted};
 
@@ -25,8 +25,10 @@ impl Checker<'_> {
         if let Some((_, meaning)) = words.iter().find(|(word, _)| text == Some(word)) {
             return Ok(Some(*meaning));
         }
-        let allowed = words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>();
-        Err(self.note_bad(key, show(&given.value), &allowed.join(" or "), ""))
+        let expected: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let found = show(&given.value, &expected);
+        let allowed = expected.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>();
+        Err(self.note_bad(key, found, &allowed.join(" or "), ""))
     }
 
     pub(super) fn boolean(&mut self, key: Key) -> CheckedValue<bool> {
@@ -39,7 +41,11 @@ impl Checker<'_> {
             | Value::Integer(_)
             | Value::Float(_)
             | Value::Texts(_)
-            | Value::Other(_) => Err(self.note_bad(key, show(&given.value), "true or false", "")),
+            | Value::Other(_) => {
+                let expected = ["true", "false", "yes", "no", "on", "off"];
+                let found = show(&given.value, &expected);
+                Err(self.note_bad(key, found, "true or false", ""))
+            }
         }
     }
 
@@ -55,7 +61,7 @@ impl Checker<'_> {
             _ => {
                 let allowed =
                     format!("an integer from {} to {} {unit}", range.start(), range.end());
-                Err(self.note_bad(key, show(&given.value), allowed.trim_end(), ""))
+                Err(self.note_bad(key, show(&given.value, &[]), allowed.trim_end(), ""))
             }
         }
     }
@@ -80,7 +86,7 @@ impl Checker<'_> {
         }
         Err(self.note_bad(
             key,
-            show(&given.value),
+            show(&given.value, &[]),
             &format!("a line of 1 to {longest} characters"),
             "",
         ))
@@ -101,13 +107,12 @@ impl Checker<'_> {
                 return Ok(Some(text.to_owned()));
             }
         }
-        Err(self.note_bad(key, show(&given.value), allowed, ""))
+        Err(self.note_bad(key, show(&given.value, &[]), allowed, ""))
     }
 
     pub(super) fn region(&mut self, key: Key) -> CheckedValue<String> {
-        self.word(key, 64, "an AWS region such as us-east-1", |c| {
-            c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
-        })
+        let allowed = "an AWS region such as us-east-1: lower-case letters, digits and dashes";
+        self.word(key, 64, allowed, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
     }
 
     /// A path. In a file it is relative to that file's directory, in a variable to the working
@@ -115,16 +120,14 @@ impl Checker<'_> {
     pub(super) fn path(&mut self, key: Key) -> CheckedValue<PathBuf> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let Value::Text(text) = &given.value else {
-            return Err(self.note_bad(key, show(&given.value), "a path in quotes", ""));
+            return Err(self.note_bad(key, show(&given.value, &[]), "a path in quotes", ""));
         };
         if text.expose().trim().is_empty() || text.expose().contains('\0') {
             return Err(self.note_bad(key, "no path".to_owned(), "a path", ""));
         }
         // A path is shown when its file cannot be read, so a private key in its place must be
         // refused.
-        let digits = strip_0x(text.expose().trim());
-        let is_key = digits.len() >= 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if is_key || text.expose().contains("://") {
+        if looks_like_key(text.expose().trim()) || text.expose().contains("://") {
             let found = show_shape(&given.value).to_owned();
             let advice =
                 "This looks like a key or a URL; write ./ before it if it is a file's name";
@@ -157,7 +160,7 @@ impl Checker<'_> {
             let found = if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 format!("{} hex digits", digits.len())
             } else {
-                show(&given.value)
+                show(&given.value, &[])
             };
             return Err(self.note_bad(key, found, allowed, ""));
         }

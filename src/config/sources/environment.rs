@@ -211,10 +211,11 @@ pub(in crate::config) fn variables_of_no_instance<'a>(
         .map(|(name, _)| Warning {
             place: Place::Variable(name.to_owned()),
             key: None,
-            message: "names an instance that no file makes and has no effect; after INSTANCE_ \
-                      comes the file's name without .toml, in upper case, with _ for all but \
-                      letters and digits, then __"
-                .to_owned(),
+            message:
+                "names an instance that has no file, and has no effect; after INSTANCE_ comes \
+                      the file's name without .toml, in upper case, with _ for all but letters and \
+                      digits, then __"
+                    .to_owned(),
         })
         .collect()
 }

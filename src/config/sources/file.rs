@@ -225,9 +225,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A key's name, unless it is so long that it must be a mistake or a secret.
+/// A key's name, unless it must be a mistake or may be a secret.
 fn show_name(name: &str) -> String {
-    if name.chars().count() <= 60 && name.chars().all(|c| !c.is_control()) {
+    let is_hex = name.len() >= 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if name.chars().count() <= 60 && !is_hex && name.chars().all(|c| !c.is_control()) {
         name.to_owned()
     } else {
         format!("(a name of {} characters)", name.chars().count())

@@ -171,6 +171,13 @@ fn names_follow_the_mode() {
     let config = good("service_name = 'kms-connector'").config;
     assert_eq!(instance_name(LoadMode::Start, None, file, &config), "one");
     assert_eq!(instance_name(LoadMode::Start, None, None, &config), "kms-connector");
+    // In a variable it is a choice, and wins over the file.
+    let variable = ("KMS_CONNECTOR_SERVICE_NAME", "kms-connector");
+    for text in ["service_name = 'service'", "service_name = 'kms-connector'", ""] {
+        let loaded = load_text(text, env([WALLET, variable]), LoadMode::Start).unwrap();
+        let name = instance_name(LoadMode::Start, None, file, &loaded.config);
+        assert_eq!(name, "kms-connector", "{text}");
+    }
 }
 
 /// Docker's env files keep quotes as part of the value.

@@ -107,6 +107,13 @@ fn s3_needs_a_bucket_and_a_place() {
     assert_eq!(problem("s3_config.bucket = 'b'").key.as_deref(), Some("s3_config.region"));
     assert_eq!(bad("s3_config.region = 'a.evil.example/'").len(), 2);
     assert_eq!(problem("s3_config = 1").key.as_deref(), Some("s3_config"));
+    for bucket in [".", "..", "-", "a..b", ".a", "a.", "_a", "a/b", ""] {
+        let found = problem(&format!("s3_config = {{ region = 'r', bucket = '{bucket}' }}"));
+        assert_eq!(found.key.as_deref(), Some("s3_config.bucket"), "{bucket}");
+    }
+    for bucket in ["b", "a.b-c_d", "9"] {
+        good(&format!("s3_config = {{ region = 'r', bucket = '{bucket}' }}"));
+    }
 }
 
 #[test]

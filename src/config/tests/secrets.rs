@@ -65,19 +65,45 @@ fn no_output_has_a_secret() {
             }
         }
     }
-    // Where no secret belongs: texts that could be a private key or a URL with one.
-    for key in Key::ALL.iter().filter(|key| !secret.contains(key)) {
-        // An ARN is longer than a private key, and a path may be anything: these are identifiers.
-        if matches!(key, Key::AwsKeyId | Key::PrivateKeyFile | Key::CaFile) {
-            continue;
-        }
-        for value in [url("wss"), long_key.clone()] {
-            let text = format!("{} = {value:?}", key.name());
-            if load_text(&text, env([WALLET]), LoadMode::Start).is_err() {
-                let output = all_output(&text, &env([WALLET]));
-                assert!(!output.contains(CANARY), "{key}: {output}");
+}
+
+/// An operator puts a secret into a key where none belongs: a password, a token, a key, a URL.
+#[test]
+fn no_problem_shows_a_value_that_may_be_a_secret() {
+    let url = format!("wss://{CANARY}:{CANARY}@h/{CANARY}");
+    let token = format!("{CANARY}+wJalrXUtnFEMIbPxRfiCYEXAMPLE");
+    let digits = "73517351735173517351735173517351735173";
+    let (key, odd) = (format!("{CANARY}{}", "ab".repeat(30)), format!("{CANARY} {CANARY}"));
+    let values = [CANARY, &odd, digits, &token, &key, &url];
+    let mut seen = 0;
+    for key in Key::ALL {
+        for value in values {
+            // A path is shown, so that it can be corrected: a short word is one.
+            let is_path = matches!(key, Key::PrivateKeyFile | Key::CaFile);
+            if is_path && value.len() < 32 {
+                continue;
+            }
+            for text in [format!("{key} = {value:?}"), format!("{key} = {value}")] {
+                if load_text(&text, env([WALLET]), LoadMode::Start).is_err() {
+                    let output = all_output(&text, &env([WALLET]));
+                    let shows = output.contains(CANARY) || output.contains(&digits[..21]);
+                    assert!(!shows, "{key}: {output}");
+                    seen += 1;
+                }
             }
         }
+    }
+    assert!(seen > 200, "{seen}");
+    // What is near an allowed word, or a number, helps and tells nothing.
+    for (text, shown) in [
+        ("mode = 'Observer'", "Observer"),
+        ("verify_coprocessors = 'yes'", "yes"),
+        ("finality = 'final'", "final"),
+        ("channel_size = '0'", "0"),
+        ("channel_size = -7", "-7"),
+    ] {
+        let found = bad(text)[0].found.clone();
+        assert!(found.contains(shown), "{text}: {found}");
     }
 }
 
