@@ -15,6 +15,7 @@ mod process;
 mod run;
 mod list;
 mod validate;
+mod verdict;
 mod status;
 mod status_text;
 mod operate;
@@ -53,22 +54,22 @@ use crate::{
 
 const AFTER_HELP: &str = "\
 Environment:
-  KMS_CONNECTOR_CONFIG_DIR  directory of configurations [default: see --config-dir]
-  KMS_CONNECTOR_STATE_DIR   where journals are kept [default: see --state-dir]
-  KMS_CONNECTOR_LISTEN      where health, metrics and the status page are [default: see --listen]
+  KMS_CONNECTOR_CONFIG_DIR  configuration directory [default: see --config-dir]
+  KMS_CONNECTOR_STATE_DIR   directory of the journals [default: see --state-dir]
+  KMS_CONNECTOR_LISTEN      HTTP listener: health, metrics, status page [default: see --listen]
   KMS_CONNECTOR_LISTEN_NAMES
-                            names by which browsers may look at the page, separated by commas
+                            host names of the status page, separated by commas
   KMS_CONNECTOR_<KEY>       every key of a configuration (see config-base.toml)
   RUNTIME_DIRECTORY, STATE_DIRECTORY, CREDENTIALS_DIRECTORY
                             set by systemd: control socket, journals, private keys
-  RUST_LOG                  what to log [default: info]
+  RUST_LOG                  log filter [default: info]
   OTEL_EXPORTER_OTLP_ENDPOINT
-                            where traces go, over HTTP [default: nowhere]
+                            collector of traces, over HTTP [default: none]
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY
-                            the way out to nodes, buckets and AWS; not to the KMS Core
+                            proxies for nodes, buckets and AWS; none is used for the KMS Core
   NO_COLOR                  no colours on a terminal
 
-Exit codes: 0 success, 1 failure (status: something is not well), 2 usage, 78 bad configuration";
+Exit codes: 0 success, 1 failure (status: an operator should act), 2 usage, 78 invalid configuration";
 
 /// Connects a KMS Core with the Gateway contracts of the Zama Protocol.
 #[derive(Debug, Parser)]
@@ -173,7 +174,9 @@ impl Cli {
                 };
                 let candidates = supervisor.candidates(&environment);
                 let config_dir = configs.find(&environment, &candidates).await;
-                list::list(&config_dir, &environment, &candidates, full_path, form).await
+                let state_dir = supervisor.state.find(&environment, &candidates).await;
+                let dirs = list::ListDirs { config_dir: &config_dir, state_dir: &state_dir };
+                list::list(dirs, &environment, &candidates, full_path, form).await
             }
             Command::Validate { config, all: _, configs } => {
                 let candidates = default_candidates(&environment);

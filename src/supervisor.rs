@@ -79,11 +79,11 @@ pub trait InstanceRunner: Send + Sync + 'static {
         &self,
         config: Arc<Config>,
         supervision: Supervision,
-        estate: Option<Self::Tenure>,
+        tenure: Option<Self::Tenure>,
     ) -> impl Future<Output = (Exit, Option<Self::Tenure>)> + Send + 'static;
 
     /// Releases what a generation left, when no next generation can use it.
-    fn close_tenure(estate: Self::Tenure) -> impl Future<Output = ()> + Send + 'static;
+    fn close_tenure(tenure: Self::Tenure) -> impl Future<Output = ()> + Send + 'static;
 }
 
 /// The production implementation.
@@ -106,17 +106,17 @@ impl InstanceRunner for ConnectorRunner {
         &self,
         config: Arc<Config>,
         supervision: Supervision,
-        estate: Option<JournalTenure>,
+        tenure: Option<JournalTenure>,
     ) -> impl Future<Output = (Exit, Option<JournalTenure>)> + Send + 'static {
         async move {
-            let EndedInstance { exit, tenure: estate } =
-                instance::run_with_real_edges(config, supervision, estate).await;
-            (exit, estate)
+            let EndedInstance { exit, tenure } =
+                instance::run_with_real_edges(config, supervision, tenure).await;
+            (exit, tenure)
         }
     }
 
-    fn close_tenure(estate: JournalTenure) -> impl Future<Output = ()> + Send + 'static {
-        estate.close()
+    fn close_tenure(tenure: JournalTenure) -> impl Future<Output = ()> + Send + 'static {
+        tenure.close()
     }
 }
 

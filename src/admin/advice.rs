@@ -12,23 +12,29 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
     match state {
         InstanceState::Running | InstanceState::Starting | InstanceState::Draining => {}
         InstanceState::Waiting { .. } => {
-            to_do.push("waiting: nothing if that is known, it goes on by itself".to_owned());
+            to_do.push(
+                "waiting: nothing if the cause is known, the instance continues by itself"
+                    .to_owned(),
+            );
         }
         InstanceState::BackingOff { .. } => {
-            to_do.push(format!("`kms-connector restart {name}` tries at once"));
+            to_do.push(format!("`kms-connector restart {name}` retries at once"));
         }
         InstanceState::Parked { retry_at_ms: Some(_), .. } => {
-            to_do.push(format!("fix what it says; `kms-connector restart {name}` tries at once"));
+            to_do.push(format!(
+                "fix the cause above; `kms-connector restart {name}` retries at \
+                                once"
+            ));
         }
         InstanceState::Parked { retry_at_ms: None, .. } => {
-            to_do.push("fix what it says, then nothing: the file is watched".to_owned());
+            to_do.push("fix the cause above; the file is watched and applied by itself".to_owned());
         }
         // Under `start` its file is not watched.
         InstanceState::Stopped { by: StoppedBy::Operator } => {
             to_do.push(format!("if it should run: `kms-connector restart {name}`"));
         }
         InstanceState::Stopped { by: StoppedBy::File } => {
-            to_do.push("if it should run: remove that line of its file".to_owned());
+            to_do.push("if it should run: remove that line from its file".to_owned());
         }
     }
     if state.is_up() {
@@ -41,8 +47,8 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
     if instance.reload_failed.is_some() && state.is_up() {
         to_do.push(if instance.reload_waits {
             format!(
-                "new file: if the addresses in it are right, nothing: it is applied once what it \
-                 needs answers; else correct them; `kms-connector reload {name}` tries at once"
+                "new file: it is applied when its nodes and its Core answer; correct its addresses \
+                 if they are wrong; `kms-connector reload {name}` retries at once"
             )
         } else {
             "file: fix it; until then the instance keeps running as before".to_owned()

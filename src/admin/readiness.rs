@@ -40,7 +40,7 @@ pub struct InstanceReadiness {
 const NO_CONFIGURATION: &str =
     "there is no configuration: put one into the configuration directory";
 const ALL_DISABLED: &str =
-    "every configuration says enabled = false: remove that line where one should run";
+    "every configuration says enabled = false: remove that line from those that should run";
 
 impl Readiness {
     /// The verdict on the process: there is an instance that should run, and none that should run
@@ -147,6 +147,7 @@ mod tests {
             file: None,
             state,
             since_ms: 1,
+            reason_since_ms: None,
             generation: 1,
             restarts: 0,
             last_error: None,
@@ -278,7 +279,7 @@ mod tests {
         let hidden = "2 requests are hidden (0x3 to 0x4) since";
         assert!(readiness.ready && reason.contains(hidden), "{reason}");
         assert!(
-            reason.contains("others have answered 1 request that this node has not"),
+            reason.contains("other KMS nodes have answered 1 request that this node has not"),
             "{reason}"
         );
         assert_eq!(readiness.instances[0].what_to_do.len(), 2);
@@ -310,8 +311,10 @@ mod tests {
         let state =
             InstanceState::Waiting { on: "the node".to_owned(), why: "no answer".to_owned() };
         let mut one = instance("a", state);
-        one.reload_failed = Some("no answer; the configuration from before runs on".to_owned());
-        for (waits, words) in [(true, "if the addresses in it are right"), (false, "fix")] {
+        one.reload_failed = Some("no answer; the previous configuration continues".to_owned());
+        for (waits, words) in
+            [(true, "it is applied when its nodes and its Core answer"), (false, "fix")]
+        {
             one.reload_waits = waits;
             let to_do = what_to_do(&one);
             assert_eq!(to_do.len(), 2, "{to_do:?}");

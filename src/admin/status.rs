@@ -58,6 +58,9 @@ pub struct InstanceStatus {
     pub state: InstanceState,
     /// When it entered this state.
     pub since_ms: u64,
+    /// When the reason of this state became the one that it tells; `None`: the state has had no other.
+    #[serde(default)]
+    pub reason_since_ms: Option<u64>,
     /// The number of builds of this instance; 0 before the first.
     pub generation: u64,
     /// The number of builds after a failure.
@@ -81,6 +84,14 @@ pub struct InstanceStatus {
     pub gateway: Option<String>,
     pub kms_core: Option<String>,
     pub gauges: Gauges,
+}
+
+impl InstanceStatus {
+    /// Since when it is in this state for the reason that it tells.
+    #[must_use]
+    pub fn this_since_ms(&self) -> u64 {
+        self.reason_since_ms.unwrap_or(self.since_ms)
+    }
 }
 
 /// The state of an instance as its supervisor sees it.
@@ -148,6 +159,21 @@ impl InstanceState {
             Self::BackingOff { .. } => "backing-off",
             Self::Parked { .. } => "parked",
             Self::Stopped { .. } => "stopped",
+        }
+    }
+
+    /// What tells one reason of a state from another: the dependency that is waited for, or why the
+    /// instance is parked. What a dependency says may change while it is the same outage.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Waiting { on, .. } => Some(on),
+            Self::Parked { why, .. } => Some(why),
+            Self::Starting
+            | Self::Running
+            | Self::Draining
+            | Self::BackingOff { .. }
+            | Self::Stopped { .. } => None,
         }
     }
 

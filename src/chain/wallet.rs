@@ -129,7 +129,7 @@ pub enum WalletError {
          for again every few seconds"
     )]
     SessionEnded { code: UntrustedText },
-    #[error("AWS KMS says that the clock of this machine is wrong ({code}): set it right")]
+    #[error("AWS KMS says that the clock of this machine is wrong ({code}): correct it")]
     ClockSkew { code: UntrustedText },
     #[error("no AWS region known: set aws_kms_config.region")]
     NoRegion,
@@ -143,7 +143,7 @@ pub enum WalletError {
         "AWS KMS signed with another key than at start: was the alias moved? Restart to use it"
     )]
     DifferentKey,
-    #[error("AWS KMS gave a useless answer: {0}")]
+    #[error("AWS KMS gave an unusable answer: {0}")]
     InvalidAnswer(&'static str),
     #[error("AWS KMS refuses the call ({code})")]
     Rejected { code: UntrustedText },

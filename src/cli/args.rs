@@ -25,11 +25,11 @@ const LOG: &str = "Log options";
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
-    /// How log lines look.
+    /// Format of log lines.
     #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT",
         help_heading = LOG)]
     pub(super) log_format: logging::Format,
-    /// Log what dependencies say, too. Their logs may show URLs with API keys.
+    /// Log dependencies too. Their logs may show URLs with API keys.
     #[arg(long, global = true, help_heading = LOG)]
     pub(super) log_dependencies: bool,
 }
@@ -38,8 +38,8 @@ pub(super) struct LogArgs {
 pub(super) enum Command {
     /// Run one connector, in the foreground.
     Start {
-        /// The configuration; a relative path is also looked for in the configuration directory.
-        /// Without it, the environment alone counts.
+        /// The configuration file. A relative path is also looked up in the configuration directory.
+        /// Without it, the environment alone is the configuration.
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// The instance's name [default: `service_name`, else the file's name without .toml].
@@ -52,8 +52,8 @@ pub(super) enum Command {
     },
     /// Run every configuration of the configuration directory, in the foreground.
     ///
-    /// Files are watched: a new one is an instance more, a changed one replaces its instance, a
-    /// removed one ends it. What fails is started again; a bad file leaves what ran before.
+    /// Files are watched: a new file starts an instance, a changed file replaces its instance, a removed
+    /// file ends it. An instance that fails is started again. A file with problems changes nothing.
     Supervise {
         #[command(flatten)]
         configs: ConfigArgs,
@@ -64,13 +64,13 @@ pub(super) enum Command {
     },
     /// List the configurations in the configuration directory.
     List {
-        /// Full paths instead of file names.
+        /// Print full paths instead of file names.
         #[arg(short, long)]
         full_path: bool,
-        /// What each configuration says and how its instance is, as a table.
+        /// Print a table: what each file contains, whether it would run, and the state of its instance.
         #[arg(long)]
         long: bool,
-        /// The same as JSON.
+        /// Print the same as JSON.
         #[arg(long, conflicts_with = "long")]
         json: bool,
         #[command(flatten)]
@@ -78,44 +78,47 @@ pub(super) enum Command {
         #[command(flatten)]
         supervisor: SupervisorArgs,
     },
-    /// Check configurations and tell everything that is wrong with them.
+    /// Validate configurations and print every problem.
     Validate {
-        /// One configuration, as `start` reads it; a relative path is also looked for in the
-        /// configuration directory.
+        /// Validate this file as `start` reads it, and note what `supervise` would refuse. A relative path
+        /// is also looked up in the configuration directory.
         #[arg(short, long, value_name = "FILE", required_unless_present = "all")]
         config: Option<PathBuf>,
-        /// All in the configuration directory, together, as `supervise` reads them.
+        /// Validate all files of the configuration directory together, as `supervise` reads them.
         #[arg(long, conflicts_with = "config")]
         all: bool,
         #[command(flatten)]
         configs: ConfigArgs,
     },
-    /// Tell how the running supervisor and its instances are.
+    /// Show the state of the running supervisor and its instances.
     ///
-    /// Ends with 1 if an instance that should be up is parked or backing off, if files could not be
+    /// Exits with 1 if an instance that should be up is parked or backing off, if a file could not be
     /// applied, or if no supervisor answers. With a name, only that instance counts.
     Status {
-        /// Everything about this instance [default: all of them at a glance].
+        /// Show everything about this instance [default: an overview of all].
         #[arg(value_parser = instance_name)]
         name: Option<String>,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
-        /// Again every second, until Ctrl-C.
+        /// Repeat every second until Ctrl-C.
         #[arg(short, long)]
         watch: bool,
         #[command(flatten)]
         supervisor: SupervisorArgs,
     },
-    /// Have the files read again, now.
+    /// Read the configuration files now.
     Reload {
-        /// Try this instance's file again even if it failed and has not changed.
+        /// Also retry this instance's file if it failed and has not changed.
         #[arg(value_parser = instance_name)]
         name: Option<String>,
         #[command(flatten)]
         supervisor: SupervisorArgs,
     },
-    /// End an instance and start it again, also one that is parked, backing off or stopped.
+    /// Stop an instance and start it again, whatever its state is.
+    ///
+    /// Prints its state when the outcome is known. Waits up to 20 s for a node or Core that does not
+    /// answer yet.
     Restart {
         /// The instance: its file's name without .toml.
         #[arg(value_parser = instance_name)]
@@ -123,7 +126,7 @@ pub(super) enum Command {
         #[command(flatten)]
         supervisor: SupervisorArgs,
     },
-    /// Drain an instance and keep it down until it is restarted, its file changes, or the supervisor
+    /// Drain an instance and keep it stopped until it is restarted, its file changes, or the supervisor
     /// restarts.
     Stop {
         /// The instance: its file's name without .toml.
@@ -132,26 +135,27 @@ pub(super) enum Command {
         #[command(flatten)]
         supervisor: SupervisorArgs,
     },
-    /// What can be done to the journal of an instance that does not run.
+    /// Repair the journal of an instance that does not run.
     Journal {
         #[command(subcommand)]
         command: JournalCommand,
     },
-    /// Tell whether the connector that listens here is ready, for a container's health check.
+    /// Check whether the connector on this machine is ready, for a container's health check.
     ///
-    /// Asks the HTTP listener. Ends with 1 if it is not ready or does not answer, and says why.
+    /// Asks the HTTP listener. Exits with 1 and prints why if the connector is not ready or does not
+    /// answer.
     Health {
-        /// This instance alone [default: all that should run].
+        /// Check this instance only [default: all that should run].
         #[arg(long, value_name = "NAME", value_parser = instance_name)]
         instance: Option<String>,
-        /// Where the connector listens
+        /// Address of the connector's HTTP listener
         /// [default: `$KMS_CONNECTOR_LISTEN`, else 127.0.0.1:9478].
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: Option<Listen>,
     },
-    /// Tell what an instance has in hand, holds or refused; try one again.
+    /// List, show, retry and export the requests of an instance.
     ///
-    /// A running instance answers over the control socket; of one that does not run the journal is
+    /// A running instance answers over the control socket. If the instance does not run, its journal is
     /// read. Without a subcommand: list.
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Requests {
@@ -160,36 +164,36 @@ pub(super) enum Command {
         #[command(flatten)]
         list: ListRequestsArgs,
     },
-    /// Have a running instance read blocks again.
+    /// Make a running instance read blocks again.
     ///
-    /// Requests that it does not know are stored and answered, known ones stay as they are. May be
-    /// ended at any time and called again.
+    /// Unknown requests are stored and answered, known requests stay as they are. The command can be
+    /// interrupted and called again at any time.
     Backfill {
-        /// The first block.
+        /// First block.
         #[arg(long, value_name = "BLOCK")]
         from: u64,
-        /// The last block [default: the last one that was read].
+        /// Last block [default: the last block that was read].
         #[arg(long, value_name = "BLOCK")]
         to: Option<u64>,
         #[command(flatten)]
         whose: RequestsArgs,
     },
-    /// Look at all that a configuration needs in the world, and say what to do about it.
+    /// Test everything that a configuration depends on, and print what to fix.
     ///
     /// Sends nothing and changes nothing; an instance of the same configuration may run meanwhile.
-    /// Ends with 1 if something does not work, with 78 if a configuration is bad.
+    /// Exits with 1 if something does not work, with 78 if a configuration is invalid.
     Check {
-        /// One configuration, as `start` reads it; a relative path is also looked for in the
-        /// configuration directory. With none of these three, the environment alone counts.
+        /// Check this file as `start` reads it. A relative path is also looked up in the configuration
+        /// directory. Without -c, --all and --instance, the environment alone is the configuration.
         #[arg(short, long, value_name = "FILE", conflicts_with_all = ["all", "instance"])]
         config: Option<PathBuf>,
-        /// All in the configuration directory, together, as `supervise` reads them.
+        /// Check all files of the configuration directory together, as `supervise` reads them.
         #[arg(long, conflicts_with = "instance")]
         all: bool,
-        /// The instance of this name in the configuration directory, as `supervise` reads it.
+        /// Check the instance of this name in the configuration directory, as `supervise` reads it.
         #[arg(long, value_name = "NAME", value_parser = instance_name)]
         instance: Option<String>,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -197,35 +201,36 @@ pub(super) enum Command {
         #[command(flatten)]
         state: StateArgs,
     },
-    /// Print the effective configuration, each value with its source; secrets are masked.
+    /// Print the effective configuration: each value with its source. Secrets are masked.
     Config {
-        /// The configuration, as `start` reads it; a relative path is also looked for in the
-        /// configuration directory. With neither, the environment alone counts.
+        /// The configuration file, as `start` reads it. A relative path is also looked up in the
+        /// configuration directory. Without -c and --instance, the environment alone is the
+        /// configuration.
         #[arg(short, long, value_name = "FILE", conflicts_with = "instance")]
         config: Option<PathBuf>,
         /// The instance of this name in the configuration directory, as `supervise` reads it.
         #[arg(long, value_name = "NAME", value_parser = instance_name)]
         instance: Option<String>,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         configs: ConfigArgs,
     },
-    /// Print what a shell needs to complete these commands.
+    /// Print a completion script for a shell.
     Completions {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Explain a reason to hold a request, an outcome, a state, a code, or a message of the log.
+    /// Explain a hold reason, outcome, state, code, alert, word or log message.
     ///
-    /// Says what it means, what is lost, and what to do. Without words: a list. Ends with 2 if nothing
+    /// Prints what it means, what is lost and what to do. Without words: a list. Exits with 2 if nothing
     /// has that name.
     Explain {
-        /// As `requests`, `status`, metrics or the log show it.
+        /// The name or message, as `requests`, `status`, metrics or the log show it.
         words: Vec<String>,
     },
-    /// Print a manual page: 1 is this command line, 7 is what is wrong and what to do.
+    /// Print a manual page: 1 describes the commands, 7 is the troubleshooting guide.
     Man {
         #[arg(value_enum, default_value_t = manual::Section::Commands)]
         section: manual::Section,
@@ -242,29 +247,29 @@ impl Command {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RequestsCommand {
-    /// What is unfinished, and what ended without an answer in the last day.
+    /// List unfinished requests, and those of the last day that ended without an answer.
     List(ListRequestsArgs),
-    /// Everything about the requests of one id.
+    /// Show everything about the requests of one id.
     Show {
-        /// As the chain writes it: 0x and hex digits, or decimal.
+        /// The id as on chain: 0x and hex digits, or decimal.
         id: String,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         whose: RequestsArgs,
     },
-    /// Try the requests of one id again: held ones, and those that ended without an answer.
+    /// Retry the requests of one id: held ones, and those that ended without an answer.
     Retry {
-        /// As the chain writes it: 0x and hex digits, or decimal.
+        /// The id as on chain: 0x and hex digits, or decimal.
         id: String,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         whose: RequestsArgs,
     },
-    /// All there is about them as lines of JSON, to be looked at elsewhere.
+    /// Print all data of the requests as lines of JSON.
     Export {
         #[command(flatten)]
         which: FilterArgs,
@@ -278,11 +283,11 @@ pub(super) enum RequestsCommand {
 pub(super) struct ListRequestsArgs {
     #[command(flatten)]
     pub(super) which: FilterArgs,
-    /// Show at most so many.
+    /// Show at most this many.
     #[arg(long, value_name = "COUNT", default_value_t = 100,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) limit: u32,
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
     /// The instance.
@@ -296,13 +301,13 @@ pub(super) struct ListRequestsArgs {
 /// Which requests.
 #[derive(Debug, Args)]
 pub(super) struct FilterArgs {
-    /// Only held ones.
+    /// Only held requests.
     #[arg(long, conflicts_with_all = ["refused", "all"])]
     held: bool,
-    /// Only those that ended without an answer (refused, expired, orphaned), however long ago.
+    /// Only requests that ended without an answer (refused, expired, orphaned), of any age.
     #[arg(long, conflicts_with = "all")]
     refused: bool,
-    /// All that the journal has, answered ones included.
+    /// All requests in the journal, including answered ones.
     #[arg(long)]
     all: bool,
 }
@@ -338,19 +343,20 @@ impl RequestsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JournalCommand {
-    /// Make a damaged or lost journal anew from the chain.
+    /// Rebuild a damaged or lost journal from the chain.
     ///
-    /// Reads the chain again from a block on; what was answered already is not answered again. A
-    /// damaged journal is kept under another name, and what it proves is taken over. One that is in
-    /// order keeps all it has. One that is open is refused: stop its instance first.
+    /// Reads the chain again from a block on. What was answered already is not answered again. A damaged
+    /// journal is kept under another name, and what it proves is taken over. An intact journal keeps
+    /// everything. A journal that is open is refused: stop its instance first.
     Rebuild {
-        /// The first block to be read: one before the oldest unanswered request.
+        /// First block to read: one before the oldest unanswered request.
         #[arg(long, value_name = "BLOCK")]
         from: u64,
         /// The instance, by its file in the configuration directory, as `supervise` reads it.
         #[arg(long, value_name = "NAME", value_parser = instance_name, conflicts_with = "config")]
         instance: Option<String>,
-        /// The configuration, as `start` reads it. With neither, the environment alone counts.
+        /// The configuration file, as `start` reads it. Without -c and --instance, the environment alone
+        /// is the configuration.
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
         #[command(flatten)]
@@ -363,9 +369,9 @@ pub(super) enum JournalCommand {
 /// Where configurations are.
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {
-    /// The configuration directory [default: `$KMS_CONNECTOR_CONFIG_DIR`, else ./config/environments;
-    /// commands that only look take the running supervisor's before that, and /etc/kms-connector where
-    /// there is no other].
+    /// Configuration directory [default: `$KMS_CONNECTOR_CONFIG_DIR`, else ./config/environments.
+    /// Commands that only read prefer the running supervisor's directory to the latter, and use
+    /// /etc/kms-connector if there is no other].
     #[arg(long, value_name = "DIR")]
     config_dir: Option<PathBuf>,
 }
@@ -389,9 +395,9 @@ impl ConfigArgs {
 /// Where journals are.
 #[derive(Debug, Args)]
 pub(super) struct StateArgs {
-    /// Where journals are kept [default: `$KMS_CONNECTOR_STATE_DIR`, else `$STATE_DIRECTORY`, else
-    /// ./state; commands that only look take the running supervisor's before that, and
-    /// /var/lib/kms-connector where there is no other].
+    /// Directory of the journals [default: `$KMS_CONNECTOR_STATE_DIR`, else `$STATE_DIRECTORY`, else
+    /// ./state. Commands that only read prefer the running supervisor's directory to the latter, and use
+    /// /var/lib/kms-connector if there is no other].
     #[arg(long, value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
 }
@@ -418,8 +424,8 @@ impl StateArgs {
 /// What a supervisor has outside its files, and how it is found.
 #[derive(Debug, Args)]
 pub(super) struct SupervisorArgs {
-    /// The control socket [default: control.sock in the first that will do of
-    /// `$RUNTIME_DIRECTORY`, /run/kms-connector and the state directory].
+    /// Control socket [default: control.sock in the first usable directory of `$RUNTIME_DIRECTORY`,
+    /// /run/kms-connector and the state directory].
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     #[command(flatten)]
@@ -429,13 +435,13 @@ pub(super) struct SupervisorArgs {
 /// Where a supervisor shows itself.
 #[derive(Debug, Args)]
 pub(super) struct ListenArgs {
-    /// The HTTP listener (health, metrics, status page): an address, or none
+    /// HTTP listener for health, metrics and the status page: an address, or none
     /// [default: `$KMS_CONNECTOR_LISTEN`, else 127.0.0.1:9478 under supervise, none under start].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) listen: Option<Listen>,
-    /// A name by which browsers may look at it, beside its address, names without a dot, private ones
-    /// (.internal, .local, .svc) and the machine's own [default: those of
-    /// `$KMS_CONNECTOR_LISTEN_NAMES`, separated by commas].
+    /// Host name under which browsers may open the status page; may be repeated. Always allowed are the
+    /// listener's address, names without a dot, private names (.internal, .local, .svc) and the
+    /// machine's own [default: `$KMS_CONNECTOR_LISTEN_NAMES`, separated by commas].
     #[arg(long, value_name = "NAME")]
     pub(super) listen_name: Vec<String>,
 }
@@ -472,7 +478,7 @@ impl ListenArgs {
             (None, Some(text)) => text.to_string_lossy().parse().map_err(|_| Problem {
                 place: Place::Variable("KMS_CONNECTOR_LISTEN".to_owned()),
                 key: None,
-                found: text.to_string_lossy().into_owned(),
+                found: format!("a text of {} characters", text.to_string_lossy().chars().count()),
                 allowed: ADDRESSES.to_owned(),
                 advice: String::new(),
             })?,
@@ -494,7 +500,7 @@ impl ListenArgs {
         match self.address(&environment, DEFAULT_LISTEN) {
             Ok(Some(address)) => health::health(instance.as_deref(), address).await,
             Ok(None) => {
-                print_error("the connector does not listen: give the one to ask as --listen");
+                print_error("there is no HTTP listener: name the connector's with --listen");
                 ExitStatus::Failure
             }
             Err(problems) => run::refuse(&problems),

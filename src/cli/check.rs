@@ -11,7 +11,7 @@ use super::{
     permissions::{self, Exposure, Viewer},
     target::ConfigTarget,
     text::{Colour, painted, printable},
-    validate::ConfigDirCheck,
+    verdict::ConfigDirCheck,
 };
 use crate::{
     config::{self, Config, Environment, LoadMode, Loaded, Problem, Problems, Warning},
@@ -136,7 +136,9 @@ async fn one(
     places: &CheckContext,
 ) -> InstanceFindings {
     match paths::load_as(file.clone(), places.environment.clone(), mode) {
-        Ok(Loaded { config, warnings }) => {
+        Ok(Loaded { config, mut warnings }) => {
+            let CheckContext { config_dir, environment, .. } = places;
+            warnings.extend(paths::unmatched_variables(file.as_deref(), config_dir, environment));
             let name = config::instance_name(mode, None, file.as_deref(), &config);
             diagnose_config(name, &config, (warnings.as_slice(), None), &places.state_dir).await
         }
@@ -181,7 +183,7 @@ fn disabled_report(instance: &str, warnings: &[Warning]) -> InstanceFindings {
 
 fn disabled_finding() -> Finding {
     let found = "enabled = false: a supervisor does not run it";
-    Finding::warn(CONFIGURATION, found, "if it should run: remove that line of its file")
+    Finding::warn(CONFIGURATION, found, "if it should run: remove that line from its file")
 }
 
 /// The text of a warning contains its remedy.
@@ -221,7 +223,7 @@ async fn all(places: &CheckContext) -> Vec<InstanceFindings> {
     }
     if look.files.is_empty() {
         let found = format!("there is no configuration in {}", config_dir.display());
-        let finding = Finding::warn(CONFIGURATION, found, "put one there, or set --config-dir");
+        let finding = Finding::warn(CONFIGURATION, found, "add one there, or set --config-dir");
         let findings = vec![finding];
         reports.push(InstanceFindings { instance: "-".into(), findings, bad: false, wallet: None });
     }

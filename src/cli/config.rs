@@ -41,8 +41,12 @@ fn entries(
     environment: Environment,
 ) -> Result<(Vec<Entry>, Vec<Warning>), Problems> {
     let (file, mode) = which.find(config_dir)?;
+    let unmatched = paths::unmatched_variables(file.as_deref(), config_dir, &environment);
     let source = paths::source(file, environment, mode);
-    load_bounded(source.file.clone().as_deref(), move || config::effective(&source))
+    let (entries, mut warnings) =
+        load_bounded(source.file.clone().as_deref(), move || config::effective(&source))?;
+    warnings.extend(unmatched);
+    Ok((entries, warnings))
 }
 
 fn as_text(entries: &[Entry]) -> String {

@@ -1,9 +1,10 @@
-//! `explain`: the meaning of a reason, outcome, state, code or log message, and what to do about it.
+//! `explain`: the meaning of a reason, outcome, state, code, alert, word or log message, and what to do
+//! about it.
 
 use std::fmt::Write;
 
 use super::{
-    guide::{Entry, GUIDE, entries},
+    guide::{Entry, all_entries},
     output::{ExitStatus, print, print_error},
 };
 
@@ -18,7 +19,7 @@ const LONGEST: usize = 200;
 
 /// Explains `words`, or lists everything that has a section of its own.
 pub(super) fn explain(words: &[String]) -> ExitStatus {
-    let entries = entries(GUIDE);
+    let entries = all_entries();
     let asked = words.join(" ").trim().to_owned();
     if asked.is_empty() {
         return print(&list(&entries), ExitStatus::Success);
@@ -92,7 +93,7 @@ fn list(entries: &[Entry]) -> String {
         let sentence = means.split_inclusive(". ").next().unwrap_or_default().trim_end();
         let _ = writeln!(text, "  {:width$}  {sentence}", entry.names[0]);
     }
-    text + "\nMessages of the log and codes in metrics, too: `kms-connector explain wrong_digest`\n"
+    text + "\nAlso codes, alerts, words and messages of the log: `kms-connector explain wrong_digest`\n"
 }
 
 /// An entry as printed.
@@ -131,39 +132,4 @@ fn filled(text: &str, first: &str, other: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(asked: &str) -> Vec<String> {
-        find(&entries(GUIDE), asked).iter().map(|entry| entry.names[0].clone()).collect()
-    }
-
-    #[test]
-    fn a_name_is_found_as_it_is_shown_and_a_message_by_its_words() {
-        assert_eq!(names("no_funds"), ["no_funds"]);
-        assert_eq!(names("No-Funds"), ["no_funds"]);
-        assert_eq!(names("backing_off"), ["backing-off"]);
-        // `access_denied` is both a reason and a code.
-        assert_eq!(names("access_denied").len(), 2);
-        assert_eq!(names("gateway node not reachable"), ["gateway node not reachable"]);
-        let line = "node.example serves chain id 1, the configuration says chain_id = 2";
-        assert_eq!(names(line), ["serves chain id …, the configuration says chain_id = …"]);
-        assert!(names("no-such-thing").is_empty() && names("a").is_empty());
-        assert_eq!(nearest(&entries(GUIDE), "nofund")[0], "no_funds");
-    }
-
-    #[test]
-    fn what_is_printed_says_what_it_means_what_is_lost_and_what_to_do() {
-        let entries = entries(GUIDE);
-        let text = told(find(&entries, "no_funds")[0]);
-        let begins = |start: &str| text.lines().any(|line| line.starts_with(start));
-        assert!(text.starts_with("no_funds (held requests)\n  The wallet cannot pay"), "{text}");
-        assert!(begins("  lost   nothing") && begins("  to do  fund the wallet"), "{text}");
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
-        let all = list(&entries);
-        for name in ["no_funds", "refused", "parked", "submitted"] {
-            let lines = all.lines().filter(|line| line.trim().split(' ').next() == Some(name));
-            assert_eq!(lines.count(), 1, "{name}: {all}");
-        }
-    }
-}
+mod tests;

@@ -1,15 +1,19 @@
 //! The troubleshooting guide: `config/troubleshooting.md`, compiled in. It is the only place that
-//! explains reasons, outcomes, states, codes and messages: `explain` prints its entries and `man` all
-//! of it.
+//! explains reasons, outcomes, states, codes, messages and words: `explain` prints its entries and `man`
+//! all of it. Alerts are explained beside their rules, in `scripts/observability/README.md`, which is
+//! compiled in for its table.
 //!
 //! It is simple Markdown: headings, paragraphs, lists, fenced code, tables. An entry is a heading of
-//! the third level with a name in backticks, or a row of a table of messages or codes.
+//! the third level with a name in backticks, or a row of a table of messages, codes, words or alerts.
 
 /// The document as in the repository.
 pub(super) const GUIDE: &str = include_str!("../../config/troubleshooting.md");
 
+/// The document that explains the alerts.
+const ALERTS: &str = include_str!("../../scripts/observability/README.md");
+
 /// The tables whose rows are entries, by their first header.
-const ENTRIES: [&str; 2] = ["what the log says", "code"];
+const ENTRIES: [&str; 4] = ["what the log says", "code", "word", "alert"];
 
 /// An element of a document. Texts have no line breaks and keep Markdown's inline marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +125,14 @@ pub(super) struct Entry {
     pub to_do: Option<String>,
 }
 
-/// All entries, in the document's order.
+/// Everything that is explained.
+pub(super) fn all_entries() -> Vec<Entry> {
+    let mut all = entries(GUIDE);
+    all.extend(entries(ALERTS));
+    all
+}
+
+/// All entries of a document, in its order.
 pub(super) fn entries(document: &str) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     // The headings of the second and third level, and what is lost in everything below the second.

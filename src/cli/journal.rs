@@ -23,8 +23,8 @@ use crate::{
 const DEADLINE: Duration = Duration::from_secs(70);
 
 /// Printed before the problems of the environment.
-const NO_TARGET: &str = "neither --instance NAME nor --config FILE says whose journal it is, so the environment \
-                      alone counts:";
+const NO_TARGET: &str = "neither --instance NAME nor --config FILE is given, so the environment \
+                         alone is the configuration:";
 
 /// Directories, control socket and environment of the command.
 #[derive(Debug)]
@@ -109,11 +109,11 @@ fn report(rebuilt: &Rebuilt, from: u64) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = match way {
-        RebuildKind::Anew => writeln!(text, "{path}: begun anew"),
+        RebuildKind::Anew => writeln!(text, "{path}: recreated"),
         RebuildKind::Salvaged { aside, requests, transactions, .. } => writeln!(
             text,
-            "{path}: begun anew; the damaged one is kept as {}\n\
-             taken over: {requests} unanswered requests, {transactions} signed transactions",
+            "{path}: recreated; the damaged one is kept as {}\ntaken over: {requests} unanswered \
+             requests, {transactions} signed transactions",
             aside.display()
         ),
         RebuildKind::CursorMovedBack { before } => {
@@ -139,9 +139,9 @@ fn report(rebuilt: &Rebuilt, from: u64) -> String {
     {
         let _ = writeln!(
             text,
-            "warning: by the damaged journal the first block to be read again is {at_most}; what of \
-             the blocks before {from} could not be taken over is read by nobody: rebuild again with \
-             --from {at_most}"
+            "warning: the damaged journal shows that the chain must be read again from block \
+             {at_most}; requests before block {from} that could not be taken over are not read: \
+             rebuild again with --from {at_most}"
         );
     }
     text
@@ -156,7 +156,7 @@ async fn restart_instance(name: &str, candidates: &SocketCandidates) -> String {
             lines.iter().map(|line| printable(line) + "\n").collect()
         }
         Ok(Response::Refused { why } | Response::Silent { why }) => {
-            format!("the supervisor that runs does not start {name}: {}\n", printable(&why))
+            format!("the running supervisor did not start {name}: {}\n", printable(&why))
         }
         Ok(Response::Status { .. } | Response::Told { .. } | Response::Absent { .. })
         | Err(AskError::NotFound(_)) => {

@@ -10,17 +10,25 @@ use super::{
     paths,
     status::{self, StatusError},
     text::{ago, short, table},
-    validate::count_problems,
+    verdict::{ConfigDirCheck, Verdict},
 };
 use crate::{
     admin::status::InstanceStatus,
-    config::{self, Config, Environment, LoadMode, Loaded, Problems},
+    config::{self, Config, Environment, Problems},
     supervisor::{
-        config_dir::snapshot,
+        config_dir::snapshot::{self, DesiredInstance},
         control::{AskError, SocketCandidates},
     },
     time::clock,
 };
+
+/// Where configurations and journals are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListDirs<'a> {
+    pub(super) config_dir: &'a Path,
+    /// The journals say which of two instances keeps a wallet.
+    pub(super) state_dir: &'a Path,
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ListFormat {
@@ -30,12 +38,51 @@ pub(super) enum ListFormat {
 }
 
 pub(super) async fn list(
-    config_dir: &Path,
+    dirs: ListDirs<'_>,
     environment: &Environment,
     candidates: &SocketCandidates,
     full_path: bool,
     form: ListFormat,
 ) -> ExitStatus {
+    let ListDirs { config_dir, state_dir } = dirs;
+    for odd in snapshot::misnamed_entries(config_dir) {
+        print_error(format_args!("warning: {odd}"));
+    }
+    if let ListFormat::Plain = form {
+        return list_names(config_dir, full_path);
+    }
+    let check = ConfigDirCheck::load(config_dir, environment, state_dir);
+    if let Some(problem) = &check.snapshot.problem {
+        print_error(config::unusable_directory(config_dir, problem.to_string()));
+        return ExitStatus::BadConfiguration;
+    }
+    let running = RunningInstances::ask(candidates).await;
+    let files = judged_files(config_dir, &check);
+    if let ListFormat::Json = form {
+        let entries: Vec<_> =
+            files.iter().map(|file| json_entry(file, running.of(&file.path))).collect();
+        return print(&format!("{:#}\n", serde_json::Value::from(entries)), ExitStatus::Success);
+    }
+    let header =
+        ["FILE", "NAME", "STATUS", "CHAIN", "GATEWAY", "WALLET", "STATE", "SINCE", "RESTARTS"];
+    let mut rows = vec![header.map(str::to_owned)];
+    for file in &files {
+        let shown =
+            if full_path { file.path.display().to_string() } else { short(&file.file_name()) };
+        rows.push(long_row(shown, file, running.of(&file.path)));
+        match &file.verdict {
+            Verdict::Bad(problems) => print_error(problems),
+            Verdict::Conflict(collision) => {
+                print_error(format_args!("{}: conflict: {collision}", file.name));
+            }
+            Verdict::Ok | Verdict::Disabled | Verdict::DisabledAndBad(_) => {}
+        }
+    }
+    print(&table(&rows), ExitStatus::Success)
+}
+
+/// Lists names only: no file is read.
+fn list_names(config_dir: &Path, full_path: bool) -> ExitStatus {
     let names = match paths::config_names(config_dir) {
         Ok(names) => names,
         Err(problems) => {
@@ -43,50 +90,46 @@ pub(super) async fn list(
             return ExitStatus::BadConfiguration;
         }
     };
-    let full = |name: &str| {
-        let path = config_dir.join(name);
-        std::path::absolute(&path).unwrap_or(path)
-    };
-    let shown = |name: &str| {
-        if full_path { full(name).display().to_string() } else { name.to_owned() }
-    };
-    let paths: Vec<PathBuf> = names.iter().map(|name| full(name)).collect();
-    let loaded = || paths::load_all(&paths, environment, LoadMode::Supervise);
-    for odd in snapshot::misnamed_entries(config_dir) {
-        print_error(format_args!("warning: {odd}"));
-    }
-    match form {
-        ListFormat::Plain => print(
-            &names.iter().map(|name| shown(name) + "\n").collect::<String>(),
-            ExitStatus::Success,
-        ),
-        ListFormat::Long => {
-            let running = RunningInstances::ask(candidates).await;
-            let header = [
-                "FILE", "NAME", "STATUS", "CHAIN", "GATEWAY", "WALLET", "STATE", "SINCE",
-                "RESTARTS",
-            ];
-            let mut rows = vec![header.map(str::to_owned)];
-            for ((name, path), loaded) in names.iter().zip(&paths).zip(loaded()) {
-                let file = if full_path { shown(name) } else { short(name) };
-                rows.push(long_row(file, path, &loaded, running.of(path)));
-                if let Err(problems) = loaded.as_ref()
-                    && !problems.is_disabled()
-                {
-                    print_error(problems);
-                }
-            }
-            print(&table(&rows), ExitStatus::Success)
+    let shown = |name: &String| {
+        if full_path {
+            absolute(&config_dir.join(name)).display().to_string()
+        } else {
+            name.clone()
         }
-        ListFormat::Json => {
-            let running = RunningInstances::ask(candidates).await;
-            let files = names.iter().zip(&paths).zip(loaded());
-            let entries: Vec<_> = files
-                .map(|((name, path), loaded)| json_entry(name, path, loaded, running.of(path)))
-                .collect();
-            print(&format!("{:#}\n", serde_json::Value::from(entries)), ExitStatus::Success)
-        }
+    };
+    let text: String = names.iter().map(|name| shown(name) + "\n").collect();
+    print(&text, ExitStatus::Success)
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// A file, and what a supervisor makes of it.
+struct JudgedFile<'a> {
+    name: &'a str,
+    path: PathBuf,
+    loaded: &'a Result<DesiredInstance, Problems>,
+    verdict: Verdict<'a>,
+}
+
+impl JudgedFile<'_> {
+    fn file_name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
+}
+
+/// In the order of their file names.
+fn judged_files<'a>(config_dir: &Path, check: &'a ConfigDirCheck) -> Vec<JudgedFile<'a>> {
+    let judged = check.snapshot.files.iter().map(|(name, loaded)| JudgedFile {
+        name,
+        path: absolute(&config_dir.join(format!("{name}.toml"))),
+        loaded,
+        verdict: Verdict::of(loaded, check.conflicts.get(name)),
+    });
+    let mut judged: Vec<_> = judged.collect();
+    judged.sort_by(|one, other| one.path.cmp(&other.path));
+    judged
 }
 
 /// The instances of the running supervisor; empty if none answers.
@@ -126,37 +169,24 @@ fn canonical(file: &Path) -> PathBuf {
     fs::canonicalize(directory).map_or_else(|_| file.to_owned(), |directory| directory.join(name))
 }
 
-fn verdict(loaded: &Result<Loaded, Problems>) -> String {
-    match loaded {
-        Ok(loaded) if loaded.config.enabled => "ok".to_owned(),
-        Ok(_) => "disabled".to_owned(),
-        Err(problems) if problems.is_disabled() => "disabled".to_owned(),
-        Err(problems) => count_problems(problems),
-    }
-}
-
-fn long_row(
-    shown: String,
-    path: &Path,
-    loaded: &Result<Loaded, Problems>,
-    running: Option<&InstanceStatus>,
-) -> [String; 9] {
+fn long_row(shown: String, file: &JudgedFile<'_>, running: Option<&InstanceStatus>) -> [String; 9] {
     let of = |tell: fn(&Config) -> String| {
-        loaded.as_ref().map_or_else(|_| "-".to_owned(), |loaded| tell(&loaded.config))
+        file.loaded.as_ref().map_or_else(|_| "-".to_owned(), |wanted| tell(&wanted.config))
     };
-    let name = loaded.as_ref().map_or_else(
-        |_| "-".to_owned(),
-        |loaded| {
-            short(&config::instance_name(LoadMode::Supervise, None, Some(path), &loaded.config))
-        },
-    );
     let now = clock::unix_millis();
     let state =
         |tell: &dyn Fn(&InstanceStatus) -> String| running.map_or_else(|| "-".to_owned(), tell);
+    let verdict = match &file.verdict {
+        // Its reason is a sentence, which is printed beside the table.
+        verdict @ (Verdict::Disabled | Verdict::DisabledAndBad(_) | Verdict::Conflict(_)) => {
+            verdict.word().to_owned()
+        }
+        verdict @ (Verdict::Ok | Verdict::Bad(_)) => verdict.to_string(),
+    };
     [
         shown,
-        name,
-        verdict(loaded),
+        short(file.name),
+        verdict,
         of(|config| config.chain_id.to_string()),
         of(|config| config.gateway_url.to_string()),
         of(|config| describe_wallet(config.wallet.as_ref())),
@@ -166,24 +196,15 @@ fn long_row(
     ]
 }
 
-fn json_entry(
-    file: &str,
-    path: &Path,
-    loaded: Result<Loaded, Problems>,
-    running: Option<&InstanceStatus>,
-) -> serde_json::Value {
-    let status = match &loaded {
-        Ok(loaded) if loaded.config.enabled => "ok",
-        Ok(_) => "disabled",
-        Err(problems) if problems.is_disabled() => "disabled",
-        Err(_) => "bad",
-    };
-    let mut entry =
-        serde_json::json!({ "file": file, "path": path.display().to_string(), "status": status });
-    match loaded {
-        Ok(Loaded { config, warnings }) => {
-            entry["name"] =
-                config::instance_name(LoadMode::Supervise, None, Some(path), &config).into();
+fn json_entry(file: &JudgedFile<'_>, running: Option<&InstanceStatus>) -> serde_json::Value {
+    let mut entry = serde_json::json!({
+        "file": file.file_name(),
+        "name": file.name,
+        "path": file.path.display().to_string(),
+        "status": file.verdict.word(),
+    });
+    match file.loaded {
+        Ok(DesiredInstance { config, warnings, .. }) => {
             entry["chain_id"] = config.chain_id.into();
             entry["gateway"] = config.gateways().into();
             entry["kms_core"] =
@@ -197,6 +218,9 @@ fn json_entry(
             entry["problems"] = problems.as_slice().iter().map(ToString::to_string).collect();
         }
     }
+    if let Verdict::Conflict(collision) = &file.verdict {
+        entry["problems"] = vec![collision.to_string()].into();
+    }
     if let Some(running) = running {
         entry["state"] = running.state.word().into();
         entry["since_ms"] = running.since_ms.into();
@@ -205,4 +229,40 @@ fn json_entry(
         entry["reload_failed"] = running.reload_failed.clone().into();
     }
     entry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names that clash in their variables, and one wallet of two files: `list` shows what `validate
+    /// --all` and a supervisor make of them.
+    #[test]
+    fn files_are_judged_together() {
+        let (configs, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let text = |wallet: u64| {
+            format!(
+                "gateway_url = \"ws://127.0.0.1:8545\"\nkms_core_endpoint = \"http://127.0.0.1:1\"\n\
+                 chain_id = 4242\ndecryption_address = \"0x5fbdb2315678afecb367f032d93f642f64180aa3\"\n\
+                 gateway_config_address = \"0x5fbdb2315678afecb367f032d93f642f64180aa4\"\n\
+                 private_key = \"{wallet:064x}\"\n"
+            )
+        };
+        let files = [("a.1", text(1)), ("a", text(2)), ("a-1", text(3)), ("b", text(2))];
+        for (name, text) in files {
+            std::fs::write(configs.path().join(format!("{name}.toml")), text).unwrap();
+        }
+        std::fs::write(configs.path().join("c.toml"), "enabled = false\n").unwrap();
+        let check = ConfigDirCheck::load(configs.path(), &Environment::default(), state.path());
+        let judged = judged_files(configs.path(), &check);
+        let words: Vec<(&str, &str)> =
+            judged.iter().map(|file| (file.name, file.verdict.word())).collect();
+        let expected =
+            [("a-1", "ok"), ("a.1", "bad"), ("a", "ok"), ("b", "conflict"), ("c", "disabled")];
+        assert_eq!(words, expected);
+        let entry = json_entry(&judged[3], None);
+        assert_eq!(entry["status"], "conflict");
+        assert!(entry["problems"][0].as_str().unwrap().contains("instance a"), "{entry}");
+        assert_eq!(long_row("b".to_owned(), &judged[3], None)[2], "conflict");
+    }
 }

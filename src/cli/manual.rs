@@ -25,10 +25,11 @@ pub(super) fn completions(shell: Shell) -> ExitStatus {
 /// The manual sections that have a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Section {
-    /// One page for all commands: an operator searches for a word, not for a page.
+    // One page, not one per command: an operator searches for a word. Only doc comments are help texts.
+    /// The command line: all commands and options.
     #[value(name = "1")]
     Commands,
-    /// The troubleshooting guide.
+    /// Troubleshooting: reasons, outcomes, states, codes and messages, and what to do.
     #[value(name = "7")]
     Guide,
 }

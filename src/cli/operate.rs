@@ -24,7 +24,7 @@ pub(super) async fn operate(request: Request, candidates: &SocketCandidates) -> 
         }
         Ok(Response::Status { .. } | Response::Told { .. } | Response::Absent { .. }) => {
             print_error(
-                "the supervisor answered another question: it may be of another version; restart it \
+                "the supervisor gave an unexpected answer: it may be another version; restart it \
                  with this program",
             );
             ExitStatus::Failure

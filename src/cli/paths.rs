@@ -10,7 +10,7 @@ use std::{
 use super::output::print_error;
 use crate::{
     admin::status::Status,
-    config::{self, Environment, LoadMode, Loaded, Place, Problem, Problems, Source},
+    config::{self, Environment, LoadMode, Loaded, Place, Problem, Problems, Source, Warning},
     journal::{self, Keeper},
     supervisor::{
         config_dir::snapshot::{self, BoundedIo, FileTask, load_bounded},
@@ -134,14 +134,24 @@ pub(super) fn source(file: Option<PathBuf>, environment: Environment, mode: Load
     Source { file, environment, credentials_directory, mode }
 }
 
-/// Loads each file, as the only one or as one of many.
-pub(super) fn load_all(
-    files: &[PathBuf],
+/// Variables of instances that neither this file nor one of the directory makes: most likely the names
+/// of a file and a variable do not match.
+pub(super) fn unmatched_variables(
+    file: Option<&Path>,
+    directory: &Path,
     environment: &Environment,
-    mode: LoadMode,
-) -> Vec<Result<Loaded, Problems>> {
-    let source = |file: &PathBuf| source(Some(file.clone()), environment.clone(), mode);
-    snapshot::load_all(files.iter().map(source).collect())
+) -> Vec<Warning> {
+    let stem = |name: &Path| name.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let own = file.and_then(stem);
+    let unmatched = config::unmatched_variables(environment, own.as_deref().into_iter());
+    if unmatched.is_empty() {
+        return unmatched;
+    }
+    // A directory that cannot be read names nobody.
+    let others = config_names(directory).unwrap_or_default();
+    let stems: Vec<String> =
+        others.iter().filter_map(|name| stem(Path::new(name))).chain(own).collect();
+    config::unmatched_variables(environment, stems.iter().map(String::as_str))
 }
 
 /// Finds a file: a relative path as given, then in the configuration directory.
@@ -209,7 +219,7 @@ pub(super) fn file_of(instance: &str, directory: &Path) -> Result<PathBuf, Probl
     let there = config_names(directory)?;
     let there: Vec<&str> = there.iter().filter_map(|name| name.strip_suffix(".toml")).collect();
     let found = match there.as_slice() {
-        [] => "no instance of this name, nor any other".to_owned(),
+        [] => "no instance of this name, and no other instance".to_owned(),
         there => format!("no instance of this name; there are: {}", there.join(", ")),
     };
     let problem = Problem {
@@ -289,7 +299,7 @@ mod tests {
     fn d8_an_instance_without_a_file_is_told_with_those_that_have_one() {
         let directory = tempfile::tempdir().unwrap();
         let told = || file_of("zz", directory.path()).unwrap_err().to_string();
-        assert!(told().contains("nor any other"), "{}", told());
+        assert!(told().contains("no other instance"), "{}", told());
         for name in ["a.toml", "b.toml"] {
             fs::write(directory.path().join(name), "").unwrap();
         }
@@ -300,6 +310,22 @@ mod tests {
             file_of("zz", directory.path()).is_ok(),
             "what is wrong with it is told by loading it"
         );
+    }
+
+    #[test]
+    fn variables_of_no_instance_are_told_for_one_file_too() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("b.toml"), "").unwrap();
+        let variable = |stem: &str| (format!("KMS_CONNECTOR_INSTANCE_{stem}__CHAIN_ID"), "1");
+        let environment: Environment = ["A_1", "B", "C"].map(variable).into_iter().collect();
+        let told = |file: Option<&str>, directory: &Path| {
+            let told = unmatched_variables(file.map(Path::new), directory, &environment);
+            told.iter().map(|warning| warning.place.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        let own = told(Some("elsewhere/a.1.toml"), directory.path());
+        assert!(own.ends_with("INSTANCE_C__CHAIN_ID") && !own.contains("INSTANCE_B"), "{own}");
+        assert_eq!(told(None, directory.path()).matches("INSTANCE_").count(), 2);
+        assert_eq!(told(None, Path::new("/nonexistent")).matches("INSTANCE_").count(), 3);
     }
 
     #[test]
@@ -340,14 +366,12 @@ mod tests {
         let files = [path("a.toml"), path("b.toml"), path("c.toml")];
         let (sender, done) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            let environment = Environment::default();
-            let mut all: Vec<_> = load_all(&files, &environment, LoadMode::Start);
-            all.push(load(Some(files[0].clone()), environment));
-            sender.send(all)
+            let load = |file: &PathBuf| load(Some(file.clone()), Environment::default());
+            sender.send(files.iter().map(load).collect::<Vec<_>>())
         });
         let all = done.recv_timeout(std::time::Duration::from_secs(20)).expect("it ends");
         let is_good: Vec<bool> = all.iter().map(Result::is_ok).collect();
-        assert_eq!(is_good, [false, true, false, false]);
+        assert_eq!(is_good, [false, true, false]);
         let said = all[2].as_ref().unwrap_err().to_string();
         assert!(said.contains("does not answer"), "{said}");
         assert_eq!(config_names(directory.path()).unwrap(), ["a.toml", "b.toml", "c.toml"]);

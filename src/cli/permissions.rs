@@ -129,19 +129,19 @@ fn assess(found: FileAccess, trust: Trust, user: u32) -> Option<(String, &'stati
     }
     let sticky = mode & 0o1000 != 0;
     let stakes = match trust {
-        Trust::State => "can put another journal in the place of one",
-        Trust::Configuration => "can say what runs here, and with which wallet",
+        Trust::State => "can replace a journal",
+        Trust::Configuration => "can change what runs here, and with which wallet",
         Trust::Ancestor if sticky => return None,
-        Trust::Ancestor => "can put another directory in the place of one that is trusted",
+        Trust::Ancestor => "can replace a trusted directory",
     };
     if mode & 0o002 != 0 {
-        let why = format!("can be written by everybody (mode {:03o}), who {stakes}", mode & 0o777);
-        return Some((why, "take that away with chmod o-w"));
+        let why = format!("can be written by every user (mode {:03o}), who {stakes}", mode & 0o777);
+        return Some((why, "run chmod o-w on it"));
     }
     if trust != Trust::Ancestor && owner != 0 && owner != user {
         let why =
             format!("belongs to user {owner}, who is neither root nor user {user} and {stakes}");
-        return Some((why, "give it to the service's user with chown"));
+        return Some((why, "chown it to the service's user"));
     }
     None
 }
@@ -212,6 +212,6 @@ mod tests {
         let none = ConfigFiles::One { file: None, name: None };
         let told = look(&none, &configs);
         assert_eq!(names(told.clone()), ["configs"]);
-        assert!(told[0].to_string().contains("another journal"), "{}", told[0]);
+        assert!(told[0].to_string().contains("replace a journal"), "{}", told[0]);
     }
 }

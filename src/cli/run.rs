@@ -49,6 +49,9 @@ pub(super) async fn start(
     match config.map(|file| paths::find_telling(&file, &config_dir)).transpose() {
         Ok(file) => {
             let file = file.map(absolute);
+            let unmatched =
+                paths::unmatched_variables(file.as_deref(), &config_dir, &places.environment);
+            log_warnings(unmatched);
             // Fixed for the life of the process: a reload does not rename the instance of `start`.
             let name = name_of(file.as_deref(), name, &places.environment);
             run(ConfigFiles::One { file, name }, places, kept).await
@@ -87,9 +90,7 @@ async fn run(files: ConfigFiles, places: ServiceOptions, kept: LogHandles) -> Ex
         return cannot_start(&error);
     }
     let ServiceOptions { state_dir, socket, listen, listen_names, environment } = places;
-    for Warning { place, key, message } in config::suspicious_variables(&environment) {
-        warn!(%place, key, warning = message, "configuration warning");
-    }
+    log_warnings(config::suspicious_variables(&environment));
     let telling = warn_about_exposures(files.clone(), state_dir.clone());
     let options =
         Options { files, state_dir, socket, listen, listen_names, environment, log_handles: kept };
@@ -117,6 +118,12 @@ async fn run(files: ConfigFiles, places: ServiceOptions, kept: LogHandles) -> Ex
     }
 }
 
+fn log_warnings(warnings: Vec<Warning>) {
+    for Warning { place, key, message } in warnings {
+        warn!(%place, key, warning = message, "configuration warning");
+    }
+}
+
 fn cannot_start(error: &dyn std::error::Error) -> ExitStatus {
     if tracing::enabled!(tracing::Level::ERROR) {
         tracing::error!(%error, "cannot start");
@@ -131,7 +138,7 @@ async fn warn_about_exposures(files: ConfigFiles, state_dir: PathBuf) {
     // A panic was logged by the hook.
     let odd = spawn_blocking(look).await.unwrap_or_default();
     for Exposure { path, why, remedy } in odd {
-        warn!(path = %path.display(), why, remedy, "others can change what is trusted here");
+        warn!(path = %path.display(), why, remedy, "other users can change what is trusted here");
     }
 }
 

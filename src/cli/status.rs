@@ -113,7 +113,7 @@ fn to_json(value: &impl serde::Serialize, one_line: bool) -> String {
 fn unknown_instance(name: &str, instances: &[InstanceStatus]) -> String {
     let known: Vec<&str> = instances.iter().map(|instance| instance.name.as_str()).collect();
     match known.as_slice() {
-        [] => format!("there is no instance {name}, nor any other"),
+        [] => format!("there is no instance {name}, and no other instance"),
         known => format!("there is no instance {name}; there are: {}", known.join(", ")),
     }
 }
@@ -124,7 +124,7 @@ pub(super) async fn ask(candidates: &SocketCandidates) -> Result<Status, StatusE
         Response::Status { status } => Ok(*status),
         Response::Refused { why } | Response::Silent { why } => Err(StatusError::Refused(why)),
         Response::Done { .. } | Response::Told { .. } | Response::Absent { .. } => {
-            Err(StatusError::Refused("it answered another question".to_owned()))
+            Err(StatusError::Refused("it gave an unexpected answer".to_owned()))
         }
     }
 }
@@ -134,6 +134,6 @@ pub(super) async fn ask(candidates: &SocketCandidates) -> Result<Status, StatusE
 pub(super) enum StatusError {
     #[error(transparent)]
     Ask(#[from] AskError),
-    #[error("the supervisor does not tell its status: {0}")]
+    #[error("the supervisor did not send its status: {0}")]
     Refused(String),
 }

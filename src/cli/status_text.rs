@@ -40,8 +40,10 @@ pub(super) fn overview(status: &Status, style: Style) -> String {
 /// Everything known about one instance.
 pub(super) fn detail(instance: &InstanceStatus, style: Style) -> String {
     let mut lines = facts(instance, style.now_ms);
-    // The facts already contain the time of its state.
-    lines.extend(notes(instance, style.now_ms).into_iter().filter(|(key, _)| *key != SINCE));
+    // The facts already contain the time of its state, but not that of its reason.
+    let is_since_told = instance.reason_since_ms.is_none();
+    let more = notes(instance, style.now_ms).into_iter();
+    lines.extend(more.filter(|(key, _)| !(is_since_told && *key == SINCE)));
     let told = lines.iter().any(|(key, _)| *key == LAST_ERROR);
     if !told && let Some(error) = last_error(instance, style.now_ms) {
         lines.push(error);
@@ -145,21 +147,22 @@ fn heading(instance: &InstanceStatus, style: Style) -> String {
 fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     let InstanceStatus { name, state, .. } = instance;
     let mut lines = Lines::new();
+    let since = when(now_ms, instance.this_since_ms());
     match state {
         InstanceState::Running => {}
-        InstanceState::Starting => lines.push((SINCE, when(now_ms, instance.since_ms))),
+        InstanceState::Starting => lines.push((SINCE, since)),
         InstanceState::Draining => {
-            lines.push((SINCE, when(now_ms, instance.since_ms)));
+            lines.push((SINCE, since));
             lines.push(("finishing", format!("{} requests in hand", instance.gauges.in_hand)));
         }
         InstanceState::Waiting { on, why } => {
             lines.push(("for", on.clone()));
-            lines.push((SINCE, when(now_ms, instance.since_ms)));
+            lines.push((SINCE, since));
             lines.push(("why", why.clone()));
         }
         InstanceState::BackingOff { until_ms } => lines.push(("next try", due(now_ms, *until_ms))),
         InstanceState::Parked { why, retry_at_ms } => {
-            lines.push((SINCE, when(now_ms, instance.since_ms)));
+            lines.push((SINCE, since));
             lines.push(("why", why.clone()));
             let next = retry_at_ms.map_or_else(
                 || "when its file changes".to_owned(),
@@ -169,7 +172,7 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
         }
         InstanceState::Stopped { by } => {
             lines.push(("by", by.as_str().to_owned()));
-            lines.push((SINCE, when(now_ms, instance.since_ms)));
+            lines.push((SINCE, since));
         }
     }
     let told = parked_reason(state);

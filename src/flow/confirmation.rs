@@ -56,7 +56,7 @@ fn conclude(witnessed: &WitnessVerdict, alone: bool, before: bool) -> Confirmed 
         WitnessVerdict::NoNode => "no gateway node shows its block now".to_owned(),
         WitnessVerdict::Disputed { denied_by, .. } => format!("{denied_by} does not show it"),
     };
-    let why = format!("its event makes no sense, and {why}: it is read again");
+    let why = format!("its event is invalid, and {why}: it is read again");
     Confirmed::NotYet(Hold::new(HoldReason::Unconfirmed, why))
 }
 
@@ -72,7 +72,7 @@ impl<P: ChainReader> Confirmation<P> {
         let witnessed = self.adapter.collect_witnesses_afresh(request).await;
         let confirmed = conclude(&witnessed, alone, held == Some(HoldReason::Unconfirmed));
         if confirmed != Confirmed::Yes {
-            debug!(?witnessed, "an event that makes no sense is not confirmed");
+            debug!(?witnessed, "an invalid event is not confirmed");
             self.reread_block(request);
         }
         confirmed

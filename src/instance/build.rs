@@ -63,15 +63,16 @@ impl Instance {
         dependencies::check_wallet(&provider, address, &journal, config).await;
         let core = KmsCore::new(core, domain, kms_core::Options::default(), metrics.clone())
             .rolling(dice.clone());
-        let left = waits.for_disk(journal.path(), StoredState::read(&opened)).await?;
-        let (address, cursor) = (wallet.address(), left.reading.cursor);
-        let sent = &left.transactions;
+        let stored = waits.for_disk(journal.path(), StoredState::read(&opened)).await?;
+        let (address, cursor) = (wallet.address(), stored.reading.cursor);
+        let sent = &stored.transactions;
         let maybe_answered_up_to =
             prior_answers::maybe_answered_up_to(&provider, &journal, address, cursor, sent, dice)
                 .await?;
         let ciphertexts = open_ciphertexts(config, buckets, fallback, registry.clone(), metrics);
-        let common = CommonParts { provider, journal, decryption, support, reading: left.reading };
-        let transactions = left.transactions;
+        let common =
+            CommonParts { provider, journal, decryption, support, reading: stored.reading };
+        let transactions = stored.transactions;
         let parts = RoomParts {
             common,
             ciphertexts,

@@ -43,17 +43,17 @@ pub(super) async fn check_decryption<P: ChainReader>(
 ) -> Result<SigningDomain, BuildError> {
     let address = decryption.address();
     let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    let mut said = false;
+    let mut has_warned = false;
     while !waits.retry_until_answered(gateway, RpcError::code, || decryption.is_deployed()).await {
-        if !said {
-            said = true;
+        if !has_warned {
+            has_warned = true;
             warn!(%address, "waiting for the Decryption contract: there is no code at decryption_address");
         }
         let why = "there is no code there: correct decryption_address, unless it comes yet";
         waits.waiting_for(&format!("the Decryption contract at {address}"), why);
         sleep(pause.next_delay(waits.dice.roll())).await;
     }
-    if said {
+    if has_warned {
         waits.done_waiting();
     }
     waits.retry_until_ready(gateway, || ask_domain(decryption, config)).await
@@ -98,7 +98,7 @@ pub(super) async fn find_registry_and_registration<P: ChainReader>(
             %wallet,
             "the wallet is not registered as a KMS transaction sender: answers will be held until it is"
         ),
-        Err(error) => warn!(%error, "could not ask who this node is"),
+        Err(error) => warn!(%error, "could not read this node's registration"),
     }
     registry
 }

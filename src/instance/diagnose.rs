@@ -133,7 +133,8 @@ fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Clients, BuildErr
             gateway_provider(config, &roots, std::iter::once(url), metrics.clone())?;
         tasks.spawn(connections.run(Heartbeats::default(), CancellationToken::new()));
         let (shown, addresses) = (url.to_string(), dependencies::addresses(config));
-        nodes.push(node_reads::DiagnosedNode { shown, provider, addresses });
+        let proxy = config.proxies.proxy_name_for(url.expose());
+        nodes.push(node_reads::DiagnosedNode { shown, proxy, provider, addresses });
     }
     let (transport, domain) =
         (edges::core_transport(config, &roots)?, dependencies::configured_domain(config));
@@ -206,11 +207,11 @@ async fn diagnose_chain(
     let Some(best) = seen.best else {
         let (what, remedy) = if seen.elsewhere {
             (
-                "not looked at: no gateway node of the right chain answers",
+                "not checked: no gateway node of the right chain answers",
                 "see the gateway node first",
             )
         } else {
-            ("not looked at: no gateway node answers", "fix gateway_url first")
+            ("not checked: no gateway node answers", "fix gateway_url first")
         };
         return ChainFindings {
             contracts: vec![Finding::warn("contracts, wallet on chain, journal", what, remedy)],
@@ -238,7 +239,7 @@ async fn diagnose_chain(
     let journal = async {
         let own = config.observes().then_some(OBSERVER_WALLET);
         let Some(address) = address.or(own) else { return Vec::new() };
-        let known = dependencies::ask_beginnings(
+        let chains = dependencies::ask_beginnings(
             &Machine::default(),
             config.chain_id,
             state_dir,
@@ -246,8 +247,8 @@ async fn diagnose_chain(
             "",
         )
         .await;
-        let known = known.unwrap_or_default();
-        match dependencies::settle_genesis(provider, &known).await {
+        let chains = chains.unwrap_or_default();
+        match dependencies::settle_genesis(provider, &chains).await {
             Ok(genesis) => {
                 let head = seen.newest.map(|(number, _)| number);
                 let whose = disk::JournalTarget { config, genesis, wallet: address, head };
@@ -276,6 +277,14 @@ async fn diagnose_chain(
     ChainFindings { contracts, wallet, buckets, dates, journal }
 }
 
+/// The remedy where nobody answers and a proxy is on the way: it is the first suspect.
+fn proxy_remedy(proxy: &str) -> String {
+    format!(
+        "check the proxy {proxy} first: is it up, and may it connect there? NO_PROXY names hosts that are \
+         reached without"
+    )
+}
+
 /// Runs one probe with its deadline.
 async fn within_deadline<T>(
     subject: &'static str,
@@ -291,6 +300,6 @@ async fn within_limit<T>(
 ) -> Result<T, Finding> {
     timeout(patience, look).await.map_err(|_| {
         let what = format!("no answer within {} s", patience.as_secs());
-        Finding::fail(subject, what, "look at what is asked there, and at the network between")
+        Finding::fail(subject, what, "check that service, and the network between")
     })
 }

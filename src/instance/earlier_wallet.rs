@@ -21,12 +21,12 @@ use crate::{
 
 /// Follows the open transactions, closes the old journal, then waits for `stop`.
 pub(super) async fn follow<P: TransactionSender>(
-    left: EarlierJournal,
+    earlier: EarlierJournal,
     provider: P,
     dice: Dice,
     stop: CancellationToken,
 ) {
-    let EarlierJournal { wallet, journal, writer } = left;
+    let EarlierJournal { wallet, journal, writer } = earlier;
     let closing = CancellationToken::new();
     let writing = writer.run(Heartbeat::default(), Metrics::default(), closing.clone());
     let following = async {
@@ -130,7 +130,7 @@ mod tests {
         open_as(&Machine::default(), dir, identity, Address::ZERO, "one", None).unwrap()
     }
 
-    fn left(dir: &Path, wallet: Address) -> EarlierJournal {
+    fn earlier(dir: &Path, wallet: Address) -> EarlierJournal {
         let OpenedJournal { journal, writer, .. } = open(dir, wallet);
         EarlierJournal { wallet, journal, writer }
     }
@@ -138,7 +138,7 @@ mod tests {
     /// Follows until the journal is closed; returns the nonces that are still open in it.
     async fn followed(dir: &Path, wallet: Address, chain: &FakeChain) -> Vec<u64> {
         let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
-        running.spawn(follow(left(dir, wallet), chain.clone(), Dice::default(), stop.clone()));
+        running.spawn(follow(earlier(dir, wallet), chain.clone(), Dice::default(), stop.clone()));
         let journal = loop {
             sleep(Duration::from_secs(1)).await;
             chain.mine(Vec::new());

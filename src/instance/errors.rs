@@ -199,7 +199,7 @@ pub enum Failure {
     /// The damaged journal was set aside, or could not be.
     #[error(transparent)]
     SetAside(#[from] OpenError),
-    #[error("it ended without being told")]
+    #[error("it ended without being asked to")]
     Untold,
     #[error("it did not end and was dropped")]
     Dropped,

@@ -7,12 +7,12 @@ use crate::{chain::provider::GenesisStatus, domain::B256, journal};
 /// Why the chain is undecided.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Undecided {
-    #[error("no node tells the chain's block 0")]
+    #[error("no node reports the chain's block 0")]
     Untold,
     /// First start: no node returns its genesis block.
     #[error("it knows no genesis block yet")]
     NoGenesis,
-    #[error("{hosts} was not heard yet")]
+    #[error("{hosts} has not answered yet")]
     Untried { hosts: String },
     #[error(
         "the nodes are of different chains: {each}; correct gateway_url and gateway_fallback_urls"
@@ -24,8 +24,8 @@ pub enum Undecided {
     )]
     AllApart { each: String },
     #[error(
-        "block 0 of {hosts} is {genesis}, which is not the chain of the journal; {away} may know better. If \
-         the chain was made anew, take that one out"
+        "block 0 of {hosts} is {genesis}, which is not the chain of the journal; {away} may know \
+         better. If the chain was recreated, remove that one"
     )]
     Another { hosts: String, genesis: B256, away: String },
 }
@@ -43,20 +43,20 @@ impl Undecided {
     }
 }
 
-/// `known`: the journals' chains, the most recently written first. `told`: each node's host and its
+/// `journals`: the journals' chains, the most recently written first. `told`: each node's host and its
 /// answer.
 pub(super) fn decide(
-    known: &[journal::JournalChain],
+    journals: &[journal::JournalChain],
     told: &[(&str, GenesisStatus)],
 ) -> Result<B256, Undecided> {
-    let said = |beginning: &GenesisStatus| match beginning {
+    let hash_of = |beginning: &GenesisStatus| match beginning {
         GenesisStatus::Hash(genesis) => Some(*genesis),
         GenesisStatus::NotAsked
         | GenesisStatus::Disconnected
         | GenesisStatus::WrongChainId
         | GenesisStatus::Undisclosed => None,
     };
-    let all: Vec<B256> = told.iter().filter_map(|(_, told)| said(told)).collect();
+    let all: Vec<B256> = told.iter().filter_map(|(_, told)| hash_of(told)).collect();
     let hosts = |which: &dyn Fn(&GenesisStatus) -> bool| {
         let hosts = told.iter().filter(|(_, told)| which(told)).map(|(host, _)| *host);
         hosts.collect::<Vec<_>>().join(", ")
@@ -67,14 +67,14 @@ pub(super) fn decide(
     );
     let untold = told.iter().any(|(_, told)| *told == GenesisStatus::Undisclosed);
     // A chain known to a journal and to a node: the most recent one, unless no node can have it.
-    let known_here = if away.is_empty() { known } else { &known[..known.len().min(1)] };
+    let candidates = if away.is_empty() { journals } else { &journals[..journals.len().min(1)] };
     let common =
-        known_here.iter().find_map(|known| all.iter().find(|told| known.has_genesis(**told)));
+        candidates.iter().find_map(|journal| all.iter().find(|told| journal.has_genesis(**told)));
     if let Some(common) = common {
         return Ok(*common);
     }
     let are_apart = all.iter().any(|told| all.first() != Some(told));
-    if let Some(newest) = known.first() {
+    if let Some(newest) = journals.first() {
         return match (all.first(), newest.genesis) {
             // A node without block 0 contradicts nothing.
             (_, Some(genesis)) if untold => Ok(genesis),
@@ -97,14 +97,14 @@ pub(super) fn decide(
 
 /// What each node says, for messages.
 fn describe_each(told: &[(&str, GenesisStatus)]) -> String {
-    let said = told.iter().filter_map(|(host, told)| match told {
+    let each = told.iter().filter_map(|(host, told)| match told {
         GenesisStatus::Hash(genesis) => Some(format!("block 0 of {host} is {genesis}")),
         GenesisStatus::NotAsked
         | GenesisStatus::Disconnected
         | GenesisStatus::WrongChainId
         | GenesisStatus::Undisclosed => None,
     });
-    said.collect::<Vec<_>>().join(", ")
+    each.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

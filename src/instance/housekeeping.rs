@@ -88,7 +88,8 @@ async fn final_block<P: ChainReader>(provider: &P, untold: &mut u32) -> Option<u
     if *untold == MISSING_TAG_LIMIT {
         warn!(
             below_head = FINAL_DEPTH,
-            "no gateway node tells a finalized block: the journal is pruned up to so many blocks below the head"
+            "no gateway node reports a finalized block: the journal is pruned up to this many \
+             blocks below the head"
         );
     }
     head.checked_sub(FINAL_DEPTH)

@@ -96,15 +96,15 @@ impl JournalState {
         let hangs = matches!(exit, Exit::Hung { task: heartbeat::JOURNAL });
         let limit = if hangs { DROP_DEADLINE } else { FLUSH_DEADLINE };
         match self {
-            Self::NotOpen(estate) => EndedInstance { exit, tenure: estate },
+            Self::NotOpen(tenure) => EndedInstance { exit, tenure },
             Self::Opening(mut opening) => {
                 // If opening takes longer, the journal is closed when the task ends.
                 let opened = timeout(limit, opening.join_next()).await.ok().flatten();
-                let estate = match opened.and_then(Result::ok).flatten() {
+                let tenure = match opened.and_then(Result::ok).flatten() {
                     Some(Ok(opened)) => machine.run(move || opened.writer.into_idle_store()).await,
                     Some(Err(_)) | None => None,
                 };
-                EndedInstance { exit, tenure: estate.map(|kept| JournalTenure { store: kept }) }
+                EndedInstance { exit, tenure: tenure.map(|kept| JournalTenure { store: kept }) }
             }
             Self::Open(mut open) => {
                 let kept = open.close(limit).await;
@@ -127,7 +127,7 @@ impl OpenJournal {
     async fn close(&mut self, limit: Duration) -> Option<IdleStore> {
         self.stop.cancel();
         let Ok(flushed) = timeout(limit, self.writer.join_next()).await else {
-            warn!("the journal did not close in time; what it had promised is on disk");
+            warn!("the journal did not close in time; everything that it confirmed is on disk");
             return None;
         };
         match flushed?.ok()? {
@@ -225,26 +225,26 @@ impl Instance {
         );
         let name = &self.supervision.name;
         let (machine, chain_id) = (&self.machine, config.chain_id);
-        let known = waits.known_beginnings(machine, chain_id, &dir, wallet, name).await;
+        let chains = waits.known_beginnings(machine, chain_id, &dir, wallet, name).await;
         let genesis = waits
-            .retry_until_ready(&gateway, || dependencies::settle_genesis(provider, &known))
+            .retry_until_ready(&gateway, || dependencies::settle_genesis(provider, &chains))
             .await?;
         waits.done_waiting();
-        let begun_before = dependencies::began_after(provider, &known, genesis).await;
+        let begun_before = dependencies::began_after(provider, &chains, genesis).await;
         let identity = Identity { chain_id: config.chain_id, genesis, wallet };
         let mut kept = None;
         let before = std::mem::replace(&mut self.journal_state, JournalState::NotOpen(None));
-        if let JournalState::NotOpen(Some(estate)) = before {
-            if estate.store.identity() == identity {
-                kept = Some(estate.store);
+        if let JournalState::NotOpen(Some(tenure)) = before {
+            if tenure.store.identity() == identity {
+                kept = Some(tenure.store);
             } else {
                 // It belongs to another wallet: the new journal may inherit from it.
-                estate.close().await;
+                tenure.close().await;
             }
         }
         let contract = config.decryption_address;
         let opened = self.open_file(&waits, (&dir, identity, contract), kept).await?;
-        let OpenedJournal { journal, writer, predecessor, earlier: left } = opened;
+        let OpenedJournal { journal, writer, predecessor, earlier } = opened;
         let condition = journal.condition();
         let heart = self.supervision.heartbeats.heartbeat(heartbeat::JOURNAL);
         let metrics = self.supervision.reporter.metrics.clone();
@@ -267,15 +267,15 @@ impl Instance {
                 earlier_wallet = %wallet,
                 cursor = cursor.number,
                 requests,
-                "the wallet was changed: taking over what the earlier one left"
+                "the wallet was changed: taking over the earlier wallet's requests"
             );
         }
         // An observing instance sends nothing for anybody.
-        for left in left.into_iter().filter(|_| !config.observes()) {
-            match left {
-                Ok(left) => {
+        for journal in earlier.into_iter().filter(|_| !config.observes()) {
+            match journal {
+                Ok(journal) => {
                     let following = earlier_wallet::follow(
-                        left,
+                        journal,
                         provider.clone(),
                         self.machine.dice.clone(),
                         self.support_stop.clone(),

@@ -61,24 +61,25 @@ pub(super) struct OperatorRequests<P: ChainReader> {
 
 impl<P: ChainReader> OperatorRequests<P> {
     /// Publishes the inbox, and answers until the tasks that receive its requests have ended.
-    pub(super) async fn run(self, desks: watch::Sender<Option<Inbox>>) {
+    pub(super) async fn run(self, publish_inbox: watch::Sender<Option<Inbox>>) {
         let Self { journal, backfill, walk, progress, wait_reasons: why, clock } = self;
         let (inbox, mut inquiries) = mpsc::channel(INBOX_SIZE);
-        desks.send_replace(Some(inbox));
-        let line = why.final_height.clone();
-        let wishes = OperatorActions::new(journal.clone(), backfill, walk.clone(), progress, line);
+        publish_inbox.send_replace(Some(inbox));
+        let final_height = why.final_height.clone();
+        let actions =
+            OperatorActions::new(journal.clone(), backfill, walk.clone(), progress, final_height);
         let mut wanted: VecDeque<(Inquiry, InquiryReply)> = VecDeque::new();
-        let mut wish: Option<BoxFuture<'_, Vec<QueuedRequest>>> = None;
+        let mut action: Option<BoxFuture<'_, Vec<QueuedRequest>>> = None;
         let mut waiting: VecDeque<QueuedRequest> = VecDeque::new();
         loop {
-            if wish.is_none()
+            if action.is_none()
                 && let Some((inquiry, reply)) = wanted.pop_front()
             {
-                wish = Some(Box::pin(wishes.perform(inquiry, reply, waiting.len())));
+                action = Some(Box::pin(actions.perform(inquiry, reply, waiting.len())));
             }
             let fulfilling = async {
-                match wish.as_mut() {
-                    Some(wish) => wish.await,
+                match action.as_mut() {
+                    Some(action) => action.await,
                     None => std::future::pending().await,
                 }
             };
@@ -97,17 +98,18 @@ impl<P: ChainReader> OperatorRequests<P> {
                     } else if wanted.len() < INBOX_SIZE {
                         wanted.push_back((inquiry, reply));
                     } else {
-                        let why = "it still does what others wish: ask again in a moment";
+                        let why = "it is busy with other requests of operators: ask again in a \
+                                   moment";
                         let _ = reply.send(Err(why.to_owned()));
                     }
                 }
                 found = fulfilling => {
-                    wish = None;
+                    action = None;
                     waiting.extend(found);
                 }
                 Ok(place) = walk.reserve(), if !waiting.is_empty() => {
-                    if let Some(intake) = waiting.pop_front() {
-                        place.send(intake);
+                    if let Some(queued) = waiting.pop_front() {
+                        place.send(queued);
                     }
                 }
             }
@@ -145,7 +147,7 @@ async fn retry(
             let stage = progress.stage.as_str();
             if stands == (RetryContext::Running { is_forgotten: true }) {
                 let text =
-                    format!("nobody walked it ({stage}): it is {when}; please report its log");
+                    format!("its walk was lost ({stage}): it is {when}; please report its log");
                 (RetryVerdict::Tried, text)
             } else {
                 (

@@ -39,17 +39,17 @@ pub(super) async fn maybe_answered_up_to<P: TransactionSender>(
     recovered: &Recovered,
     dice: &Dice,
 ) -> Result<u64, LedgerError> {
-    let known = journal.forgotten_up_to().await?;
+    let forgotten_up_to = journal.forgotten_up_to().await?;
     let count = highest_count(provider, wallet).await;
     if count.is_some_and(|count| knows_every_transaction(cursor, recovered, count)) {
-        return Ok(known);
+        return Ok(forgotten_up_to);
     }
     let head = head(provider, dice).await;
     debug!(head, ?count, "requests of earlier blocks may be answered already");
-    if head > known {
+    if head > forgotten_up_to {
         journal.forget_up_to(head).await?;
     }
-    Ok(known.max(head))
+    Ok(forgotten_up_to.max(head))
 }
 
 /// The highest transaction count that any node returns; `None` if none answers.
@@ -88,11 +88,11 @@ fn knows_every_transaction(cursor: Option<BlockRef>, recovered: &Recovered, coun
         return false;
     }
     let Some(last) = count.checked_sub(1) else { return true };
-    let known =
+    let knows_last =
         open.iter().any(|one| one.nonce == last) || mined.iter().any(|one| one.nonce == last);
     // A rebuilt journal knows the open transactions, but not the earlier ones.
     let has_a_past = !mined.is_empty() || open.iter().any(|one| one.nonce == 0);
-    known && has_a_past && highest.is_some_and(|highest| highest >= last)
+    knows_last && has_a_past && highest.is_some_and(|highest| highest >= last)
 }
 
 #[cfg(test)]

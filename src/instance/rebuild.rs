@@ -88,11 +88,12 @@ async fn ask(
     };
     let begun = Instant::now();
     provider.first_attempt().await?;
-    let known = dependencies::ask_beginnings(machine, config.chain_id, state_dir, wallet, "").await;
-    let known =
-        known.map_err(|unready| RebuildRefusal::Unready(Some("the state directory"), unready))?;
+    let chains =
+        dependencies::ask_beginnings(machine, config.chain_id, state_dir, wallet, "").await;
+    let chains =
+        chains.map_err(|unready| RebuildRefusal::Unready(Some("the state directory"), unready))?;
     let genesis = loop {
-        match dependencies::settle_genesis(provider, &known).await {
+        match dependencies::settle_genesis(provider, &chains).await {
             Ok(genesis) => break genesis,
             Err(why) if !why.is_contradiction() && begun.elapsed() < DEADLINE / 2 => {
                 sleep(RETRY_DELAY).await;

@@ -110,9 +110,9 @@ impl Recovery {
                     Ok(request) => {
                         taken += 1;
                         let is_ripe = row.progress.stage != StageName::Arrived;
-                        let intake =
+                        let queued =
                             QueuedRequest { is_final: is_ripe, ..self.walk.attend(request, true) };
-                        if self.heart.rest_while(self.walk.send(intake)).await.is_err() {
+                        if self.heart.rest_while(self.walk.send(queued)).await.is_err() {
                             // The walk is closed: the instance is stopping.
                             self.heart.rest();
                             std::future::pending::<()>().await;

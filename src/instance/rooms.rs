@@ -153,8 +153,9 @@ impl Instance {
         inputs: WalkInputs,
     ) {
         let CommonParts { provider, journal, decryption, support, reading } = parts;
-        let WalkInputs { walk, walk_again, final_height, suspects } = inputs;
-        let (hearts, line) = (self.supervision.heartbeats.clone(), final_height.subscribe());
+        let WalkInputs { walk, walk_again, final_height: height_sender, suspects } = inputs;
+        let hearts = self.supervision.heartbeats.clone();
+        let final_height = height_sender.subscribe();
         let clock = self.machine.clock;
         if let Some(cursor) = reading.cursor {
             provider.resume_after(cursor);
@@ -181,7 +182,7 @@ impl Instance {
         let finality = FinalityTracker::new(
             provider.clone(),
             configured_finality(config),
-            final_height,
+            height_sender,
             clock,
         );
         let tag = finality.tag();
@@ -203,7 +204,8 @@ impl Instance {
         self.tasks.spawn_until(&self.supervision.stop, "lookout", looking);
         let (chain_id, contract) = (config.chain_id, config.decryption_address);
         let source = RequestSource { chain_id, contract };
-        let why = WaitReasons::new(source, configured_finality(config), &line, &tag, &walk_again);
+        let why =
+            WaitReasons::new(source, configured_finality(config), &final_height, &tag, &walk_again);
         let (heart, stop) = (hearts.heartbeat(heartbeat::ARRIVALS), self.supervision.stop.clone());
         let start = reading_start(config, cursor, begun_before);
         self.tasks.spawn(heartbeat::ARRIVALS, arrivals.run(start, heart, stop));
@@ -216,7 +218,7 @@ impl Instance {
             wait_reasons: why.clone(),
             clock,
         });
-        let taken = self.start_unattended_check(&journal, &walk_again, newest, &line);
+        let taken = self.start_unattended_check(&journal, &walk_again, newest, &final_height);
         let recovery = Recovery {
             journal: journal.clone(),
             walk: walk_again,
@@ -273,7 +275,7 @@ impl Instance {
         journal: &Journal,
         walk: &WalkSender,
         newest: Option<Position>,
-        line: &watch::Receiver<FinalHeight>,
+        final_height: &watch::Receiver<FinalHeight>,
     ) -> watch::Sender<Option<Position>> {
         let (taken, taken_up_to) = watch::channel(None);
         let attendance = UnattendedCheck {
@@ -281,7 +283,7 @@ impl Instance {
             walk: walk.clone(),
             newest,
             recovered_up_to: taken_up_to,
-            final_height: line.clone(),
+            final_height: final_height.clone(),
             metrics: self.supervision.reporter.metrics.clone(),
         };
         self.tasks.spawn_until(&self.supervision.stop, "attendance", attendance.run());

@@ -133,10 +133,10 @@ impl UnattendedCheck {
             return Ok(true);
         }
         let stage = stage.as_str();
-        warn!(request = %key, stage, "an open request that nobody walked is walked again");
+        warn!(request = %key, stage, "an open request without a walk is walked again");
         self.metrics.unattended();
-        let intake = QueuedRequest { is_final: true, ..self.walk.attend(request, true) };
-        if self.walk.send(intake).await.is_err() {
+        let queued = QueuedRequest { is_final: true, ..self.walk.attend(request, true) };
+        if self.walk.send(queued).await.is_err() {
             // The walk is closed: the instance is stopping.
             std::future::pending::<()>().await;
         }
@@ -160,10 +160,10 @@ mod tests {
 
     struct Harness {
         journal: Journal,
-        intakes: WalkReceivers,
+        receivers: WalkReceivers,
         walk: WalkSender,
         metrics: Metrics,
-        line: watch::Sender<FinalHeight>,
+        final_height: watch::Sender<FinalHeight>,
         taken: watch::Sender<Option<Position>>,
         tasks: JoinSet<()>,
         _dir: tempfile::TempDir,
@@ -189,28 +189,29 @@ mod tests {
             store(&journal, 1000..1000 + earlier).await;
             let newest = journal.ask(Query::NewestPosition).await.unwrap();
             store(&journal, ids).await;
-            let (intakes, _, walk) = walk_channels(8, 8);
-            let (line, taken) = (watch::channel(FinalHeight::EVERYTHING).0, watch::channel(None).0);
+            let (receivers, _, walk) = walk_channels(8, 8);
+            let (final_height, taken) =
+                (watch::channel(FinalHeight::EVERYTHING).0, watch::channel(None).0);
             let metrics = Metrics::new();
             let attendance = UnattendedCheck {
                 journal: journal.clone(),
                 walk: walk.clone(),
                 newest,
                 recovered_up_to: taken.subscribe(),
-                final_height: line.subscribe(),
+                final_height: final_height.subscribe(),
                 metrics: metrics.clone(),
             };
             tasks.spawn(async move { attendance.run().await.unwrap() });
-            Self { journal, intakes, walk, metrics, line, taken, tasks, _dir: dir }
+            Self { journal, receivers, walk, metrics, final_height, taken, tasks, _dir: dir }
         }
 
         /// Ids that are walked again within `minutes`.
         async fn walked(&mut self, minutes: u64) -> Vec<u64> {
             tokio::time::sleep(Duration::from_mins(minutes)).await;
             let mut ids = Vec::new();
-            while let Ok(intake) = self.intakes.from_journal.try_recv() {
-                assert!(intake.recovered);
-                ids.push(intake.request.key.id.to());
+            while let Ok(queued) = self.receivers.from_journal.try_recv() {
+                assert!(queued.recovered);
+                ids.push(queued.request.key.id.to());
             }
             ids.sort_unstable();
             ids
@@ -250,9 +251,9 @@ mod tests {
         let first =
             world.journal.ask(|slot| Query::UnfinishedKeys(None, 1, slot)).await.unwrap()[0].0;
         world.taken.send_replace(Some(first));
-        world.line.send_replace(FinalHeight::NOTHING);
+        world.final_height.send_replace(FinalHeight::NOTHING);
         assert_eq!(world.walked(5).await, [0_u64; 0], "its block is not deep enough");
-        world.line.send_replace(FinalHeight::EVERYTHING);
+        world.final_height.send_replace(FinalHeight::EVERYTHING);
         assert_eq!(world.walked(1).await, [1000]);
         world.tasks.shutdown().await;
     }

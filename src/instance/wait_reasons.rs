@@ -37,14 +37,14 @@ impl WaitReasons {
     pub(super) fn new(
         source: RequestSource,
         finality_rule: FinalityRule,
-        line: &watch::Receiver<FinalHeight>,
+        final_height: &watch::Receiver<FinalHeight>,
         tag: &watch::Receiver<Option<TagPosition>>,
         walk: &WalkSender,
     ) -> Self {
         Self {
             source,
             finality_rule,
-            final_height: line.clone(),
+            final_height: final_height.clone(),
             tag: tag.clone(),
             walk: walk.clone(),
         }
@@ -72,10 +72,11 @@ impl WaitReasons {
         oldest: &RequestSummary,
         now_ms: u64,
     ) -> Option<WaitingRequest> {
-        let line = overview_of_summary(oldest);
-        let why = self.reason_for(&line, now_ms).or(line.last_error.clone()).unwrap_or_default();
-        let since_ms = line.since_ms();
-        let (id, stage) = (line.id, line.stage);
+        let overview = overview_of_summary(oldest);
+        let why =
+            self.reason_for(&overview, now_ms).or(overview.last_error.clone()).unwrap_or_default();
+        let since_ms = overview.since_ms();
+        let (id, stage) = (overview.id, overview.stage);
         let is_long = now_ms.saturating_sub(since_ms) >= LONG_WAIT_MS;
         is_long.then_some(WaitingRequest { id, stage, since_ms, why })
     }
@@ -86,9 +87,10 @@ impl WaitReasons {
             return None;
         }
         let kind = Kind::from_name(&request.kind);
-        let (line, tag) = (*self.final_height.borrow(), *self.tag.borrow());
+        let (final_height, tag) = (*self.final_height.borrow(), *self.tag.borrow());
         if request.stage == StageName::Arrived.as_str()
-            && let Some(why) = self.finality_rule.waiting_reason(kind?, request.block, line, tag)
+            && let Some(why) =
+                self.finality_rule.waiting_reason(kind?, request.block, final_height, tag)
         {
             return Some(why);
         }

@@ -168,16 +168,16 @@ fn rebuild_advice(at_most: Option<u64>, keeper: Option<&str>) -> String {
     let (from, which) = match at_most {
         Some(block) => (
             block.to_string(),
-            format!("{block} is by what can still be read of it, an earlier block will do, too"),
+            format!("{block} is what can still be read of it; an earlier block works too"),
         ),
         None => {
             ("BLOCK".to_owned(), "BLOCK is one before the oldest unanswered request".to_owned())
         }
     };
     format!(
-        "`kms-connector journal rebuild --from {from} --instance {name}` (under `start`, -c FILE in place \
-         of --instance) makes it anew from the chain; {which}; what was answered already is not answered \
-         again"
+        "`kms-connector journal rebuild --from {from} --instance {name}` (under `start`: -c FILE \
+         instead of --instance) rebuilds it from the chain; {which}; what was answered is not \
+         answered again"
     )
 }
 
@@ -316,8 +316,8 @@ pub enum JournalError {
     },
     /// For example, an operator restored a backup over it.
     #[error(
-        "{}: another file was put in the journal's place while it was open: that one counts from now \
-         on, and may lack what was stored last",
+        "{}: the journal's file was replaced while it was open: the new file is used from now on, \
+         and may lack what was stored last",
         path.display()
     )]
     Replaced { path: PathBuf },

@@ -296,7 +296,7 @@ impl EndedProgress {
             // time starts at zero, because otherwise an expired request would expire again at once.
             Reopening::RetryAsked => Progress {
                 stage: StageName::Arrived,
-                held: held(HoldReason::RetryAsked, "an operator asked for another try"),
+                held: held(HoldReason::RetryAsked, "an operator asked for a retry"),
                 last_error: Some(excerpt(LONGEST_ERROR, outcome_text(&outcome))),
                 worked_ms: 0,
                 ..was

@@ -95,7 +95,7 @@ pub fn suspicious_part(text: &str) -> Option<&'static str> {
         !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit())
     });
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        Some("has more behind its host and port, which has no effect")
+        Some("has more after its host and port, which has no effect")
     } else if !port {
         Some("names no port: 80 is used")
     } else {

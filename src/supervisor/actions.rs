@@ -51,9 +51,9 @@ impl<I: InstanceRunner> Supervisor<I> {
     /// Closes what the last generation of this instance left.
     fn close_tenure(&mut self, name: &str) {
         let Some(slot) = self.managed.get_mut(name) else { return };
-        if let Some((claim, estate)) = slot.take_tenure() {
+        if let Some((claim, tenure)) = slot.take_tenure() {
             let slot = slot.number;
-            let closing = self.closing_tasks.spawn(I::close_tenure(estate));
+            let closing = self.closing_tasks.spawn(I::close_tenure(tenure));
             self.closings.insert(closing.id(), ClosingTenure { managed: slot, claim });
         }
     }
@@ -139,7 +139,7 @@ impl<I: InstanceRunner> Supervisor<I> {
         let stop = abort.child_token();
         let reporter = Reporter::new(slot.metrics.clone());
         let (phase, gauges) = (reporter.phase.subscribe(), reporter.gauges.subscribe());
-        let desk = reporter.inbox.subscribe();
+        let inbox = reporter.inbox.subscribe();
         let supervision = Supervision {
             name: name.to_owned(),
             state_dir: self.state_dir.clone(),
@@ -149,15 +149,14 @@ impl<I: InstanceRunner> Supervisor<I> {
             abort: abort.clone(),
         };
         let config = target.config.clone();
-        let estate = slot.take_tenure().map(|(_, estate)| estate);
+        let tenure = slot.take_tenure().map(|(_, tenure)| tenure);
         // At ERROR so that no filter disables it: every event inside must name its instance.
         let span = error_span!("instance", instance = name, generation);
-        let running = self.runner.run(config, supervision, estate).instrument(span);
+        let running = self.runner.run(config, supervision, tenure).instrument(span);
         let task = self.runs.spawn(running);
         let under_way = ActiveRun { run: id, claim, abort: abort.clone() };
         self.active_runs.insert(task.id(), under_way);
-        let handles =
-            RunHandles { id, stop, abort, task, phase: phase.clone(), gauges, inbox: desk };
+        let handles = RunHandles { id, stop, abort, task, phase: phase.clone(), gauges, inbox };
         slot.lifecycle.started(target, handles, now);
         self.follow_phase(id, phase);
         true

@@ -63,13 +63,12 @@ impl<I: InstanceRunner> Supervisor<I> {
         loop {
             let mut wake = self.drive();
             self.publish();
+            wake = wake.into_iter().chain(self.next_reply_at()).min();
             if self.is_stopping && self.runs.is_empty() {
                 let close_by = *close_by.get_or_insert_with(|| Instant::now() + CLOSE_DEADLINE);
                 if self.closing_tasks.is_empty() || Instant::now() >= close_by {
                     if !self.closing_tasks.is_empty() {
-                        warn!(
-                            "the disk of a journal does not answer: nobody waits for it any more"
-                        );
+                        warn!("the disk of a journal does not answer: the process ends without it");
                     }
                     info!("stopped");
                     return self.final_exit.take().unwrap_or(Exit::Stopped);
@@ -138,8 +137,8 @@ impl<I: InstanceRunner> Supervisor<I> {
     }
 
     pub(super) fn on_ended(&mut self, ended: Result<(Id, RunResult<I::Tenure>), JoinError>) {
-        let (task, exit, estate) = match ended {
-            Ok((task, (exit, estate))) => (task, exit, estate),
+        let (task, exit, tenure) = match ended {
+            Ok((task, (exit, tenure))) => (task, exit, tenure),
             Err(error) => {
                 let exit = if error.is_panic() {
                     Exit::Panicked { task: "instance" }
@@ -157,17 +156,18 @@ impl<I: InstanceRunner> Supervisor<I> {
             return;
         };
         let name = slot.name.clone();
-        let aftermath = slot.ended(&exit, estate, Instant::now(), self.dice.roll());
+        let after = slot.ended(&exit, tenure, Instant::now(), self.dice.roll());
         let code = exit.code();
-        match aftermath {
+        match after {
             AfterExit::AsRequested if exit.is_stopped() => {
                 info!(instance = name, "instance stopped");
             }
             AfterExit::AsRequested => {
-                warn!(instance = name, %exit, code, "instance ended, and not in order");
+                warn!(instance = name, %exit, code, "instance ended with an error");
             }
             AfterExit::RolledBack => {
-                error!(instance = name, %exit, code, "reload failed: the configuration from before runs again");
+                error!(instance = name, %exit, code, "reload failed: the previous configuration \
+                                                      runs again");
             }
             // At the first start an operator is watching the command; later the instance has to be
             // kept alive.
@@ -192,7 +192,7 @@ impl<I: InstanceRunner> Supervisor<I> {
                 %exit,
                 code,
                 retry_in = ?restart::PARKED_RETRY,
-                "instance parked: it is tried again slowly, or when its file changes, or by restart"
+                "instance parked: it is retried slowly, when its file changes, or by restart"
             ),
         }
     }
@@ -214,7 +214,7 @@ impl<I: InstanceRunner> Supervisor<I> {
             Some(ApplyFailure { code, why, is_waiting: waits }) => {
                 if waits {
                     warn!(instance = name, code, why, again_in = ?managed::PREFLIGHT_RETRY,
-                        "a new configuration waits for what it needs");
+                        "a new configuration waits for its nodes or its Core");
                 } else {
                     error!(instance = name, code, why, "reload failed");
                 }

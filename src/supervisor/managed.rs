@@ -10,17 +10,17 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use self::lifecycle::Moment;
 pub(super) use self::lifecycle::{
     Action, AfterExit, ApplyFailure, Lifecycle, PREFLIGHT_RETRY, StopMode,
 };
+use self::{lifecycle::Moment, view::ShownState};
 use super::plan::WalletClaim;
 use crate::supervisor::config_dir::snapshot::DesiredInstance;
 use crate::{
     admin::{
         history::LastHour,
         requests::Inbox,
-        status::{Gauges, InstanceState, Phase},
+        status::{Gauges, Phase},
     },
     config::Config,
     instance::{Exit, PreflightError},
@@ -63,8 +63,8 @@ pub(super) struct ManagedInstance<E> {
     pub last_hour: LastHour,
     restarts: u64,
     last_error: Option<LastError>,
-    /// The state as last shown, and since when (Unix ms).
-    shown_state: (InstanceState, u64),
+    /// The state as last shown.
+    shown: ShownState,
     /// Whether something needs attention, and when that ended last (Unix ms).
     trouble: (bool, u64),
 }
@@ -82,7 +82,7 @@ impl<E> ManagedInstance<E> {
             last_hour: LastHour::default(),
             restarts: 0,
             last_error: None,
-            shown_state: (InstanceState::Starting, clock::unix_millis()),
+            shown: ShownState::new(clock::unix_millis()),
             trouble: (false, 0),
         }
     }
@@ -164,20 +164,20 @@ impl<E> ManagedInstance<E> {
     pub fn ended(
         &mut self,
         exit: &Exit,
-        estate: Option<E>,
+        tenure: Option<E>,
         now: Instant,
         jitter: f64,
     ) -> AfterExit {
         let Some(run) = self.lifecycle.state.run() else { return AfterExit::AsRequested };
-        self.tenure = estate.map(|estate| (WalletClaim::of(&run.target.config), estate));
+        self.tenure = tenure.map(|tenure| (WalletClaim::of(&run.target.config), tenure));
         let now = Moment::new(now, clock::unix_millis());
         if !exit.is_stopped() {
             self.last_error = Some(LastError { at_ms: now.unix_ms, text: exit.to_string() });
         }
-        let aftermath = self.lifecycle.ended(exit, now, jitter);
-        if matches!(aftermath, AfterExit::RestartAfter(_) | AfterExit::Parked) {
+        let after = self.lifecycle.ended(exit, now, jitter);
+        if matches!(after, AfterExit::RestartAfter(_) | AfterExit::Parked) {
             self.restarts += 1;
         }
-        aftermath
+        after
     }
 }

@@ -4,9 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::sync::{mpsc::error::TrySendError, oneshot, watch};
+use tokio::{
+    sync::{mpsc::error::TrySendError, oneshot, watch},
+    time::Instant,
+};
 use tracing::debug;
 
 use super::{
@@ -28,6 +32,10 @@ use crate::{
 /// Older warnings are not shown: their cause may be over.
 const RECENT_WARNINGS_MS: u64 = 10 * 60 * 1_000;
 
+/// How long the reply to a `restart` waits for an instance that waits for something outside: a node that
+/// is only slow to connect answers by then. Shorter than the client's patience.
+const RESTART_PATIENCE: Duration = Duration::from_secs(20);
+
 /// What a reply waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReplyWhen {
@@ -48,10 +56,11 @@ impl RequestedState {
     /// Why the instance is in another state, if another operator was faster.
     fn overruled(self, is_stopped: bool) -> Option<&'static str> {
         match (self, is_stopped) {
-            (Self::Restart, true) => Some("somebody's `stop` came after this `restart`"),
-            (Self::Stop, false) => {
-                Some("somebody's `restart`, or a change of its file, came after this `stop`")
-            }
+            (Self::Restart, true) => Some("another operator's `stop` came after this `restart`"),
+            (Self::Stop, false) => Some(
+                "another operator's `restart`, or a change of its file, came after this \
+                      `stop`",
+            ),
             (Self::Restart, false) | (Self::Stop, true) => None,
         }
     }
@@ -66,6 +75,8 @@ pub(super) struct PendingReply {
     /// The instances concerned that existed when the request came.
     pub(super) known_names: BTreeSet<String>,
     until: ReplyWhen,
+    /// Until then the outcome of a restart is not known while the instance waits for something outside.
+    outcome_by: Option<Instant>,
 }
 
 impl<I: InstanceRunner> Supervisor<I> {
@@ -125,7 +136,7 @@ impl<I: InstanceRunner> Supervisor<I> {
                 return refuse(reply, format!("{name} has no configuration to run: {why}"));
             }
         }
-        let wish = match &request {
+        let requested = match &request {
             Request::Restart { .. } => Some(RequestedState::Restart),
             Request::Stop { .. } => Some(RequestedState::Stop),
             Request::Reload { .. } | Request::Status | Request::Requests { .. } => None,
@@ -138,7 +149,16 @@ impl<I: InstanceRunner> Supervisor<I> {
         let concerned =
             self.managed.keys().filter(|known| name.as_ref().is_none_or(|name| name == *known));
         let were = concerned.cloned().collect();
-        self.pending.push(PendingReply { reply, name, requested: wish, known_names: were, until });
+        let is_restart = matches!(request, Request::Restart { .. });
+        let outcome_by = is_restart.then(|| Instant::now() + RESTART_PATIENCE);
+        self.pending.push(PendingReply {
+            reply,
+            name,
+            requested,
+            known_names: were,
+            until,
+            outcome_by,
+        });
     }
 
     /// Passes the question to the instance, which answers the client directly.
@@ -149,9 +169,9 @@ impl<I: InstanceRunner> Supervisor<I> {
                 format!("there is no instance {name}; there are: {}", known.join(", "))
             }
             Some(slot) => {
-                let desk = slot.run().and_then(|run| run.inbox.borrow().clone());
-                match desk.filter(|desk| !desk.is_closed()) {
-                    Some(desk) => return enqueue_inquiry(&desk, inquiry),
+                let inbox = slot.run().and_then(|run| run.inbox.borrow().clone());
+                match inbox.filter(|inbox| !inbox.is_closed()) {
+                    Some(inbox) => return enqueue_inquiry(&inbox, inquiry),
                     None => format!("{name} is {}", slot.shown_state().word()),
                 }
             }
@@ -183,11 +203,11 @@ impl<I: InstanceRunner> Supervisor<I> {
             self.manager.status(&line);
         }
         self.reply_to_finished();
-        if let Some(Publisher { sender: board, errors, .. }) = &self.publisher {
+        if let Some(Publisher { sender, errors, .. }) = &self.publisher {
             errors.retain(|name| self.managed.contains_key(name));
             let now_ms = clock::unix_millis();
             self.managed.values_mut().for_each(|slot| slot.record_history(now_ms));
-            board.send_replace(Arc::new(self.process_snapshot(errors.clone())));
+            sender.send_replace(Arc::new(self.process_snapshot(errors.clone())));
         }
     }
 
@@ -197,8 +217,8 @@ impl<I: InstanceRunner> Supervisor<I> {
         address: SocketAddr,
         errors: LastErrors,
     ) -> SnapshotReceiver {
-        let (board, view) = watch::channel(Arc::new(self.process_snapshot(errors.clone())));
-        self.publisher = Some(Publisher { address, sender: board, errors });
+        let (sender, view) = watch::channel(Arc::new(self.process_snapshot(errors.clone())));
+        self.publisher = Some(Publisher { address, sender, errors });
         view
     }
 
@@ -231,15 +251,25 @@ impl<I: InstanceRunner> Supervisor<I> {
         self.directory_problem.iter().map(ToString::to_string).chain(complaints).collect()
     }
 
+    /// When a reply is due although its instance still waits.
+    pub(super) fn next_reply_at(&self) -> Option<Instant> {
+        self.pending.iter().filter_map(|pending| pending.outcome_by).min()
+    }
+
     /// Answers the requests whose condition is met.
     fn reply_to_finished(&mut self) {
+        let now = Instant::now();
         let mut waiting = Vec::new();
-        for pending in std::mem::take(&mut self.pending) {
+        for mut pending in std::mem::take(&mut self.pending) {
+            pending.outcome_by = pending.outcome_by.filter(|at| now < *at);
             let mut concerned = self
                 .managed
                 .values()
                 .filter(|slot| pending.name.as_ref().is_none_or(|name| *name == slot.name));
-            let settled = !concerned.clone().any(|slot| slot.is_changing() || slot.is_draining());
+            let is_early = pending.outcome_by.is_some();
+            let settled = !concerned.clone().any(|slot| {
+                slot.is_changing() || slot.is_draining() || (is_early && slot.is_waiting())
+            });
             if pending.until != ReplyWhen::Settled || !settled {
                 if !pending.reply.is_closed() {
                     waiting.push(pending);
@@ -249,9 +279,14 @@ impl<I: InstanceRunner> Supervisor<I> {
             let beaten = |slot: &ManagedInstance<_>| {
                 pending.requested?.overruled(slot.lifecycle.stopped_config().is_some())
             };
-            let lines = concerned.clone().map(|slot| match beaten(slot) {
-                Some(why) => format!("{}; {why}", slot.summary_line()),
-                None => slot.summary_line(),
+            let lines = concerned.clone().map(|slot| match (beaten(slot), pending.requested) {
+                (Some(why), _) => format!("{}; {why}", slot.summary_line()),
+                (None, Some(RequestedState::Restart)) if slot.is_waiting() => format!(
+                    "{}; it goes on by itself: `kms-connector status {}` follows it",
+                    slot.summary_line(),
+                    slot.name
+                ),
+                (None, _) => slot.summary_line(),
             });
             let mut lines: Vec<String> = lines.collect();
             let gone = pending.known_names.iter().filter(|name| !self.managed.contains_key(*name));
@@ -314,11 +349,11 @@ impl<I: InstanceRunner> Supervisor<I> {
     }
 }
 
-fn enqueue_inquiry(desk: &Inbox, inquiry: Inquiry) -> LoopReply {
+fn enqueue_inquiry(inbox: &Inbox, inquiry: Inquiry) -> LoopReply {
     let (reply, told) = oneshot::channel();
-    match desk.try_send(requests::PendingInquiry { inquiry, reply }) {
+    match inbox.try_send(requests::PendingInquiry { inquiry, reply }) {
         Err(TrySendError::Full(_)) => {
-            let why = "it is answering others just now: ask again in a moment".to_owned();
+            let why = "it is busy answering others: ask again in a moment".to_owned();
             Response::Refused { why }.into()
         }
         // If the instance has ended, the dropped reply channel tells the client so.

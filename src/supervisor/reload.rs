@@ -29,7 +29,7 @@ impl<I: InstanceRunner> Supervisor<I> {
             if self.directory_problem.as_ref().map(Unlisted::code) != Some(code) {
                 let directory = self.directory.as_deref().unwrap_or(Path::new("."));
                 error!(directory = %directory.display(), %problem, code,
-                    "reload failed: what runs goes on as it is");
+                    "reload failed: running instances continue unchanged");
                 self.reload.at_ms = clock::unix_millis();
             }
             self.directory_problem = Some(problem);
@@ -64,7 +64,7 @@ impl<I: InstanceRunner> Supervisor<I> {
         for name in names {
             if let Some(slot) = self.managed.get_mut(&name) {
                 if slot.lifecycle.current().is_some() || slot.problem().is_some() {
-                    info!(instance = name, "its file is gone: the instance ends");
+                    info!(instance = name, "its file was removed: the instance ends");
                     self.reload.at_ms = clock::unix_millis();
                 }
                 slot.clear_target(None);
@@ -200,7 +200,8 @@ impl<I: InstanceRunner> Supervisor<I> {
             info!(
                 instance = old,
                 to = new,
-                "no file of its name wants its wallet, and another does: it goes on under that name"
+                "its file was renamed, or another file has its wallet now: it continues under that \
+                 name"
             );
             slot.rename(new.clone());
             for pending in &mut self.pending {

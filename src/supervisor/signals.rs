@@ -41,18 +41,19 @@ const IGNORED: [(i32, &str, &str); 11] = [
     (
         SIGSYS,
         "SIGSYS",
-        "a system call is not allowed to this process (a seccomp filter?): what needs it fails",
+        "this process may not make a system call (a seccomp filter?): whatever needs it fails",
     ),
     (
         SIGXFSZ,
         "SIGXFSZ",
-        "a file is as large as this process may make one: raise the limit (ulimit -f, LimitFSIZE=)",
+        "a file has the largest size that this process may write: raise the limit (ulimit -f, \
+         LimitFSIZE=)",
     ),
     (
         SIGXCPU,
         "SIGXCPU",
-        "this process has used the processor time that it may use, and the system will kill it: raise \
-         the limit (ulimit -t, LimitCPU=)",
+        "this process has used up its processor time, and the system will kill it: raise the limit \
+         (ulimit -t, LimitCPU=)",
     ),
 ];
 

@@ -199,7 +199,7 @@ impl ControlSocket {
 }
 
 fn warn_no_socket(why: &dyn fmt::Display) {
-    warn!(%why, "no control socket: status and the other commands cannot ask this process");
+    warn!(%why, "no control socket: status and other commands cannot reach this process");
 }
 
 /// The instances whose names are in the journals. Empty if the disk does not answer: each instance

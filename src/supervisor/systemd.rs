@@ -86,7 +86,7 @@ impl ServiceManager {
         let socket = environment.get("NOTIFY_SOCKET").and_then(|name| match NotifySocket::open(name) {
             Ok(line) => Some(line),
             Err(error) => {
-                warn!(%error, socket = %name.to_string_lossy(), "cannot talk to the service manager");
+                warn!(%error, socket = %name.to_string_lossy(), "cannot reach the service manager");
                 None
             }
         });
@@ -185,7 +185,7 @@ impl ServiceManager {
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.is_failing, true) {
-                    warn!(%error, "the service manager does not take what it is told; trying on");
+                    warn!(%error, "the service manager does not accept notifications; trying again");
                 }
                 false
             }

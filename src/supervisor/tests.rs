@@ -19,7 +19,7 @@ use std::{
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinSet,
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -103,6 +103,8 @@ const DRAINS_LONG: u64 = 105;
 const BLACK_HOLE: u64 = 106;
 /// Closing its journal hangs.
 const CLOSES_NEVER: u64 = 107;
+/// Its node connects some seconds after its start.
+const WAITS_A_MOMENT: u64 = 108;
 
 fn version(config: &Config) -> u64 {
     config.retry_interval.as_secs()
@@ -177,9 +179,13 @@ impl InstanceRunner for Stage {
             match version(&config) {
                 FAILS_AT_START => return (failed(), None),
                 REFUSED => return (Exit::refused(Failure::Untold), None),
-                UNREACHABLE => {
+                UNREACHABLE | WAITS_A_MOMENT => {
                     let (on, why) = ("the node".into(), "no answer".into());
                     supervision.reporter.phase.send_replace(Phase::Waiting { on, why });
+                    if version(&config) == WAITS_A_MOMENT {
+                        supervision.abort.run_until_cancelled(sleep(Duration::from_secs(3))).await;
+                        supervision.reporter.phase.send_replace(Phase::Running);
+                    }
                 }
                 _ => {
                     supervision.reporter.phase.send_replace(Phase::Running);
@@ -452,6 +458,54 @@ async fn what_does_not_run_is_switched_at_once() {
     assert_eq!(rig.instance("a").await.state, InstanceState::Running);
     assert_eq!(rig.instance("b").await.state, InstanceState::Running);
     rig.end().await;
+}
+
+/// An instance that waits for its node or Core has its journal and reads the chain where it can: a file
+/// that cannot run does not end it, whatever is wrong with that file.
+#[tokio::test(start_paused = true)]
+async fn what_waits_goes_on_while_its_file_is_bad_or_contradicts() {
+    let rig = Harness::new();
+    rig.write("a.toml", &content(1, UNREACHABLE));
+    quiet().await;
+    let before = rig.instance("a").await;
+    assert!(matches!(before.state, InstanceState::Waiting { .. }), "{before:?}");
+    for bad in ["nonsense", "chain_id = 0", "", &content(1, REFUSED)] {
+        rig.write("a.toml", bad);
+        quiet().await;
+        let a = rig.instance("a").await;
+        assert!(a.reload_failed.is_some() && !a.changing, "{bad}: {a:?}");
+        assert_eq!((a.state, a.generation), (before.state.clone(), before.generation), "{bad}");
+        assert_eq!(rig.stage.playing()["a"].version, UNREACHABLE, "{bad}");
+    }
+    rig.write("a.toml", &content(1, 2));
+    quiet().await;
+    let a = rig.instance("a").await;
+    assert_eq!((a.state, a.reload_failed), (InstanceState::Running, None));
+    rig.end().await;
+}
+
+/// The same while it is being built, while it pauses after a failure, and while it is parked.
+#[tokio::test(start_paused = true)]
+async fn a_bad_file_ends_nothing_in_whatever_phase() {
+    // Two fail, and are built again: after 5 s one pauses, after a minute it is parked.
+    for (version, after_ms) in [(1, 1_530), (FAILS_AT_START, 5_000), (FAILS_AT_START, 60_000)] {
+        let rig = Harness::new();
+        rig.write("a.toml", &content(1, version));
+        sleep(Duration::from_millis(after_ms)).await;
+        let before = rig.instance("a").await;
+        rig.write("a.toml", "nonsense");
+        quiet().await;
+        let a = rig.instance("a").await;
+        assert!(a.generation >= before.generation && a.reload_failed.is_some(), "{a:?}");
+        match version {
+            1 => assert_eq!((a.state, a.generation), (InstanceState::Running, 1)),
+            _ => assert!(
+                matches!(a.state, InstanceState::Parked { retry_at_ms: Some(_), .. }),
+                "{a:?}"
+            ),
+        }
+        rig.end().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

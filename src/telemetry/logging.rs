@@ -92,10 +92,10 @@ pub fn init(settings: &Settings) -> Result<LogHandles, SetGlobalDefaultError> {
         tracing::warn!(error, "RUST_LOG cannot be read, logging at info");
     }
     if settings.dependencies {
-        tracing::warn!("dependencies log too: what they log may show URLs with their API keys");
+        tracing::warn!("dependencies log too: their logs may show URLs with API keys");
     }
     if let Some(wrong) = bad_traces {
-        tracing::warn!(wrong, "no traces: mend this variable and start again");
+        tracing::warn!(wrong, "no traces: fix this variable and restart");
     }
     Ok(LogHandles { errors, traces })
 }

@@ -64,6 +64,7 @@ fn instance(name: &str) -> InstanceStatus {
         file: None,
         state: InstanceState::Parked { why: "no such chain".to_owned(), retry_at_ms: None },
         since_ms: 1500,
+        reason_since_ms: None,
         generation: 3,
         restarts: 2,
         last_error: None,

@@ -42,7 +42,7 @@ pub(super) fn livez(method: &Method) -> Response<Full<Bytes>> {
 pub(super) fn misdirected() -> Response<Full<Bytes>> {
     text(
         StatusCode::MISDIRECTED_REQUEST,
-        "this name is not known to be this listener's: look at it by its address, or name it with \
+        "this host name is not allowed: use the listener's address, or allow the name with \
          --listen-name or KMS_CONNECTOR_LISTEN_NAMES\n",
     )
 }
@@ -52,7 +52,7 @@ fn is_read_only(method: &Method) -> bool {
 }
 
 fn method_not_allowed() -> Response<Full<Bytes>> {
-    let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "this listener only shows\n");
+    let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "this listener is read-only\n");
     refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     refused
 }
@@ -205,6 +205,7 @@ mod tests {
             file: None,
             state,
             since_ms: NOW - 1_000,
+            reason_since_ms: None,
             generation: 1,
             restarts: 0,
             last_error: None,

@@ -101,8 +101,8 @@ impl fmt::Display for StaleNode {
             Some(newest) => write!(
                 f,
                 "the gateway node at {host} has been behind since {since}: its newest block is \
-                 {head}, that of another node {newest}; ask its operator, or take it out of the \
-                 configuration: others are read from meanwhile"
+                 {head}, another node has {newest}; ask its operator, or remove it from the \
+                 configuration: other nodes are used meanwhile"
             ),
             None => write!(
                 f,
@@ -132,11 +132,11 @@ impl fmt::Display for StaleTag {
         let since = clock::utc(*since_ms);
         match at {
             Some(at) => write!(f, "the tag {tag} stands at block {at} since {since}")?,
-            None => write!(f, "no gateway node has told which block is {tag} since {since}")?,
+            None => write!(f, "no gateway node has reported the tag {tag} since {since}")?,
         }
         f.write_str(
-            ": requests of later blocks wait for it; if an explorer of the chain shows another \
-             one, ask the node's operator, or name another node",
+            ": requests of later blocks wait for it; if a block explorer shows a later block, ask \
+             the node's operator, or use another node",
         )
     }
 }
@@ -159,9 +159,9 @@ impl fmt::Display for UnprovenBlocks {
         write!(
             f,
             "no gateway node has proven the logs of {blocks} blocks, the first of them {first}, \
-             since {since}: a request may be hidden in them; they are asked about until they are \
-             proven; ask the node's operator whether its index of logs is whole, or name another \
-             node in gateway_fallback_urls"
+             since {since}: a request may be hidden in them; the nodes are asked until they are \
+             proven; ask the node's operator whether its log index is complete, or add another \
+             node to gateway_fallback_urls"
         )
     }
 }
@@ -182,8 +182,9 @@ impl fmt::Display for ReadOnce {
         let since = clock::utc(*since_ms);
         write!(
             f,
-            "the second reading of blocks from {first} on is late: they were read once, at {since}; \
-             it goes on by itself, and takes long where a gateway node answers little at a time"
+            "the second reading of blocks from {first} on is late: they were read once, at \
+             {since}; it continues by itself, and is slow if a gateway node returns little at a \
+             time"
         )
     }
 }
@@ -222,9 +223,9 @@ impl fmt::Display for UnsentAnswers {
         let since = clock::utc(*since_ms);
         write!(
             f,
-            "nothing was sent or mined since {since} while {answers} answers wait: what they are held \
-             for says why; where they are not held, the log does: look for what is said of the \
-             transaction count and of broadcasts, and at the gateway nodes"
+            "nothing was sent or mined since {since} while {answers} answers wait: their hold \
+             reasons say why; if none is held, search the log for the transaction count and for \
+             broadcasts, and check the gateway nodes"
         )
     }
 }
@@ -254,9 +255,9 @@ impl fmt::Display for HiddenRequests {
         }
         write!(
             f,
-            " since {since}: no gateway node shows an event of theirs in blocks {from_block} to \
-             {to_block}, which are read again; have the log index of the node mended, or add \
-             another node to gateway_fallback_urls"
+            " since {since}: no gateway node shows their events in blocks {from_block} to \
+             {to_block}, which are read again; have the node's log index fixed, or add another \
+             node to gateway_fallback_urls"
         )
     }
 }
@@ -281,9 +282,9 @@ impl fmt::Display for UnansweredRequests {
             if *requests == 1 { "1 request".to_owned() } else { format!("{requests} requests") };
         write!(
             f,
-            "others have answered {count} that this node has not (the first one {id}, in block \
-             {block}, since {since}): `kms-connector requests show` of it says why; if it is not \
-             known there, have the log index of the gateway node mended, or add another node"
+            "other KMS nodes have answered {count} that this node has not (the first is {id}, in \
+             block {block}, since {since}): `kms-connector requests show` says why; if the request \
+             is not known there, have the gateway node's log index fixed, or add another node"
         )
     }
 }

@@ -70,15 +70,11 @@ impl LaneEvent {
                 nonce, %transaction, %error
             ),
             Self::FillsHole { nonce } => {
-                warn_rarely!(
-                    heard("fills_hole"),
-                    "filling a nonce nobody needs with a no-op",
-                    nonce
-                );
+                warn_rarely!(heard("fills_hole"), "filling an unused nonce with a no-op", nonce);
             }
             Self::NoopInstead { nonce } => warn_rarely!(
                 heard("noop_instead"),
-                "refused now, and maybe taken before: a no-op is sent in its place",
+                "refused now and possibly accepted before: a no-op is sent in its place",
                 nonce
             ),
             Self::LeftChain { transactions } => {
@@ -105,7 +101,7 @@ impl LaneEvent {
                 nonce, %transaction
             ),
             Self::MinedAfterAll { nonce, transaction } => {
-                warn!(nonce, %transaction, "mined after all: nobody else had used its nonce");
+                warn!(nonce, %transaction, "mined after all: no other transaction used its nonce");
             }
             Self::AnswersWait(Hold { reason, detail }) => {
                 warn!(reason = reason.as_str(), detail, "answers wait");
@@ -122,7 +118,7 @@ impl LaneEvent {
             }
             Self::ExcessiveRepriced { transactions } => warn_rarely!(
                 heard("signed_for_too_much"),
-                "signed for more than they need, and not mined: they are signed anew for less",
+                "signed for more than needed and not mined: signed again for less",
                 transactions
             ),
             Self::Stranded { unused_from, lowest, transactions } => warn!(

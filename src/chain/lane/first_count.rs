@@ -87,7 +87,7 @@ impl FirstCount {
             if now.saturating_duration_since(since) < DISAGREE_FOR {
                 self.beyond = None;
                 let why = format!(
-                    "the gateway nodes contradict each other: {votes}; take the wrong one out of \
+                    "the gateway nodes contradict each other: {votes}; remove the wrong one from \
                      the configuration"
                 );
                 return FirstCountDecision::Wait("contradiction", why);
@@ -98,8 +98,8 @@ impl FirstCount {
         let count = possible.min().unwrap_or(votes.highest());
         if count.saturating_add(FAR_BELOW) < known.mined {
             let why = format!(
-                "{votes}, and the journal knows of {} mined ones: that node is not up to date; if \
-                 the chain was begun anew, remove the journal",
+                "{votes}, and the journal has {} mined ones: that node is not up to date; if the \
+                 chain was recreated, remove the journal",
                 known.mined
             );
             return FirstCountDecision::Wait("not_up_to_date", why);

@@ -85,21 +85,21 @@ pub(super) fn classify_code(code: Option<&str>) -> WalletError {
         | "OptInRequired" => WalletError::AccessDenied { code: owned },
         "UnrecognizedClientException" | "InvalidClientTokenId" => WalletError::CredentialsRefused {
             code: owned,
-            to_do: "the access key, or its session, is not known there: give the process credentials \
-                    of the key's account",
+            to_do: "the access key or its session is unknown there: use credentials of the key's \
+                    account",
         },
         // Only its message tells the two causes apart, and messages are not read.
         "InvalidSignatureException" | "SignatureDoesNotMatch" => WalletError::CredentialsRefused {
             code: owned,
-            to_do: "the secret key is not the one of the access key, or the clock of this machine is \
-                    wrong",
+            to_do: "the secret key does not belong to the access key, or the clock of this machine \
+                    is wrong",
         },
         "IncompleteSignature"
         | "IncompleteSignatureException"
         | "MissingAuthenticationToken"
         | "MissingAuthenticationTokenException" => WalletError::CredentialsRefused {
             code: owned,
-            to_do: "does something on the way take the signature out of the calls?",
+            to_do: "the signature is missing: check proxies between this machine and AWS",
         },
         "DisabledException" | "KMSInvalidStateException" => {
             WalletError::KeyDisabled { code: owned }

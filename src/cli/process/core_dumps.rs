@@ -33,7 +33,7 @@ pub(in crate::cli) fn forbid() {
         _ => Ok(()),
     };
     if let Err(error) = limited.and(emptied) {
-        warn!(%error, "core dumps cannot be forbidden: a crash may write private keys to a disk");
+        warn!(%error, "core dumps cannot be disabled: a crash may write private keys to a disk");
     }
 }
 

@@ -51,7 +51,7 @@ impl AnswerSource {
         }
         match &self.journal {
             Some((journal, _)) => instance::answer_stopped(journal, &inquiry).await,
-            None => Err("nobody answers".to_owned()),
+            None => Err("no answer".to_owned()),
         }
     }
 
@@ -120,4 +120,4 @@ pub(super) async fn ask_running(
     }
 }
 
-pub(super) const UNEXPECTED_ANSWER: &str = "the supervisor answered another question";
+pub(super) const UNEXPECTED_ANSWER: &str = "the supervisor gave an unexpected answer";

@@ -19,6 +19,7 @@ fn instance(name: &str, state: InstanceState) -> InstanceStatus {
         file: Some(format!("/etc/kms-connector/{name}.toml").into()),
         state,
         since_ms: NOW - 76 * HOUR,
+        reason_since_ms: None,
         generation: 1,
         restarts: 0,
         last_error: None,
@@ -156,13 +157,13 @@ config-2: waiting
   for         the KMS Core at core-2.example:50052
   since       5m ago (2026-09-14 16:00:12 UTC)
   why         connection refused
-  what to do  waiting: nothing if that is known, it goes on by itself
+  what to do  waiting: nothing if the cause is known, the instance continues by itself
 
 config-3: backing-off
   next try    in 12s (2026-09-14 16:05:24 UTC)
   last error  lane panicked
               4s ago (2026-09-14 16:05:08 UTC)
-  what to do  `kms-connector restart config-3` tries at once
+  what to do  `kms-connector restart config-3` retries at once
 
 config-4: parked
   since       3m ago (2026-09-14 16:02:12 UTC)
@@ -170,7 +171,7 @@ config-4: parked
                 config-4.toml:3: chain_id: found 0
                 config-4.toml:9: nonsense: found a key
   next try    when its file changes
-  what to do  fix what it says, then nothing: the file is watched
+  what to do  fix the cause above; the file is watched and applied by itself
 ";
     assert_eq!(overview(&status, PLAIN), expected);
 }
@@ -201,7 +202,7 @@ config-1: parked
   since       3d 4h ago (2026-09-11 12:05:12 UTC)
   why         5 ends without a minute of health
   next try    in 3m (2026-09-14 16:08:12 UTC), or when its file changes
-  what to do  fix what it says; `kms-connector restart config-1` tries at once
+  what to do  fix the cause above; `kms-connector restart config-1` retries at once
 ";
     assert_eq!(block(parked), expected);
 
@@ -251,7 +252,7 @@ config-3: backing-off
   next try       in 12s (2026-09-14 16:05:24 UTC)
   last error     lane panicked
                  4s ago (2026-09-14 16:05:08 UTC)
-  what to do     `kms-connector restart config-3` tries at once
+  what to do     `kms-connector restart config-3` retries at once
 ";
     assert_eq!(detail(&one, PLAIN), expected);
 

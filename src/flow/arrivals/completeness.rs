@@ -260,8 +260,8 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
                 let Some(question) = found else {
                     if matches!(before, IdQuestion::NotAsked) {
                         info!(
-                            "the contract does not tell which ids it knows: a hidden request shows \
-                             by the next one only"
+                            "the contract does not report which ids it knows: only the next \
+                             request reveals a hidden one"
                         );
                     }
                     memory.question = IdQuestion::Unsupported { asked: Instant::now() };

@@ -265,7 +265,8 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
             let host = self.source.chain().host(node);
             warn!(
                 host,
-                "a gateway node told a wrong bloom: every block is asked for its logs from now on"
+                "a gateway node reported a wrong bloom: the logs of every block are requested from \
+                 now on"
             );
         }
     }

@@ -129,7 +129,8 @@ impl<S: EventSource> ProofLoop<S> {
             let host = provider.host(node);
             warn!(
                 host,
-                "a gateway node told a wrong bloom: every block is asked for its logs from now on"
+                "a gateway node reported a wrong bloom: the logs of every block are requested from \
+                 now on"
             );
         }
         (verdict, by)

@@ -166,7 +166,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
             let Some(request) = requests.get_mut(index).and_then(Option::take) else { continue };
             if recovered {
                 warn!(request = %request.key, block = request.block.number,
-                    "request is in another block now: looking at it again");
+                    "request is in another block now: examining it again");
             } else {
                 came.push(request.block);
                 self.metrics.arrived(request.kind(), self.head_seen_at.elapsed());

@@ -156,7 +156,7 @@ impl fmt::Display for TagPosition {
         let (tag, since) = (self.finality.as_str(), clock::utc(self.since_ms));
         match self.at {
             Some(at) => write!(f, "{tag} stands at block {at} since {since}"),
-            None => write!(f, "the node has not told which block is {tag} since {since}"),
+            None => write!(f, "the node has not reported the tag {tag} since {since}"),
         }
     }
 }
@@ -266,7 +266,7 @@ mod tests {
             depth.waiting_reason(kind, block, depth.final_height(100, tag.at), Some(tag))
         };
         let untold = why(tag, Kind::PublicDecryption, 50).unwrap();
-        assert!(untold.contains("not told which block is finalized since 1970-01-01"), "{untold}");
+        assert!(untold.contains("not reported the tag finalized since 1970-01-01"), "{untold}");
         tag.update(Some(98), 100, 2_000);
         assert_eq!(why(tag, Kind::PublicDecryption, 98), None);
         let tagged = why(tag, Kind::PublicDecryption, 99).unwrap();

@@ -56,20 +56,20 @@ pub(super) async fn find_beginnings(
 ) -> Result<Vec<journal::JournalChain>, Unready> {
     let (at, name) = (dir.to_owned(), name.to_owned());
     let looking = machine.run(move || journal::journal_chains(&at, chain_id, wallet, &name));
-    let known = looking.await.ok_or(Unready::Ending)?;
-    known.map_err(|cause| Unready::Directory { dir: dir.to_owned(), cause })
+    let chains = looking.await.ok_or(Unready::Ending)?;
+    chains.map_err(|cause| Unready::Directory { dir: dir.to_owned(), cause })
 }
 
-/// Decides which chain of this id is meant, from what all nodes say and the journals know (`known`).
+/// Decides which chain of this id is meant, from what all nodes say and the journals know (`chains`).
 /// Nodes of other chains are not used from then on.
 pub(in crate::instance) async fn settle_genesis(
     provider: &ArbitrumProvider,
-    known: &[journal::JournalChain],
+    chains: &[journal::JournalChain],
 ) -> Result<B256, Unready> {
     if let Some(error) = provider.connection_error() {
         return Err(error.into());
     }
-    let genesis = decide(known, &provider.genesis_statuses())?;
+    let genesis = decide(chains, &provider.genesis_statuses())?;
     provider.settle_genesis(genesis).await;
     Ok(genesis)
 }
@@ -79,10 +79,10 @@ pub(in crate::instance) async fn settle_genesis(
 /// since.
 pub(in crate::instance) async fn began_after(
     provider: &impl ChainReader,
-    known: &[journal::JournalChain],
+    chains: &[journal::JournalChain],
     genesis: B256,
 ) -> Option<u64> {
-    let newest = known.first().filter(|newest| !newest.has_genesis(genesis))?;
+    let newest = chains.first().filter(|newest| !newest.has_genesis(genesis))?;
     let (begun_after, read) = newest.read?;
     let asking = timeout(BLOCK_DEADLINE, provider.header(BlockId::Hash(read.hash)));
     let found = asking.await.ok()?.ok()??;
@@ -119,8 +119,8 @@ pub(in crate::instance) async fn ask_support<P: ChainReader>(
         return Ok(first);
     }
     sleep(RECHECK_DELAY).await;
-    let said = decryption.hearing(|one| async move { one.support().await }).await.replies;
-    let mut others = said.into_iter().map(|(_, other)| other);
+    let replies = decryption.hearing(|one| async move { one.support().await }).await.replies;
+    let mut others = replies.into_iter().map(|(_, other)| other);
     Ok(others.find(|other| matches!(other, (DeploymentSupport::Served, _))).unwrap_or(first))
 }
 
@@ -135,8 +135,8 @@ pub(super) async fn deployed_domain<P: ChainReader>(
         return Ok(first);
     }
     sleep(RECHECK_DELAY).await;
-    let said = decryption.hearing(|one| async move { one.signing_domain().await }).await.replies;
-    let mut others = said.into_iter().map(|(_, other)| other);
+    let replies = decryption.hearing(|one| async move { one.signing_domain().await }).await.replies;
+    let mut others = replies.into_iter().map(|(_, other)| other);
     Ok(others.find(|other| other.as_ref() == Some(configured)).unwrap_or(first))
 }
 
@@ -153,8 +153,8 @@ pub(in crate::instance) async fn ask_domain<P: ChainReader>(
         Some(_) => Ok(configured),
         None => {
             let address = configured.verifying_contract;
-            warn!(%address, "the contract at decryption_address does not tell its EIP-712 domain: \
-                is it the Decryption contract?");
+            warn!(%address, "the contract at decryption_address does not report its EIP-712 \
+                             domain: is it the Decryption contract?");
             Ok(configured)
         }
     }

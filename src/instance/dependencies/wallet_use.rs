@@ -25,13 +25,13 @@ pub(in crate::instance) async fn check_wallet<P: TransactionSender>(
     }
     let fresh = journal.ask(Query::IsEmpty).await.unwrap_or(false);
     let Ok(used @ 1..) = provider.transaction_count(wallet, BlockId::Latest).await else { return };
-    let known = journal
+    let expected = journal
         .ask(Query::HighestNonce)
         .await
         .ok()
         .flatten()
         .map_or(0, |highest| highest.saturating_add(1));
-    match unexpected_use(fresh, used, known, config.starting_block) {
+    match unexpected_use(fresh, used, expected, config.starting_block) {
         None => {}
         Some(UnexpectedUse::NotRead) => warn!(
             %wallet,
@@ -67,11 +67,11 @@ pub(super) enum UnexpectedUse {
     Unknown(u64),
 }
 
-/// `used` is the transaction count on chain, `known` the count that the journal expects.
+/// `used` is the transaction count on chain, `expected` the count that the journal expects.
 pub(super) fn unexpected_use(
     fresh: bool,
     used: u64,
-    known: u64,
+    expected: u64,
     starting_block: config::StartingBlock,
 ) -> Option<UnexpectedUse> {
     match (fresh, starting_block) {
@@ -79,7 +79,7 @@ pub(super) fn unexpected_use(
         (true, config::StartingBlock::Latest) => Some(UnexpectedUse::NotRead),
         (true, config::StartingBlock::Number(_)) => Some(UnexpectedUse::Before),
         (false, _) => {
-            used.checked_sub(known).filter(|unknown| *unknown > 0).map(UnexpectedUse::Unknown)
+            used.checked_sub(expected).filter(|unknown| *unknown > 0).map(UnexpectedUse::Unknown)
         }
     }
 }

@@ -117,11 +117,12 @@ fn judge(subject: &'static str, probed: &ProbeResult, others_work: bool) -> Find
             remedy: if let Some(remedy) = &probed.remedy {
                 remedy.clone()
             } else if others_work {
-                "others have the same ciphertexts: tell the coprocessor's operator".to_owned()
+                "other buckets have the same ciphertexts: tell the coprocessor's operator"
+                    .to_owned()
             } else if subject == SUBJECT {
-                "look at the network and the proxy; tell the coprocessors' operators".to_owned()
+                "check the network and the proxy; tell the coprocessors' operators".to_owned()
             } else {
-                "correct [s3_config], or look at the network and the proxy".to_owned()
+                "correct [s3_config], or check the network and the proxy".to_owned()
             },
         },
     }

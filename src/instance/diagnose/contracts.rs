@@ -30,7 +30,7 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
         let ((support, version), domain) =
             tokio::try_join!(decryption.support(), decryption.signing_domain())?;
         let another = version.as_deref().is_some_and(is_other_contract);
-        let version = version.unwrap_or_else(|| "a contract that tells no version".into());
+        let version = version.unwrap_or_else(|| "a contract that reports no version".into());
         let of_version = match support {
             _ if another => Finding::fail(
                 SUBJECT,
@@ -60,7 +60,7 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
             }
             None => Finding::warn(
                 "signing domain",
-                "the contract does not tell its EIP-712 domain",
+                "the contract does not report its EIP-712 domain",
                 "make sure that decryption_address is the Decryption contract",
             ),
         };

@@ -200,7 +200,7 @@ fn judge(glance: &Inspection, head: Option<u64>) -> Vec<Finding> {
     let holder = match glance.holder {
         Holder::Process(pid) => format!("in use by process {pid}"),
         Holder::Somebody => "in use".to_owned(),
-        Holder::Nobody => "in use by nobody".to_owned(),
+        Holder::Nobody => "not in use".to_owned(),
     };
     let Some(content) = &glance.content else {
         let found = format!("none yet, {holder}: reading begins at starting_block");
@@ -264,7 +264,7 @@ fn of_requests(counts: &journal::Counts, now_ms: u64) -> Finding {
         counts.held.keys().map(|name| format!("{name}: {}", HoldReason::remedy_of(name))).collect();
     if failing.is_some() {
         remedies.push(
-            "mend what that error names: the request goes on by itself (kms-connector requests \
+            "fix what that error names: the request continues by itself (`kms-connector requests` \
              lists all of them)"
                 .to_owned(),
         );

@@ -32,6 +32,8 @@ const RECHECK_DELAY: Duration = Duration::from_secs(1);
 pub(super) struct DiagnosedNode {
     /// Scheme, host and port.
     pub shown: String,
+    /// Host and port of the proxy on the way to it.
+    pub proxy: Option<String>,
     pub provider: ArbitrumProvider,
     pub addresses: Addresses,
 }
@@ -89,13 +91,15 @@ impl NodeFault {
                 format!("{shown} did not answer all that is read of it in time"),
                 "try again; another node if it stays so",
             ),
-            Self::SmallRanges(said) => Finding::warn(
+            Self::SmallRanges(error) => Finding::warn(
                 SUBJECT,
-                format!("{shown} does not tell the logs of {RANGE_BLOCKS} blocks at once: {said}"),
+                format!(
+                    "{shown} does not return the logs of {RANGE_BLOCKS} blocks at once: {error}"
+                ),
                 "nothing: it is asked for fewer, and reading takes longer after a downtime",
             ),
-            Self::NoRange(said) => bad(
-                format!("{shown} does not tell the logs of a range of blocks: {said}"),
+            Self::NoRange(error) => bad(
+                format!("{shown} does not return the logs of a range of blocks: {error}"),
                 "look at the node; name another one in gateway_url",
             ),
             Self::NoBloom => Finding::warn(
@@ -103,8 +107,8 @@ impl NodeFault {
                 format!("the headers of {shown} have no logsBloom"),
                 "nothing: every block is asked for its logs, and hidden ones are found by their ids",
             ),
-            Self::NoLogs(block, said) => bad(
-                format!("{shown} does not tell the logs of block {block}: {said}"),
+            Self::NoLogs(block, error) => bad(
+                format!("{shown} does not return the logs of block {block}: {error}"),
                 "look at the node; name another one in gateway_url",
             ),
             Self::Hidden(block) => bad(
@@ -113,16 +117,16 @@ impl NodeFault {
             ),
             Self::WrongBloom(block) => Finding::warn(
                 SUBJECT,
-                format!("{shown} tells a logsBloom of block {block} that lacks logs it shows"),
+                format!("{shown} reports a logsBloom of block {block} without logs that it shows"),
                 "nothing: its blooms are not believed, and every block is asked for its logs",
             ),
-            Self::NoReceipt(block, said) => {
-                let said = said.as_ref().map(|said| format!(": {said}")).unwrap_or_default();
+            Self::NoReceipt(block, error) => {
+                let error = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
                 bad(
                     format!(
-                        "{shown} has no readable receipt of a transaction of block {block}{said}"
+                        "{shown} has no readable receipt of a transaction of block {block}{error}"
                     ),
-                    "look at the node; name another one: by its receipt an answer is found to be mined",
+                    "check the node, or use another one: receipts show that an answer was mined",
                 )
             }
         }

@@ -6,6 +6,7 @@ use super::{
     DEADLINE, Finding,
     buckets::ServerDate,
     node_reads::{self, DiagnosedNode},
+    proxy_remedy,
 };
 use crate::{
     chain::{
@@ -30,6 +31,15 @@ const LARGE_SKEW_SECS: u64 = 300;
 
 /// Number and time (Unix seconds) of a node's newest block.
 type NewestBlock = Result<(u64, u64), RpcError>;
+
+/// What one node says.
+struct NodeAnswer<'a> {
+    /// Scheme, host and port.
+    shown: &'a str,
+    /// Host and port of the proxy on the way to it.
+    proxy: Option<&'a str>,
+    tip: NewestBlock,
+}
 
 /// Combined result of the nodes.
 pub(super) struct NodesOverview {
@@ -60,9 +70,14 @@ pub(super) async fn diagnose_nodes(nodes: &[DiagnosedNode]) -> NodesOverview {
         .filter_map(|(node, tip)| Some((node, tip.as_ref().ok()?.0)))
         .collect();
     let read = node_reads::diagnose_reads(&answering).await;
-    let shown = || nodes.iter().map(|node| node.shown.as_str());
-    let mut seen = judge(shown().zip(tips).collect(), clock::unix_millis());
-    let refusals = shown().zip(refusals).filter_map(|(shown, error)| Some((shown, error?)));
+    let shown = nodes.iter().map(|node| node.shown.as_str());
+    let answers = nodes.iter().zip(tips).map(|(node, tip)| NodeAnswer {
+        shown: &node.shown,
+        proxy: node.proxy.as_deref(),
+        tip,
+    });
+    let mut seen = judge(answers.collect(), clock::unix_millis());
+    let refusals = shown.zip(refusals).filter_map(|(shown, error)| Some((shown, error?)));
     seen.findings.extend(refusals.map(|(shown, error)| of_refusal(shown, &error)));
     seen.findings.extend(read);
     seen
@@ -70,13 +85,13 @@ pub(super) async fn diagnose_nodes(nodes: &[DiagnosedNode]) -> NodesOverview {
 
 /// Nodes of one chain id may serve different chains: the first node that knows its block 0 decides.
 fn reject_other_chains(tips: &mut [NewestBlock], beginnings: &[Option<GenesisStatus>]) {
-    let said = |told: &Option<GenesisStatus>| match told {
+    let genesis_of = |told: &Option<GenesisStatus>| match told {
         Some(GenesisStatus::Hash(genesis)) => Some(*genesis),
         Some(_) | None => None,
     };
-    let Some(expected) = beginnings.iter().find_map(said) else { return };
+    let Some(expected) = beginnings.iter().find_map(genesis_of) else { return };
     for (tip, told) in tips.iter_mut().zip(beginnings) {
-        if let Some(found) = said(told).filter(|found| *found != expected) {
+        if let Some(found) = genesis_of(told).filter(|found| *found != expected) {
             let host = "the node".to_owned();
             *tip = Err(RpcError::WrongGenesis { host, expected, found });
         }
@@ -104,16 +119,16 @@ async fn ask(node: &DiagnosedNode) -> NewestBlock {
     })
 }
 
-fn judge(answers: Vec<(&str, NewestBlock)>, now_ms: u64) -> NodesOverview {
+fn judge(answers: Vec<NodeAnswer<'_>>, now_ms: u64) -> NodesOverview {
     let tips = answers.iter().enumerate();
     let best = tips
-        .filter_map(|(index, (_, tip))| Some((index, tip.as_ref().ok()?.0)))
+        .filter_map(|(index, answer)| Some((index, answer.tip.as_ref().ok()?.0)))
         .max_by_key(|(index, number)| (*number, std::cmp::Reverse(*index)));
-    let newest = best.and_then(|(index, _)| answers[index].1.as_ref().ok().copied());
-    let elsewhere = answers.iter().any(|(_, tip)| {
-        matches!(tip, Err(RpcError::WrongChain { .. } | RpcError::WrongGenesis { .. }))
+    let newest = best.and_then(|(index, _)| answers[index].tip.as_ref().ok().copied());
+    let elsewhere = answers.iter().any(|answer| {
+        matches!(answer.tip, Err(RpcError::WrongChain { .. } | RpcError::WrongGenesis { .. }))
     });
-    let findings = answers.into_iter().map(|(shown, tip)| match tip {
+    let findings = answers.into_iter().map(|NodeAnswer { shown, proxy, tip }| match tip {
         Ok((number, time)) => {
             let behind = newest.map_or(0, |(newest, _)| newest.saturating_sub(number));
             of_tip(shown, number, now_ms / 1_000, time, behind)
@@ -125,16 +140,31 @@ fn judge(answers: Vec<(&str, NewestBlock)>, now_ms: u64) -> NodesOverview {
                 "correct chain_id, gateway_url or gateway_fallback_urls",
             )
         }
-        Err(error) if best.is_some() => Finding::warn(
-            SUBJECT,
-            format!("{shown}: {error}"),
-            "others are used meanwhile: look at this one, or take it out",
-        ),
-        Err(error) => Finding::fail(
-            SUBJECT,
-            format!("{shown}: {error}"),
-            "look at the node; correct gateway_url if it is another one",
-        ),
+        Err(error) => {
+            let of_proxy = proxy.filter(|_| matches!(error, RpcError::Unavailable { .. }));
+            let found = format!("{shown}: {error}");
+            match (best, of_proxy.map(proxy_remedy)) {
+                (Some(_), Some(remedy)) => Finding::warn(
+                    SUBJECT,
+                    found,
+                    format!(
+                        "other nodes are used meanwhile: \
+                                                           {remedy}"
+                    ),
+                ),
+                (Some(_), None) => Finding::warn(
+                    SUBJECT,
+                    found,
+                    "other nodes are used meanwhile: check this one, or remove it",
+                ),
+                (None, Some(remedy)) => Finding::fail(SUBJECT, found, remedy),
+                (None, None) => Finding::fail(
+                    SUBJECT,
+                    found,
+                    "check the node; correct gateway_url if it is wrong",
+                ),
+            }
+        }
     });
     let findings = findings.collect();
     NodesOverview { findings, best: best.map(|(index, _)| index), elsewhere, newest }
@@ -145,7 +175,7 @@ fn of_tip(shown: &str, number: u64, now: u64, time: u64, behind: u64) -> Finding
     let found = format!("{shown}: the chain is the right one, block {number} is {age} s old");
     if behind > BEHIND_WARNING_BLOCKS {
         let found = format!("{found}, {behind} blocks behind another node");
-        return Finding::warn(SUBJECT, found, "the node is stale: look at it, or take it out");
+        return Finding::warn(SUBJECT, found, "the node is stale: check it, or remove it");
     }
     if age > OLD_SECS {
         let remedy = "the node is stale, nothing happens on the chain, or the clock of this \
@@ -180,15 +210,15 @@ const FINALITY: &str = "finality";
 
 fn of_tag(tag: &str, told: Option<(u64, u64)>, (head, now): (u64, u64)) -> Finding {
     let Some((number, time)) = told else {
-        let found = format!("the node does not tell which block is {tag}: requests wait");
-        let remedy = "name another node in gateway_url, or ask for confirmations instead";
+        let found = format!("the node does not report the tag {tag}: requests wait");
+        let remedy = "use another node in gateway_url, or use confirmations instead";
         return Finding::warn(FINALITY, found, remedy);
     };
     let late = now.saturating_sub(time);
     let found = format!("{tag} is at block {number}, {late} s before block {head}");
     if late > LATE_TAG_SECS {
-        let remedy = "requests of later blocks wait: compare with an explorer of the chain, and \
-                      look at the node if it shows another one";
+        let remedy = "requests of later blocks wait: compare with a block explorer, and check the \
+                      node if it shows a later block";
         return Finding::warn(FINALITY, found, remedy);
     }
     Finding::ok(FINALITY, found)
@@ -218,7 +248,7 @@ pub(super) fn diagnose_clock(newest: Option<(u64, u64)>, dates: &[ServerDate]) -
     let remedy = "set the clock of this machine (NTP): AWS refuses signatures of a wrong time, and \
                   times in logs mislead";
     match worst {
-        None => Finding::ok(SUBJECT, "nobody to compare it with"),
+        None => Finding::ok(SUBJECT, "nothing to compare it with"),
         Some((0..=SKEW_SECS, found)) => Finding::ok(SUBJECT, found),
         Some((skew, found)) if skew <= LARGE_SKEW_SECS => Finding::warn(SUBJECT, found, remedy),
         Some((_, found)) => Finding::fail(SUBJECT, found, remedy),
@@ -237,8 +267,13 @@ mod tests {
         RpcError::Unavailable { host: "h".to_owned(), what: "refused".into() }
     }
 
+    fn judged(tips: Vec<NewestBlock>, proxy: Option<&str>) -> NodesOverview {
+        let answers = tips.into_iter().map(|tip| NodeAnswer { shown: "ws://h", proxy, tip });
+        judge(answers.collect(), NOW_MS)
+    }
+
     fn verdicts(answers: Vec<NewestBlock>) -> Vec<Severity> {
-        let seen = judge(answers.into_iter().map(|answer| ("ws://h", answer)).collect(), NOW_MS);
+        let seen = judged(answers, None);
         seen.findings.iter().map(|finding| finding.verdict).collect()
     }
 
@@ -248,8 +283,24 @@ mod tests {
         assert_eq!(verdicts(vec![Err(down()), Ok((9, NOW))]), [Severity::Warn, Severity::Ok]);
         let wrong = || RpcError::WrongChain { host: "h".to_owned(), expected: 1, found: 2 };
         assert_eq!(verdicts(vec![Ok((9, NOW)), Err(wrong())]), [Severity::Ok, Severity::Fail]);
-        let elsewhere = |tip: NewestBlock| judge(vec![("ws://h", tip)], NOW_MS).elsewhere;
+        let elsewhere = |tip: NewestBlock| judged(vec![tip], None).elsewhere;
         assert!(elsewhere(Err(wrong())) && !elsewhere(Err(down())) && !elsewhere(Ok((9, NOW))));
+    }
+
+    #[test]
+    fn c5_behind_a_proxy_the_proxy_is_to_be_looked_at_first() {
+        let remedies = |tips: Vec<NewestBlock>| {
+            let findings = judged(tips, Some("proxy.example:3128")).findings;
+            findings.into_iter().map(|finding| finding.remedy).collect::<Vec<_>>()
+        };
+        for remedy in
+            [&remedies(vec![Err(down())])[0], &remedies(vec![Err(down()), Ok((9, NOW))])[0]]
+        {
+            assert!(remedy.contains("the proxy proxy.example:3128"), "{remedy}");
+        }
+        // The node itself answered.
+        let wrong = RpcError::WrongChain { host: "h".to_owned(), expected: 1, found: 2 };
+        assert!(!remedies(vec![Err(wrong)])[0].contains("proxy"));
     }
 
     #[test]

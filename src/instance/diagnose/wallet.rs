@@ -1,11 +1,13 @@
 //! Probes the wallet: it signs a hash that means nothing.
 
-use super::Finding;
+use url::Url;
+
+use super::{Finding, proxy_remedy};
 use crate::{
-    chain::wallet::Wallet,
+    chain::wallet::{Wallet, WalletError},
     config::{self, Config},
     domain::B256,
-    instance::dependencies,
+    instance::{Unready, dependencies},
 };
 
 /// Opens the wallet and signs. The signature counts only if it recovers to the wallet's address.
@@ -22,7 +24,15 @@ pub(super) async fn diagnose_wallet(
     };
     let wallet = match dependencies::ask_wallet(configured, config).await {
         Ok(wallet) => wallet,
-        Err(why) => return (Finding::fail(SUBJECT, why.to_string(), remedy), None),
+        Err(why) => {
+            let remedy = match (&why, proxy_of(configured, config)) {
+                (Unready::Wallet(WalletError::Unreachable { .. }), Some(proxy)) => {
+                    proxy_remedy(&proxy)
+                }
+                _ => remedy.to_owned(),
+            };
+            return (Finding::fail(SUBJECT, why.to_string(), remedy), None);
+        }
     };
     let (address, hash) = (wallet.address(), meaningless_hash());
     let finding = match wallet.sign_hash(hash).await {
@@ -37,6 +47,16 @@ pub(super) async fn diagnose_wallet(
         Err(error) => Finding::fail(SUBJECT, format!("{address}, {kind}: {error}"), remedy),
     };
     (finding, Some(wallet))
+}
+
+/// Host and port of the proxy on the way to AWS KMS.
+fn proxy_of(configured: &config::Wallet, config: &Config) -> Option<String> {
+    let config::Wallet::AwsKms { region, endpoint, .. } = configured else { return None };
+    let region = region.as_deref().unwrap_or("us-east-1");
+    let usual = || Url::parse(&format!("https://kms.{region}.amazonaws.com")).ok();
+    let url = endpoint.as_ref().map(|url| url.expose().clone()).or_else(usual)?;
+    // Calls over http, to emulators, go through no proxy.
+    config.proxies.proxy_name_for(&url).filter(|_| url.scheme() == "https")
 }
 
 /// A hash that belongs to no transaction and no message.

@@ -55,9 +55,9 @@ impl ReplyOnce {
                 let _ = reply.send(told);
             }
             (None, Ok(_)) => {
-                info!("what an operator wished is done now: the journal is written again");
+                info!("an operator's request is carried out now: the journal is written again");
             }
-            (None, Err(why)) => warn!(why, "what an operator wished is not done"),
+            (None, Err(why)) => warn!(why, "an operator's request is not carried out"),
         }
     }
 }
@@ -145,7 +145,7 @@ impl<P: ChainReader> OperatorActions<P> {
                 })?;
                 found.push(QueuedRequest { is_final: true, ..self.walk.attend(request, true) });
             }
-            info!(request = %record.key, verdict = told.text, "an operator asks for another try");
+            info!(request = %record.key, verdict = told.text, "an operator asks for a retry");
             retried.push(told);
         }
         Ok(InquiryAnswer::Retried { requests: retried })

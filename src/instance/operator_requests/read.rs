@@ -64,7 +64,7 @@ pub(super) fn read(look: &Queries<'_>, inquiry: &Inquiry) -> Result<InquiryAnswe
             Ok(InquiryAnswer::Stories { requests })
         }
         Inquiry::Retry { .. } | Inquiry::Backfill { .. } => {
-            Err("that needs more than a look into the journal".to_owned())
+            Err("that needs a running instance".to_owned())
         }
     }
 }

@@ -39,7 +39,7 @@ impl Report {
         let mut tick = interval(REPORT_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tracker = CatchUpTracker::default();
-        let mut said = Instant::now();
+        let mut logged_at = Instant::now();
         let mut counted = (Instant::now(), NOT_COUNTED, RequestCounts::default());
         let mut oldest = None;
         let mut lag = Lag::default();
@@ -82,7 +82,7 @@ impl Report {
                 }
                 ReportMode::Observe { observed } => Some(*observed.borrow()),
             };
-            log_catch_up(&seen, &mut said);
+            log_catch_up(&seen, &mut logged_at);
             let (tag, now_ms) = (*self.tag.borrow(), self.clock.unix_millis());
             if let Some(tag) = tag {
                 self.reporter.metrics.finality_tag(tag.unmoved_for(now_ms));
@@ -183,12 +183,12 @@ impl RequestCounts {
     }
 }
 
-fn log_catch_up(seen: &CatchUpState, said: &mut Instant) {
+fn log_catch_up(seen: &CatchUpState, logged_at: &mut Instant) {
     match seen {
         CatchUpState::Near => {}
         CatchUpState::Behind(behind) => {
-            if said.elapsed() >= LOG_INTERVAL {
-                *said = Instant::now();
+            if logged_at.elapsed() >= LOG_INTERVAL {
+                *logged_at = Instant::now();
                 info!(
                     done = behind.done,
                     to_do = behind.to_do,

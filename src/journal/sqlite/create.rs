@@ -23,7 +23,7 @@ pub(super) fn create_journal(
 ) -> Result<(), OpenError> {
     let io = |doing| OpenError::io(path, doing);
     let new = files::with_suffix(path, ".new");
-    files::remove(&new).map_err(io("removing what was never put in place"))?;
+    files::remove(&new).map_err(io("removing an unfinished file"))?;
     files::create_new(&new).map_err(io("creating it"))?;
     let filled = || {
         let mut connection = schema::connect_new(&new)?;

@@ -84,12 +84,12 @@ impl FileDiagnosis {
         match (self.holder, &self.file_system) {
             (Some(pid), _) => format!("process {pid} holds it locked: end its transaction"),
             (None, Some(on)) if on.is_network => format!(
-                "no process here holds it locked, and it is on {on}, a network file system, whose \
-                 locks fail, or are held elsewhere: {USE_LOCAL_DISK}"
+                "no process here has it locked, and it is on {on}, a network file system, whose \
+                 locks fail or are held elsewhere: {USE_LOCAL_DISK}"
             ),
             (None, Some(on)) => format!(
-                "whether somebody holds it locked cannot be seen from here, or its file system ({on}) \
-                 cannot lock: look for another program that has it open (lslocks, fuser)"
+                "another program has it locked that cannot be seen from here, or its file system \
+                 ({on}) cannot lock: find the program that has it open (lslocks, fuser)"
             ),
             (None, None) => "it is locked, and its file system does not answer".to_owned(),
         }
@@ -103,7 +103,7 @@ impl FileDiagnosis {
                  (ulimit -f, LimitFSIZE=)"
             ),
             (None, Some(on)) => format!("it is on {on}, a network file system: {USE_LOCAL_DISK}"),
-            (None, None) => "the filesystem fails: look at the kernel log".to_owned(),
+            (None, None) => "the file system fails: check the kernel log".to_owned(),
         }
     }
 

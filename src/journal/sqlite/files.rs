@@ -104,7 +104,7 @@ pub(super) fn open_private(path: &Path, flags: OFlags) -> io::Result<File> {
 
 /// The error for a name that refers to no regular file.
 pub(super) fn no_file() -> io::Error {
-    io::Error::other("what stands there is a link, or no file: remove it")
+    io::Error::other("it is a link or no regular file: remove it")
 }
 
 /// Returns whether there is a database. A link, or anything else that is no regular file, is an error.

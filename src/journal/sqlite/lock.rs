@@ -88,7 +88,7 @@ impl Lock {
         // The last holder may have written after the first read.
         file.seek(SeekFrom::Start(0))?;
         let Some(note) = LockNote::read(&mut file)? else {
-            let why = "its lock file holds something that no lock holds: move that file away";
+            let why = "its lock file has unexpected content: move that file away";
             return Err(LockError::Io(io::Error::new(io::ErrorKind::InvalidData, why)));
         };
         give_to_owner(&file, path)?;

@@ -292,7 +292,7 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
 
 fn no_file() -> rusqlite::Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
-    rusqlite::Error::SqliteFailure(code, Some("what stands there is no file".to_owned()))
+    rusqlite::Error::SqliteFailure(code, Some("it is no regular file".to_owned()))
 }
 
 fn emptied() -> rusqlite::Error {
@@ -301,7 +301,7 @@ fn emptied() -> rusqlite::Error {
 }
 
 /// The damage reported for a file without contents.
-pub(super) const EMPTIED: &str = "it is empty: all it had is gone";
+pub(super) const EMPTIED: &str = "it is empty: its content is lost";
 
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;

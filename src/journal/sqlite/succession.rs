@@ -142,7 +142,7 @@ pub fn open_as(
         }
     }
     let noted = own.store.tenure.set_keeper(keeper);
-    noted.map_err(OpenError::io(&path, "noting whose it is"))?;
+    noted.map_err(OpenError::io(&path, "noting its owner"))?;
     set_keeper(&mut own.store.connection, keeper, now_ms).map_err(sqlite)?;
     let (journal, writer) = own.assemble(machine, contract);
     Ok(OpenedJournal { journal, writer, predecessor, earlier: left })

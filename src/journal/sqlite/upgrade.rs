@@ -46,7 +46,8 @@ pub(super) fn keep_copy(
         path = %path.display(),
         copy = %copy.display(),
         version,
-        "the journal's tables change with this version of the program: as it was it is kept"
+        "the journal's tables change with this version of the program: a copy of the old journal \
+         is kept"
     );
     for old in superfluous(path, version).map_err(&io)? {
         files::remove(&old).map_err(&io)?;

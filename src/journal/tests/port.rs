@@ -77,7 +77,7 @@ async fn what_is_asked_for_at_once_is_one_commit_and_a_lock_is_waited_for() {
     assert!(commits.len() <= 2, "{commits:?}");
     journal.flush().await.unwrap();
     assert!(journal.condition().waiting_reason().is_none());
-    assert!(journal.ask(Query::Cursor).await.is_err(), "nobody answers");
+    assert!(journal.ask(Query::Cursor).await.is_err(), "no answer");
 }
 
 /// With the tenure lost nothing counts as stored, unless the store reports that nothing is lost.

@@ -33,30 +33,30 @@ fn find_tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Tls> {
 fn remedy(error: &Tls) -> &'static str {
     match error {
         Tls::InvalidCertificate(Certificate::UnknownIssuer) => {
-            "; have its authority trusted here: ca_file, or the system's store"
+            "; trust its authority: ca_file, or the system's store"
         }
         Tls::InvalidCertificate(
             Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
         )
         | Tls::AlertReceived(Alert::UnrecognisedName) => {
-            "; what answers there has another name: correct the host in the URL"
+            "; the certificate is for another name: correct the host in the URL"
         }
         Tls::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
-            "; have its certificate renewed, if the clock of this machine is right"
+            "; have its certificate renewed, unless the clock of this machine is wrong"
         }
         Tls::InvalidCertificate(
             Certificate::NotValidYet | Certificate::NotValidYetContext { .. },
         ) => "; is the clock of this machine right?",
         Tls::InvalidMessage(_) => {
-            "; what answers there does not speak TLS: correct scheme or port of the URL"
+            "; the server does not speak TLS: correct scheme or port of the URL"
         }
         Tls::PeerIncompatible(_)
         | Tls::AlertReceived(Alert::ProtocolVersion | Alert::HandshakeFailure) => {
-            "; it speaks none of the versions and ciphers that are safe: TLS 1.2 or 1.3 is needed"
+            "; it offers no safe version or cipher: TLS 1.2 or 1.3 is needed"
         }
         Tls::AlertReceived(
             Alert::CertificateRequired | Alert::BadCertificate | Alert::UnknownCA,
-        ) => "; it wants a certificate of its clients, which is not supported",
+        ) => "; it requires a client certificate, which is not supported",
         _ => "",
     }
 }

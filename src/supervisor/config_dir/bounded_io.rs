@@ -54,7 +54,7 @@ impl IoStall {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::Hangs => {
-                "its file system does not answer (a network mount that hangs?): mend that"
+                "fix its file system, which does not answer (a network mount that hangs?)"
             }
             Self::NoThread => {
                 "the system allows no more threads: raise the limit (ulimit -u, TasksMax=)"
@@ -170,7 +170,8 @@ impl BoundedIo {
     fn give_up<T>(&self, of: (FileTask, PathBuf), worker: &Worker<T>) {
         worker.is_given_up.store(true, Ordering::Release);
         let file = of.1.display();
-        warn!(%file, limit = ?FILE_DEADLINE, "a file, or one that its keys name, is not read to its end: it is left out");
+        warn!(%file, limit = ?FILE_DEADLINE, "a file, or one that its keys name, cannot be read to \
+                                              its end: it is skipped");
         self.stuck().insert(of, worker.has_returned.clone());
     }
 }

@@ -73,19 +73,6 @@ pub struct ConfigSnapshot {
     pub reload_number: u64,
 }
 
-/// Loads configurations for a command, with the files that they name. Blocks; each has a deadline.
-pub fn load_all(sources: Vec<Source>) -> Vec<Result<Loaded, Problems>> {
-    let paths: Vec<PathBuf> =
-        sources.iter().map(|source| source.file.clone().unwrap_or_default()).collect();
-    let loaded = BoundedIo::default()
-        .run_each(FileTask::Load, &paths, move |index, _| config::load(&sources[index]));
-    let late = |(path, late): (&PathBuf, _)| match late {
-        Ok(loaded) => loaded,
-        Err(late) => Err(stalled_reference(path, late)),
-    };
-    paths.iter().zip(loaded).map(late).collect()
-}
-
 /// Runs `load` for one configuration with a deadline, on a thread of its own. Blocks until then.
 pub fn load_bounded<T: Send + 'static>(
     file: Option<&Path>,

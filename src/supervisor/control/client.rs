@@ -39,10 +39,10 @@ impl NoSupervisor {
 /// Explanations of the most common errors.
 const KNOWN_REASONS: [(io::ErrorKind, &str); 4] = [
     (io::ErrorKind::NotFound, "there is no such socket"),
-    (io::ErrorKind::ConnectionRefused, "nobody listens (left behind by a process that was killed)"),
+    (io::ErrorKind::ConnectionRefused, "no process listens (left behind by a killed process)"),
     (
         io::ErrorKind::TimedOut,
-        "no answer (its file system hangs, or its supervisor does not let anybody in)",
+        "no answer (its file system hangs, or its supervisor accepts no connection)",
     ),
     (
         io::ErrorKind::PermissionDenied,
@@ -85,7 +85,8 @@ pub enum AskError {
     TimedOut { path: PathBuf, deadline: Duration },
     #[error("the supervisor at {} ended the connection without an answer: {cause}", path.display())]
     Lost { path: PathBuf, cause: io::Error },
-    #[error("the answer of the supervisor at {} cannot be read ({cause}): is this command of the same version?", path.display())]
+    #[error("the answer of the supervisor at {} cannot be read ({cause}): is this command the same \
+             version?", path.display())]
     Unreadable { path: PathBuf, cause: serde_json::Error },
 }
 

@@ -254,8 +254,8 @@ async fn serve_connection(
                 answer = forward(request, &commands) => answer,
                 () = hung_up(&writing) => return debug!(uid, pid, "a control client hung up"),
                 () = place.evicted() => Response::Silent {
-                    why: "others who asked later are served in its place; what was asked may still \
-                          be done: see the log"
+                    why: "its place was given to a later request; the request may still be carried \
+                          out: see the log"
                         .to_owned(),
                 },
             }

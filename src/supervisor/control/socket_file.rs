@@ -77,7 +77,8 @@ pub(super) async fn lock(directory: &Path) -> io::Result<Option<File>> {
                 sleep(Duration::from_millis(20)).await;
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                warn!(directory = %directory.display(), "somebody keeps the control socket's directory locked");
+                warn!(directory = %directory.display(), "another process keeps the control \
+                                                         socket's directory locked");
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
@@ -108,7 +109,7 @@ pub(super) async fn remove_stale_socket(path: &Path) -> Result<(), ListenError> 
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         // Its backlog is full, so its owner is alive.
         Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Err(in_use(None)),
-        Ok(Err(error)) => Err(failed("asking who listens there")(error)),
+        Ok(Err(error)) => Err(failed("finding out which process listens there")(error)),
         Err(_) => Err(in_use(None)),
     }
 }
@@ -118,7 +119,7 @@ pub(super) fn set_group_mode(path: &Path, made: &SocketFile) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = File::from(open(path, flags, Mode::empty())?);
     if file_identity(&file.metadata()?) != made.identity {
-        return Err(io::Error::other("another file was put in its place"));
+        return Err(io::Error::other("another file replaced it"));
     }
     let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::set_permissions(itself, Permissions::from_mode(0o660))

@@ -129,7 +129,7 @@ async fn a_stale_socket_is_replaced() {
     let path = directory.path().join("control.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let error = client::find(&at(&path)).await.unwrap_err().to_string();
-    assert!(error.contains("nobody listens"), "{error}");
+    assert!(error.contains("no process listens"), "{error}");
     let listener = Listener::bind(&at(&path)).await.unwrap();
     assert_eq!(listener.path(), path);
     assert!(client::find(&at(&path)).await.is_ok());

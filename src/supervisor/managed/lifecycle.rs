@@ -108,10 +108,10 @@ impl<H> Lifecycle<H> {
             // The same values, possibly in another text.
             run.target = target.clone();
         }
-        if let Some(course) = self.intent.config_mut()
-            && course.desired.config == target.config
+        if let Some(wanted) = self.intent.config_mut()
+            && wanted.desired.config == target.config
         {
-            course.desired = target;
+            wanted.desired = target;
             return false;
         }
         self.history.forget();
@@ -146,13 +146,11 @@ impl<H> Lifecycle<H> {
 
     /// The running generation hands over to one of another name.
     pub fn rename(&mut self) {
-        if let RunState::Up { change: trial, is_restart_requested: restart_asked, .. } =
-            &mut self.state
-        {
-            *restart_asked = true;
+        if let RunState::Up { change, is_restart_requested, .. } = &mut self.state {
+            *is_restart_requested = true;
             // The result of a check under way would arrive under the old name.
-            if let PendingChange::Checking(_) = trial {
-                *trial = PendingChange::None;
+            if let PendingChange::Checking(_) = change {
+                *change = PendingChange::None;
             }
         }
     }
@@ -160,7 +158,7 @@ impl<H> Lifecycle<H> {
     /// Handles an operator's `stop`. Returns whether there is anything to stop.
     pub fn stop(&mut self) -> bool {
         match std::mem::take(&mut self.intent) {
-            Intent::Run(course) | Intent::Stopped(course) => self.intent = Intent::Stopped(course),
+            Intent::Run(wanted) | Intent::Stopped(wanted) => self.intent = Intent::Stopped(wanted),
             other @ (Intent::Nothing | Intent::Disabled) => {
                 self.intent = other;
                 return false;
@@ -174,15 +172,15 @@ impl<H> Lifecycle<H> {
     pub fn restart(&mut self) -> bool {
         self.history.forget();
         match &mut self.state {
-            RunState::Up { is_restart_requested: restart_asked, .. } => *restart_asked = true,
+            RunState::Up { is_restart_requested, .. } => *is_restart_requested = true,
             RunState::BackingOff { .. } | RunState::Parked { .. } => {
                 self.state = RunState::default();
             }
             RunState::Down { .. } | RunState::Stopping { .. } => {}
         }
         match std::mem::take(&mut self.intent) {
-            Intent::Run(course) | Intent::Stopped(course) => {
-                self.intent = Intent::Run(course);
+            Intent::Run(wanted) | Intent::Stopped(wanted) => {
+                self.intent = Intent::Run(wanted);
                 true
             }
             other @ (Intent::Nothing | Intent::Disabled) => {
@@ -194,8 +192,8 @@ impl<H> Lifecycle<H> {
 
     /// Handles an operator's `reload`: a rejected configuration is tried again.
     pub fn retry_rejected(&mut self) {
-        if let Some(course) = self.intent.config_mut() {
-            course.retry();
+        if let Some(wanted) = self.intent.config_mut() {
+            wanted.retry();
         }
     }
 
@@ -204,7 +202,7 @@ impl<H> Lifecycle<H> {
     /// What should run now.
     pub fn target(&self) -> Option<&Target> {
         match &self.intent {
-            Intent::Run(course) => Some(course.target()),
+            Intent::Run(wanted) => Some(wanted.target()),
             Intent::Nothing | Intent::Disabled | Intent::Stopped(_) => None,
         }
     }
@@ -218,7 +216,7 @@ impl<H> Lifecycle<H> {
     /// The configuration that an operator's `stop` keeps from running.
     pub fn stopped_config(&self) -> Option<&Arc<Config>> {
         match &self.intent {
-            Intent::Stopped(course) => Some(&course.desired.config),
+            Intent::Stopped(wanted) => Some(&wanted.desired.config),
             Intent::Nothing | Intent::Disabled | Intent::Run(_) => None,
         }
     }
@@ -282,13 +280,11 @@ impl<H> Lifecycle<H> {
         target: Option<Target>,
         now: Instant,
     ) -> (Action, Option<Instant>) {
-        let RunState::Up { run, change: trial, is_restart_requested: restart_asked } =
-            &mut self.state
-        else {
+        let RunState::Up { run, change, is_restart_requested } = &mut self.state else {
             return (Action::Nothing, None);
         };
         let Some(target) = target else { return (Action::Stop(StopMode::Drain), None) };
-        if std::mem::take(restart_asked) {
+        if std::mem::take(is_restart_requested) {
             return (Action::Stop(StopMode::HandOver), None);
         }
         let accepted_at = run.started + PROBATION;
@@ -297,11 +293,11 @@ impl<H> Lifecycle<H> {
         }
         let mut wake = run.fallback.is_some().then_some(accepted_at);
         if target.config == run.target.config {
-            if let Some(course) = self.intent.config_mut()
-                && let ApplyStatus::Rejected { retry_at: Some(again_at), .. } = course.status
+            if let Some(wanted) = self.intent.config_mut()
+                && let ApplyStatus::Rejected { retry_at: Some(again_at), .. } = wanted.status
             {
                 if now >= again_at {
-                    course.retry();
+                    wanted.retry();
                     return self.next_action(now, false);
                 }
                 wake = wake.into_iter().chain([again_at]).min();
@@ -309,14 +305,12 @@ impl<H> Lifecycle<H> {
             return (Action::Nothing, wake);
         }
         let is_of = |config: &Arc<Config>| *config == target.config;
-        match trial {
+        match change {
             PendingChange::Checking(config) if is_of(config) => return (Action::Nothing, wake),
             PendingChange::Approved(config) if is_of(config) => {}
-            // A run that never reached its running phase is not worth protecting.
-            PendingChange::None | PendingChange::Checking(_) | PendingChange::Approved(_)
-                if !run.health.has_run => {}
+            // Also beside a run that only waits: it reads the chain, and a contradiction would end it.
             PendingChange::None | PendingChange::Checking(_) | PendingChange::Approved(_) => {
-                *trial = PendingChange::Checking(target.config.clone());
+                *change = PendingChange::Checking(target.config.clone());
                 return (Action::Check(target), wake);
             }
         }
@@ -329,17 +323,14 @@ impl<H> Lifecycle<H> {
 
     /// A generation was started.
     pub fn started(&mut self, target: Target, handles: H, now: Instant) {
-        let before = if let RunState::Down { fallback: replaces } = &mut self.state {
-            replaces.take()
-        } else {
-            None
-        };
-        let course = self.intent.config_mut();
-        let course = course.filter(|course| course.desired.config == target.config);
-        let replaced = before.filter(|_| course.is_some());
-        if let Some(course) = course {
+        let before =
+            if let RunState::Down { fallback } = &mut self.state { fallback.take() } else { None };
+        let wanted = self.intent.config_mut();
+        let wanted = wanted.filter(|wanted| wanted.desired.config == target.config);
+        let replaced = before.filter(|_| wanted.is_some());
+        if let Some(wanted) = wanted {
             // The file is applied.
-            course.status = ApplyStatus::NoObjection;
+            wanted.status = ApplyStatus::NoObjection;
         }
         let run = Run {
             target,
@@ -353,8 +344,8 @@ impl<H> Lifecycle<H> {
 
     /// The run was asked to end.
     pub fn stop_requested(&mut self, how: StopMode, now: Instant) {
-        let (run, trial) = match std::mem::take(&mut self.state) {
-            RunState::Up { run, change: trial, .. } => (run, trial),
+        let (run, change) = match std::mem::take(&mut self.state) {
+            RunState::Up { run, change, .. } => (run, change),
             other @ (RunState::Down { .. }
             | RunState::Stopping { .. }
             | RunState::BackingOff { .. }
@@ -367,23 +358,19 @@ impl<H> Lifecycle<H> {
             StopMode::Drain => (DRAIN_LIMIT, false),
             StopMode::HandOver => (ABORT_LIMIT, true),
         };
-        let replaces = match trial {
+        let fallback = match change {
+            // A configuration that never ran must not become the fallback of a further change.
             PendingChange::Approved(config)
-                if self.target().is_some_and(|of| of.config == config) =>
+                if run.health.has_run && self.target().is_some_and(|of| of.config == config) =>
             {
                 Some(run.target.clone())
             }
-            // A configuration that never ran must not become the fallback of a further change.
             PendingChange::None | PendingChange::Checking(_) | PendingChange::Approved(_) => {
                 run.fallback.clone()
             }
         };
-        self.state = RunState::Stopping {
-            run,
-            deadline: now + limit,
-            is_aborted: aborted,
-            fallback: replaces,
-        };
+        self.state =
+            RunState::Stopping { run, deadline: now + limit, is_aborted: aborted, fallback };
     }
 
     /// The run entered its running phase (`is_running`), or left it.
@@ -419,22 +406,22 @@ impl<H> Lifecycle<H> {
         is_running: bool,
         now: Instant,
     ) -> Option<ApplyFailure> {
-        let RunState::Up { run, change: trial, .. } = &mut self.state else { return None };
-        if !matches!(trial, PendingChange::Checking(checking) if checking == config) {
+        let RunState::Up { run, change, .. } = &mut self.state else { return None };
+        if !matches!(change, PendingChange::Checking(checking) if checking == config) {
             return None; // The files have changed since.
         }
         let error = match result {
             Err(error) if error.is_refusal() || is_running => error,
             // An unreachable dependency is no reason to keep a run that is waiting itself.
             Ok(()) | Err(_) => {
-                *trial = PendingChange::Approved(config.clone());
+                *change = PendingChange::Approved(config.clone());
                 return None;
             }
         };
-        *trial = PendingChange::None;
+        *change = PendingChange::None;
         let waits = !error.is_refusal();
         let again_at = now + if waits { PREFLIGHT_RETRY } else { PARKED_RETRY };
-        let why = format!("{error}; the configuration from before runs on");
+        let why = format!("{error}; the previous configuration continues");
         let why = ApplyFailure { code: error.code(), why, is_waiting: waits };
         let before = run.target.clone();
         self.intent.config_mut()?.reject(why, before, Some(again_at))
@@ -444,8 +431,8 @@ impl<H> Lifecycle<H> {
     pub(super) fn ended(&mut self, exit: &Exit, now: Moment, jitter: f64) -> AfterExit {
         let run = match std::mem::take(&mut self.state) {
             RunState::Up { run, .. } => run,
-            RunState::Stopping { fallback: replaces, .. } => {
-                self.state = RunState::Down { fallback: replaces };
+            RunState::Stopping { fallback, .. } => {
+                self.state = RunState::Down { fallback };
                 return AfterExit::AsRequested;
             }
             other @ (RunState::Down { .. }
@@ -456,11 +443,11 @@ impl<H> Lifecycle<H> {
             }
         };
         if let Some(before) = run.fallback
-            && let Some(course) = self.intent.config_mut()
-            && course.desired.config == run.target.config
+            && let Some(wanted) = self.intent.config_mut()
+            && wanted.desired.config == run.target.config
         {
-            let why = format!("{exit}; the configuration from before runs again");
-            course.reject(ApplyFailure { code: exit.code(), why, is_waiting: false }, before, None);
+            let why = format!("{exit}; the previous configuration runs again");
+            wanted.reject(ApplyFailure { code: exit.code(), why, is_waiting: false }, before, None);
             return AfterExit::RolledBack;
         }
         let HealthyTime { since, longest, .. } = run.health;

@@ -9,6 +9,33 @@ use crate::{
     time::clock,
 };
 
+/// A state, and since when (Unix ms) it and its reason are shown.
+#[derive(Debug)]
+pub(super) struct ShownState {
+    state: InstanceState,
+    since_ms: u64,
+    /// `None`: as long as the state.
+    reason_since_ms: Option<u64>,
+}
+
+impl ShownState {
+    pub(super) fn new(now_ms: u64) -> Self {
+        Self { state: InstanceState::Starting, since_ms: now_ms, reason_since_ms: None }
+    }
+
+    /// Returns whether it is another state than before.
+    fn update(&mut self, state: InstanceState, now_ms: u64) -> bool {
+        let is_other = self.state.word() != state.word();
+        if is_other {
+            (self.since_ms, self.reason_since_ms) = (now_ms, None);
+        } else if self.state.reason() != state.reason() {
+            self.reason_since_ms = Some(now_ms);
+        }
+        self.state = state;
+        is_other
+    }
+}
+
 impl<E> ManagedInstance<E> {
     fn state(&self) -> InstanceState {
         match &self.lifecycle.state {
@@ -43,12 +70,7 @@ impl<E> ManagedInstance<E> {
             self.trouble.1 = clock::unix_millis();
         }
         self.trouble.0 = is_amiss;
-        let is_other = self.shown_state.0.word() != state.word();
-        if is_other {
-            self.shown_state.1 = clock::unix_millis();
-        }
-        self.shown_state.0 = state;
-        is_other
+        self.shown.update(state, clock::unix_millis())
     }
 
     /// Returns whether a fault is present that an operator may fix. Warnings logged meanwhile are
@@ -80,7 +102,12 @@ impl<E> ManagedInstance<E> {
 
     /// The state as of the last [`Self::refresh_state`].
     pub fn shown_state(&self) -> &InstanceState {
-        &self.shown_state.0
+        &self.shown.state
+    }
+
+    /// Returns whether it waits for something outside.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.shown.state, InstanceState::Waiting { .. })
     }
 
     /// Returns whether it is ending.
@@ -91,7 +118,7 @@ impl<E> ManagedInstance<E> {
     /// Returns whether an operator should act.
     pub fn needs_attention(&self) -> bool {
         let is_down = matches!(
-            self.shown_state.0,
+            self.shown.state,
             InstanceState::Parked { .. } | InstanceState::BackingOff { .. }
         );
         is_down || self.problem().is_some()
@@ -101,11 +128,11 @@ impl<E> ManagedInstance<E> {
     pub fn summary_line(&self) -> String {
         let generation =
             self.run().map(|_| format!(", generation {}", self.generation)).unwrap_or_default();
-        let complaint = match (self.problem(), &self.shown_state.0) {
+        let complaint = match (self.problem(), &self.shown.state) {
             // The state of a parked instance already contains the reason.
             (None, _) | (_, InstanceState::Parked { .. }) => String::new(),
             (Some(why), _) if self.is_waiting_to_apply() => {
-                format!("; its new configuration waits, and is tried again by itself: {why}")
+                format!("; its new configuration waits and is retried by itself: {why}")
             }
             (Some(why), _) => format!("; reload failed: {why}"),
         };
@@ -114,7 +141,7 @@ impl<E> ManagedInstance<E> {
 
     /// The state in a few words; `None`: it runs as its file describes.
     pub fn brief(&self) -> Option<String> {
-        match (&self.shown_state.0, self.problem()) {
+        match (&self.shown.state, self.problem()) {
             (InstanceState::Running, None) => None,
             (InstanceState::Running, Some(_)) if self.is_waiting_to_apply() => {
                 Some(format!("{} waits to change", self.name))
@@ -125,15 +152,18 @@ impl<E> ManagedInstance<E> {
     }
 
     fn describe_state(&self) -> String {
-        let state = &self.shown_state.0;
+        let state = &self.shown.state;
         let detail = match state {
             InstanceState::Waiting { on, why } => format!(" for {on} ({why})"),
             InstanceState::Parked { why, .. } => format!(" ({why})"),
             InstanceState::Stopped { by } => format!(" by {}", by.as_str()),
-            InstanceState::Starting
-            | InstanceState::Running
-            | InstanceState::Draining
-            | InstanceState::BackingOff { .. } => String::new(),
+            InstanceState::Starting | InstanceState::Running | InstanceState::Draining => {
+                String::new()
+            }
+            InstanceState::BackingOff { .. } => self
+                .last_error
+                .as_ref()
+                .map_or_else(String::new, |error| format!(" ({})", error.text)),
         };
         format!("{}{detail}", state.word())
     }
@@ -157,8 +187,9 @@ impl<E> ManagedInstance<E> {
         InstanceStatus {
             name: self.name.clone(),
             file: self.file.clone(),
-            state: self.shown_state.0.clone(),
-            since_ms: self.shown_state.1,
+            state: self.shown.state.clone(),
+            since_ms: self.shown.since_ms,
+            reason_since_ms: self.shown.reason_since_ms,
             generation: self.generation,
             restarts: self.restarts,
             last_error: self.last_error.clone(),
@@ -177,5 +208,26 @@ impl<E> ManagedInstance<E> {
                 .map(|config| config.kms_core_endpoint.to_string()),
             gauges: self.run().map_or_else(Gauges::default, |run| run.gauges.borrow().clone()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_its_own_since() {
+        let waiting =
+            |on: &str, why: &str| InstanceState::Waiting { on: on.into(), why: why.into() };
+        let mut shown = ShownState::new(1);
+        assert!(shown.update(waiting("the node", "refused"), 2));
+        assert!(!shown.update(waiting("the node", "timed out"), 3));
+        assert_eq!((shown.since_ms, shown.reason_since_ms), (2, None), "it is the same outage");
+        assert!(!shown.update(waiting("the Core", "refused"), 4));
+        assert_eq!((shown.since_ms, shown.reason_since_ms), (2, Some(4)));
+        assert!(!shown.update(waiting("the Core", "timed out"), 5));
+        assert_eq!((shown.since_ms, shown.reason_since_ms), (2, Some(4)));
+        assert!(shown.update(InstanceState::Running, 6));
+        assert_eq!((shown.since_ms, shown.reason_since_ms), (6, None));
     }
 }

@@ -43,6 +43,31 @@ async fn reload_answers_when_everything_is_applied() {
     rig.end().await;
 }
 
+/// A node that is only slow to connect is no outcome; one that stays away is told after a while.
+#[tokio::test(start_paused = true)]
+async fn restart_answers_when_its_outcome_is_known() {
+    let rig = Harness::new();
+    rig.write("a.toml", &content(1, WAITS_A_MOMENT));
+    rig.write("b.toml", &content(2, UNREACHABLE));
+    rig.write("c.toml", &content(3, FAILS_AT_START));
+    quiet().await;
+    let restart = async |name: &str| {
+        let answer = rig.ask(Request::Restart { name: name.into() }).await;
+        let Response::Done { lines, failed } = answer else { panic!("{answer:?}") };
+        (lines.join("\n"), failed)
+    };
+    assert_eq!(restart("a").await, ("a: running, generation 2".to_owned(), false));
+    let begun = Instant::now();
+    let (told, failed) = restart("b").await;
+    assert!(told.starts_with("b: waiting for the node (no answer)") && !failed, "{told}");
+    assert!(told.contains("`kms-connector status b`"), "{told}");
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(15) && took < Duration::from_secs(30), "{took:?}");
+    let (told, failed) = restart("c").await;
+    assert!(told.starts_with("c: backing-off (start failed") && failed, "{told}");
+    rig.end().await;
+}
+
 /// Half of the requests are for all instances, half for the one whose change is checked for 20 s.
 #[tokio::test(start_paused = true)]
 async fn d6_fifty_reloads_at_once_all_end_and_a_good_file_is_not_blamed() {
@@ -137,7 +162,7 @@ async fn d2_only_a_whole_reload_ends_what_a_vanished_directory_had_and_says_whom
             continue;
         }
         let (told, failed) = reload(name).await;
-        assert!(failed && told.contains("another directory"), "{told}");
+        assert!(failed && told.contains("replaced by another one"), "{told}");
         assert_eq!(rig.status().await.instances.len(), 2);
         assert_eq!(rig.instance("a").await.state, InstanceState::Running);
     }

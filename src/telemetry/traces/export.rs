@@ -82,7 +82,7 @@ impl Exporter {
         let client = match http_client() {
             Ok(client) => client,
             Err(error) => {
-                warn!(error, "no traces: the collector cannot be talked to");
+                warn!(error, "no traces: the collector cannot be used");
                 return;
             }
         };
@@ -214,10 +214,10 @@ pub(super) fn parse_rejection(answer: &[u8]) -> Option<(u64, UntrustedText)> {
 pub(super) fn status_advice(status: u16) -> &'static str {
     match status {
         300..=399 => "; redirects are not followed: put down where it leads to",
-        401 | 403 => "; it wants other credentials: OTEL_EXPORTER_OTLP_HEADERS",
+        401 | 403 => "; it requires other credentials: OTEL_EXPORTER_OTLP_HEADERS",
         404 | 405 | 415 => {
-            "; it does not take OTLP over HTTP there: /v1/traces is added to \
-             OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is taken as it stands"
+            "; it does not accept OTLP over HTTP there: /v1/traces is appended to \
+             OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is used unchanged"
         }
         _ => "",
     }

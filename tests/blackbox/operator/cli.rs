@@ -169,7 +169,7 @@ fn list_can_tell_more() {
     assert_eq!(lines.len(), 4, "{long:?}");
     assert_eq!(lines[1][..5], ["a.toml", "a", "ok", "4242", "wss://gateway.example"]);
     // As a supervisor sees it, for which the required keys are missing.
-    assert_eq!(lines[2][..4], ["b.toml", "-", "7", "problems"]);
+    assert_eq!(lines[2][..4], ["b.toml", "b", "7", "problems"]);
     assert_eq!(lines[3][..3], ["c.toml", "c", "disabled"]);
 
     let json = world.run(&["list", "--json"]);
@@ -229,6 +229,24 @@ fn validate_says_ok_on_stdout_and_warnings_on_stderr() {
         let all = ended.stdout + &ended.stderr;
         assert!(!all.contains("CANARY") && !all.contains(KEY_PART), "{all}");
     }
+}
+
+/// `start` has defaults for what `supervise` wants to be told.
+#[test]
+fn validate_of_one_file_notes_what_supervise_refuses() {
+    let bare =
+        "private_key = \"0x4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318\"\n";
+    let world = World::new(&[("one.toml", CONFIG), ("bare.toml", bare)]);
+    let bare = world.run(&["validate", "-c", "bare.toml"]);
+    assert_eq!(bare.code, Some(0), "{bare:?}");
+    for words in ["`supervise` refuses it", "gateway_url", "decryption_address"] {
+        assert!(bare.stderr.contains(words), "{words}: {bare:?}");
+    }
+    let whole = world.run(&["validate", "-c", "one.toml"]);
+    assert!(!whole.stderr.contains("supervise"), "{whole:?}");
+    let nobody = world.run(&["config", "--instance", "nope"]);
+    assert_eq!(nobody.code, Some(78), "{nobody:?}");
+    assert!(nobody.stderr.contains("there are: bare, one"), "{nobody:?}");
 }
 
 #[test]
@@ -366,6 +384,7 @@ fn instance(file: &Path, state: InstanceState) -> InstanceStatus {
         file: Some(file.to_owned()),
         state,
         since_ms: 1_789_401_912_000,
+        reason_since_ms: None,
         generation: 2,
         restarts: 1,
         last_error: None,
@@ -532,7 +551,8 @@ fn operators_ask_and_hear() {
 
 #[test]
 fn list_tells_the_states_of_its_own_files_only() {
-    let world = World::new(&[("a.toml", CONFIG), ("b.toml", CONFIG)]);
+    let other = whole("2319", "core-2.example:1");
+    let world = World::new(&[("a.toml", CONFIG), ("b.toml", &other)]);
     let socket = world.directory.path().join("s.sock");
     let socket_argument = ["--socket", socket.to_str().unwrap()];
     let list = |arguments: &[&str]| world.run(&[&["list"], arguments, &socket_argument].concat());

@@ -225,10 +225,10 @@ async fn what_is_wrong_with_files_and_endpoints_is_named_everywhere() -> Result<
         metric: (STATE, "state=\"waiting\""),
         alert: "KmsConnectorWaiting",
     };
-    night.expect("other-chain", &parked(["54322", "fix what it says"], "chain_id")).await?;
-    let contract = waiting(["correct decryption_address", "it goes on by itself"], "no code");
+    night.expect("other-chain", &parked(["54322", "fix the cause above"], "chain_id")).await?;
+    let contract = waiting(["correct decryption_address", "continues by itself"], "no code");
     night.expect("no-contract", &contract).await?;
-    let core = waiting(["the KMS Core at 127.0.0.1", "it goes on by itself"], "kms_core_endpoint");
+    let core = waiting(["the KMS Core at 127.0.0.1", "continues by itself"], "kms_core_endpoint");
     night.expect("no-core", &core).await?;
     night.expect("no-toml", &parked(["TOML", "the file is watched"], "TOML")).await?;
 
@@ -343,7 +343,7 @@ async fn a_full_disk_is_named_everywhere() -> Result<()> {
     }
     let full = Told {
         ready: (200, "the disk of its journal"),
-        words: ["free space on its filesystem", "it goes on by itself"],
+        words: ["free space on its filesystem", "continues by itself"],
         check: ("fail", "free space"),
         metric: (STATE, "state=\"waiting\""),
         alert: "KmsConnectorWaiting",
@@ -373,7 +373,7 @@ async fn nodes_that_do_not_follow_the_chain_are_named_everywhere() -> Result<()>
     }
     let behind = Told {
         ready: (200, "has been behind since"),
-        words: ["has been behind since", "take it out of the configuration"],
+        words: ["has been behind since", "remove it from the configuration"],
         check: ("warn", "the node is stale"),
         metric: ("kms_connector_rpc_endpoint_behind_seconds", "endpoint_host"),
         alert: "KmsConnectorNodeBehind",

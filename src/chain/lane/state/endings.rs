@@ -194,9 +194,10 @@ impl LaneState {
         Hold::new(
             HoldReason::WalletUsedElsewhere,
             format!(
-                "somebody else sends from wallet {sender}: {nonces} of its nonces were used by \
-                 transactions that the journal does not know; stop that, and restart the instance to \
-                 go on at once: by itself it does after ten minutes without more of them"
+                "another program sends from wallet {sender}: {nonces} of its nonces were used by \
+                 transactions that the journal does not know; stop that program, then restart the \
+                 instance; without a restart it continues after ten minutes without such \
+                 transactions"
             ),
         )
     }

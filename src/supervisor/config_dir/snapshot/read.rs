@@ -60,9 +60,9 @@ pub enum Unlisted {
     Late { directory: PathBuf, late: IoStall },
     /// An unmounted or removed directory does not mean that all instances should end.
     #[error(
-        "another directory stands there now (unmounted, or made anew), and it has no configuration: all run \
-         on until files are there again, or until `kms-connector reload`, without a name, says that it is \
-         meant"
+        "the directory was replaced by another one without configurations (unmounted, or \
+         recreated): all instances continue until files are back. If this is intended, run \
+         `kms-connector reload` without a name"
     )]
     Vanished,
     #[error("reading the configurations takes longer than {0:?}")]
@@ -160,10 +160,12 @@ pub fn misnamed_entries(directory: &Path) -> Vec<Warning> {
         let is_directory = entry.file_type().is_ok_and(|of| of.is_dir());
         let message = match (is_toml && !is_hidden, is_configuration(&name)) {
             (true, true) if is_directory => {
-                "is a directory, and no configuration: Docker makes one where the file that it is to \
-                 mount is missing"
+                "is a directory, not a configuration: Docker creates one if the file to mount is \
+                 missing"
             }
-            (true, false) => "is not read: the name of a configuration ends in .toml, in lower case",
+            (true, false) => {
+                "is not read: the name of a configuration ends in .toml, in lower case"
+            }
             (true, true) | (false, _) => return None,
         };
         Some((entry.path(), message))
@@ -196,9 +198,9 @@ fn read_content(path: &Path) -> Option<FileContent> {
             Problem {
                 place: place_of(path),
                 key: None,
-                found: "a link that leads nowhere".to_owned(),
+                found: "a broken link".to_owned(),
                 allowed: "a readable TOML file".to_owned(),
-                advice: "Mend the link, or remove it to stop its instance".to_owned(),
+                advice: "Fix the link, or remove it to stop its instance".to_owned(),
             }
             .into(),
         )),
@@ -208,7 +210,7 @@ fn read_content(path: &Path) -> Option<FileContent> {
 
 fn stalled_file(path: &Path, late: IoStall) -> Problems {
     let found = match late {
-        IoStall::Hangs => "a file whose reading does not end",
+        IoStall::Hangs => "a file that cannot be read to its end",
         IoStall::NoThread => "no thread to read it on",
     };
     Problem {
@@ -216,7 +218,7 @@ fn stalled_file(path: &Path, late: IoStall) -> Problems {
         key: None,
         found: found.to_owned(),
         allowed: "a readable TOML file".to_owned(),
-        advice: format!("What to do: {}; the others are read meanwhile", late.remedy()),
+        advice: format!("{}; the other files are read meanwhile", late.remedy()),
     }
     .into()
 }
@@ -225,9 +227,10 @@ fn stalled_file(path: &Path, late: IoStall) -> Problems {
 pub(super) fn stalled_reference(path: &Path, late: IoStall) -> Problems {
     let found = match late {
         IoStall::Hangs => {
-            "a file, or one that its keys name (private_key_file, ca_file), whose reading does not end"
+            "a file, or one that its keys name (private_key_file, ca_file), that cannot be read to \
+             its end"
         }
-        IoStall::NoThread => "no thread to read the files on that it names",
+        IoStall::NoThread => "no thread to read the files that it names",
     };
     Problem {
         place: place_of(path),

@@ -87,14 +87,14 @@ impl DesiredConfig {
 impl Intent {
     pub(super) fn config(&self) -> Option<&DesiredConfig> {
         match self {
-            Self::Run(course) | Self::Stopped(course) => Some(course),
+            Self::Run(wanted) | Self::Stopped(wanted) => Some(wanted),
             Self::Nothing | Self::Disabled => None,
         }
     }
 
     pub(super) fn config_mut(&mut self) -> Option<&mut DesiredConfig> {
         match self {
-            Self::Run(course) | Self::Stopped(course) => Some(course),
+            Self::Run(wanted) | Self::Stopped(wanted) => Some(wanted),
             Self::Nothing | Self::Disabled => None,
         }
     }

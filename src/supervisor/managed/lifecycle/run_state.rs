@@ -115,16 +115,15 @@ impl<H> RunState<H> {
 
     /// Gives up a change under way.
     pub(super) fn cancel_change(&mut self) {
-        if let Self::Up { change: trial, .. } = self {
-            *trial = PendingChange::None;
+        if let Self::Up { change, .. } = self {
+            *change = PendingChange::None;
         }
     }
 
     /// The next generation will have nothing to fall back to.
     pub(super) fn drop_fallback(&mut self) {
-        if let Self::Down { fallback: replaces } | Self::Stopping { fallback: replaces, .. } = self
-        {
-            *replaces = None;
+        if let Self::Down { fallback } | Self::Stopping { fallback, .. } = self {
+            *fallback = None;
         }
     }
 }

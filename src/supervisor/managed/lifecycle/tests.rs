@@ -72,7 +72,7 @@ impl Play {
                 }
                 Action::Check(target) => {
                     let run = self.standing.state.run().unwrap();
-                    assert!(run.health.has_run && run.target.config != target.config);
+                    assert!(run.target.config != target.config);
                 }
                 Action::Stop(how) => {
                     self.standing.stop_requested(how, self.now);
@@ -159,8 +159,7 @@ fn what_fails_before_it_ever_ran_gives_way_to_what_it_replaced() {
     play.hand_over();
     // A configuration that never ran is no fallback.
     play.want(2);
-    assert_eq!(play.ended(&Exit::Stopped), AfterExit::AsRequested);
-    play.settle();
+    play.hand_over();
     assert_eq!(play.runs(), Some(&target(2).config));
     assert_eq!(play.ended(&failed()), AfterExit::RolledBack);
     play.settle();
@@ -173,6 +172,25 @@ fn what_fails_before_it_ever_ran_gives_way_to_what_it_replaced() {
     play.hand_over();
     play.phase(true);
     assert_eq!(play.ended(&failed()), AfterExit::RestartAfter(Duration::from_secs(1)));
+}
+
+/// It takes in requests, and its own configuration may be the right one.
+#[test]
+fn what_waits_is_ended_by_no_contradiction_but_by_a_change_that_may_run() {
+    let unanswered = || Err(PreflightError::TimedOut(Duration::ZERO));
+    let mut play = Play::new();
+    play.want(0);
+    play.want(1);
+    assert!(!play.checked(Err(refusal())).unwrap().is_waiting);
+    play.settle();
+    assert_eq!(play.runs(), Some(&target(0).config));
+    play.want(2);
+    assert_eq!(play.checked(unanswered()), None, "both wait: the newer one is meant");
+    play.settle();
+    assert!(play.told);
+    play.ended(&Exit::Stopped);
+    play.settle();
+    assert_eq!(play.runs(), Some(&target(2).config));
 }
 
 #[test]
@@ -282,8 +300,8 @@ proptest! {
                 (Some(_), None) => prop_assert!(false, "it runs, and nobody wants it: {:?}", standing),
                 (None, _) => {}
             }
-            let course = standing.intent.config();
-            if course.is_some_and(|course| play.runs() == Some(&course.desired.config)) {
+            let wanted = standing.intent.config();
+            if wanted.is_some_and(|wanted| play.runs() == Some(&wanted.desired.config)) {
                 prop_assert_eq!(standing.apply_failure(), None, "what is applied is not complained of");
             }
         }
