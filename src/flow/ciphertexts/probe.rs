@@ -19,6 +19,10 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(6);
 /// A digest that no stored object has.
 const ABSENT_DIGEST: B256 = B256::ZERO;
 
+/// The remedy for an answer that any web server may give.
+const NO_BUCKET_AT_ALL: &str = "check that the URL is that of a bucket: S3 says NoSuchKey of an object \
+                                that is not there";
+
 /// The result of probing one bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeResult {
@@ -40,7 +44,8 @@ pub enum ProbeAnswer {
     /// `AccessDenied`: S3's answer for a missing object, where listing is not allowed. As expected, if
     /// objects are delivered.
     Denied(S3Error),
-    /// A refusal that is not S3's `AccessDenied`, or of a call without the signature that it may need.
+    /// A refusal that is not S3's `AccessDenied`, or of a call without the signature that it may need; or
+    /// "not found" without S3's code, which any web server says.
     Doubtful(S3Error),
 }
 
@@ -67,7 +72,9 @@ async fn probe_bucket(http: &BucketClient, bucket: &Bucket) -> ProbeResult {
     let proxy = http.proxy_for(bucket);
     let remedy = match &found {
         Ok(ProbeAnswer::Status(_) | ProbeAnswer::Denied(_)) => None,
-        Ok(ProbeAnswer::Doubtful(error)) => error.remedy(bucket.is_fallback()),
+        Ok(ProbeAnswer::Doubtful(error)) => {
+            error.remedy(bucket.is_fallback()).or_else(|| Some(NO_BUCKET_AT_ALL.to_owned()))
+        }
         Err(trouble) => trouble.remedy(bucket.is_fallback(), proxy.as_deref()),
     };
     let shown = bucket.display_name.clone();
@@ -95,7 +102,9 @@ async fn get(
     }
     let error = bucket.read_error(response, signed).await;
     match error.kind() {
-        S3ErrorKind::Missing => Ok(ProbeAnswer::Status(status)),
+        S3ErrorKind::Missing if error.code.is_some() => Ok(ProbeAnswer::Status(status)),
+        // Any web server says so.
+        S3ErrorKind::Missing => Ok(ProbeAnswer::Doubtful(error)),
         S3ErrorKind::Denied if error.code != Some(Code::AccessDenied) => {
             Ok(ProbeAnswer::Doubtful(error))
         }
@@ -185,9 +194,17 @@ mod tests {
         assert_eq!(probed.proxy.as_deref(), Some("127.0.0.1:1"));
         assert!(probed.remedy.unwrap().contains("proxy 127.0.0.1:1"));
 
-        // A 403 without S3's error body: it may be no bucket at all.
-        let server = Server::always(ServerAction::Status(403)).await;
+        // A 403 or 404 without S3's error body: it may be no bucket at all.
+        for status in [403, 404] {
+            let server = Server::always(ServerAction::Status(status)).await;
+            let probed = probe(&plain_http(), &server.url()).await;
+            assert!(matches!(probed.outcome, Ok(ProbeAnswer::Doubtful(_))), "{probed:?}");
+            assert!(probed.remedy.is_some(), "{probed:?}");
+        }
+        let absent =
+            ServerAction::Refuse { status: 404, header: "a: b", body: body("NoSuchKey", "") };
+        let server = Server::always(absent).await;
         let probed = probe(&plain_http(), &server.url()).await;
-        assert!(matches!(probed.outcome, Ok(ProbeAnswer::Doubtful(_))), "{probed:?}");
+        assert_eq!(probed.outcome, Ok(ProbeAnswer::Status(404)));
     }
 }
