@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use self::{
-    decisions::Look,
+    decisions::Recheck,
     gas::GasLimits,
     prior_answer::{PriorAnswers, SearchResult},
     progress::LastTry,
@@ -54,11 +54,11 @@ pub struct Submission<P> {
 }
 
 const NONE_UNDER_WAY: &str = "no transaction with it is under way";
-const WOULD_NOT_NOW: &str = "its transaction reverted, and would not now";
+const WOULD_NOT_NOW: &str = "its transaction reverted, but would not revert now";
 const NEVER_TAKEN: &str = "no node has taken its transaction";
 const WITHOUT_REASON: &str = "its transactions revert without a reason";
-const OUT_OF_GAS: &str = "its transactions run out of gas: the gateway nodes estimate too little of it; \
-                          gas_limit sets it";
+const OUT_OF_GAS: &str = "its transactions run out of gas: the gateway nodes estimate too little; \
+                          set gas_limit";
 
 impl<P: TransactionSender> Submission<P> {
     /// `gas_limit`: the operator's, for every transaction. `None`: learned from estimates.
@@ -273,7 +273,7 @@ impl<P: TransactionSender> Submission<P> {
         let why = if used_up { OUT_OF_GAS } else { WITHOUT_REASON };
         self.reverts.record(request.key, why, Instant::now());
         if !self.reverted_everywhere(transaction).await {
-            debug!(request = %request.key, %transaction, "reverted by one node's word only");
+            debug!(request = %request.key, %transaction, "only one node reports the revert");
             return Err(SubmissionError::NodesContradict);
         }
         if used_up {
@@ -285,7 +285,7 @@ impl<P: TransactionSender> Submission<P> {
         let again = self.adapter.provider().call(call, BlockId::Number(block.number)).await;
         match again {
             Ok(_) => {
-                debug!(request = %request.key, %transaction, "reverted, and would not revert now");
+                debug!(request = %request.key, %transaction, "reverted, but would not revert now");
                 Ok(SubmissionEvent::Returned { why: WOULD_NOT_NOW })
             }
             Err(error) => match error.revert_data() {
@@ -318,15 +318,15 @@ impl<P: TransactionSender> Submission<P> {
         before: PriorAnswer,
     ) -> Result<Outcome, SubmissionError> {
         self.metrics.contract_error(error.as_ref().map_or("none", ContractError::code));
-        match decisions::look(error.as_ref()) {
-            Look::IsAnswered => {
+        match decisions::recheck_for(error.as_ref()) {
+            Recheck::IsAnswered => {
                 // This request had an answer already, which says nothing about others.
                 self.last_was_rejected.store(false, Ordering::Relaxed);
                 self.recheck_already_answered(request, call, before).await
             }
-            Look::IsRequested => self.recheck_not_requested(request, call).await,
-            Look::IsHeld => Err(self.recheck_hold(call).await),
-            Look::Paused => Err(SubmissionError::Paused),
+            Recheck::IsRequested => self.recheck_not_requested(request, call).await,
+            Recheck::IsHeld => Err(self.recheck_hold(call).await),
+            Recheck::Paused => Err(SubmissionError::Paused),
         }
     }
 }

@@ -205,11 +205,11 @@ impl Endpoint {
 /// Describes an HTTP status without a JSON-RPC answer, with advice where there is one.
 fn status_text(status: u16) -> String {
     let advice = match status {
-        300..=399 => "; redirects are not followed: put down where it leads to",
-        401 | 403 => "; the key in the URL, or the address of this machine, is not let in",
+        300..=399 => "; redirects are not followed: use the URL that it leads to",
+        401 | 403 => "; the key in the URL, or the address of this machine, is refused",
         402 => "; the plan behind the key in the URL is used up",
-        404 => "; is the path of the URL right?",
-        407 => "; the proxy wants another user name or password",
+        404 => "; check the path of the URL",
+        407 => "; the proxy requires another user name or password",
         _ => "",
     };
     format!("HTTP status {status}{advice}")

@@ -212,7 +212,7 @@ pub(super) async fn has_block(client: &Client, number: u64) -> Result<bool, RpcE
 }
 
 pub(super) fn missing_block_reason(number: u64) -> String {
-    format!("it does not have block {number}, and tells of it or of later ones")
+    format!("it does not have block {number}, but announced it or a later one")
 }
 
 #[cfg(test)]

@@ -237,7 +237,7 @@ async fn write(
         let frame = tokio::select! {
             order = orders.recv() => {
                 let Some(OutgoingCall { id, question, pending }) = order else {
-                    return "nobody uses the connection any more".to_owned();
+                    return "the connection is no longer used".to_owned();
                 };
                 shared.pending().insert(id, pending);
                 Frame::text(question)

@@ -98,13 +98,13 @@ impl BucketError {
                 Some(format!("correct user name and password of the proxy {proxy}"))
             }
             (Self::Connect(_) | Self::Silent, Some(proxy)) => {
-                Some(format!("look at the proxy {proxy}, and whether it may go there"))
+                Some(format!("check the proxy {proxy}, and whether it may connect there"))
             }
             (Self::Connect(_) | Self::Silent, None) if own => {
-                Some("look at the way to that bucket, and at [s3_config]".to_owned())
+                Some("check the connection to that bucket, and [s3_config]".to_owned())
             }
             (Self::Connect(_) | Self::Silent, None) => {
-                Some("look at the way to that bucket, or tell its coprocessor".to_owned())
+                Some("check the connection to that bucket, or tell its coprocessor".to_owned())
             }
             (Self::Refused(error), _) => error.remedy(own),
             (Self::WrongBytes { .. }, _) => {

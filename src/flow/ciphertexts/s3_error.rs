@@ -240,7 +240,7 @@ impl S3Error {
             (S3ErrorKind::Redirect | S3ErrorKind::NoBucket, true) => {
                 Some("correct bucket and endpoint in [s3_config]".to_owned())
             }
-            (S3ErrorKind::Clock, _) => Some("set the clock of this machine right".to_owned()),
+            (S3ErrorKind::Clock, _) => Some("correct the clock of this machine".to_owned()),
             (S3ErrorKind::Credentials, _) => Some(self.credentials_remedy().to_owned()),
             (S3ErrorKind::Missing | S3ErrorKind::Status, _) => None,
         }
@@ -249,12 +249,12 @@ impl S3Error {
     fn credentials_remedy(&self) -> &'static str {
         match &self.code {
             Some(Code::InvalidAccessKeyId) => {
-                "the access key is not known there: give the process credentials of that account, or \
-                 correct the endpoint in [s3_config]"
+                "the access key is unknown there: use credentials of that account, or correct the \
+                 endpoint in [s3_config]"
             }
             Some(Code::SignatureDoesNotMatch) => {
-                "the secret key is not the one of the access key: give the process the right one; \
-                 if it is right, something on the way changes the calls"
+                "the secret key does not belong to the access key: correct it; if it is right, a \
+                 proxy changes the calls"
             }
             Some(_) | None => {
                 "the session has ended: renew the credentials of the process, which are looked for \

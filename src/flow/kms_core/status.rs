@@ -84,11 +84,11 @@ pub fn meaning(call: CallKind, status: &Status) -> StatusMeaning {
     );
     let no_such_service = StatusMeaning::Hold(
         HoldReason::CoreRefused,
-        "kms_core_endpoint answers, but is no KMS Core this connector knows",
+        "kms_core_endpoint answers, but is not a known KMS Core",
     );
     let not_allowed = StatusMeaning::Hold(
         HoldReason::CoreRefused,
-        "something in front of the KMS Core denies access",
+        "a proxy in front of the KMS Core denies access",
     );
     let no_signing_key = StatusMeaning::Hold(
         HoldReason::CoreFailed,

@@ -34,7 +34,7 @@ pub(super) enum Opinion {
 
 /// What to check before one node's rejection has consequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum Recheck {
     IsAnswered,
     IsRequested,
     IsHeld,
@@ -42,13 +42,13 @@ pub(super) enum Look {
     Paused,
 }
 
-/// Which check a node's error asks for.
-pub(super) fn look(said: Option<&ContractError>) -> Look {
-    match said.map(ContractError::meaning) {
-        Some(RevertMeaning::AlreadyAnswered) => Look::IsAnswered,
-        Some(RevertMeaning::NotRequested) => Look::IsRequested,
-        Some(RevertMeaning::Retry) => Look::Paused,
-        Some(RevertMeaning::Hold(_)) | None => Look::IsHeld,
+/// The check that a node's error asks for. `None`: it gave no reason.
+pub(super) fn recheck_for(error: Option<&ContractError>) -> Recheck {
+    match error.map(ContractError::meaning) {
+        Some(RevertMeaning::AlreadyAnswered) => Recheck::IsAnswered,
+        Some(RevertMeaning::NotRequested) => Recheck::IsRequested,
+        Some(RevertMeaning::Retry) => Recheck::Paused,
+        Some(RevertMeaning::Hold(_)) | None => Recheck::IsHeld,
     }
 }
 
@@ -70,15 +70,15 @@ pub(super) fn requested(agreed: Agreement) -> SubmissionError {
 }
 
 /// What follows when one node's error would hold the request, given the opinions of all nodes.
-pub(super) fn held(said: Vec<Opinion>) -> SubmissionError {
+pub(super) fn held(opinions: Vec<Opinion>) -> SubmissionError {
     let holds = |one: &Opinion| match one {
         Opinion::Accepts => false,
-        Opinion::Rejects(error) => look(error.as_ref()) == Look::IsHeld,
+        Opinion::Rejects(error) => recheck_for(error.as_ref()) == Recheck::IsHeld,
     };
-    if !said.iter().all(holds) {
+    if !opinions.iter().all(holds) {
         return SubmissionError::NodesContradict;
     }
-    match said.into_iter().next() {
+    match opinions.into_iter().next() {
         Some(Opinion::Rejects(Some(error))) => SubmissionError::Rejected(error),
         Some(Opinion::Rejects(None)) => rejected("the contract reverts without a reason"),
         Some(Opinion::Accepts) | None => SubmissionError::NodesContradict,
@@ -87,12 +87,12 @@ pub(super) fn held(said: Vec<Opinion>) -> SubmissionError {
 
 /// Before more gas is spent on an answer: the first node's opinion, if the nodes do not contradict each
 /// other.
-pub(super) fn another(said: Vec<Opinion>) -> Result<Opinion, SubmissionError> {
-    let takes = said.iter().filter(|one| **one == Opinion::Accepts).count();
-    if takes > 0 && takes < said.len() {
+pub(super) fn another(opinions: Vec<Opinion>) -> Result<Opinion, SubmissionError> {
+    let takes = opinions.iter().filter(|one| **one == Opinion::Accepts).count();
+    if takes > 0 && takes < opinions.len() {
         return Err(SubmissionError::NodesContradict);
     }
-    said.into_iter().next().ok_or(SubmissionError::NodesContradict)
+    opinions.into_iter().next().ok_or(SubmissionError::NodesContradict)
 }
 
 #[cfg(test)]
@@ -135,27 +135,29 @@ mod tests {
 
     #[test]
     fn m3_a_request_is_held_for_what_all_say() {
-        each_hearing(|said| {
-            let follows = held(said.to_vec());
+        each_hearing(|replies| {
+            let follows = held(replies.to_vec());
             match follows.remedy() {
-                Remedy::Hold(_) => assert!(said.iter().all(is_held), "{said:?}"),
-                Remedy::Retry => assert!(!said.iter().all(is_held), "{said:?}"),
-                Remedy::Refuse(_) => panic!("{said:?}"),
+                Remedy::Hold(_) => assert!(replies.iter().all(is_held), "{replies:?}"),
+                Remedy::Retry => assert!(!replies.iter().all(is_held), "{replies:?}"),
+                Remedy::Refuse(_) => panic!("{replies:?}"),
             }
             if let SubmissionError::Rejected(error) = follows {
-                assert_eq!(said[0], Opinion::Rejects(Some(error)));
+                assert_eq!(replies[0], Opinion::Rejects(Some(error)));
             }
         });
     }
 
     #[test]
     fn g1_more_gas_is_spent_if_all_take_it() {
-        each_hearing(|said| {
+        each_hearing(|replies| {
             let takes = |one: &Opinion| *one == Opinion::Accepts;
-            let contradicts = said.iter().any(takes) && !said.iter().all(takes);
-            match another(said.to_vec()) {
-                Ok(first) => assert!(first == said[0] && !contradicts, "{said:?}"),
-                Err(error) => assert!(contradicts && error.remedy() == Remedy::Retry, "{said:?}"),
+            let contradicts = replies.iter().any(takes) && !replies.iter().all(takes);
+            match another(replies.to_vec()) {
+                Ok(first) => assert!(first == replies[0] && !contradicts, "{replies:?}"),
+                Err(error) => {
+                    assert!(contradicts && error.remedy() == Remedy::Retry, "{replies:?}");
+                }
             }
         });
     }
@@ -176,13 +178,19 @@ mod tests {
 
     #[test]
     fn whatever_a_node_refuses_it_for_is_looked_into() {
-        let looks = opinions().into_iter().filter_map(|one| match one {
+        let rechecks = opinions().into_iter().filter_map(|one| match one {
             Opinion::Accepts => None,
-            Opinion::Rejects(error) => Some(look(error.as_ref())),
+            Opinion::Rejects(error) => Some(recheck_for(error.as_ref())),
         });
-        let (answered, requested) = (Look::IsAnswered, Look::IsRequested);
-        let expected =
-            [Look::IsHeld, answered, requested, Look::Paused, Look::IsHeld, Look::IsHeld];
-        assert_eq!(looks.collect::<Vec<_>>(), expected);
+        let (answered, requested) = (Recheck::IsAnswered, Recheck::IsRequested);
+        let expected = [
+            Recheck::IsHeld,
+            answered,
+            requested,
+            Recheck::Paused,
+            Recheck::IsHeld,
+            Recheck::IsHeld,
+        ];
+        assert_eq!(rechecks.collect::<Vec<_>>(), expected);
     }
 }

@@ -17,21 +17,21 @@ pub enum SubmissionError {
     #[error(transparent)]
     Rejected(ContractError),
     #[error(
-        "an earlier answer of this wallet is in one of the last blocks: it is looked for again"
+        "an earlier answer of this wallet is in one of the last blocks: it is searched for again"
     )]
     PriorAnswerNotFinal,
-    #[error("earlier answers of this wallet are looked for, in parts")]
+    #[error("earlier answers of this wallet are searched for, in parts")]
     PriorAnswerSearchIncomplete,
     #[error(
         "the gateway nodes contradict each other, or themselves, on whether this was answered or \
          can be"
     )]
     NodesContradict,
-    #[error("not every gateway node has said yet that this was answered")]
+    #[error("not every gateway node has confirmed yet that this was answered")]
     NotSaidByAll,
     #[error("the contract is paused")]
     Paused,
-    #[error("the contract does not know this request, the node may lag")]
+    #[error("the contract does not know this request; the node may lag")]
     NotRequestedYet,
     #[error("the contract does not know this request")]
     NotRequested,

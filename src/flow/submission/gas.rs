@@ -55,8 +55,8 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Debug, Default)]
 struct ClassEntry {
-    /// What is known of one class. Locked while estimating, so that a burst makes one estimate.
-    known: Arc<tokio::sync::Mutex<LearnedGas>>,
+    /// What was learned of one class. Locked while estimating, so that a burst makes one estimate.
+    learned: Arc<tokio::sync::Mutex<LearnedGas>>,
     /// Held by the first answer of the class until one is accepted.
     first: Arc<tokio::sync::Mutex<()>>,
 }
@@ -94,9 +94,9 @@ impl LearnedGas {
     /// threshold costs more than the estimated one.
     fn learn(&mut self, estimate: u64, most: u64, now: Instant) -> u64 {
         let limit = plus_percent(estimate, MARGIN_PERCENT).max(self.minimum()).min(most);
-        let (known, at) = self.fresh(now).zip(self.limit.map(|(_, at)| at)).unwrap_or((0, now));
-        self.limit = Some((limit.max(known), at));
-        limit.max(known)
+        let (learned, at) = self.fresh(now).zip(self.limit.map(|(_, at)| at)).unwrap_or((0, now));
+        self.limit = Some((limit.max(learned), at));
+        limit.max(learned)
     }
 }
 
@@ -133,8 +133,8 @@ impl GasLimits {
                 match estimates(provider, call, 0, fits).await.map(|told| told.lowest) {
                     Ok(needed) if !fits(needed) => {
                         return Err(rejected(&format!(
-                            "the answer needs about {needed} gas, and gas_limit = {fixed} does not \
-                             allow it; raise it, or leave it out and it is learned"
+                            "the answer needs about {needed} gas, more than gas_limit = {fixed}; \
+                             raise it, or remove it: the limit is then learned"
                         )));
                     }
                     // An implausible estimate: the operator's limit is preferred.
@@ -148,17 +148,18 @@ impl GasLimits {
         let most = PlausibleGas::of(provider, call).most;
         if wary {
             // The lock is released at once: after a restart many of these come together.
-            let known = *entry.known.lock().await;
-            let fits = |gas| known.fresh(Instant::now()).is_some() && known.is_consistent_with(gas);
-            let estimate = estimates(provider, call, known.minimum(), fits).await?.highest;
-            return Ok(entry.known.lock().await.learn(estimate, most, Instant::now()));
+            let learned = *entry.learned.lock().await;
+            let fits =
+                |gas| learned.fresh(Instant::now()).is_some() && learned.is_consistent_with(gas);
+            let estimate = estimates(provider, call, learned.minimum(), fits).await?.highest;
+            return Ok(entry.learned.lock().await.learn(estimate, most, Instant::now()));
         }
-        let mut known = entry.known.lock().await;
-        if let Some(limit) = known.fresh(Instant::now()) {
+        let mut learned = entry.learned.lock().await;
+        if let Some(limit) = learned.fresh(Instant::now()) {
             return Ok(limit);
         }
-        let estimate = estimates(provider, call, known.minimum(), |_| false).await?.highest;
-        Ok(known.learn(estimate, most, Instant::now()))
+        let estimate = estimates(provider, call, learned.minimum(), |_| false).await?.highest;
+        Ok(learned.learn(estimate, most, Instant::now()))
     }
 
     /// For an answer of a class of which none was accepted yet. One is sent first; the others wait for it
@@ -172,7 +173,7 @@ impl GasLimits {
             return None;
         }
         let entry = self.entry(request, call);
-        let is_new = async || entry.known.lock().await.used == 0;
+        let is_new = async || entry.learned.lock().await.used == 0;
         if !is_new().await {
             return None;
         }
@@ -187,8 +188,8 @@ impl GasLimits {
         }
         let entry = self.entry(request, call);
         // If it is locked, the next answer records the same.
-        if let Ok(mut known) = entry.known.try_lock() {
-            known.used = gas;
+        if let Ok(mut learned) = entry.learned.try_lock() {
+            learned.used = gas;
         }
     }
 
@@ -198,7 +199,7 @@ impl GasLimits {
         if self.fixed.is_some() {
             return false;
         }
-        self.entry(request, call).known.lock().await.limit = None;
+        self.entry(request, call).learned.lock().await.limit = None;
         true
     }
 
@@ -208,11 +209,11 @@ impl GasLimits {
             return;
         }
         let entry = self.entry(request, call);
-        let mut known = entry.known.lock().await;
+        let mut learned = entry.learned.lock().await;
         let more = plus_percent(limit, STEP_PERCENT).min(most_gas(call.data.len()));
-        known.floor = known.floor.max(more);
+        learned.floor = learned.floor.max(more);
         // Others with the old limit may report late, after a higher one was learned.
-        known.limit = known.limit.filter(|(known, _)| *known > limit);
+        learned.limit = learned.limit.filter(|(learned, _)| *learned > limit);
     }
 
     fn entry(&self, request: &Request, call: &EthCall) -> ClassEntry {

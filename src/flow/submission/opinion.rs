@@ -61,10 +61,10 @@ impl<P: TransactionSender> Submission<P> {
         request: &Request,
         call: &EthCall,
     ) -> Result<(), SubmissionError> {
-        let known =
+        let is_signed =
             |error: &ContractError| matches!(error, ContractError::KmsNodeAlreadySigned { .. });
         let ending = (EndClaim::Answered, request);
-        decisions::answered(self.all_say(ending, call, BlockId::Latest, known).await?)
+        decisions::answered(self.all_say(ending, call, BlockId::Latest, is_signed).await?)
     }
 
     /// A lagging node does not know young requests. So the reply counts only if it was read at the
@@ -106,8 +106,8 @@ impl<P: TransactionSender> Submission<P> {
         this: impl Fn(&ContractError) -> bool + Copy,
     ) -> Result<Agreement, RpcError> {
         let says = |one: DecryptionAdapter<P>| async move {
-            let said = opinion_of(one.provider().call(call, at).await)?;
-            Ok(matches!(&said, Opinion::Rejects(Some(error)) if this(error)))
+            let opinion = opinion_of(one.provider().call(call, at).await)?;
+            Ok(matches!(&opinion, Opinion::Rejects(Some(error)) if this(error)))
         };
         self.adapter.agreement_on(ending, request.key, says).await
     }

@@ -60,8 +60,8 @@ impl Default for Reverts {
 impl Reverts {
     /// Records another one.
     pub(super) fn record(&self, key: RequestKey, why: &'static str, now: Instant) {
-        let mut known = self.lock();
-        let paid = known.touch(key, now, || PaidReverts { times: 0, last: now, why });
+        let mut reverts = self.lock();
+        let paid = reverts.touch(key, now, || PaidReverts { times: 0, last: now, why });
         *paid = PaidReverts { times: paid.times.saturating_add(1), last: now, why };
     }
 

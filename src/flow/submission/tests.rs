@@ -263,9 +263,9 @@ async fn out_of_gas_raises_the_limit_once() {
 async fn a_fixed_gas_limit_that_does_not_do_is_said_after_one_transaction() {
     let scene = Scene::new(Some(80_000));
     let error = scene.submit(1, false).await.expect_err("held");
-    assert!(error.to_string().contains("gas_limit = 80000 does not allow it"), "{error}");
+    assert!(error.to_string().contains("more than gas_limit = 80000"), "{error}");
     let again = scene.submit(1, true).await.expect_err("held");
-    assert!(again.to_string().contains("gas_limit = 80000 does not allow it"), "{again}");
+    assert!(again.to_string().contains("more than gas_limit = 80000"), "{again}");
     assert_eq!(scene.sent(), 1);
 }
 
@@ -436,9 +436,9 @@ async fn a_request_that_moved_to_another_block_is_found_by_its_transaction() {
     let key = crate::contracts::abi::decode(SOURCE, &request_event(1)).unwrap().key;
     let was = BlockRef { number: 100, hash: B256::repeat_byte(9) };
     let moved = Request { key, ..request(1, was) };
-    let said = brought(&scene.room, &moved, PriorAnswer::MaybeSent).await;
+    let error = brought(&scene.room, &moved, PriorAnswer::MaybeSent).await;
     // The node has the block in its chain, so its reply counts.
-    assert_eq!(said.unwrap_err().remedy(), Remedy::Refuse(Refusal::NotRequested));
+    assert_eq!(error.unwrap_err().remedy(), Remedy::Refuse(Refusal::NotRequested));
     assert_eq!(moved.kind(), Kind::PublicDecryption);
 }
 
@@ -478,8 +478,8 @@ async fn a13_what_is_said_for_seconds_ends_nothing() {
                 tokio::time::sleep(Duration::from_secs(4)).await;
                 chain.state().verdict = None;
             });
-            let said = scene.submit(1, maybe_sent).await.unwrap_err();
-            assert_eq!(said.remedy(), Remedy::Retry, "{said}");
+            let error = scene.submit(1, maybe_sent).await.unwrap_err();
+            assert_eq!(error.remedy(), Remedy::Retry, "{error}");
             let outcome = scene.submit(1, true).await.unwrap();
             assert!(matches!(outcome, Outcome::Accepted { .. }), "{outcome:?}");
         }
@@ -511,8 +511,8 @@ async fn g1_a_revert_that_another_node_denies_is_paid_for_once() {
     scene.chain.state().faults[0].reverts = true;
     scene.chain.state().faults[1].verdict = Some(already().abi_encode().into());
     for maybe_sent in [false, true, true] {
-        let said = scene.submit(1, maybe_sent).await.unwrap_err();
-        assert_eq!(said.remedy(), Remedy::Retry, "{said}");
+        let error = scene.submit(1, maybe_sent).await.unwrap_err();
+        assert_eq!(error.remedy(), Remedy::Retry, "{error}");
     }
     assert_eq!(scene.sent(), 1);
     scene.chain.state().faults[0].verdict = Some(already().abi_encode().into());
@@ -573,8 +573,8 @@ async fn m3_what_would_hold_a_request_is_looked_at_again_seconds_later_by_every_
                     chain.state().faults[0].verdict = None;
                 }
             });
-            let said = scene.submit(1, false).await.unwrap_err();
-            assert_eq!(said.remedy(), Remedy::Retry, "{nodes} {heals}: {said}");
+            let error = scene.submit(1, false).await.unwrap_err();
+            assert_eq!(error.remedy(), Remedy::Retry, "{nodes} {heals}: {error}");
         }
     }
     // An error that all nodes repeat counts.
@@ -606,10 +606,10 @@ async fn m2_who_says_that_blocks_take_too_little_is_named() {
     scene.chain.state().faults[0].block_gas = Some(6_000_000);
     scene.chain.state().estimate = 7_000_000;
     scene.chain.mine_empty(1);
-    let said = scene.submit(1, false).await.unwrap_err().to_string();
-    assert!(said.contains("blocks that take 6000000 gas"), "{said}");
-    assert!(said.contains("node-0") && !said.contains("node-1"), "{said}");
-    assert!(!said.contains("gas_limit"), "{said}");
+    let error = scene.submit(1, false).await.unwrap_err().to_string();
+    assert!(error.contains("blocks that take 6000000 gas"), "{error}");
+    assert!(error.contains("node-0") && !error.contains("node-1"), "{error}");
+    assert!(!error.contains("gas_limit"), "{error}");
 }
 
 /// An estimate just below half of the cost of an answer, from one of two nodes.

@@ -113,7 +113,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                     history.core.on_cut_off();
                     return Ok(Transition::BackToCore(
                         Stage::Asked,
-                        Some("the KMS Core broke the ask off"),
+                        Some("the KMS Core broke off the ask"),
                     ));
                 }
                 Err(setback)
@@ -300,7 +300,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let registered = match rooms.gateway_config.core_signers_of_all_nodes().await {
             Ok(registered) => registered,
             Err(unknown) => {
-                debug!(%unknown, "the registry cannot be asked who is registered");
+                debug!(%unknown, "the registration cannot be read");
                 Vec::new()
             }
         };

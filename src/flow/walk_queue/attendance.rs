@@ -25,11 +25,11 @@ pub enum Activity {
 impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Waiting => "waits for a place among the max_in_flight that are in hand",
+            Self::Waiting => "waits for a place among the max_in_flight requests in hand",
             Self::CheckingChain => "the gateway nodes are asked what became of it",
             Self::WaitingForCore => "waits for its turn at the KMS Core",
             Self::Fetching => "its ciphertexts are fetched, or wait for memory",
-            Self::Asking => "the KMS Core takes it in",
+            Self::Asking => "the KMS Core accepts it",
             Self::Polling => "the KMS Core works on it",
             Self::Submitting => "its answer is signed and sent, after those before it",
         })

@@ -49,7 +49,7 @@ impl MachineSimulator for Full {
 
 struct World {
     journal: Journal,
-    desk: Inbox,
+    inbox: Inbox,
     walk: WalkSender,
     intakes: WalkReceivers,
     contended: Arc<AtomicBool>,
@@ -80,12 +80,12 @@ impl World {
         let backfill =
             Backfill::new(DecryptionAdapter::new(chain.clone(), ADDRESSES), journal.clone());
         let (intakes, _, walk) = walk_channels(8, 8);
-        let line = watch::channel(FinalHeight::EVERYTHING).1;
+        let final_height = watch::channel(FinalHeight::EVERYTHING).1;
         let tag = watch::channel(None).1;
         let why = WaitReasons {
             source: SOURCE,
             finality_rule: FinalityRule::NONE,
-            final_height: line,
+            final_height,
             tag,
             walk: walk.clone(),
         };
@@ -98,15 +98,15 @@ impl World {
             wait_reasons: why,
             clock,
         };
-        let (desks, mut desk) = watch::channel(None);
-        tasks.spawn(inquiries.run(desks));
-        let desk = desk.wait_for(Option::is_some).await.unwrap().clone().unwrap();
-        Self { journal, desk, walk, intakes, contended: full, _dir: dir, stop, tasks }
+        let (publish_inbox, mut inbox) = watch::channel(None);
+        tasks.spawn(inquiries.run(publish_inbox));
+        let inbox = inbox.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        Self { journal, inbox, walk, intakes, contended: full, _dir: dir, stop, tasks }
     }
 
     fn ask(&self, inquiry: Inquiry) -> oneshot::Receiver<Result<InquiryAnswer, String>> {
         let (reply, answer) = oneshot::channel();
-        self.desk.try_send(PendingInquiry { inquiry, reply }).unwrap();
+        self.inbox.try_send(PendingInquiry { inquiry, reply }).unwrap();
         answer
     }
 
@@ -123,9 +123,9 @@ impl World {
 
     async fn walked(&mut self) -> u64 {
         let next = timeout(Duration::from_secs(30), self.intakes.from_journal.recv());
-        let intake = next.await.expect("somebody to be walked").unwrap();
-        assert!(intake.recovered && self.walk.is_attended(intake.request.key));
-        intake.request.key.id.to()
+        let queued = next.await.expect("somebody to be walked").unwrap();
+        assert!(queued.recovered && self.walk.is_attended(queued.request.key));
+        queued.request.key.id.to()
     }
 
     async fn end(mut self) {
@@ -298,28 +298,28 @@ async fn c9_whatever_waits_for_long_says_why() {
         WaitReasons { source: SOURCE, finality_rule: FinalityRule::NONE, final_height, tag, walk };
     let request = abi::decode(SOURCE, &request_event(1)).unwrap();
     let (id, content) = (request.key.to_string(), request.key.content.to_string());
-    let said = |stage, after_ms: u64, held: Option<HoldSummary>| {
+    let reason = |stage, after_ms: u64, held: Option<HoldSummary>| {
         let progress = Progress { stage, arrived_at_ms: 1_000, ..just_arrived() };
-        let mut line = shown(id.clone(), content.clone(), "public_decryption", 1, &progress);
-        line.held = held;
-        let mut told = InquiryAnswer::Lines { requests: vec![line], next: None };
+        let mut overview = shown(id.clone(), content.clone(), "public_decryption", 1, &progress);
+        overview.held = held;
+        let mut told = InquiryAnswer::Lines { requests: vec![overview], next: None };
         why.explain(&mut told, 1_000 + after_ms);
         let InquiryAnswer::Lines { mut requests, .. } = told else { panic!() };
         requests.remove(0).waits
     };
     let long = 10_000;
-    assert!(said(StageName::Arrived, long, None).unwrap().contains("in the journal"));
+    assert!(reason(StageName::Arrived, long, None).unwrap().contains("in the journal"));
     entrance.send(entrance.attend(request, false)).await.unwrap();
-    assert_eq!(said(StageName::Arrived, long - 1, None), None, "it is on its way");
-    assert!(said(StageName::Arrived, long, None).unwrap().contains("max_in_flight"));
+    assert_eq!(reason(StageName::Arrived, long - 1, None), None, "it is on its way");
+    assert!(reason(StageName::Arrived, long, None).unwrap().contains("max_in_flight"));
     let taken = intakes.from_chain.recv().await.unwrap();
     taken.attendance.set_activity(Activity::Polling);
-    assert!(said(StageName::Asked, long, None).unwrap().contains("the KMS Core works on it"));
+    assert!(reason(StageName::Asked, long, None).unwrap().contains("the KMS Core works on it"));
     let held = HoldSummary { reason: "core_silent".into(), detail: String::new(), since_ms: 0 };
-    assert_eq!(said(StageName::Asked, long, Some(held)), None, "the hold says it");
+    assert_eq!(reason(StageName::Asked, long, Some(held)), None, "the hold says it");
     taken.attendance.set_activity(Activity::Submitting);
-    assert!(said(StageName::Answered, long, None).unwrap().contains("signed and sent"));
-    assert!(said(StageName::Submitted, long, None).unwrap().contains("to be mined"));
+    assert!(reason(StageName::Answered, long, None).unwrap().contains("signed and sent"));
+    assert!(reason(StageName::Submitted, long, None).unwrap().contains("to be mined"));
     taken.attendance.set_retrying();
-    assert_eq!(said(StageName::Submitted, long, None), None, "the failure says it");
+    assert_eq!(reason(StageName::Submitted, long, None), None, "the failure says it");
 }

@@ -213,7 +213,7 @@ pub(super) fn parse_rejection(answer: &[u8]) -> Option<(u64, UntrustedText)> {
 /// What to do about an HTTP status, where it suggests something.
 pub(super) fn status_advice(status: u16) -> &'static str {
     match status {
-        300..=399 => "; redirects are not followed: put down where it leads to",
+        300..=399 => "; redirects are not followed: use the URL that it leads to",
         401 | 403 => "; it requires other credentials: OTEL_EXPORTER_OTLP_HEADERS",
         404 | 405 | 415 => {
             "; it does not accept OTLP over HTTP there: /v1/traces is appended to \

@@ -322,7 +322,7 @@ async fn a_bucket_that_is_away_is_named_everywhere() -> Result<()> {
     deployment.request(vec![Ask::public(&[2])]).await?;
     let unreachable = Told {
         ready: (200, "cannot connect"),
-        words: ["cannot connect", "look at the way to that bucket"],
+        words: ["cannot connect", "check the connection to that bucket"],
         check: ("fail", "bucket"),
         metric: ("kms_connector_oldest_request_age_seconds", "held=\"false\""),
         alert: "KmsConnectorOldestRequest",

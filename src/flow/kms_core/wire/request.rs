@@ -23,7 +23,7 @@ pub enum RequestError {
     DifferentKeyIds { first: U256, other: U256 },
     #[error("handle {handle} is of FHE type {number}, which this connector does not know")]
     UnsupportedType { handle: B256, number: u8 },
-    #[error("its event says nothing of the ciphertexts; upgrade the connector")]
+    #[error("its event does not name the ciphertexts; upgrade the connector")]
     WithoutMaterials,
 }
 

@@ -45,15 +45,14 @@ impl PlausibleGas {
         let Self { least, most, by_block } = self;
         match by_block {
             Some((host, takes)) if (takes..=most_gas(calldata)).contains(&first) => {
-                let what = format!(
-                    "it tells of blocks that take {takes} gas, where an answer needs {first}"
-                );
+                let what =
+                    format!("it reports blocks that take {takes} gas, but an answer needs {first}");
                 RpcError::Unreadable { host, what: what.into() }
             }
             Some(_) | None => {
                 let what = format!(
-                    "an estimate of {first} gas, where no answer of this size needs less than {least} \
-                     or more than {most}; if it does here, set gas_limit"
+                    "an estimate of {first} gas, but an answer of this size needs {least} to \
+                     {most}; if it needs more here, set gas_limit"
                 );
                 RpcError::Unreadable { host: hosts.join(", "), what: what.into() }
             }

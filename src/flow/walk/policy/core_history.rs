@@ -29,12 +29,12 @@ const MAX_ROUNDS: u32 = 5;
 /// A Core that accepts requests and forgets them may be restarting repeatedly: it gets this long.
 const RESTARTING_FOR: Duration = Duration::from_secs(20);
 
-const DELETED: &str = "the KMS Core says that it has this id already, and that it does not know it: it \
-                       has deleted it, or there are two behind one address";
-const FORGETFUL: &str = "the KMS Core forgets the request again and again; are there two behind one \
-                         address?";
-const BREAKING: &str = "the KMS Core breaks the call when it is asked for this request, and answers \
-                        others: look at its log";
+const DELETED: &str = "the KMS Core says both that it has this id and that it does not know it: it \
+                       has deleted it, or there are two Cores behind one address";
+const FORGETFUL: &str = "the KMS Core forgets the request repeatedly; are there two Cores behind \
+                         one address?";
+const BREAKING: &str = "the KMS Core breaks off the call for this request, and answers others: \
+                        check its log";
 const KEPT: &str = "and says so until it is restarted";
 
 /// The result of a walk's last ask.

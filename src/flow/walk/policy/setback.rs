@@ -44,7 +44,7 @@ pub(in crate::flow) enum Cause {
         list_showing(shown_by)
     )]
     Disputed { shown_by: Vec<String>, denied_by: String },
-    #[error("this node was registered anew; its Core's answer is checked again")]
+    #[error("this node's registration has changed; its Core's answer is checked again")]
     RegistrationChanged,
     /// The Core repeated an answer that the contract has rejected.
     #[error("the KMS Core gives the same answer again")]
@@ -55,7 +55,7 @@ pub(in crate::flow) enum Cause {
 
 fn list_showing(by: &[String]) -> String {
     match by {
-        [] => "was told before".to_owned(),
+        [] => "was reported before".to_owned(),
         [one] => format!("{one} shows"),
         more => format!("{} show", more.join(" and ")),
     }
@@ -120,7 +120,7 @@ impl Setback {
     /// is wanted earlier.
     pub fn no_answer(within: Option<Duration>) -> Self {
         let what = within
-            .map_or("no answer yet, and others waited for its place".to_owned(), |time| {
+            .map_or("no answer yet, and other requests waited for its place".to_owned(), |time| {
                 format!("given no answer within {} s", time.as_secs())
             });
         let why = format!("the KMS Core has {what}; it is polled again");
