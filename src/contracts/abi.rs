@@ -26,6 +26,7 @@ mod g7;
 mod g8;
 mod g14;
 mod head;
+mod legacy_call;
 mod consensus;
 mod errors;
 mod counter;
@@ -35,15 +36,20 @@ mod deployment;
 
 pub use consensus::{CONSENSUS_TOPICS, consensus_id};
 pub use counter::{Counter, HIGHEST_COUNT, empty_response_call, request_event_id};
-pub use deployment::{Deployment, deployment_from_version};
+pub use deployment::{
+    CiphertextSource, ContextRule, Deployment, DeploymentProbes, Generation, ToldDeployment,
+    told_deployment,
+};
 pub use errors::{ContractError, RevertMeaning};
+pub use legacy_call::LegacyUserCall;
 pub use responses::{
     RESPONSE_TOPICS, Responder, has_answer_events, parse_response_event, response_calldata_id,
 };
 pub use views::{
-    Coprocessor, KmsNode, View, ViewDecodeError, ViewProblem, coprocessor, coprocessor_tx_senders,
-    current_kms_context_id, decryption_consensus_tx_senders, decryption_version,
-    is_decryption_done, kms_node, kms_signers, kms_tx_senders, signing_domain,
+    Coprocessor, KmsNode, View, ViewDecodeError, ViewProblem, contract_version, coprocessor,
+    coprocessor_majority_threshold, coprocessor_tx_senders, current_kms_context_id,
+    decryption_consensus_tx_senders, is_decryption_done, is_valid_kms_context, kms_node,
+    kms_node_for_context, kms_signers, kms_tx_senders, signing_domain, unified_request_is_ready,
 };
 
 use alloy::primitives::{Keccak256, b256};

@@ -2,6 +2,7 @@
 //! through a provider.
 
 mod agreement;
+mod deployments;
 mod wallet_answers;
 mod id_probe;
 mod location;
@@ -9,6 +10,7 @@ mod witness;
 
 pub use self::{
     agreement::{Agreement, EndClaim},
+    deployments::DeploymentSupport,
     id_probe::{IdProbe, IdStatus},
     location::{ORPHANED_AFTER, RequestLocation},
     wallet_answers::{AnswerQuery, AnswerStatus},
@@ -19,25 +21,9 @@ use crate::{
         reader::{BlockId, ChainReader, EthCall, LogFilter, LogRange, NodeId},
         rpc_error::RpcError,
     },
-    contracts::abi::{self, DecodeError, Deployment, View},
-    domain::{
-        Address, Answer, B256, Bytes, Event, Request, RequestSource, SigningDomain, UntrustedText,
-    },
+    contracts::abi::{self, DecodeError, View},
+    domain::{Address, Answer, B256, Bytes, Event, Request, RequestSource, SigningDomain},
 };
-
-/// Whether requests of the deployed contract can be served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeploymentSupport {
-    Served,
-    /// From G12 on the gateway does not check access; the connector would have to, on the host chain.
-    FromG12 {
-        version: UntrustedText,
-    },
-    /// Upgraded in this block and not probed since: until then no request is asked.
-    Upgraded {
-        block: u64,
-    },
-}
 
 /// Addresses of a deployment's two contracts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +42,7 @@ pub struct DecryptionAdapter<P> {
     topics: std::sync::Arc<[B256]>,
     witness_cache: witness::WitnessCache,
     uncontested: agreement::UncontestedClaims,
+    deployment_doubt: deployments::DeploymentDoubt,
 }
 
 /// Why a view returned no value.
@@ -100,13 +87,14 @@ pub(super) async fn call_view<T, P: ChainReader>(
 
 impl<P: ChainReader> DecryptionAdapter<P> {
     pub fn new(provider: P, addresses: Addresses) -> Self {
-        let (witness_cache, uncontested) = Default::default();
+        let (witness_cache, uncontested, deployment_doubt) = Default::default();
         Self {
             provider,
             addresses,
             topics: abi::request_topics().into(),
             witness_cache,
             uncontested,
+            deployment_doubt,
         }
     }
 
@@ -171,28 +159,6 @@ impl<P: ChainReader> DecryptionAdapter<P> {
     /// The domain that the Core signs under, as the contract reports it. `None`: it does not.
     pub async fn signing_domain(&self) -> Result<Option<SigningDomain>, RpcError> {
         self.optional_view(self.address(), abi::signing_domain()).await
-    }
-
-    /// The deployment: by the contract's version text; if that is unknown, by the registry, which has
-    /// KMS contexts from G12 on.
-    pub async fn support(&self) -> Result<(DeploymentSupport, Option<UntrustedText>), RpcError> {
-        let version: Option<String> =
-            self.optional_view(self.address(), abi::decryption_version()).await?;
-        let from_g12 = match version.as_deref().map(abi::deployment_from_version) {
-            Some(Deployment::FromG12) => true,
-            Some(Deployment::UpToG10) => false,
-            Some(Deployment::Unknown(_)) | None => {
-                let registry = self.addresses.gateway_config;
-                self.optional_view(registry, abi::current_kms_context_id()).await?.is_some()
-            }
-        };
-        let version = version.map(UntrustedText::from);
-        let support = if from_g12 {
-            DeploymentSupport::FromG12 { version: version.clone().unwrap_or_default() }
-        } else {
-            DeploymentSupport::Served
-        };
-        Ok((support, version))
     }
 
     async fn optional_view<T>(&self, at: Address, of: View<T>) -> Result<Option<T>, RpcError> {

@@ -4,6 +4,8 @@
 //! Answers are cached per instance for a while, empty ones never: a coprocessor that registers its
 //! bucket late is found at the next request.
 
+mod coprocessors;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -15,17 +17,20 @@ use std::{
 
 use tokio::{sync::Mutex, time::Instant};
 
+pub use self::coprocessors::CoprocessorRegistry;
 use super::{
     abi,
     decryption::{ViewError, call_view},
 };
 use crate::chain::{reader::ChainReader, rpc_error::RpcError};
-use crate::domain::Address;
+use crate::domain::{Address, U256};
 
 /// Lifetime of a cached answer.
 const LIFETIME: Duration = Duration::from_mins(1);
 /// After a failed call no other call is made for this long.
 const FAILURE_LIFETIME: Duration = Duration::from_millis(500);
+/// Contexts whose signers are cached.
+const MOST_CONTEXTS: usize = 64;
 /// "No contract here" is checked again after this: it is one node's word and may change.
 const DEPLOYMENT_CHECKED_EVERY: Duration = Duration::from_secs(10);
 
@@ -38,14 +43,15 @@ pub struct GatewayConfigAdapter<P> {
     /// Whether there is a contract at the address: the default address is a placeholder.
     deployed: Arc<AtomicBool>,
     cache: Arc<Mutex<Cache>>,
+    coprocessors: Arc<Mutex<coprocessors::RegistrySnapshot>>,
 }
 
 #[derive(Debug, Default)]
 struct Cache {
     buckets: HashMap<Address, Cached<String>>,
     coprocessors: Option<Cached<Vec<Address>>>,
-    /// Signers that any node reports for this KMS node. Never empty.
-    signers: Option<Cached<Vec<Address>>>,
+    /// Signers that any node reports for this KMS node in a context (`None`: the current one). Never empty.
+    signers: HashMap<Option<U256>, Cached<Vec<Address>>>,
     failed: Option<(Instant, RegistryError)>,
     /// When no contract was found.
     not_deployed_at: Option<Instant>,
@@ -87,7 +93,8 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
         let missed = (!deployed).then(Instant::now);
         let cache = Cache { not_deployed_at: missed, ..Cache::default() };
         let deployed = Arc::new(AtomicBool::new(deployed));
-        Ok(Self { provider, address, wallet, deployed, cache: Arc::new(Mutex::new(cache)) })
+        let (cache, coprocessors) = (Arc::new(Mutex::new(cache)), Arc::default());
+        Ok(Self { provider, address, wallet, deployed, cache, coprocessors })
     }
 
     /// Whether a contract was found when it was last checked.
@@ -153,56 +160,79 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
         cache.call_view(&self.provider, self.address, &abi::coprocessor_tx_senders()).await
     }
 
-    /// The signer registered for this node's Core; several if nodes differ. Empty if the contract does
-    /// not say: not deployed, or the wallet is not registered (which shows at sending).
-    pub async fn core_signers(&self) -> Result<Vec<Address>, RegistryError> {
+    /// The signer registered for this node's Core in a context (`None`: the current one, and before G12,
+    /// where there are no contexts); several if nodes differ. Empty if the contract does not say: not
+    /// deployed, the context unknown, or the wallet not registered (which shows at sending).
+    pub async fn core_signers_for(
+        &self,
+        context: Option<U256>,
+    ) -> Result<Vec<Address>, RegistryError> {
         let mut cache = self.cache.lock().await;
         if !self.check_deployed(&mut cache).await? {
             return Ok(Vec::new());
         }
-        if let Some(signers) = cache.signers.as_ref().and_then(Cached::fresh) {
+        if let Some(signers) = cache.signers.get(&context).and_then(Cached::fresh) {
             return Ok(signers.clone());
         }
-        let node =
-            cache.call_view(&self.provider, self.address, &abi::kms_node(self.wallet)).await?;
-        Ok(cache.remember_signers(node.map(|node| node.signer).into_iter().collect()))
+        let view = self.kms_node(context);
+        let node = match cache.call_view(&self.provider, self.address, &view).await {
+            // From G13 on the contract refuses to speak of a context that it does not know.
+            Err(error) if context.is_some() && error.0.is_answer() => None,
+            said => said?,
+        };
+        let signers = node.map(|node| node.signer).into_iter().collect();
+        Ok(cache.remember_signers(context, signers))
+    }
+
+    fn kms_node(&self, context: Option<U256>) -> abi::View<Option<abi::KmsNode>> {
+        match context {
+            Some(context) => abi::kms_node_for_context(context, self.wallet),
+            None => abi::kms_node(self.wallet),
+        }
     }
 
     /// Asks every sound node for the signer, because an answer of the Core contradicts the cached one. A
     /// signer that any node reports may be right: the contract decides in the end.
-    pub async fn core_signers_of_all_nodes(&self) -> Result<Vec<Address>, RegistryError> {
+    pub async fn core_signers_of_all_nodes(
+        &self,
+        context: Option<U256>,
+    ) -> Result<Vec<Address>, RegistryError> {
         let mut cache = self.cache.lock().await;
         if !self.check_deployed(&mut cache).await? {
             return Ok(Vec::new());
         }
         let (mut signers, mut said, mut failed) = (Vec::new(), false, None);
+        let view = self.kms_node(context);
         for node in self.provider.sound_nodes() {
-            match call_view(
-                &self.provider.for_node(node),
-                self.address,
-                &abi::kms_node(self.wallet),
-            )
-            .await
-            {
+            match call_view(&self.provider.for_node(node), self.address, &view).await {
                 Ok(registered) => {
                     said = true;
                     let signer = registered.map(|registered| registered.signer);
                     signers.extend(signer.filter(|signer| !signers.contains(signer)));
                 }
+                Err(error) if context.is_some() && error.is_answer() => said = true,
                 Err(error) => failed = Some(RegistryError(error)),
             }
         }
         match failed {
             Some(error) if !said => Err(error),
-            Some(_) | None => Ok(cache.remember_signers(signers)),
+            Some(_) | None => Ok(cache.remember_signers(context, signers)),
         }
     }
 }
 
 impl Cache {
     /// Caches the signers unless there are none.
-    fn remember_signers(&mut self, signers: Vec<Address>) -> Vec<Address> {
-        self.signers = Some(signers.clone()).filter(|signers| !signers.is_empty()).map(Cached::now);
+    fn remember_signers(&mut self, context: Option<U256>, signers: Vec<Address>) -> Vec<Address> {
+        if signers.is_empty() {
+            self.signers.remove(&context);
+        } else {
+            // Contexts come with requests: none may fill the memory.
+            self.signers.retain(|_, cached| cached.fresh().is_some());
+            if self.signers.len() < MOST_CONTEXTS {
+                self.signers.insert(context, Cached::now(signers.clone()));
+            }
+        }
         signers
     }
 
@@ -260,14 +290,48 @@ mod tests {
         chain.state().faults = vec![lies(wrong), lies(right)];
         let registry =
             GatewayConfigAdapter::connect(chain.clone(), Address::ZERO, wallet).await.unwrap();
-        assert_eq!(registry.core_signers().await.unwrap(), [wrong]);
+        assert_eq!(registry.core_signers_for(None).await.unwrap(), [wrong]);
         for _ in 0..3 {
-            assert_eq!(registry.core_signers_of_all_nodes().await.unwrap(), [wrong, right]);
-            assert_eq!(registry.core_signers().await.unwrap(), [wrong, right]);
+            assert_eq!(registry.core_signers_of_all_nodes(None).await.unwrap(), [wrong, right]);
+            assert_eq!(registry.core_signers_for(None).await.unwrap(), [wrong, right]);
         }
         // It was wrong for some seconds.
         chain.state().faults[0] = lies(right);
-        assert_eq!(registry.core_signers_of_all_nodes().await.unwrap(), [right]);
+        assert_eq!(registry.core_signers_of_all_nodes(None).await.unwrap(), [right]);
+    }
+
+    /// From v0.13.0 on the contract refuses to speak of contexts that it does not know.
+    #[tokio::test(start_paused = true)]
+    async fn g5_each_context_has_its_signer() {
+        let chain = FakeChain::new(1);
+        chain.state().has_registry = true;
+        let wallet = Address::repeat_byte(1);
+        let node = |signer| (wallet, signer, String::new(), String::new()).abi_encode();
+        let (old, new) = (Address::repeat_byte(2), Address::repeat_byte(3));
+        let (first, second) = (U256::from(7), U256::from(8));
+        chain.state().faults[0].views = vec![
+            (abi::kms_node_for_context(first, wallet).calldata(), node(old).into()),
+            (abi::kms_node_for_context(second, wallet).calldata(), node(new).into()),
+            (abi::kms_node(wallet).calldata(), node(new).into()),
+        ];
+        let registry =
+            GatewayConfigAdapter::connect(chain.clone(), Address::ZERO, wallet).await.unwrap();
+        for _ in 0..2 {
+            for (context, signer) in [(Some(first), old), (Some(second), new), (None, new)] {
+                assert_eq!(registry.core_signers_for(context).await.unwrap(), [signer]);
+                let of_all = registry.core_signers_of_all_nodes(context).await.unwrap();
+                assert_eq!(of_all, [signer]);
+            }
+        }
+        // Unknown, and answered so.
+        let unknown = Some(U256::from(9));
+        assert!(registry.core_signers_for(unknown).await.unwrap().is_empty());
+        assert!(registry.core_signers_of_all_nodes(unknown).await.unwrap().is_empty());
+        // However many contexts requests name.
+        for context in 0..200 {
+            let _ = registry.core_signers_for(Some(U256::from(context))).await;
+        }
+        assert!(registry.cache.lock().await.signers.len() <= MOST_CONTEXTS);
     }
 
     #[tokio::test(start_paused = true)]

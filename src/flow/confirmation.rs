@@ -97,6 +97,11 @@ impl<P: ChainReader> Confirmation<P> {
         self.adapter.locate(request, namesakes).await
     }
 
+    /// Has the deployment read again.
+    pub(super) fn doubt_deployment(&self) {
+        self.adapter.doubt_deployment();
+    }
+
     /// Reports that the request is not on chain, or not any more.
     pub(super) fn report_orphan(&self, request: &Request) {
         self.suspects.report_orphan(request.key, request.block);

@@ -65,19 +65,28 @@ pub(super) async fn watch_support<P: ChainReader>(
     gateway: &str,
     decryption: &DecryptionAdapter<P>,
 ) -> DeploymentSupport {
-    let (support, version) =
+    let support =
         waits.retry_until_answered(gateway, RpcError::code, || ask_support(decryption)).await;
-    match &support {
-        DeploymentSupport::Served => {
-            info!(version = version.as_deref(), "Decryption contract found");
+    log_support(&support);
+    support
+}
+
+/// Logs what was found at the contract's address.
+pub(super) fn log_support(support: &DeploymentSupport) {
+    match support {
+        DeploymentSupport::Served(deployment) if support.answered().is_some() => {
+            info!(%deployment, "Decryption contract found");
         }
-        DeploymentSupport::FromG12 { version } => warn!(
-            %version,
+        DeploymentSupport::Served(deployment) => warn!(
+            %deployment,
             "this contract is from G12 on and cannot be served: its requests are held"
+        ),
+        DeploymentSupport::Newer { version } => warn!(
+            %version,
+            "this contract is newer than this version knows: its requests are held"
         ),
         DeploymentSupport::Upgraded { .. } => {}
     }
-    support
 }
 
 /// Finds the registry of buckets and nodes, and this node's registration in it.
@@ -92,7 +101,7 @@ pub(super) async fn find_registry_and_registration<P: ChainReader>(
     if !registry.is_deployed() {
         return registry;
     }
-    match registry.core_signers().await.map(|signers| signers.first().copied()) {
+    match registry.core_signers_for(None).await.map(|signers| signers.first().copied()) {
         Ok(Some(signer)) => info!(%signer, "this node's Core is registered"),
         Ok(None) => warn!(
             %wallet,
@@ -160,16 +169,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn b1_a_contract_that_one_node_alone_tells_of_holds_nothing() {
-        let (chain, decryption) = told_by_one(
-            abi::decryption_version().calldata(),
-            "Decryption v0.4.0".to_owned().abi_encode().into(),
-        );
-        assert_eq!(ask_support(&decryption).await.unwrap().0, DeploymentSupport::Served);
-        let lies = chain.state().faults[0].clone();
-        chain.state().faults[1] = lies;
-        let (support, _) = ask_support(&decryption).await.unwrap();
-        assert!(matches!(support, DeploymentSupport::FromG12 { .. }), "{support:?}");
+    async fn g4_one_node_alone_can_neither_hide_a_deployment_nor_invent_one_that_nobody_knows() {
+        let said = |text: &str| -> Bytes { text.to_owned().abi_encode().into() };
+        let version = |text: &str| (abi::contract_version().calldata(), said(text));
+        let told_by = |texts: [&str; 2]| {
+            let (chain, decryption) = told_by_one(Bytes::new(), Bytes::new());
+            for (node, text) in texts.into_iter().enumerate() {
+                chain.state().faults[node].views = vec![version(text)];
+            }
+            async move { ask_support(&decryption).await.unwrap().version().to_owned() }
+        };
+        let (old, g13, newer) = ("Decryption v0.3.0", "Decryption v0.5.0", "Decryption v0.8.0");
+        for (texts, counts) in [
+            ([old, old], old),
+            ([old, g13], g13),
+            ([g13, old], g13),
+            ([g13, newer], g13),
+            ([newer, newer], newer),
+        ] {
+            assert_eq!(told_by(texts).await, counts, "{texts:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

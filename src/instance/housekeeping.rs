@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tracing::{debug, warn};
 
-use super::dependencies::{Waits, ask_support, watch_support};
+use super::dependencies::{Waits, ask_support, log_support, watch_support};
 use crate::{
     chain::{
         reader::{BlockId, ChainReader},
@@ -27,8 +27,8 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_mins(10);
 /// same delay applies while the deployment holds every request, because that is one node's answer.
 const UPGRADE_RECHECK: Duration = Duration::from_secs(10);
 
-/// Reads the contract again after an upgrade, once more soon afterwards (the node may have lagged), and
-/// periodically. A task of its own, because requests wait for it.
+/// Reads the contract again after an upgrade, once more soon afterwards (the node may have lagged), when
+/// somebody doubts what is known of it, and periodically. A task of its own, because requests wait for it.
 pub(super) async fn follow_support<P: ChainReader>(
     gateway: String,
     decryption: DecryptionAdapter<P>,
@@ -39,27 +39,34 @@ pub(super) async fn follow_support<P: ChainReader>(
     let mut changes = support.subscribe();
     let mut settles = false;
     loop {
-        let holds = matches!(*support.borrow(), DeploymentSupport::FromG12 { .. });
+        let holds = support.borrow().answered().is_none();
         let patience = if settles || holds { UPGRADE_RECHECK } else { HOUSEKEEPING_INTERVAL };
         let upgrade =
             changes.wait_for(|support| matches!(support, DeploymentSupport::Upgraded { .. }));
-        let upgraded = timeout(patience, upgrade).await.is_ok();
+        let doubt = async {
+            sleep(UPGRADE_RECHECK).await;
+            decryption.deployment_doubted().await;
+        };
+        let upgraded = tokio::select! {
+            biased;
+            _ = upgrade => true,
+            () = doubt => false,
+            () = sleep(patience) => false,
+        };
         settles = upgraded;
         let seen = support.borrow().clone();
         let found = if upgraded {
             watch_support(&waits, &gateway, &decryption).await
         } else {
-            waits
-                .retry_until_answered(&gateway, RpcError::code, || ask_support(&decryption))
-                .await
-                .0
+            waits.retry_until_answered(&gateway, RpcError::code, || ask_support(&decryption)).await
         };
         // Unless there was another upgrade meanwhile.
         support.send_if_modified(|support| {
             let current = *support == seen && found != seen;
             if current {
                 if !upgraded {
-                    warn!(?found, "the Decryption contract has changed");
+                    warn!("the Decryption contract has changed");
+                    log_support(&found);
                 }
                 *support = found;
             }

@@ -55,16 +55,25 @@ impl Recovery {
         // The commit count at which no request was held.
         let mut none_at = None;
         let mut support = self.support.clone();
-        let mut is_served = served(true, &support.borrow_and_update());
+        // `None`: the contract was just upgraded, and everything is walked anyway.
+        let mut answered = {
+            let known = support.borrow_and_update();
+            let upgraded = matches!(*known, DeploymentSupport::Upgraded { .. });
+            (!upgraded).then(|| known.answered().cloned())
+        };
         loop {
             self.heart.rest();
             tokio::select! {
                 biased;
                 _ = retry.tick() => {}
                 Ok(()) = support.changed() => {
-                    let before = is_served;
-                    is_served = served(before, &support.borrow_and_update());
-                    if before || !is_served {
+                    let now = support.borrow_and_update().clone();
+                    if matches!(now, DeploymentSupport::Upgraded { .. }) {
+                        continue;
+                    }
+                    let now = now.answered().cloned();
+                    let before = answered.replace(now.clone());
+                    if now.is_none() || before.is_none_or(|before| before == now) {
                         continue;
                     }
                     retry.reset_after(HOLD_SETTLE_TIME);
@@ -130,15 +139,6 @@ impl Recovery {
     }
 }
 
-/// Returns whether requests of the contract can be answered; `before` while that is being checked.
-fn served(before: bool, support: &DeploymentSupport) -> bool {
-    match support {
-        DeploymentSupport::Served => true,
-        DeploymentSupport::FromG12 { .. } => false,
-        DeploymentSupport::Upgraded { .. } => before,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::{task::JoinSet, time::timeout};
@@ -171,7 +171,7 @@ mod tests {
         journal.note(key, hold).await.unwrap();
         journal.flush().await.unwrap();
         let (mut intakes, _, walk) = walk_channels(8, 8);
-        let (support, of_contract) = watch::channel(DeploymentSupport::Served);
+        let (support, of_contract) = watch::channel(DeploymentSupport::up_to_g10());
         let recovery = Recovery {
             journal,
             walk,
@@ -182,13 +182,13 @@ mod tests {
             heart: Heartbeat::default(),
         };
         tasks.spawn(async move { recovery.run().await.unwrap() });
-        let from_g12 = DeploymentSupport::FromG12 { version: "Decryption v0.14.0".into() };
+        let newer = DeploymentSupport::Newer { version: "Decryption v0.14.0".into() };
         for (told, walked) in [
             (DeploymentSupport::Upgraded { block: 7 }, false),
-            (DeploymentSupport::Served, false),
-            (from_g12, false),
+            (DeploymentSupport::up_to_g10(), false),
+            (newer, false),
             (DeploymentSupport::Upgraded { block: 8 }, false),
-            (DeploymentSupport::Served, true),
+            (DeploymentSupport::up_to_g10(), true),
         ] {
             support.send_replace(told.clone());
             let within = if walked { Duration::from_secs(5) } else { Duration::from_millis(100) };

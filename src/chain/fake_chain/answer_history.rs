@@ -99,7 +99,7 @@ impl FakeChainState {
         if let Some((_, told)) = self.faults[by].views.iter().find(|(call, _)| data == &call[..]) {
             return Some(Ok(told.clone()));
         }
-        if data == &abi::decryption_version().calldata()[..] {
+        if data == &abi::contract_version().calldata()[..] {
             let version =
                 self.answer_history.version.map(|text| text.to_owned().abi_encode().into());
             return Some(version.ok_or_else(no_function));

@@ -78,7 +78,7 @@ pub fn has_answer_events(kind: Kind, id: U256, version: Option<&str>) -> bool {
         Kind::UserDecryption => true,
         // The version numbers restarted at v0.9.0 and reached 0.3.0 again at v0.10.0.
         Kind::PublicDecryption => version
-            .and_then(super::deployment::version_numbers)
+            .and_then(|text| super::deployment::version_numbers("Decryption", text))
             .is_some_and(|numbers| numbers >= (0, 3, 0)),
     }
 }

@@ -11,11 +11,13 @@ use alloy::sol_types::{self, SolCall};
 
 pub use self::{
     decryption::{
-        decryption_consensus_tx_senders, decryption_version, is_decryption_done, signing_domain,
+        contract_version, decryption_consensus_tx_senders, is_decryption_done, signing_domain,
+        unified_request_is_ready,
     },
     gateway_config::{
-        Coprocessor, KmsNode, coprocessor, coprocessor_tx_senders, current_kms_context_id,
-        kms_node, kms_signers, kms_tx_senders,
+        Coprocessor, KmsNode, coprocessor, coprocessor_majority_threshold, coprocessor_tx_senders,
+        current_kms_context_id, is_valid_kms_context, kms_node, kms_node_for_context, kms_signers,
+        kms_tx_senders,
     },
 };
 use crate::domain::{Bytes, U256};

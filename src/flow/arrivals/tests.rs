@@ -47,7 +47,7 @@ impl Reading {
             (book.unproven.clone(), book.read_twice)
         };
         let (intakes, entrance, _) = walk_channels(channel, 1);
-        let (support_sender, support) = watch::channel(DeploymentSupport::Served);
+        let (support_sender, support) = watch::channel(DeploymentSupport::up_to_g10());
         let (adapter, metrics) = (DecryptionAdapter::new(chain, ADDRESSES), Metrics::new());
         let arrivals = Arrivals::new(
             adapter,
@@ -307,7 +307,7 @@ async fn an_upgrade_is_said_before_what_comes_after_it() {
     let chain = FakeChain::new(1);
     let mut reading = Reading::with(chain.clone(), Start::Block(1), None, 1);
     pass(100).await;
-    assert_eq!(*reading.support.borrow(), DeploymentSupport::Served);
+    assert_eq!(*reading.support.borrow(), DeploymentSupport::up_to_g10());
     chain.mine(vec![upgrade_event(1), request_event(2)]);
     let intake = reading.walk.recv().await.unwrap();
     assert_eq!(intake.request.key.id.to::<u64>(), 2);

@@ -225,7 +225,7 @@ impl Scene {
             chain_id: 1,
             verifying_contract: Address::ZERO,
         };
-        let (support, supported) = watch::channel(DeploymentSupport::Served);
+        let (support, supported) = watch::channel(DeploymentSupport::up_to_g10());
         let (depth, covered) = watch::channel(FinalHeight::EVERYTHING);
         let event = Event { block: chain.block(50), ..event() };
         let request = abi::decode(SOURCE, &event).expect("a request");

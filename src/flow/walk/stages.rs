@@ -16,12 +16,10 @@ use super::{
 use crate::{
     chain::sender::TransactionSender,
     contracts::{
-        abi,
+        abi::{self, Deployment},
         decryption::{DeploymentSupport, RequestLocation},
     },
-    domain::{
-        Address, Answer, EventShape, Hold, HoldReason, Outcome, Remedy, Request, stage::Stage,
-    },
+    domain::{Address, Answer, Hold, HoldReason, Outcome, Remedy, Request, stage::Stage},
     flow::{
         AnswerStages, Flow, Mode, RequestLedger, Step,
         ciphertexts::BucketRegistry,
@@ -121,7 +119,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    async fn check_support(&self, request: &Request) -> Result<(), Setback> {
+    /// The deployment that the request is judged by. Waits while the contract is looked at again.
+    async fn check_support(&self, request: &Request) -> Result<Deployment, Setback> {
         let mut support = self.support.clone();
         let known = support
             .wait_for(|support| !matches!(support, DeploymentSupport::Upgraded { .. }))
@@ -129,10 +128,11 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let Ok(support) = known else {
             return Err(Setback::retry(Cause::Stopping));
         };
-        match unsupported(request, &support) {
-            Some(hold) => Err(Setback::held(hold)),
-            None => Ok(()),
-        }
+        served_by(request, &support).map_err(|hold| {
+            // Nodes may have told of a deployment that is no more.
+            self.confirmation.doubt_deployment();
+            Setback::held(hold)
+        })
     }
 
     /// Polls the Core until it answers.
@@ -142,7 +142,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         history: &mut History,
     ) -> Result<Transition, Setback> {
-        let signers = rooms.gateway_config.core_signers().await.map_err(Setback::retry)?;
+        let signers = rooms.gateway_config.core_signers_for(None).await.map_err(Setback::retry)?;
         let patience = self.options.answer_timeout[request.kind()];
         let begun = Instant::now();
         let polling = rooms.core.poll_until_answered(
@@ -159,7 +159,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 if let Remedy::Hold(Hold { reason: HoldReason::SignerMismatch, .. }) = &remedy
                     && rooms
                         .gateway_config
-                        .core_signers_of_all_nodes()
+                        .core_signers_of_all_nodes(None)
                         .await
                         .is_ok_and(|now| now != signers)
                 {
@@ -297,7 +297,10 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let SubmissionError::Rejected(rejection) = &error else {
             return Err(Setback::of_submission(error));
         };
-        let registered = match rooms.gateway_config.core_signers_of_all_nodes().await {
+        if self.support.borrow().answered().is_some_and(|known| !known.raises(rejection)) {
+            self.confirmation.doubt_deployment();
+        }
+        let registered = match rooms.gateway_config.core_signers_of_all_nodes(None).await {
             Ok(registered) => registered,
             Err(unknown) => {
                 debug!(%unknown, "the registration cannot be read");
@@ -320,19 +323,25 @@ async fn core_setback<P>(rooms: &AnswerStages<P>, error: &CoreError) -> Setback 
     Setback { is_own: own, ..Setback::new(error.remedy(), error.clone()) }
 }
 
-/// Returns why this version cannot answer a request of this contract. The caller waits for the new
-/// deployment to be read after an upgrade.
-fn unsupported(request: &Request, support: &DeploymentSupport) -> Option<Hold> {
-    let why = match (request.shape, support) {
-        (EventShape::G14 | EventShape::Head, _) => format!(
-            "its event is one of {}, which this version cannot serve; upgrade the connector",
+/// The deployment by which a request is judged, or why this version cannot answer it. The caller waits
+/// for the new deployment to be read after an upgrade.
+fn served_by(request: &Request, support: &DeploymentSupport) -> Result<Deployment, Hold> {
+    let why = match (support, support.answered()) {
+        (_, Some(deployment)) if deployment.emits(request.shape) => return Ok(deployment.clone()),
+        (_, Some(deployment)) => format!(
+            "its event is one of {}, the contract is {deployment}; if it stays so, upgrade the connector",
             request.shape
         ),
-        (_, DeploymentSupport::FromG12 { version }) => format!(
-            "the contract is \"{version}\", from G12 on, where access is checked on the host \
-             chain; this version cannot do that; upgrade the connector"
+        (DeploymentSupport::Served(deployment), None) => format!(
+            "the contract is {deployment}, where access is checked on the host chain; this version \
+             cannot do that; upgrade the connector"
         ),
-        (_, DeploymentSupport::Served | DeploymentSupport::Upgraded { .. }) => return None,
+        (DeploymentSupport::Newer { version }, None) => format!(
+            "the contract is \"{version}\", newer than this version knows; upgrade the connector"
+        ),
+        (DeploymentSupport::Upgraded { block }, None) => {
+            format!("the contract was upgraded in block {block} and is not read again yet")
+        }
     };
-    Some(Hold::new(HoldReason::UnsupportedGeneration, why))
+    Err(Hold::new(HoldReason::UnsupportedGeneration, why))
 }

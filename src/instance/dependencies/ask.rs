@@ -15,7 +15,7 @@ use crate::{
     },
     config::{self, Config},
     contracts::decryption::{Addresses, DecryptionAdapter, DeploymentSupport},
-    domain::{Address, B256, SigningDomain, UntrustedText},
+    domain::{Address, B256, SigningDomain},
     instance::{Unready, genesis::decide},
     journal,
     machine::Machine,
@@ -109,19 +109,24 @@ pub(in crate::instance) async fn ask_wallet(
 /// Before one node's answer stops an instance, all sound nodes are asked again after this delay.
 const RECHECK_DELAY: Duration = Duration::from_secs(2);
 
-/// Detects the deployed contract. A deployment of which every request would be held counts only if no
-/// sound node contradicts it after [`RECHECK_DELAY`].
+/// Detects the deployed contracts: every sound node is asked, and what they tell is weighed. A deployment
+/// of which every request would be held counts only if the nodes tell the same after [`RECHECK_DELAY`].
 pub(in crate::instance) async fn ask_support<P: ChainReader>(
     decryption: &DecryptionAdapter<P>,
-) -> Result<(DeploymentSupport, Option<UntrustedText>), RpcError> {
-    let first = decryption.support().await?;
-    if !matches!(first.0, DeploymentSupport::FromG12 { .. }) {
-        return Ok(first);
+) -> Result<DeploymentSupport, RpcError> {
+    let told = told_support(decryption).await?;
+    if told.answered().is_some() {
+        return Ok(told);
     }
     sleep(RECHECK_DELAY).await;
-    let replies = decryption.hearing(|one| async move { one.support().await }).await.replies;
-    let mut others = replies.into_iter().map(|(_, other)| other);
-    Ok(others.find(|other| matches!(other, (DeploymentSupport::Served, _))).unwrap_or(first))
+    told_support(decryption).await
+}
+
+async fn told_support<P: ChainReader>(
+    decryption: &DecryptionAdapter<P>,
+) -> Result<DeploymentSupport, RpcError> {
+    let said = decryption.hearing(|one| async move { one.support().await }).await;
+    Ok(DeploymentSupport::weigh(said.into_answers(decryption.provider())?))
 }
 
 /// The contract's EIP-712 domain. The configured domain wins if any sound node confirms it after

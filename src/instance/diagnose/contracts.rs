@@ -27,22 +27,36 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
             let remedy = "correct decryption_address, or wait until the contract is deployed";
             return Ok(vec![Finding::fail(SUBJECT, found, remedy)]);
         }
-        let ((support, version), domain) =
+        let (support, domain) =
             tokio::try_join!(decryption.support(), decryption.signing_domain())?;
-        let another = version.as_deref().is_some_and(is_other_contract);
-        let version = version.unwrap_or_else(|| "a contract that reports no version".into());
-        let of_version = match support {
+        let another = is_other_contract(support.version());
+        let version = match support.version() {
+            "" => "a contract that reports no version",
+            version => version,
+        };
+        let of_version = match &support {
             _ if another => Finding::fail(
                 SUBJECT,
                 format!("the contract at {address} names itself {version}"),
                 "correct decryption_address",
             ),
-            DeploymentSupport::Served | DeploymentSupport::Upgraded { .. } => {
+            DeploymentSupport::Served(deployment) if support.answered().is_some() => {
+                let of = deployment.generation;
+                Finding::ok(SUBJECT, format!("{version} at {address}, of {of}"))
+            }
+            DeploymentSupport::Upgraded { .. } => {
                 Finding::ok(SUBJECT, format!("{version} at {address}"))
             }
-            DeploymentSupport::FromG12 { .. } => Finding::fail(
+            DeploymentSupport::Served(_) => Finding::fail(
                 SUBJECT,
                 format!("{version} at {address} is from G12 on: its requests are held"),
+                "upgrade the connector to a version that serves it",
+            ),
+            DeploymentSupport::Newer { .. } => Finding::fail(
+                SUBJECT,
+                format!(
+                    "{version} at {address} is newer than this version knows: its requests are held"
+                ),
                 "upgrade the connector to a version that serves it",
             ),
         };
@@ -104,7 +118,7 @@ pub(super) async fn diagnose_registry<P: ChainReader>(
     }
     let finding = Finding::ok(SUBJECT, format!("at {address}"));
     let Some(wallet) = wallet else { return (finding, None) };
-    let asked = within_deadline("registration", registry.core_signers()).await;
+    let asked = within_deadline("registration", registry.core_signers_for(None)).await;
     let registration = match asked.map(|asked| asked.map(|signers| signers.first().copied())) {
         // The Core has no call for its public key; its first answer shows the signer.
         Ok(Ok(Some(signer))) => Finding::ok(

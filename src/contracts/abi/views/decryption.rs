@@ -5,7 +5,7 @@ use alloy::sol_types::SolCall;
 
 use super::{View, ViewProblem};
 use crate::contracts::abi::DECODER;
-use crate::domain::{Address, SigningDomain, U256};
+use crate::domain::{Address, Bytes, SigningDomain, U256};
 
 sol! {
     function getVersion() external pure returns (string version);
@@ -18,15 +18,17 @@ sol! {
         bytes32 salt,
         uint256[] extensions
     );
+    function isUserDecryptionReady((bytes32, address, address)[] handles, bytes extraData)
+        external view returns (bool ready);
     function isDecryptionDone(uint256 decryptionId) external view returns (bool done);
     function getDecryptionConsensusTxSenders(uint256 decryptionId) external view
         returns (address[] txSenders);
 }
 
-/// `getVersion` of the Decryption contract, for
-/// [`deployment_from_version`](crate::contracts::abi::deployment_from_version).
+/// `getVersion`, which each contract has, for
+/// [`told_deployment`](crate::contracts::abi::told_deployment).
 #[must_use]
-pub fn decryption_version() -> View<String> {
+pub fn contract_version() -> View<String> {
     View::of(&getVersionCall {}, |returned| {
         Ok(getVersionCall::abi_decode_returns_with_config(returned, DECODER)?)
     })
@@ -52,6 +54,15 @@ pub fn signing_domain() -> View<SigningDomain> {
                 .map_err(|_| ViewProblem::DomainChainId(domain.chainId))?,
             verifying_contract: domain.verifyingContract,
         })
+    })
+}
+
+/// `isUserDecryptionReady` of a unified request without handles: from G14 on there is such a function.
+#[must_use]
+pub fn unified_request_is_ready() -> View<bool> {
+    let call = isUserDecryptionReadyCall { handles: Vec::new(), extraData: Bytes::new() };
+    View::of(&call, |returned| {
+        Ok(isUserDecryptionReadyCall::abi_decode_returns_with_config(returned, DECODER)?)
     })
 }
 

@@ -16,6 +16,9 @@ sol! {
     function getKmsTxSenders() external view returns (address[] txSenders);
     function getKmsSigners() external view returns (address[] signers);
     function getCurrentKmsContextId() external view returns (uint256 contextId);
+    function isValidKmsContext(uint256 contextId) external view returns (bool valid);
+    function getCoprocessorMajorityThreshold() external view returns (uint256 threshold);
+    function getKmsNodeForContext(uint256 contextId, address kmsTxSenderAddress) external view;
     // The result has two layouts under one selector: see `read_kms_node`.
     function getKmsNode(address kmsTxSenderAddress) external view;
 }
@@ -65,6 +68,14 @@ pub fn coprocessor_tx_senders() -> View<Vec<Address>> {
     })
 }
 
+/// `getCoprocessorMajorityThreshold`: how many coprocessors decide.
+#[must_use]
+pub fn coprocessor_majority_threshold() -> View<U256> {
+    View::of(&getCoprocessorMajorityThresholdCall {}, |returned| {
+        Ok(getCoprocessorMajorityThresholdCall::abi_decode_returns_with_config(returned, DECODER)?)
+    })
+}
+
 /// `getKmsTxSenders`: all registered KMS wallets (of the current context from G12 on).
 #[must_use]
 pub fn kms_tx_senders() -> View<Vec<Address>> {
@@ -85,6 +96,13 @@ pub fn kms_signers() -> View<Vec<Address>> {
 #[must_use]
 pub fn kms_node(wallet: Address) -> View<Option<KmsNode>> {
     View::of(&getKmsNodeCall { kmsTxSenderAddress: wallet }, read_kms_node)
+}
+
+/// `getKmsNodeForContext`: the same in this context. Exists from G12 on.
+#[must_use]
+pub fn kms_node_for_context(context: U256, wallet: Address) -> View<Option<KmsNode>> {
+    let call = getKmsNodeForContextCall { contextId: context, kmsTxSenderAddress: wallet };
+    View::of(&call, read_kms_node)
 }
 
 /// Decodes both layouts under one selector: three fields up to v0.8.1, four from v0.9.0 on.
@@ -118,5 +136,13 @@ fn read_kms_node(returned: &[u8]) -> Result<Option<KmsNode>, ViewProblem> {
 pub fn current_kms_context_id() -> View<U256> {
     View::of(&getCurrentKmsContextIdCall {}, |returned| {
         Ok(getCurrentKmsContextIdCall::abi_decode_returns_with_config(returned, DECODER)?)
+    })
+}
+
+/// `isValidKmsContext`. Exists from G13 on.
+#[must_use]
+pub fn is_valid_kms_context(context: U256) -> View<bool> {
+    View::of(&isValidKmsContextCall { contextId: context }, |returned| {
+        Ok(isValidKmsContextCall::abi_decode_returns_with_config(returned, DECODER)?)
     })
 }

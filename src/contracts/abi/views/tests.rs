@@ -29,14 +29,19 @@ fn calldata_is_that_of_the_tables() {
     let seven = "0000000000000000000000000000000000000000000000000000000000000007";
     let wallet = "00000000000000000000000000000000000000000000000000000000000000bb";
     let id = U256::from(7);
+    let no_handles = &hex::encode(words("40 60 0 0"))[..];
     for (calldata, selector, argument) in [
         (coprocessor(WALLET).calldata(), "ef6997f9", wallet),
         (coprocessor_tx_senders().calldata(), "1ea5bd42", ""),
         (kms_tx_senders().calldata(), "7420f3d4", ""),
         (kms_signers().calldata(), "7eaac8f2", ""),
         (kms_node(WALLET).calldata(), "e3b2a874", wallet),
+        (kms_node_for_context(id, WALLET).calldata(), "31ff41c8", &format!("{seven}{wallet}")),
+        (coprocessor_majority_threshold().calldata(), "6799ef52", ""),
         (current_kms_context_id().calldata(), "976f3eb9", ""),
-        (decryption_version().calldata(), "0d8e6e2c", ""),
+        (is_valid_kms_context(id).calldata(), "bf9b16c8", seven),
+        (unified_request_is_ready().calldata(), "410bf0ba", no_handles),
+        (contract_version().calldata(), "0d8e6e2c", ""),
         (signing_domain().calldata(), "84b0196e", ""),
         (is_decryption_done(id).calldata(), "58f5b8ab", seven),
         (decryption_consensus_tx_senders(id).calldata(), "0900cc69", seven),
@@ -114,7 +119,7 @@ fn reads_lists_and_scalars() {
         (U256::from(7) << 248) | U256::ONE
     );
     let version = words("20 11 44656372797074696f6e2076302e332e30000000000000000000000000000000");
-    assert_eq!(decryption_version().decode(&version).unwrap(), "Decryption v0.3.0");
+    assert_eq!(contract_version().decode(&version).unwrap(), "Decryption v0.3.0");
 }
 
 #[test]
@@ -163,6 +168,6 @@ proptest! {
         prop_assert!(!empty || kms_node(WALLET).decode(&returned).is_err());
         prop_assert!(!empty || kms_signers().decode(&returned).is_err());
         prop_assert!(!empty || signing_domain().decode(&returned).is_err());
-        prop_assert!(!empty || decryption_version().decode(&returned).is_err());
+        prop_assert!(!empty || contract_version().decode(&returned).is_err());
     }
 }

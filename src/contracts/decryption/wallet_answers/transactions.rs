@@ -40,7 +40,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
                 != abi::has_answer_events(one.kind, one.id, NEWEST)
         };
         let version = if look.open().iter().any(|index| depends(&look.queries[*index])) {
-            self.optional_view(self.address(), abi::decryption_version()).await?
+            self.optional_view(self.address(), abi::contract_version()).await?
         } else {
             None
         };

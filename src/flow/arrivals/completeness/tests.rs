@@ -35,7 +35,7 @@ impl Watched {
     fn go_on(chain: &FakeChain, ledger: FakeLedger, start: Start) -> Self {
         let (intakes, entrance, _) = crate::flow::walk_channels(1000, 1);
         let walk = intakes.from_chain;
-        let (support, _) = watch::channel(DeploymentSupport::Served);
+        let (support, _) = watch::channel(DeploymentSupport::up_to_g10());
         let cursor = ledger.contents().cursor;
         let runs = ledger.contents().ids.clone();
         let ids = SharedIds::new(KnownIds::from_stored(&runs, Instant::now()));

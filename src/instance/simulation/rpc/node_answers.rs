@@ -358,6 +358,6 @@ fn described(data: &Bytes) -> Option<Bytes> {
         let told = (fields, name, version, chain_id, verifying_contract, none.0, none.1);
         return Some(told.abi_encode_params().into());
     }
-    let asked = *data == abi::decryption_version().calldata();
+    let asked = *data == abi::contract_version().calldata();
     asked.then(|| ("Decryption v0.3.0".to_owned(),).abi_encode_params().into())
 }

@@ -1,0 +1,213 @@
+//! Which deployment stands at the contract's address, as the nodes tell.
+//!
+//! From G12 on nobody but the connectors checks access. So the word of one node must never make a
+//! deployment look older than that: if any node tells of a deployment that checks no access itself,
+//! those who tell of one that does are not believed ([`DeploymentSupport::weigh`]).
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::{DecryptionAdapter, ViewError, call_view};
+use crate::{
+    chain::{reader::ChainReader, rpc_error::RpcError},
+    contracts::abi::{self, Deployment, DeploymentProbes, Generation, ToldDeployment, View},
+    domain::{Address, UntrustedText},
+};
+
+/// Whether requests of the deployed contracts can be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeploymentSupport {
+    Served(Deployment),
+    /// Newer than this program knows.
+    Newer {
+        version: UntrustedText,
+    },
+    /// Upgraded in this block and not looked at since: until then no request is asked.
+    Upgraded {
+        block: u64,
+    },
+}
+
+impl DeploymentSupport {
+    /// The deployment whose requests are answered. `None`: they are held, or wait to be.
+    #[must_use]
+    pub fn answered(&self) -> Option<&Deployment> {
+        match self {
+            // Nothing is answered without an access check, and there is none yet.
+            Self::Served(deployment) if deployment.checks_access() => None,
+            Self::Served(deployment) => Some(deployment),
+            Self::Newer { .. } | Self::Upgraded { .. } => None,
+        }
+    }
+
+    /// What the contract calls itself. Empty: it does not say, or was not asked.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        match self {
+            Self::Served(Deployment { version, .. }) | Self::Newer { version } => version,
+            Self::Upgraded { .. } => "",
+        }
+    }
+
+    /// What counts if nodes tell different things, as while some lag behind an upgrade, or lie.
+    #[must_use]
+    pub fn weigh(told: Vec<Self>) -> Self {
+        // A deployment that nobody knows holds every request: it counts only if no node contradicts it,
+        // and those of which the gateway checks access do not contradict it.
+        let rank = |support: &Self| match support {
+            Self::Upgraded { .. } => (0, None),
+            Self::Served(found) if found.generation == Generation::UpToG10 => (1, None),
+            Self::Newer { .. } => (2, None),
+            Self::Served(found) => (3, Some((found.generation, !found.hybrid))),
+        };
+        // The first of equals, so that the version shown is that of the node which is asked first.
+        let counts = told.into_iter().rev().max_by_key(rank);
+        counts.unwrap_or_else(|| Self::Newer { version: UntrustedText::default() })
+    }
+}
+
+#[cfg(test)]
+impl DeploymentSupport {
+    /// One that is answered without an access check.
+    pub fn up_to_g10() -> Self {
+        let version = "Decryption v0.3.0".into();
+        Self::Served(Deployment { generation: Generation::UpToG10, version, hybrid: false })
+    }
+}
+
+/// Says that the deployment may have changed. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DeploymentDoubt(Arc<Notify>);
+
+impl<P: ChainReader> DecryptionAdapter<P> {
+    /// The deployment, as the contracts tell: by their version texts, or, if that of the Decryption
+    /// contract is unknown, by the functions that there are.
+    pub async fn support(&self) -> Result<DeploymentSupport, RpcError> {
+        let (contract, registry) = (self.address(), self.addresses.gateway_config);
+        let version: Option<String> = self.optional_view(contract, abi::contract_version()).await?;
+        let of_registry = self.optional_view(registry, abi::contract_version()).await?;
+        let generation = match abi::told_deployment(version.as_deref(), of_registry.as_deref()) {
+            ToldDeployment::Known(deployment) => return Ok(DeploymentSupport::Served(deployment)),
+            ToldDeployment::Newer => None,
+            // A registry that says nothing, perhaps because there is none at the configured address, must
+            // not pass for one without contexts.
+            ToldDeployment::Unknown if of_registry.is_none() => None,
+            ToldDeployment::Unknown => self.probe().await?.generation(),
+        };
+        let version = version.unwrap_or_default().into();
+        Ok(match generation {
+            Some(generation) => {
+                DeploymentSupport::Served(Deployment { generation, version, hybrid: false })
+            }
+            None => DeploymentSupport::Newer { version },
+        })
+    }
+
+    async fn probe(&self) -> Result<DeploymentProbes, RpcError> {
+        let (contract, registry) = (self.address(), self.addresses.gateway_config);
+        let context = self.optional_view(registry, abi::current_kms_context_id()).await?;
+        let valid = abi::is_valid_kms_context(context.unwrap_or_default());
+        Ok(DeploymentProbes {
+            has_contexts: context.is_some(),
+            knows_valid_contexts: self.has(registry, &valid).await?,
+            has_unified_requests: self.has(contract, &abi::unified_request_is_ready()).await?,
+        })
+    }
+
+    /// Whether the contract has this function. One that refuses its arguments with an error has it.
+    async fn has<T>(&self, contract: Address, view: &View<T>) -> Result<bool, RpcError> {
+        match call_view(&self.provider, contract, view).await {
+            Ok(_) => Ok(true),
+            Err(ViewError::Undecodable(_)) => Ok(false),
+            Err(ViewError::Rpc(error)) => match error.revert_data() {
+                Some(data) => Ok(!data.is_empty()),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// Has the deployment read again soon: something happened that another one would explain.
+    pub fn doubt_deployment(&self) {
+        self.deployment_doubt.0.notify_one();
+    }
+
+    /// Waits until somebody doubts the deployment.
+    pub async fn deployment_doubted(&self) {
+        self.deployment_doubt.0.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::sol_types::SolValue as _;
+
+    use super::*;
+    use crate::{
+        chain::fake_chain::{ADDRESSES, FakeChain, NodeFaults},
+        domain::{Bytes, U256},
+    };
+
+    fn served(generation: Generation, hybrid: bool) -> DeploymentSupport {
+        DeploymentSupport::Served(Deployment { generation, version: "v".into(), hybrid })
+    }
+
+    #[test]
+    fn g4_the_gateway_is_trusted_with_access_only_if_no_node_tells_otherwise() {
+        let (old, newer) =
+            (served(Generation::UpToG10, false), DeploymentSupport::Newer { version: "n".into() });
+        let (g12, g13) = (served(Generation::G12, false), served(Generation::G13, false));
+        let hybrid = served(Generation::G12, true);
+        for (told, counts) in [
+            (vec![old.clone()], old.clone()),
+            (vec![newer.clone()], newer.clone()),
+            (vec![old.clone(), newer.clone()], newer.clone()),
+            (vec![old.clone(), g12.clone(), newer.clone()], g12.clone()),
+            (vec![g13.clone(), g12.clone(), old.clone()], g13.clone()),
+            (vec![g12.clone(), hybrid], g12.clone()),
+            (vec![newer.clone(), g12.clone()], g12.clone()),
+        ] {
+            for told in [told.clone(), told.into_iter().rev().collect()] {
+                assert_eq!(DeploymentSupport::weigh(told.clone()), counts, "{told:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn g4_without_an_access_check_nothing_is_answered() {
+        assert!(served(Generation::UpToG10, false).answered().is_some());
+        for generation in [Generation::G12, Generation::G13, Generation::G14, Generation::Head] {
+            assert_eq!(served(generation, false).answered(), None, "{generation}");
+        }
+        assert_eq!(DeploymentSupport::Newer { version: "v".into() }.answered(), None);
+        assert_eq!(DeploymentSupport::Upgraded { block: 1 }.answered(), None);
+    }
+
+    #[tokio::test]
+    async fn g3_a_contract_of_unknown_name_is_known_by_its_functions() {
+        let chain = FakeChain::new(1);
+        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+        let text = |text: &str| Bytes::from(text.to_owned().abi_encode());
+        let version = (abi::contract_version().calldata(), text("Decryption, mine"));
+        let number = |view: Bytes| (view, Bytes::from(U256::ONE.abi_encode()));
+        let contexts = number(abi::current_kms_context_id().calldata());
+        let valid = number(abi::is_valid_kms_context(U256::ONE).calldata());
+        let unified = number(abi::unified_request_is_ready().calldata());
+        let newer = DeploymentSupport::Newer { version: "Decryption, mine".into() };
+        let known = |generation| {
+            let version = "Decryption, mine".into();
+            DeploymentSupport::Served(Deployment { generation, version, hybrid: false })
+        };
+        for (views, expected) in [
+            (vec![version.clone()], known(Generation::UpToG10)),
+            (vec![version.clone(), contexts.clone()], known(Generation::G12)),
+            (vec![version.clone(), contexts.clone(), valid.clone()], known(Generation::G13)),
+            (vec![version, contexts, valid, unified], newer),
+            // No text anywhere: whether there is a registry is not known.
+            (vec![], DeploymentSupport::Newer { version: "".into() }),
+        ] {
+            chain.state().faults = vec![NodeFaults { views, ..NodeFaults::default() }];
+            assert_eq!(adapter.support().await.unwrap(), expected);
+        }
+    }
+}
