@@ -30,7 +30,9 @@ use sources::{RawConfig, Sources};
 pub use effective::{Entry, effective};
 pub use problems::{Place, Problem, Problems, Warning};
 pub use secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl};
-pub use settings::{Config, Domain, Finality, PrivateAuthorities, S3, StartingBlock, Wallet};
+pub use settings::{
+    Config, Domain, Ethereum, Finality, HostChain, PrivateAuthorities, S3, StartingBlock, Wallet,
+};
 
 /// Configuration files above this size are refused.
 const FILE_LIMIT: u64 = 1 << 20;

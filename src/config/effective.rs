@@ -6,8 +6,8 @@
 use serde::Serialize;
 
 use super::{
-    Config, Finality, Place, Problems, Source, StartingBlock, Wallet, Warning, assemble_bytes,
-    keys::Key, secret::SecretUrl, sources::RawConfig,
+    Config, Ethereum, Finality, HostChain, Place, Problems, Source, StartingBlock, Wallet, Warning,
+    assemble_bytes, keys::Key, secret::SecretUrl, sources::RawConfig,
 };
 use crate::domain::PerKind;
 
@@ -99,14 +99,24 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
         Key::Mode => Some(if config.observes() { "observe" } else { "answer" }.to_owned()),
         Key::ServiceName => Some(config.service_name.clone()),
         Key::GatewayUrl => Some(masked(&config.gateway_url)),
-        Key::GatewayFallbackUrls => {
-            let urls: Vec<String> = config.gateway_fallback_urls.iter().map(masked).collect();
-            (!urls.is_empty()).then(|| urls.join(", "))
-        }
+        Key::GatewayFallbackUrls => masked_list(&config.gateway_fallback_urls),
         Key::KmsCoreEndpoint => Some(masked(&config.kms_core_endpoint)),
         Key::ChainId => Some(config.chain_id.to_string()),
         Key::DecryptionAddress => Some(config.decryption_address.to_string()),
         Key::GatewayConfigAddress => Some(config.gateway_config_address.to_string()),
+        Key::HostChains => {
+            let chains: Vec<String> = config.host_chains.iter().map(masked_host_chain).collect();
+            (!chains.is_empty()).then(|| chains.join("; "))
+        }
+        Key::HostChainMaxConcurrentCalls => number(config.host_chain_max_concurrent_calls),
+        Key::HostChainCallTimeoutSecs => seconds(config.host_chain_call_timeout),
+        Key::Erc1271GasLimit => Some(config.erc1271_gas_limit.to_string()),
+        Key::EthereumUrl
+        | Key::EthereumFallbackUrls
+        | Key::EthereumChainId
+        | Key::ProtocolConfigAddress => {
+            config.ethereum.as_ref().and_then(|ethereum| masked_ethereum_value(key, ethereum))
+        }
         Key::PrivateKeyText
         | Key::PrivateKeyFile
         | Key::AwsKeyId
@@ -164,6 +174,29 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
     }
 }
 
+/// One entry of `[[host_chains]]`.
+fn masked_host_chain(chain: &HostChain) -> String {
+    let urls: Vec<String> = chain.urls().map(masked).collect();
+    format!(
+        "chain_id {}, {}, acl_address {}, agreement {}, max_age_secs {}",
+        chain.chain_id,
+        urls.join(", "),
+        chain.acl_address,
+        chain.agreement,
+        chain.max_age.as_secs()
+    )
+}
+
+fn masked_ethereum_value(key: Key, ethereum: &Ethereum) -> Option<String> {
+    match key {
+        Key::EthereumUrl => Some(masked(&ethereum.url)),
+        Key::EthereumFallbackUrls => masked_list(&ethereum.fallback_urls),
+        Key::EthereumChainId => Some(ethereum.chain_id.to_string()),
+        Key::ProtocolConfigAddress => Some(ethereum.protocol_config_address.to_string()),
+        _ => None,
+    }
+}
+
 fn masked_wallet_value(key: Key, wallet: &Wallet) -> Option<String> {
     match (key, wallet) {
         (Key::PrivateKeyText, Wallet::PrivateKey(private)) => {
@@ -174,6 +207,11 @@ fn masked_wallet_value(key: Key, wallet: &Wallet) -> Option<String> {
         (Key::AwsEndpoint, Wallet::AwsKms { endpoint, .. }) => endpoint.as_ref().map(masked),
         (_, Wallet::PrivateKey(_) | Wallet::AwsKms { .. }) => None,
     }
+}
+
+fn masked_list(urls: &[SecretUrl]) -> Option<String> {
+    let urls: Vec<String> = urls.iter().map(masked).collect();
+    (!urls.is_empty()).then(|| urls.join(", "))
 }
 
 /// Scheme, host and port; `…` stands for the rest.

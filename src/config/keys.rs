@@ -35,6 +35,14 @@ keys! {
     ChainId = "chain_id" or "31337",
     DecryptionAddress = "decryption_address" or "0x5fbdb2315678afecb367f032d93f642f64180aa3",
     GatewayConfigAddress = "gateway_config_address" or "0x0000000000000000000000000000000000000001",
+    HostChains = "host_chains",
+    HostChainMaxConcurrentCalls = "host_chain_max_concurrent_calls" or "128",
+    HostChainCallTimeoutSecs = "host_chain_call_timeout_secs" or "10",
+    Erc1271GasLimit = "erc1271_gas_limit" or "100000",
+    EthereumUrl = "ethereum_url",
+    EthereumFallbackUrls = "ethereum_fallback_urls",
+    EthereumChainId = "ethereum_chain_id",
+    ProtocolConfigAddress = "protocol_config_address",
     PrivateKeyText = "private_key",
     PrivateKeyFile = "private_key_file",
     AwsKeyId = "aws_kms_config.key_id",
@@ -72,7 +80,16 @@ keys! {
 /// The tables that a file may have.
 pub(super) const TABLES: [&str; 2] = ["aws_kms_config", "s3_config"];
 
+/// The keys of one `[[host_chains]]` entry.
+pub(super) const HOST_CHAIN_KEYS: [&str; 6] =
+    ["chain_id", "url", "fallback_urls", "acl_address", "agreement", "max_age_secs"];
+
 impl Key {
+    /// Whether its value is a list of tables: `[[name]]` in a file, JSON in a variable.
+    pub(super) fn is_list_of_tables(self) -> bool {
+        self == Self::HostChains
+    }
+
     /// The part after `KMS_CONNECTOR_`: upper case, `__` between table and key.
     pub(super) fn variable(self) -> String {
         self.name().replace('.', "__").to_uppercase()

@@ -73,14 +73,11 @@ const KEYS: &[(&str, &str)] = &[
     ("kms_operation_from_block_number", ""),
     ("kms_management_contract", ""),
     ("kms_generation_contract", ""),
-    ("protocol_config_contract", ""),
+    ("protocol_config_contract", "protocol_config_address"),
+    ("protocol_config_contract.address", "protocol_config_address"),
     ("kms_verifier_address", ""),
-    ("host_chains", ""),
-    ("host_rpc_max_concurrent_calls", ""),
-    ("host_rpc_call_timeout", ""),
-    ("erc1271_gas_limit", ""),
-    ("ethereum_url", ""),
-    ("ethereum_chain_id", ""),
+    ("host_rpc_max_concurrent_calls", "host_chain_max_concurrent_calls"),
+    ("host_rpc_call_timeout", "host_chain_call_timeout_secs"),
     ("ethereum_tx_required_confirmations", ""),
     ("ethereum_tx_get_receipt_timeout", ""),
     ("ct_attestation", ""),
@@ -113,6 +110,8 @@ mod tests {
             ("task_limit", "max_requests_in_flight"),
             ("tls_config.anything", "ca_file"),
             ("database_url", "there is none"),
+            ("host_rpc_call_timeout", "host_chain_call_timeout_secs"),
+            ("protocol_config_contract.address", "protocol_config_address"),
         ] {
             let told = hint_for(name).unwrap();
             assert!(told.contains(here), "{name}: {told}");

@@ -3,15 +3,17 @@
 //! Each check notes its problem and goes on, so that one run reports them all. Ranges stand beside the
 //! key they belong to. The only I/O is reading the files that keys name.
 
+mod judged;
 mod single;
+mod host_chains;
 mod network;
 mod wallet;
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use alloy::primitives::Address;
 
-use self::single::gwei_to_wei;
+use self::{judged::Fault, single::gwei_to_wei};
 use super::keys::Key;
 use super::problems::{Place, Problem, Problems, Warning};
 use super::settings::{Config, Domain, Finality, StartingBlock};
@@ -32,7 +34,11 @@ const MAX_TRANSACTIONS_IN_FLIGHT: u32 = 1024;
 const DAY_SECS: u64 = 86_400;
 /// More blocks than the Gateway's chain has in an hour.
 const MAX_CONFIRMATIONS: u64 = 20_000;
-const GATEWAY_SCHEMES: [&str; 4] = ["ws", "wss", "http", "https"];
+/// No answer is used that is older than this when the Core is asked.
+const MAX_HOST_CHAIN_CALL_TIMEOUT_SECS: u64 = 10;
+/// From a signature recovered in a contract's code, to what no node refuses to simulate.
+const ERC1271_GAS_LIMIT: RangeInclusive<u64> = 30_000..=10_000_000;
+const NODE_SCHEMES: [&str; 4] = ["ws", "wss", "http", "https"];
 
 /// The keys that the seed marks required. Under `start` its defaults stand in.
 const REQUIRED: [Key; 5] = [
@@ -85,11 +91,20 @@ impl Checker<'_> {
         let enabled = self.boolean(Key::Enabled);
         let service_name = self.line(Key::ServiceName, 128);
         let is_service_name_given = self.is_service_name_given();
-        let gateway_url = self.url(Key::GatewayUrl, &GATEWAY_SCHEMES);
-        let gateway_fallback_urls = self.urls(Key::GatewayFallbackUrls, &GATEWAY_SCHEMES);
+        let gateway_url = self.url(Key::GatewayUrl, &NODE_SCHEMES);
+        let gateway_fallback_urls = self.urls(Key::GatewayFallbackUrls, &NODE_SCHEMES);
         let kms_core_endpoint = self.url(Key::KmsCoreEndpoint, &["http", "https"]);
         let chain_id = self.number(Key::ChainId, 1..=MAX_CHAIN_ID, "");
         let addresses = self.addresses();
+        let host_chains = self.host_chains();
+        let host_calls = self.count(Key::HostChainMaxConcurrentCalls, 1..=10_000);
+        let host_call_timeout = self.number(
+            Key::HostChainCallTimeoutSecs,
+            1..=MAX_HOST_CHAIN_CALL_TIMEOUT_SECS,
+            "seconds",
+        );
+        let erc1271_gas_limit = self.number(Key::Erc1271GasLimit, ERC1271_GAS_LIMIT, "gas");
+        let ethereum = self.ethereum();
         let wallet = if observes_only { Ok(None) } else { self.wallet().map(Some) };
         let s3 = self.s3();
         let private_authorities = self.private_authorities();
@@ -128,7 +143,7 @@ impl Checker<'_> {
         let (answer_timeout, request_expiry) = timeouts?;
         let gateway_url = set(gateway_url)?;
         let gateway_fallback_urls = gateway_fallback_urls?.unwrap_or_default();
-        self.different_urls(&gateway_url, &gateway_fallback_urls)?;
+        self.different_urls(&gateway_url, Key::GatewayFallbackUrls, &gateway_fallback_urls)?;
         Ok(Config {
             enabled: set(enabled)?,
             service_name: set(service_name)?,
@@ -139,6 +154,11 @@ impl Checker<'_> {
             chain_id: set(chain_id)?,
             decryption_address,
             gateway_config_address,
+            host_chains: host_chains?,
+            host_chain_max_concurrent_calls: set(host_calls)?,
+            host_chain_call_timeout: Duration::from_secs(set(host_call_timeout)?),
+            erc1271_gas_limit: set(erc1271_gas_limit)?,
+            ethereum: ethereum?,
             wallet: observes.and(wallet)?,
             s3: s3?,
             private_authorities: private_authorities?,
@@ -251,7 +271,7 @@ impl Checker<'_> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let text = match &given.value {
             Value::Text(text) | Value::Integer(text) | Value::Float(text) => text.expose(),
-            Value::Boolean(_) | Value::Texts(_) | Value::Other(_) => "",
+            Value::Boolean(_) | Value::Texts(_) | Value::Tables(_) | Value::Other(_) => "",
         };
         match gwei_to_wei(text.trim()) {
             Some(wei) => Ok(Some(wei)),
@@ -306,6 +326,10 @@ impl Checker<'_> {
             advice: advice.to_owned(),
         });
         ProblemNoted
+    }
+
+    fn note_fault(&mut self, key: Key, Fault { found, allowed, advice }: Fault) -> ProblemNoted {
+        self.note_bad(key, found, &allowed, &advice)
     }
 
     fn note_missing(&mut self, key: Key, allowed: &str, advice: &str) {

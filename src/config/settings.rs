@@ -31,6 +31,16 @@ pub struct Config {
     pub chain_id: u64,
     pub decryption_address: Address,
     pub gateway_config_address: Address,
+    /// The chains whose contracts own handles; no two of one id.
+    pub host_chains: Vec<HostChain>,
+    /// Calls (batches) to one host chain at the same time.
+    pub host_chain_max_concurrent_calls: usize,
+    /// Deadline of all calls for one request to one host chain.
+    pub host_chain_call_timeout: Duration,
+    /// Gas that a smart account may use to judge a signature (ERC-1271).
+    pub erc1271_gas_limit: u64,
+    /// Where contexts and epochs are checked, from G14 on.
+    pub ethereum: Option<Ethereum>,
     /// `None`: `mode = "observe"`. Requests are read and their ciphertexts fetched; nothing is asked,
     /// signed or sent, and no key is read.
     pub wallet: Option<Wallet>,
@@ -98,6 +108,47 @@ impl Config {
     pub fn gateways(&self) -> String {
         let urls = std::iter::once(&self.gateway_url).chain(&self.gateway_fallback_urls);
         urls.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A chain whose contracts own handles: one `[[host_chains]]` entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostChain {
+    pub chain_id: u64,
+    /// ws, wss, http or https.
+    pub url: SecretUrl,
+    /// More nodes of this chain, in order.
+    pub fallback_urls: Vec<SecretUrl>,
+    pub acl_address: Address,
+    /// How many of its endpoints must give the same answer at one block; at most as many as there are
+    /// URLs.
+    pub agreement: usize,
+    /// A head older than this, by its block's timestamp, is no answer.
+    pub max_age: Duration,
+}
+
+impl HostChain {
+    /// All URLs, in order of preference.
+    pub fn urls(&self) -> impl Iterator<Item = &SecretUrl> {
+        std::iter::once(&self.url).chain(&self.fallback_urls)
+    }
+}
+
+/// The chain that has `ProtocolConfig`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ethereum {
+    /// ws, wss, http or https.
+    pub url: SecretUrl,
+    /// More nodes of this chain, in order.
+    pub fallback_urls: Vec<SecretUrl>,
+    pub chain_id: u64,
+    pub protocol_config_address: Address,
+}
+
+impl Ethereum {
+    /// All URLs, in order of preference.
+    pub fn urls(&self) -> impl Iterator<Item = &SecretUrl> {
+        std::iter::once(&self.url).chain(&self.fallback_urls)
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod file;
 mod environment;
+mod json;
 
 use std::{
     collections::BTreeMap,
@@ -92,6 +93,30 @@ impl Sources {
         self.values.push((value, layer));
         let value = ::config::Value::new(Some(&origin.to_owned()), index);
         self.layers.entry(layer).or_default().0.insert(key.name().to_owned(), value);
+    }
+
+    /// The value of a list of tables that was given as JSON text; any other value as it is. `None`: a
+    /// problem was noted.
+    fn read_tables(&mut self, key: Key, value: Value, place: &Place) -> Option<Value> {
+        let Value::Text(text) = &value else { return Some(value) };
+        if !key.is_list_of_tables() {
+            return Some(value);
+        }
+        match json::tables(text.expose()) {
+            Ok(tables) => Some(tables),
+            Err(found) => {
+                self.problems.push(Problem {
+                    place: place.clone(),
+                    key: Some(key.name().to_owned()),
+                    found,
+                    allowed: "a JSON list of objects".to_owned(),
+                    advice: "Write [{\"chain_id\": 1, \"url\": \"wss://node.example\", \
+                             \"acl_address\": \"0x...\"}], or in a file [[host_chains]]"
+                        .to_owned(),
+                });
+                None
+            }
+        }
     }
 
     /// The origin of this key in one layer, if that has it.

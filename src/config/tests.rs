@@ -7,6 +7,7 @@ mod environment;
 mod wallet;
 mod secrets;
 mod effective;
+mod host_chains;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

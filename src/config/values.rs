@@ -16,8 +16,26 @@ pub(super) enum Value {
     Boolean(bool),
     /// A list that contains only texts.
     Texts(Vec<SecretString>),
+    /// A list of tables: `[[name]]`.
+    Tables(Vec<TableValue>),
     /// The name of a TOML type that no key accepts.
     Other(&'static str),
+}
+
+/// One table of a list.
+#[derive(Clone, Debug)]
+pub(super) struct TableValue {
+    /// Of its header, in a file.
+    pub line: Option<usize>,
+    pub members: Vec<Member>,
+}
+
+/// A key in a [`TableValue`].
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub name: String,
+    pub value: Value,
+    pub line: Option<usize>,
 }
 
 impl Value {
@@ -28,6 +46,7 @@ impl Value {
             | Self::Float(_)
             | Self::Boolean(_)
             | Self::Texts(_)
+            | Self::Tables(_)
             | Self::Other(_) => None,
         }
     }
@@ -36,7 +55,11 @@ impl Value {
     pub(super) fn integer(&self) -> Option<i128> {
         match self {
             Self::Text(text) | Self::Integer(text) => text.expose().trim().parse().ok(),
-            Self::Float(_) | Self::Boolean(_) | Self::Texts(_) | Self::Other(_) => None,
+            Self::Float(_)
+            | Self::Boolean(_)
+            | Self::Texts(_)
+            | Self::Tables(_)
+            | Self::Other(_) => None,
         }
     }
 }
@@ -81,6 +104,7 @@ pub(super) fn show(value: &Value, expected: &[&str]) -> String {
         }
         Value::Boolean(boolean) => boolean.to_string(),
         Value::Texts(_) => "a list".to_owned(),
+        Value::Tables(_) => "a list of tables".to_owned(),
         Value::Other(name) => (*name).to_owned(),
     }
 }
@@ -104,6 +128,16 @@ pub(super) fn looks_like_key(text: &str) -> bool {
     text.chars().count() >= 32 && !text.contains(['/', '.'])
 }
 
+/// A key's name, unless it must be a mistake or may be a secret.
+pub(super) fn show_name(name: &str) -> String {
+    let is_hex = name.len() >= 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if name.chars().count() <= 60 && !is_hex && name.chars().all(|c| !c.is_control()) {
+        name.to_owned()
+    } else {
+        format!("(a name of {} characters)", name.chars().count())
+    }
+}
+
 /// The shape of a value in a secret key, without a character of it.
 pub(super) fn show_shape(value: &Value) -> &'static str {
     match value {
@@ -112,6 +146,7 @@ pub(super) fn show_shape(value: &Value) -> &'static str {
         Value::Float(_) => "a decimal number",
         Value::Boolean(_) => "true or false",
         Value::Texts(_) => "a list",
+        Value::Tables(_) => "a list of tables",
         Value::Other(name) => name,
     }
 }

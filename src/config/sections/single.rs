@@ -4,18 +4,13 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use alloy::primitives::Address;
-use url::Url;
 
 use super::super::{
-    Place, SecretString, SecretUrl,
+    Place, SecretUrl,
     keys::Key,
-    secret::strip_0x,
     values::{Value, looks_like_key, show, show_shape},
 };
-use super::{CheckedValue, Checker, ProblemNoted};
-
-/// Each is a connection that is kept open.
-const MAX_FALLBACK_URLS: usize = 8;
+use super::{CheckedValue, Checker, ProblemNoted, judged};
 
 impl Checker<'_> {
     /// One of these words, mapped to its value.
@@ -41,6 +36,7 @@ impl Checker<'_> {
             | Value::Integer(_)
             | Value::Float(_)
             | Value::Texts(_)
+            | Value::Tables(_)
             | Value::Other(_) => {
                 let expected = ["true", "false", "yes", "no", "on", "off"];
                 let found = show(&given.value, &expected);
@@ -56,14 +52,8 @@ impl Checker<'_> {
         unit: &str,
     ) -> CheckedValue<u64> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
-        match given.value.integer().and_then(|number| u64::try_from(number).ok()) {
-            Some(number) if range.contains(&number) => Ok(Some(number)),
-            _ => {
-                let allowed =
-                    format!("an integer from {} to {} {unit}", range.start(), range.end());
-                Err(self.note_bad(key, show(&given.value, &[]), allowed.trim_end(), ""))
-            }
-        }
+        let judged = judged::number(&given.value, range, unit);
+        judged.map(Some).map_err(|fault| self.note_fault(key, fault))
     }
 
     pub(super) fn count(&mut self, key: Key, range: RangeInclusive<u32>) -> CheckedValue<usize> {
@@ -144,152 +134,41 @@ impl Checker<'_> {
 
     pub(super) fn address(&mut self, key: Key) -> CheckedValue<Address> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
-        let allowed = "40 hex digits, with or without 0x";
-        let Value::Text(text) = &given.value else {
-            let advice = "Put the address in quotes";
-            return Err(self.note_bad(key, show_shape(&given.value).to_owned(), allowed, advice));
-        };
-        let text = text.expose().trim();
-        if text.contains("...") {
-            let found = "the placeholder of the documentation".to_owned();
-            return Err(self.note_bad(key, found, allowed, "Fill in the contract's address"));
-        }
-        let digits = strip_0x(text);
-        let mut bytes = [0; 20];
-        if alloy::hex::decode_to_slice(digits, &mut bytes).is_err() || digits.len() != 40 {
-            let found = if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                format!("{} hex digits", digits.len())
-            } else {
-                show(&given.value, &[])
-            };
-            return Err(self.note_bad(key, found, allowed, ""));
-        }
-        let address = Address::from(bytes);
-        let mixed = digits.bytes().any(|byte| byte.is_ascii_lowercase())
-            && digits.bytes().any(|byte| byte.is_ascii_uppercase());
-        let checksummed = address.to_checksum(None);
-        if mixed && strip_0x(&checksummed) != digits {
-            let advice = format!(
-                "A digit or a letter's case is wrong. Compare it with the deployment; if the \
-                 digits are right, write {checksummed}"
-            );
-            return Err(self.note_bad(
-                key,
-                format!("{text:?}, whose EIP-55 checksum is wrong"),
-                "an address in lower case, or with its right checksum",
-                &advice,
-            ));
-        }
-        if address.is_zero() {
-            return Err(self.note_bad(
-                key,
-                "the zero address".to_owned(),
-                "a contract's address",
-                "",
-            ));
-        }
-        Ok(Some(address))
+        let judged = judged::address(&given.value);
+        judged.map(Some).map_err(|fault| self.note_fault(key, fault))
     }
 
     pub(super) fn url(&mut self, key: Key, schemes: &[&str]) -> CheckedValue<SecretUrl> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
-        let Value::Text(text) = &given.value else {
-            let allowed = format!("a URL with {}", schemes.join(", "));
-            return Err(self.note_bad(key, show_shape(&given.value).to_owned(), &allowed, ""));
-        };
-        let text = text.clone();
-        self.judge_url(key, schemes, text.expose()).map(Some)
+        let judged = judged::url(&given.value, schemes);
+        judged.map(Some).map_err(|fault| self.note_fault(key, fault))
     }
 
     /// A list of URLs; in a variable, a text with commas. A comma within a URL is written %2C.
     pub(super) fn urls(&mut self, key: Key, schemes: &[&str]) -> CheckedValue<Vec<SecretUrl>> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
-        let texts: Vec<SecretString> = match &given.value {
-            Value::Texts(texts) => texts.clone(),
-            Value::Text(text) => {
-                let parts = text.expose().split(',').map(str::trim);
-                parts.map(|part| SecretString::new(part.to_owned())).collect()
+        match judged::urls(&given.value, schemes) {
+            Ok(urls) => Ok(Some(urls)),
+            Err(faults) => {
+                for fault in faults {
+                    self.note_fault(key, fault);
+                }
+                Err(ProblemNoted)
             }
-            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Other(_) => {
-                let found = show_shape(&given.value).to_owned();
-                let allowed = "a list of URLs, in a variable with commas between them";
-                return Err(self.note_bad(key, found, allowed, ""));
-            }
-        };
-        if texts.len() > MAX_FALLBACK_URLS {
-            let found = format!("{} URLs", texts.len());
-            let allowed = format!("at most {MAX_FALLBACK_URLS} URLs");
-            return Err(self.note_bad(key, found, &allowed, ""));
         }
-        // All are checked before the first invalid one ends the loop.
-        let judged: Vec<_> =
-            texts.iter().map(|text| self.judge_url(key, schemes, text.expose())).collect();
-        judged.into_iter().collect::<Result<_, _>>().map(Some)
     }
 
-    /// Refuses duplicates: one URL given twice would count as two nodes.
+    /// Refuses duplicates: one URL given twice would count as two nodes. `fallbacks`: the key of
+    /// `more`.
     pub(super) fn different_urls(
         &mut self,
         first: &SecretUrl,
+        fallbacks: Key,
         more: &[SecretUrl],
     ) -> Result<(), ProblemNoted> {
-        let repeated =
-            more.iter().enumerate().any(|(index, url)| url == first || more[..index].contains(url));
-        if !repeated {
-            return Ok(());
-        }
-        Err(self.note_bad(
-            Key::GatewayFallbackUrls,
-            "the same URL twice".to_owned(),
-            "URLs that differ from each other and from gateway_url",
-            "Each one counts as a node of its own",
-        ))
-    }
-
-    pub(super) fn judge_url(
-        &mut self,
-        key: Key,
-        schemes: &[&str],
-        text: &str,
-    ) -> Result<SecretUrl, ProblemNoted> {
-        let allowed = format!("a URL with {}", schemes.join(", "));
-        let text = text.trim();
-        let Some((scheme, _)) = text.split_once("://") else {
-            let found = format!("a text of {} characters without ://", text.chars().count());
-            return Err(self.note_bad(
-                key,
-                found,
-                &allowed,
-                &format!("Begin with {}://", schemes[0]),
-            ));
-        };
-        let scheme = scheme.to_ascii_lowercase();
-        if !schemes.contains(&scheme.as_str()) {
-            // Only well-known schemes are shown, because anything else may be part of a secret.
-            let known = ["http", "https", "ws", "wss", "grpc", "grpcs", "tcp", "ipc", "unix", "s3"];
-            let found = if known.contains(&scheme.as_str()) {
-                format!("a URL with {scheme}://")
-            } else {
-                "a URL with an unknown scheme".to_owned()
-            };
-            return Err(self.note_bad(
-                key,
-                found,
-                &allowed,
-                &format!("Begin with {}://", schemes[0]),
-            ));
-        }
-        match Url::parse(text) {
-            Ok(url) if url.port() == Some(0) => Err(self.note_bad(
-                key,
-                "a URL with port 0".to_owned(),
-                "a port from 1 to 65535",
-                "",
-            )),
-            Ok(url) if url.has_host() => Ok(SecretUrl::new(url)),
-            Ok(_) => Err(self.note_bad(key, "a URL without a host".to_owned(), &allowed, "")),
-            // The parser's errors are constant texts (`invalid port number`).
-            Err(error) => Err(self.note_bad(key, format!("a broken URL ({error})"), &allowed, "")),
+        match judged::repeated_url(first, more) {
+            None => Ok(()),
+            Some(fault) => Err(self.note_fault(fallbacks, fault)),
         }
     }
 }

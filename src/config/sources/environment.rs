@@ -85,7 +85,9 @@ impl Sources {
             self.problems.push(quoted_problem(place, Some(key.name().to_owned())));
             return;
         }
-        self.give(layer, key, Value::Text(SecretString::new(text.to_owned())), name);
+        let value = Value::Text(SecretString::new(text.to_owned()));
+        let Some(value) = self.read_tables(key, value, &place) else { return };
+        self.give(layer, key, value, name);
     }
 
     fn shared_variable(&mut self, name: &str, key: Key, own: Option<&str>) {

@@ -12,7 +12,7 @@ use super::super::{
     other_connectors,
     problems::{Place, Problem, Warning},
     secret::SecretString,
-    values::{Value, has_quotes, quoted_problem},
+    values::{Member, TableValue, Value, has_quotes, quoted_problem, show_name},
 };
 use super::{Layer, Sources, line};
 
@@ -165,18 +165,38 @@ impl<'a> Reader<'a> {
             });
             return;
         }
-        let value = translate(value);
-        let in_quotes = |text: &SecretString| has_quotes(text.expose().trim());
-        let is_quoted = match &value {
-            Value::Text(text) => in_quotes(text),
-            Value::Texts(texts) => texts.iter().any(in_quotes),
-            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Other(_) => false,
+        let value = if key.is_list_of_tables()
+            && let Some(tables) = self.tables(value)
+        {
+            Value::Tables(tables)
+        } else {
+            translate(value)
         };
-        if is_quoted {
+        if is_quoted(&value) {
             self.sources.problems.push(quoted_problem(place, Some(key.name().to_owned())));
             return;
         }
+        let Some(value) = self.sources.read_tables(key, value, &place) else { return };
         self.sources.give(Layer::File, key, value, &place.to_string());
+    }
+
+    /// The tables of a list of tables, each member with its line.
+    fn tables(&self, value: &DeValue<'_>) -> Option<Vec<TableValue>> {
+        let list = value.as_array()?;
+        let line = |span: Range<usize>| Some(self.lines.position(span.start).0);
+        let table = |one: &Spanned<DeValue<'_>>| {
+            let members = one.get_ref().as_table()?.iter().map(|(name, value)| Member {
+                name: name.get_ref().clone().into_owned(),
+                value: translate(value.get_ref()),
+                line: line(name.span()),
+            });
+            let members: Vec<Member> = members.collect();
+            // A header stands above its members.
+            let first = members.iter().filter_map(|member| member.line).min();
+            Some(TableValue { line: first.or_else(|| line(one.span())), members })
+        };
+        let tables: Option<Vec<_>> = list.iter().map(table).collect();
+        tables.filter(|tables| !tables.is_empty())
     }
 
     /// Reports unknown keys in the order of the file.
@@ -225,13 +245,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A key's name, unless it must be a mistake or may be a secret.
-fn show_name(name: &str) -> String {
-    let is_hex = name.len() >= 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if name.chars().count() <= 60 && !is_hex && name.chars().all(|c| !c.is_control()) {
-        name.to_owned()
-    } else {
-        format!("(a name of {} characters)", name.chars().count())
+fn is_quoted(value: &Value) -> bool {
+    let in_quotes = |text: &SecretString| has_quotes(text.expose().trim());
+    match value {
+        Value::Text(text) => in_quotes(text),
+        Value::Texts(texts) => texts.iter().any(in_quotes),
+        Value::Tables(tables) => {
+            tables.iter().flat_map(|table| &table.members).any(|member| is_quoted(&member.value))
+        }
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Other(_) => false,
     }
 }
 

@@ -184,6 +184,7 @@ fn the_example_configs_load() {
         let stands = text.lines().any(|line| {
             let line = line.strip_prefix('#').unwrap_or(line);
             line.split_once('=').is_some_and(|(name, _)| name.trim() == last)
+                || line == format!("[[{last}]]")
         });
         assert!(stands, "config-base.toml does not tell of {key}");
     }
@@ -210,6 +211,23 @@ fn the_example_configs_load() {
             assert_ne!(party.service_name, other.service_name);
         }
     }
+}
+
+/// They are no instances, and their addresses have right checksums.
+#[test]
+fn the_published_networks_load() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/networks");
+    for (name, chain_id, hosts) in
+        [("mainnet.toml", 261_131, [1, 137]), ("testnet.toml", 10_901, [11_155_111, 80_002])]
+    {
+        let file = Some(directory.join(name));
+        let config = load(&Source { file, ..source(env([WALLET])) }).unwrap().config;
+        assert!(!config.enabled);
+        assert_eq!(config.chain_id, chain_id);
+        let ids: Vec<u64> = config.host_chains.iter().map(|chain| chain.chain_id).collect();
+        assert_eq!(ids, hosts);
+    }
+    assert_eq!(fs::read_dir(directory).unwrap().count(), 2, "each is named above");
 }
 
 /// Key and default of each row of the table in `config/README.md`; `None` for no default, or for one
@@ -258,7 +276,9 @@ fn the_documentation_tells_every_key_and_its_default() {
     let base = include_str!("../../../config/environments/config-base.toml");
     for key in Key::ALL {
         let last = key.name().rsplit('.').next().unwrap();
-        let commented = base.lines().any(|line| line.starts_with(&format!("#{last} = ")));
+        let commented = base
+            .lines()
+            .any(|line| line.starts_with(&format!("#{last} = ")) || line == format!("#[[{last}]]"));
         // `enabled` is true by default and false in this example.
         let told = with_default.iter().any(|(name, _)| name == key.name());
         assert_eq!(told, !commented, "{key}");

@@ -53,6 +53,9 @@ fn the_effective_configuration_shows_no_secret() {
     let url = "://CANARY:CANARY@h.example:81/CANARY?k=CANARY#CANARY";
     let (wss, https) = (format!("wss{url}"), format!("https{url}"));
     let fallbacks = format!("{wss}1, {wss}2");
+    let hosts = format!(
+        r#"[{{"chain_id": 7, "url": "{wss}", "fallback_urls": ["{https}"], "acl_address": "{ADDRESS}"}}]"#
+    );
     let mut variables = vec![
         WALLET,
         ("KMS_CONNECTOR_GATEWAY_URL", wss.as_str()),
@@ -60,6 +63,11 @@ fn the_effective_configuration_shows_no_secret() {
         ("KMS_CONNECTOR_KMS_CORE_ENDPOINT", &https),
         ("KMS_CONNECTOR_S3_CONFIG__ENDPOINT", &https),
         ("KMS_CONNECTOR_S3_CONFIG__BUCKET", "b"),
+        ("KMS_CONNECTOR_HOST_CHAINS", &hosts),
+        ("KMS_CONNECTOR_ETHEREUM_URL", &https),
+        ("KMS_CONNECTOR_ETHEREUM_FALLBACK_URLS", &fallbacks),
+        ("KMS_CONNECTOR_ETHEREUM_CHAIN_ID", "1"),
+        ("KMS_CONNECTOR_PROTOCOL_CONFIG_ADDRESS", ADDRESS),
     ];
     let with_key = entries(&source(variables.iter().copied().collect()));
     variables[0] = ("KMS_CONNECTOR_AWS_KMS_CONFIG__KEY_ID", "alias/a");
@@ -69,6 +77,13 @@ fn the_effective_configuration_shows_no_secret() {
         let text = format!("{found:?}");
         assert!(!text.contains("CANARY") && !text.contains(&KEY[..8]), "{text}");
         assert_eq!(entry(found, "gateway_url").0, Some("wss://h.example:81/…"));
+        let hosts = format!(
+            "chain_id 7, wss://h.example:81/…, https://h.example:81/…, acl_address {ADDRESS}, agreement \
+             1, max_age_secs 120"
+        );
+        let variable = "KMS_CONNECTOR_HOST_CHAINS";
+        assert_eq!(entry(found, "host_chains"), (Some(hosts.as_str()), variable));
+        assert_eq!(entry(found, "ethereum_url").0, Some("https://h.example:81/…"));
         assert_eq!(entry(found, "s3_config.endpoint").0, Some("https://h.example:81/…"));
     }
     assert_eq!(entry(&with_aws, "aws_kms_config.endpoint").0, Some("https://h.example:81/…"));

@@ -14,6 +14,16 @@ fn sample(key: Key, directory: &Path) -> String {
         Key::ChainId => "7".to_owned(),
         Key::DecryptionAddress => ADDRESS.to_owned(),
         Key::GatewayConfigAddress => "0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359".to_owned(),
+        Key::HostChains => format!(
+            "[{{\"chainId\": 5, \"url\": \"https://host.example/k\", \"aclAddress\": \"{ADDRESS}\"}}]"
+        ),
+        Key::HostChainMaxConcurrentCalls => "9".to_owned(),
+        Key::HostChainCallTimeoutSecs => "3".to_owned(),
+        Key::Erc1271GasLimit => "30000".to_owned(),
+        Key::EthereumUrl => "wss://ethereum.example/path".to_owned(),
+        Key::EthereumFallbackUrls => "wss://ethereum.example/path, http://x.example".to_owned(),
+        Key::EthereumChainId => "11155111".to_owned(),
+        Key::ProtocolConfigAddress => ADDRESS.to_owned(),
         Key::PrivateKeyText => KEY.to_owned(),
         Key::PrivateKeyFile => {
             let path = directory.join("key");
@@ -65,10 +75,22 @@ fn beside(key: Key) -> Environment {
         env([WALLET, ("KMS_CONNECTOR_S3_CONFIG__BUCKET", "b")])
     } else if key == Key::S3Bucket {
         env([WALLET, ("KMS_CONNECTOR_S3_CONFIG__REGION", "r")])
+    } else if ETHEREUM.contains(&key) {
+        let mut environment = env([
+            WALLET,
+            ("KMS_CONNECTOR_ETHEREUM_URL", "http://one.example"),
+            ("KMS_CONNECTOR_ETHEREUM_CHAIN_ID", "1"),
+            ("KMS_CONNECTOR_PROTOCOL_CONFIG_ADDRESS", ADDRESS),
+        ]);
+        environment.0.remove(&format!("KMS_CONNECTOR_{}", key.variable()));
+        environment
     } else {
         env([WALLET])
     }
 }
+
+const ETHEREUM: [Key; 4] =
+    [Key::EthereumUrl, Key::EthereumFallbackUrls, Key::EthereumChainId, Key::ProtocolConfigAddress];
 
 #[test]
 fn every_key_counts_in_file_and_environment() {

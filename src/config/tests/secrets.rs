@@ -41,6 +41,9 @@ fn no_output_has_a_secret() {
         Key::KmsCoreEndpoint,
         Key::AwsEndpoint,
         Key::S3Endpoint,
+        Key::HostChains,
+        Key::EthereumUrl,
+        Key::EthereumFallbackUrls,
     ];
     for key in secret {
         for value in &values {
@@ -166,6 +169,10 @@ fn secretive_document() -> String {
          kms_core_endpoint = \"https://{CANARY}:{CANARY}@core.example:50051\"\n\
          chain_id = 31337\ndecryption_address = \"{ADDRESS}\"\n\
          private_key = \"0x{key}\"\nretry_interval_secs = 5\nstarting_block = \"latest\"\n\
+         ethereum_url = \"wss://u:{CANARY}@ethereum.example/\"\nethereum_chain_id = 1\n\
+         protocol_config_address = \"{ADDRESS}\"\n\
+         [[host_chains]]\nchain_id = 1\nurl = \"https://{CANARY}@host.example/{CANARY}\"\n\
+         fallback_urls = [\"https://h/?{CANARY}\"]\nacl_address = \"{ADDRESS}\"\n\
          [s3_config]\nbucket = \"b\"\nregion = \"r\"\n\
          endpoint = \"https://s3.example/{CANARY}?{CANARY}\"\n\
          [aws_kms_config]\nkey_id = \"k\"\nendpoint = \"https://{CANARY}@kms.example\"\n"

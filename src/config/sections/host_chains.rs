@@ -1,0 +1,255 @@
+//! Host chains: `[[host_chains]]`, and the Ethereum keys of the chain that has `ProtocolConfig`.
+
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+
+use alloy::primitives::Address;
+
+use super::super::{
+    Ethereum, HostChain, Place, Problem, SecretUrl,
+    keys::{HOST_CHAIN_KEYS, Key, nearest},
+    values::{Member, TableValue, Value, show, show_name},
+};
+use super::{
+    CheckedValue, Checker, MAX_CHAIN_ID, NODE_SCHEMES, ProblemNoted, judged,
+    judged::{Fault, MAX_FALLBACK_URLS},
+};
+
+/// Each has connections that are kept open.
+const MAX_HOST_CHAINS: usize = 32;
+/// Endpoints of one chain.
+const MAX_URLS: u64 = MAX_FALLBACK_URLS as u64 + 1;
+const DEFAULT_AGREEMENT: usize = 1;
+const DEFAULT_MAX_AGE: Duration = Duration::from_mins(2);
+const DAY_SECS: u64 = 86_400;
+
+impl Checker<'_> {
+    /// Every `[[host_chains]]` entry, in the order given.
+    pub(super) fn host_chains(&mut self) -> Result<Vec<HostChain>, ProblemNoted> {
+        let key = Key::HostChains;
+        let Some(given) = self.raw.get(key).cloned() else { return Ok(Vec::new()) };
+        let tables = match given.value {
+            Value::Tables(tables) => tables,
+            Value::Texts(texts) if texts.is_empty() => return Ok(Vec::new()),
+            value => {
+                let fault = Fault::new(
+                    show(&value, &[]),
+                    "a list of tables",
+                    "Write [[host_chains]], in double brackets, and its keys below; in a variable, JSON: \
+                     [{\"chain_id\": 1, \"url\": \"wss://node.example\", \"acl_address\": \"0x...\"}]",
+                );
+                return Err(self.note_fault(key, fault));
+            }
+        };
+        if tables.len() > MAX_HOST_CHAINS {
+            let found = format!("{} chains", tables.len());
+            let allowed = format!("at most {MAX_HOST_CHAINS} chains");
+            return Err(self.note_fault(key, Fault::new(found, allowed, "")));
+        }
+        let mut checked = Vec::new();
+        let mut by_id: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut is_good = true;
+        for (index, table) in tables.iter().enumerate() {
+            let mut entry = Entry { check: self, place: &given.place, index, table };
+            let chain = entry.chain();
+            is_good &= chain.is_ok();
+            let Ok(chain_id) = entry.chain_id() else { continue };
+            if let Some(first) = by_id.get(&chain_id) {
+                let fault = Fault::new(
+                    format!("chain {chain_id}, which host_chains[{first}] is"),
+                    "each chain once",
+                    "Name more nodes of one chain in its fallback_urls",
+                );
+                entry.note("chain_id", fault);
+                is_good = false;
+            }
+            by_id.entry(chain_id).or_insert(index);
+            checked.extend(chain);
+        }
+        if is_good { Ok(checked) } else { Err(ProblemNoted) }
+    }
+
+    /// The chain of `ProtocolConfig`. `None`: no key of it is given.
+    pub(super) fn ethereum(&mut self) -> CheckedValue<Ethereum> {
+        let required = [Key::EthereumUrl, Key::EthereumChainId, Key::ProtocolConfigAddress];
+        let all = required.iter().chain([&Key::EthereumFallbackUrls]);
+        let given: Vec<Key> = all.copied().filter(|key| self.raw.given(*key).is_some()).collect();
+        if given.is_empty() {
+            return Ok(None);
+        }
+        for key in required.into_iter().filter(|key| !given.contains(key)) {
+            let advice = format!("{} is given, and needs it", given[0]);
+            self.note_missing(key, "this key too", &advice);
+        }
+        let url = self.url(Key::EthereumUrl, &NODE_SCHEMES);
+        let fallback_urls = self.urls(Key::EthereumFallbackUrls, &NODE_SCHEMES);
+        let chain_id = self.number(Key::EthereumChainId, 1..=MAX_CHAIN_ID, "");
+        let protocol_config_address = self.address(Key::ProtocolConfigAddress);
+        let fallback_urls = fallback_urls?.unwrap_or_default();
+        let (Some(url), Some(chain_id), Some(protocol_config_address)) =
+            (url?, chain_id?, protocol_config_address?)
+        else {
+            return Err(ProblemNoted); // the missing key was noted above
+        };
+        self.different_urls(&url, Key::EthereumFallbackUrls, &fallback_urls)?;
+        Ok(Some(Ethereum { url, fallback_urls, chain_id, protocol_config_address }))
+    }
+}
+
+/// One table of `[[host_chains]]`.
+struct Entry<'e, 'c> {
+    check: &'e mut Checker<'c>,
+    /// Of the whole key.
+    place: &'e Place,
+    index: usize,
+    table: &'e TableValue,
+}
+
+impl<'e> Entry<'e, '_> {
+    /// The chain, or its problems, each noted.
+    fn chain(&mut self) -> Result<HostChain, ProblemNoted> {
+        let known = self.refuse_unknown();
+        let chain_id = self.chain_id().map_err(|fault| self.note_value("chain_id", fault));
+        let url = self.url().map_err(|fault| self.note_value("url", fault));
+        let fallback_urls = self.fallback_urls();
+        let acl_address = self.acl().map_err(|fault| self.note_value("acl_address", fault));
+        let agreement = self.number("agreement", 1..=MAX_URLS, "endpoints");
+        let max_age = self.number("max_age_secs", 1..=DAY_SECS, "seconds");
+
+        let agreement = agreement?
+            .map_or(DEFAULT_AGREEMENT, |count| usize::try_from(count).unwrap_or(usize::MAX));
+        let max_age = max_age?.map_or(DEFAULT_MAX_AGE, Duration::from_secs);
+        let (url, fallback_urls) = (url?, fallback_urls?);
+        self.different_urls(&url, &fallback_urls)?;
+        self.enough_urls(agreement, 1 + fallback_urls.len())?;
+        known?;
+        let (chain_id, acl_address) = (chain_id?, acl_address?);
+        Ok(HostChain { chain_id, url, fallback_urls, acl_address, agreement, max_age })
+    }
+
+    fn chain_id(&self) -> Result<u64, MemberFault> {
+        let value = self.required("chain_id")?;
+        judged::number(value, 1..=MAX_CHAIN_ID, "").map_err(MemberFault::Bad)
+    }
+
+    fn url(&self) -> Result<SecretUrl, MemberFault> {
+        judged::url(self.required("url")?, &NODE_SCHEMES).map_err(MemberFault::Bad)
+    }
+
+    fn acl(&self) -> Result<Address, MemberFault> {
+        judged::address(self.required("acl_address")?).map_err(MemberFault::Bad)
+    }
+
+    fn fallback_urls(&mut self) -> Result<Vec<SecretUrl>, ProblemNoted> {
+        let name = "fallback_urls";
+        let Some(member) = self.member(name) else { return Ok(Vec::new()) };
+        judged::urls(&member.value, &NODE_SCHEMES).map_err(|faults| {
+            for fault in faults {
+                self.note(name, fault);
+            }
+            ProblemNoted
+        })
+    }
+
+    fn different_urls(&mut self, url: &SecretUrl, more: &[SecretUrl]) -> Result<(), ProblemNoted> {
+        judged::repeated_url(url, more)
+            .map_or(Ok(()), |fault| Err(self.note("fallback_urls", fault)))
+    }
+
+    fn enough_urls(&mut self, agreement: usize, urls: usize) -> Result<(), ProblemNoted> {
+        if agreement <= urls {
+            return Ok(());
+        }
+        let fault = Fault::new(
+            format!("{agreement} endpoints that must agree, of {urls}"),
+            "at most as many as there are URLs",
+            "Name more nodes in fallback_urls, or lower agreement",
+        );
+        Err(self.note("agreement", fault))
+    }
+
+    fn number(
+        &mut self,
+        name: &'static str,
+        range: RangeInclusive<u64>,
+        unit: &str,
+    ) -> CheckedValue<u64> {
+        let Some(member) = self.member(name) else { return Ok(None) };
+        let judged = judged::number(&member.value, range, unit);
+        judged.map(Some).map_err(|fault| self.note(name, fault))
+    }
+
+    fn refuse_unknown(&mut self) -> Result<(), ProblemNoted> {
+        let mut is_good = true;
+        let members = &self.table.members;
+        for (index, member) in members.iter().enumerate() {
+            let fault = if !HOST_CHAIN_KEYS.contains(&member.name.as_str()) {
+                unknown(&member.name)
+            } else if members[..index].iter().any(|other| other.name == member.name) {
+                Fault::new("the key twice", "every key once", "")
+            } else {
+                continue;
+            };
+            is_good = false;
+            self.push(&show_name(&member.name), member.line, fault);
+        }
+        if is_good { Ok(()) } else { Err(ProblemNoted) }
+    }
+
+    fn member(&self, name: &str) -> Option<&'e Member> {
+        self.table.members.iter().find(|member| member.name == name)
+    }
+
+    fn required(&self, name: &str) -> Result<&'e Value, MemberFault> {
+        self.member(name).map(|member| &member.value).ok_or(MemberFault::Missing)
+    }
+
+    /// Notes the fault of a required member.
+    fn note_value(&mut self, name: &'static str, fault: MemberFault) -> ProblemNoted {
+        let fault = match fault {
+            MemberFault::Missing => Fault::new("nothing", "this key in each host chain", "Add it"),
+            MemberFault::Bad(fault) => fault,
+        };
+        self.note(name, fault)
+    }
+
+    fn note(&mut self, name: &str, fault: Fault) -> ProblemNoted {
+        let line = self.member(name).and_then(|member| member.line);
+        self.push(name, line, fault)
+    }
+
+    fn push(&mut self, name: &str, line: Option<usize>, fault: Fault) -> ProblemNoted {
+        let place = match self.place {
+            Place::File { path, line: whole, .. } => Place::File {
+                path: path.clone(),
+                line: line.or(self.table.line).or(*whole),
+                column: None,
+            },
+            other => other.clone(),
+        };
+        let Fault { found, allowed, advice } = fault;
+        let key = Some(format!("host_chains[{}].{name}", self.index));
+        self.check.raw.problems.push(Problem { place, key, found, allowed, advice });
+        ProblemNoted
+    }
+}
+
+/// Why a required member has no value.
+enum MemberFault {
+    Missing,
+    Bad(Fault),
+}
+
+fn unknown(name: &str) -> Fault {
+    let advice = if Key::from_name(name).is_some() {
+        "It stands below [[host_chains]], where TOML makes it a part of that chain: move it above the \
+         first [table]"
+            .to_owned()
+    } else {
+        let near = nearest(name, HOST_CHAIN_KEYS.iter().map(|key| (*key).to_owned()));
+        near.map_or_else(
+            || "config/README.md lists a host chain's keys; remove this one".to_owned(),
+            |near| format!("Did you mean {near}?"),
+        )
+    };
+    Fault::new("an unknown key", "the keys of [[host_chains]]", &advice)
+}

@@ -1,0 +1,210 @@
+//! `[[host_chains]]` and the Ethereum keys.
+
+use super::*;
+
+const GOOD: &str = r#"
+[[host_chains]]
+chain_id = 1
+url = "wss://node.example/key"
+fallback_urls = ["https://other.example", "wss://third.example"]
+acl_address = "0xcA2E8f1F656CD25C01F05d0b243Ab1ecd4a8ffb6"
+agreement = 2
+max_age_secs = 60
+
+[[host_chains]]
+chain_id = 31337
+url = "http://localhost:8546"
+acl_address = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed"
+"#;
+
+/// Line, key and what was found of each problem.
+fn faults(text: &str) -> Vec<(usize, String, String)> {
+    let told = |problem: Problem| {
+        (line(&problem.place).unwrap_or_default(), problem.key.unwrap(), problem.found)
+    };
+    bad(text).into_iter().map(told).collect()
+}
+
+/// The key and what was found of the only problem.
+fn fault(text: &str) -> (usize, String, String) {
+    let faults = faults(text);
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    faults[0].clone()
+}
+
+#[test]
+fn a_list_of_tables_loads_in_its_order() {
+    // The second one is the gateway's own chain, with another node.
+    let config = good(GOOD).config;
+    let [first, second] = &config.host_chains[..] else { panic!("{:?}", config.host_chains) };
+    assert_eq!((first.chain_id, first.agreement, first.max_age.as_secs()), (1, 2, 60));
+    assert_eq!(first.acl_address.to_string(), "0xcA2E8f1F656CD25C01F05d0b243Ab1ecd4a8ffb6");
+    let urls: Vec<String> = first.urls().map(ToString::to_string).collect();
+    assert_eq!(urls, ["wss://node.example", "https://other.example", "wss://third.example"]);
+    assert_eq!((second.chain_id, second.agreement, second.max_age.as_secs()), (31337, 1, 120));
+    assert_eq!(config.chain_id, second.chain_id);
+    assert_eq!(good("host_chains = []").config.host_chains, []);
+    assert_eq!(good("").config.host_chains, []);
+
+    let path = PathBuf::from("one.toml");
+    let with = |text| Source { file: Some(path.clone()), ..source(env([WALLET])) }.text(text);
+    let entries = with(GOOD);
+    let entry = entries.iter().find(|entry| entry.key == "host_chains").unwrap();
+    assert_eq!(entry.source, "one.toml:2");
+    assert!(entry.value.as_deref().unwrap().contains("chain_id 31337, http://localhost:8546"));
+}
+
+impl Source {
+    /// The effective entries of a file with this text.
+    fn text(&self, text: &str) -> Vec<Entry> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(self.file.as_deref().unwrap());
+        fs::write(&path, text).unwrap();
+        let source = Self { file: Some(path), ..self.clone() };
+        let mut entries = effective(&source).unwrap().0;
+        let begin = format!("{}/", directory.path().display());
+        for entry in &mut entries {
+            entry.source = entry.source.replace(&begin, "");
+        }
+        entries
+    }
+}
+
+#[test]
+fn a_variable_takes_what_other_connectors_take() {
+    let json = format!(
+        r#"[{{"url": "http://a.example", "chainId": 1, "aclAddress": "{ADDRESS}"}},
+            {{"url": "http://b.example", "chain_id": "2", "acl_address": "{ADDRESS}",
+              "fallbackUrls": ["http://c.example"], "agreement": 2, "maxAgeSecs": 7}}]"#
+    );
+    let loaded = load(&source(env([WALLET, ("KMS_CONNECTOR_HOST_CHAINS", &json)]))).unwrap();
+    let chains = &loaded.config.host_chains;
+    assert_eq!([chains[0].chain_id, chains[1].chain_id], [1, 2]);
+    assert_eq!((chains[1].agreement, chains[1].max_age.as_secs()), (2, 7));
+    // It replaces the file's list.
+    let environment = env([WALLET, ("KMS_CONNECTOR_INSTANCE_ONE__HOST_CHAINS", "[]")]);
+    assert_eq!(load_text(GOOD, environment, LoadMode::Start).unwrap().config.host_chains, []);
+
+    for (json, word) in [
+        ("[{]", "no JSON (line 1, column 3)"),
+        ("{}", "JSON that is no list"),
+        ("[1]", "something else than objects"),
+    ] {
+        let problems = load(&source(env([WALLET, ("KMS_CONNECTOR_HOST_CHAINS", json)])));
+        let problems = problems.unwrap_err();
+        let [problem] = problems.as_slice() else { panic!("{problems}") };
+        assert!(problem.found.contains(word), "{problem}");
+        assert_eq!(problem.place, Place::Variable("KMS_CONNECTOR_HOST_CHAINS".to_owned()));
+    }
+    let twice = r#"[{"chainId": 1, "chain_id": 1, "url": "http://a", "aclAddress": "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed"}]"#;
+    let problems = load(&source(env([WALLET, ("KMS_CONNECTOR_HOST_CHAINS", twice)]))).unwrap_err();
+    let told = problems.to_string();
+    assert!(
+        told.contains("KMS_CONNECTOR_HOST_CHAINS: host_chains[0].chain_id: found the key twice")
+    );
+}
+
+#[test]
+fn every_problem_of_every_entry_is_told_with_its_place() {
+    let text = r#"
+[[host_chains]]
+chain_id = 0
+url = "ftp://x"
+fallback_urls = ["nothing", 'http://ok.example', "https://:0"]
+acl_address = "0xabc"
+agreement = 10
+max_age_secs = 0
+chainid = 5
+
+[[host_chains]]
+chain_id = 7
+url = "http://a.example"
+fallback_urls = ["http://a.example"]
+acl_address = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD"
+
+[[host_chains]]
+chain_id = 7
+gateway_url = "ws://x"
+"#;
+    let told: Vec<(usize, String)> =
+        faults(text).into_iter().map(|(line, key, _)| (line, key)).collect();
+    let told: Vec<(usize, &str)> = told.iter().map(|(line, key)| (*line, key.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            (3, "host_chains[0].chain_id"),
+            (4, "host_chains[0].url"),
+            (5, "host_chains[0].fallback_urls"),
+            (5, "host_chains[0].fallback_urls"),
+            (6, "host_chains[0].acl_address"),
+            (7, "host_chains[0].agreement"),
+            (8, "host_chains[0].max_age_secs"),
+            (9, "host_chains[0].chainid"),
+            (14, "host_chains[1].fallback_urls"),
+            (15, "host_chains[1].acl_address"),
+            (18, "host_chains[2].acl_address"),
+            (18, "host_chains[2].chain_id"),
+            (18, "host_chains[2].url"),
+            (19, "host_chains[2].gateway_url"),
+        ]
+    );
+    let problems = load_text(text, env([WALLET]), LoadMode::Start).unwrap_err().to_string();
+    for words in [
+        "one.toml:9: host_chains[0].chainid: found an unknown key",
+        "Did you mean chain_id?",
+        "found chain 7, which host_chains[1] is; allowed: each chain once",
+        "one.toml:19: host_chains[2].gateway_url: found an unknown key",
+        "move it above the first [table]",
+        "one.toml:18: host_chains[2].url: found nothing",
+    ] {
+        assert!(problems.contains(words), "{words}\n{problems}");
+    }
+}
+
+#[test]
+fn an_agreement_needs_as_many_urls() {
+    let (line, key, found) = fault(&GOOD.replace("agreement = 2", "agreement = 4"));
+    assert_eq!((line, key.as_str()), (7, "host_chains[0].agreement"));
+    assert_eq!(found, "4 endpoints that must agree, of 3");
+    good(&GOOD.replace("agreement = 2", "agreement = 3"));
+}
+
+#[test]
+fn one_table_is_no_list_of_tables() {
+    let told = problem("[host_chains]\nchain_id = 1");
+    assert!(told.found.contains("a table") && told.advice.contains("[[host_chains]]"), "{told}");
+    assert_eq!(line(&told.place), Some(1));
+    problem("host_chains = 7");
+    let many: String = (1..=33)
+        .map(|id| {
+            format!("[[host_chains]]\nchain_id={id}\nurl='http://a'\nacl_address='{ADDRESS}'\n")
+        })
+        .collect();
+    assert!(problem(&many).found.contains("33 chains"));
+    // Tools without a shell keep quotes.
+    let quoted = GOOD.replace("\"http://localhost:8546\"", "'\"http://localhost:8546\"'");
+    assert!(problem(&quoted).found.contains("in quotes"));
+}
+
+#[test]
+fn the_ethereum_keys_need_each_other() {
+    let all = format!(
+        "ethereum_url = 'http://e'\nethereum_chain_id = 1\nprotocol_config_address = '{ADDRESS}'\n"
+    );
+    let ethereum = good(&all).config.ethereum.unwrap();
+    assert_eq!((ethereum.chain_id, ethereum.fallback_urls.len()), (1, 0));
+    assert_eq!(good("").config.ethereum, None);
+    for left_out in ["ethereum_url", "ethereum_chain_id", "protocol_config_address"] {
+        let rest: String = all
+            .lines()
+            .filter(|line| !line.starts_with(left_out))
+            .fold(String::new(), |text, line| text + line + "\n");
+        let told = problem(&rest);
+        assert_eq!(told.key.as_deref(), Some(left_out), "{told}");
+        assert!(told.advice.contains("is given, and needs it"), "{told}");
+    }
+    let told = bad("ethereum_fallback_urls = ['http://e']");
+    assert_eq!(told.len(), 3, "{told:?}");
+    let twice = format!("ethereum_fallback_urls = ['http://e']\n{all}");
+    assert_eq!(problem(&twice).key.as_deref(), Some("ethereum_fallback_urls"));
+}
