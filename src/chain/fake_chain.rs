@@ -3,6 +3,7 @@
 
 mod answers;
 mod answer_history;
+pub(crate) mod host;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,6 +24,7 @@ use crate::{
         rpc_error::RpcError,
     },
     domain::{Address, B256, BlockRef, Bytes, Event, RequestSource, U256},
+    time::clock,
 };
 
 /// What events say that the contract does not know.
@@ -118,6 +120,8 @@ pub(crate) struct NodeFaults {
     pub verdict: Option<Bytes>,
     /// Results of views, by calldata.
     pub views: Vec<(Bytes, Bytes)>,
+    /// Delay of reads of state.
+    pub slow_state: Duration,
     /// It has no receipts.
     pub no_receipts: bool,
     /// Reports every transaction as successful in this block.
@@ -192,12 +196,18 @@ pub(crate) struct FakeChainState {
     pub reverts_in_advance: Option<Bytes>,
     pub sent: Vec<Bytes>,
     pub answer_history: answer_history::AnswerHistory,
+    /// What stands on it as a host chain.
+    pub host: host::HostState,
+    /// Timestamp of the next blocks, in Unix seconds. `None`: the present.
+    pub timestamp: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct FakeChain {
     /// The node that answers.
     asked: NodeId,
+    /// The reader of this node alone.
+    is_alone: bool,
     state: Arc<Mutex<FakeChainState>>,
     heads: watch::Sender<Option<Head>>,
 }
@@ -237,7 +247,8 @@ impl FakeChain {
             ..FakeChainState::default()
         };
         let (asked, node) = (NodeId(0), Arc::new(Mutex::new(node)));
-        let chain = Self { asked, state: node, heads: watch::channel(None).0 };
+        let heads = watch::channel(None).0;
+        let chain = Self { asked, is_alone: false, state: node, heads };
         for _ in 0..=height {
             chain.mine(Vec::new());
         }
@@ -305,7 +316,9 @@ impl FakeChain {
         let connection = node.connection;
         let (base_fee, gas_limit) = (Some(node.base_fee), node.block_gas);
         let (bloom, by) = (Some(bloom), NodeId(0));
-        let head = Head { block, parent, bloom, base_fee, gas_limit, connection, node: by };
+        let timestamp = Some(node.timestamp.unwrap_or(clock::unix_millis() / 1_000));
+        let head =
+            Head { block, parent, bloom, base_fee, gas_limit, timestamp, connection, node: by };
         node.chain.push(Block { head, events, others });
         drop(node);
         let head = self.state().as_shown_by(NodeId(0), &head);

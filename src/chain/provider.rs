@@ -13,6 +13,7 @@
 
 mod arbitrum;
 mod batch;
+mod block_hashes;
 mod response_limits;
 pub mod selection;
 mod client;
@@ -28,15 +29,47 @@ mod message;
 mod nodes;
 mod node_handle;
 mod parameters;
+mod pinned;
 mod rate_limit;
 mod raw;
 mod broadcast;
 mod socket;
 mod exchange_error;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 pub use self::{arbitrum::ArbitrumProvider, identity::GenesisStatus};
 
 /// Deadline of a call, including connecting.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a chain is to this instance: how its nodes are named in the log, and how often their head is
+/// asked for where it is not told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChainRole {
+    #[default]
+    Gateway,
+    /// Handles are owned there, or contexts are defined.
+    Host,
+}
+
+impl ChainRole {
+    /// Interval of polls for the head over HTTP.
+    fn poll_interval(self) -> Duration {
+        match self {
+            // The Gateway's block time.
+            Self::Gateway => Duration::from_millis(250),
+            // Blocks take longer there, and hosted nodes count calls.
+            Self::Host => Duration::from_secs(1),
+        }
+    }
+}
+
+impl fmt::Display for ChainRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gateway => "gateway",
+            Self::Host => "host chain",
+        })
+    }
+}

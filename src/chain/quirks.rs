@@ -130,6 +130,18 @@ pub fn is_state_pruned(message: &str) -> bool {
     STATE_PRUNED.iter().any(|pattern| text.contains(pattern))
 }
 
+/// Whether the node refuses a block hash where a call names its block (EIP-1898): it knows numbers and
+/// tags alone. Not what a node says that lacks the block.
+#[must_use]
+pub fn refuses_block_hash(code: i64, message: &str) -> bool {
+    let text = message.to_lowercase();
+    // geth before 1.9.6 and what was derived from it; proxies that check parameters by themselves
+    let unknown =
+        ["cannot unmarshal object", "hex string without 0x", "invalid block", "block tag"];
+    !is_revert(code, message)
+        && (code == -32602 || unknown.iter().any(|pattern| text.contains(pattern)))
+}
+
 /// Whether the node does not offer the method.
 #[must_use]
 pub fn is_not_offered(code: i64, message: &str) -> bool {
@@ -229,6 +241,33 @@ pub fn is_revert(code: i64, message: &str) -> bool {
     code == 3 || message.to_lowercase().contains("revert")
 }
 
+/// The contract was executed and ended without a result and without a revert.
+const FAILED_EXECUTION: &[&str] = &[
+    // geth, nitro, erigon
+    "out of gas",
+    "invalid opcode",
+    "invalid jump destination",
+    "stack underflow",
+    "stack limit reached",
+    "write protection",
+    "gas uint64 overflow",
+    "gas required exceeds allowance",
+    // anvil, reth
+    "outofgas",
+    "evm error",
+    "invalidfeopcode",
+    "opcodenotfound",
+    // nethermind, openethereum
+    "vm execution error",
+];
+
+/// Whether a call failed in the contract itself, without a revert. The contract may be anybody's.
+#[must_use]
+pub fn is_failed_execution(message: &str) -> bool {
+    let text = message.to_lowercase();
+    FAILED_EXECUTION.iter().any(|pattern| text.contains(pattern))
+}
+
 /// Whether the error is about the node, not about the call: another node may answer.
 #[must_use]
 pub fn is_about_node(code: i64, message: &str) -> bool {
@@ -312,6 +351,39 @@ mod tests {
         }
         assert!(is_not_offered(-32601, "") && is_not_offered(0, "Method not found"));
         assert!(!is_not_offered(-32000, "header not found"));
+    }
+
+    #[test]
+    fn a_contract_that_fails_is_told_from_a_node_that_does() {
+        for (message, failed) in [
+            ("out of gas: gas required exceeds: 100000", true),
+            ("EVM error OutOfGas", true),
+            ("invalid opcode: INVALID", true),
+            ("header not found", false),
+            ("missing trie node 8b16 (path )", false),
+            ("internal error", false),
+        ] {
+            assert_eq!(is_failed_execution(message), failed, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_node_without_block_hashes_is_told_from_one_without_the_block() {
+        for (code, message, refuses) in [
+            (
+                -32602,
+                "invalid argument 1: json: cannot unmarshal object into Go value of type string",
+                true,
+            ),
+            (-32000, "Invalid block parameter", true),
+            (-32000, "header not found", false),
+            (-32001, "resource not found", false),
+            (-32000, "header for hash not found", false),
+            (-32000, "hash 0x12 is not currently canonical", false),
+            (3, "execution reverted: invalid block", false),
+        ] {
+            assert_eq!(refuses_block_hash(code, message), refuses, "{message}");
+        }
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 pub use self::attributed::{Attributed, EmittedLog, LogSource};
 use super::rpc_error::RpcError;
-use crate::domain::{Address, B256, BlockRef, Bytes, Event};
+use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
 
 /// A block header, reduced to what the connector needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Head {
     pub base_fee: Option<u128>,
     /// The block's gas limit as reported; see [`Self::plausible_gas_limit`]. `None`: the node does not say.
     pub gas_limit: Option<u64>,
+    /// When the block was made, in Unix seconds. `None`: the node does not say.
+    pub timestamp: Option<u64>,
     /// Number of the connection: a new number means that heads may have been missed.
     pub connection: u64,
     /// The node that reported it.
@@ -77,19 +79,54 @@ pub struct Receipt {
 }
 
 /// Parameters of `eth_call` and `eth_estimateGas`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EthCall {
     pub from: Option<Address>,
     pub to: Address,
     pub data: Bytes,
+    /// The most gas that the call may use. `None`: the node's own bound.
+    pub gas: Option<u64>,
 }
 
-/// A mined transaction, reduced to what the connector needs.
+impl EthCall {
+    /// A call of a view, of nobody.
+    #[must_use]
+    pub fn view(to: Address, data: Bytes) -> Self {
+        Self { from: None, to, data, gas: None }
+    }
+}
+
+/// A read of a chain's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateRead {
+    Call(EthCall),
+    /// The code at an address; empty without a contract.
+    Code(Address),
+    /// A word of a contract's storage.
+    Slot {
+        address: Address,
+        slot: U256,
+    },
+}
+
+/// The block of a [`StateRead`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadAt {
+    /// The block that all reads are pinned to.
+    Pinned,
+    /// The block that the node calls finalized.
+    Finalized,
+}
+
+/// A transaction, reduced to what the connector needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transaction {
     pub hash: B256,
+    /// The contract that it calls. `None`: it creates one.
     pub to: Option<Address>,
     pub input: Bytes,
+    /// The block that contains it. `None`: none yet.
+    pub block: Option<BlockRef>,
 }
 
 /// Which logs: of these contracts, with one of `first` as their first topic; and with one of `topic1` as
@@ -133,7 +170,8 @@ pub trait ChainReader: Clone + Send + Sync + 'static {
     fn for_node(&self, node: NodeId) -> Self;
     /// The node's name for operators: host and port.
     fn host(&self, node: NodeId) -> String;
-    /// The newest head; the receiver wakes at each change. `None` before the first head.
+    /// The newest head; the receiver wakes at each change. `None` before the first head. A reader of a
+    /// single node gives that node's own, whether or not it is connected now.
     fn heads(&self) -> watch::Receiver<Option<Head>>;
 
     /// The header of a block. `None`: the node does not know the block.
@@ -184,6 +222,19 @@ pub trait ChainReader: Clone + Send + Sync + 'static {
         calls: &[EthCall],
         at: BlockId,
     ) -> impl Future<Output = Result<Vec<Result<Bytes, RpcError>>, RpcError>> + Send;
+    /// Reads of state at one node, pinned to one block by its hash; their results in order. An error of
+    /// the whole: the node did not answer. A node that does not have the block or its state, or that is
+    /// not on that block's chain any more, refuses each pinned read.
+    fn read_state(
+        &self,
+        block: BlockRef,
+        reads: &[(StateRead, ReadAt)],
+    ) -> impl Future<Output = Result<Vec<Result<Bytes, RpcError>>, RpcError>> + Send;
+    /// A transaction by its hash. `None`: the node does not know it.
+    fn transaction(
+        &self,
+        hash: B256,
+    ) -> impl Future<Output = Result<Option<Transaction>, RpcError>> + Send;
     fn code_size(&self, address: Address) -> impl Future<Output = Result<usize, RpcError>> + Send;
     /// Sender of each transaction. `None`: the node does not know it.
     fn senders(

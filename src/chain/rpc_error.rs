@@ -46,6 +46,23 @@ impl RpcError {
         }
     }
 
+    /// Whether the node refused a block hash in a call's place for a block (EIP-1898).
+    #[must_use]
+    pub fn refuses_block_hash(&self) -> bool {
+        matches!(self, Self::Refused { code, message, .. }
+            if quirks::refuses_block_hash(*code, message))
+    }
+
+    /// The revert data, if the call was executed and reverted, or ended otherwise without a result (out
+    /// of gas, say): then it is empty.
+    #[must_use]
+    pub fn failed_execution(&self) -> Option<Bytes> {
+        self.revert_data().or_else(|| {
+            let Self::Refused { message, .. } = self else { return None };
+            quirks::is_failed_execution(message).then(Bytes::new)
+        })
+    }
+
     /// Whether the node is rate limiting us, whatever was asked: it is left alone for a while.
     #[must_use]
     pub fn is_rate_limited(&self) -> bool {

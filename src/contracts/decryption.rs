@@ -80,7 +80,7 @@ pub(super) async fn call_view<T, P: ChainReader>(
     to: Address,
     view: &View<T>,
 ) -> Result<T, ViewError> {
-    let call = EthCall { from: None, to, data: view.calldata() };
+    let call = EthCall::view(to, view.calldata());
     let returned = provider.call(&call, BlockId::Latest).await?;
     Ok(view.decode(&returned)?)
 }

@@ -145,7 +145,8 @@ impl<P: TransactionSender> Submission<P> {
                 ),
             )));
         }
-        Ok(EthCall { from: Some(self.lane.sender()), to: self.adapter.address(), data })
+        let from = Some(self.lane.sender());
+        Ok(EthCall { from, ..EthCall::view(self.adapter.address(), data) })
     }
 
     /// Returns an outcome if the request already has one and nothing is sent.

@@ -29,6 +29,8 @@ use tokio::time::sleep;
 
 pub const JOURNAL: &str = "journal";
 pub const GATEWAY_CONNECTION: &str = "gateway connection";
+/// Only instances with host chains have it.
+pub const HOST_CONNECTION: &str = "host chain connection";
 pub const LANE: &str = "lane";
 pub const WALK: &str = "walk";
 pub const ARRIVALS: &str = "arrivals";
@@ -36,7 +38,7 @@ pub const RECOVERY: &str = "recovery";
 pub const HOUSEKEEPING: &str = "housekeeping";
 pub const REPORT: &str = "report";
 
-/// The tasks of an instance that have a heartbeat; a task stands before those that wait for it.
+/// The tasks of every instance that have a heartbeat; a task stands before those that wait for it.
 pub const COMPONENTS: [&str; 8] =
     [JOURNAL, GATEWAY_CONNECTION, LANE, WALK, ARRIVALS, RECOVERY, HOUSEKEEPING, REPORT];
 
@@ -135,7 +137,7 @@ impl Heartbeats {
         Self { pulses: Arc::default(), stalled_after, listener: Some(listener) }
     }
 
-    /// Creates the heartbeat of a task, one of [`COMPONENTS`].
+    /// Creates the heartbeat of a task, one of [`COMPONENTS`] or [`HOST_CONNECTION`].
     #[must_use]
     pub fn heartbeat(&self, room: &'static str) -> Heartbeat {
         let pulse = Arc::new(Pulse { component: room, count: AtomicU64::new(0) });

@@ -57,7 +57,8 @@ impl FakeChain {
         let mut node = self.state();
         let nth = node.answer_history.mined.len();
         let hash = keccak256([nth.to_be_bytes(), [0x7a; 8]].concat());
-        let transaction = Transaction { hash, to: Some(CONTRACT), input: input.into() };
+        let (to, input) = (Some(CONTRACT), input.into());
+        let transaction = Transaction { hash, to, input, block: Some(block) };
         node.answer_history.mined.push(PastTransaction {
             block: block.number,
             sender,
@@ -131,6 +132,11 @@ impl FakeChainState {
             first.contains(topic0) && second.contains(topic1)
         };
         blocks.flat_map(|block| block.events.iter().filter(is_it)).cloned().collect()
+    }
+
+    pub(super) fn past_transaction(&self, hash: B256) -> Option<Transaction> {
+        let mined = self.answer_history.mined.iter().find(|mined| mined.transaction.hash == hash);
+        mined.map(|mined| mined.transaction.clone())
     }
 
     pub(super) fn senders(&self, transactions: &[B256]) -> Vec<Option<Address>> {

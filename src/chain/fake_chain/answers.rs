@@ -20,12 +20,12 @@ use crate::{
         provider::CALL_DEADLINE,
         reader::{
             Attributed, BlockId, ChainReader, EmittedLog, EthCall, Head, LogFilter, LogRange,
-            LogSource, NodeId, NodeSets, RangeLogs, Receipt, Transaction,
+            LogSource, NodeId, NodeSets, RangeLogs, ReadAt, Receipt, StateRead, Transaction,
         },
         rpc_error::RpcError,
         sender::{Acceptance, TransactionSender},
     },
-    domain::{Address, B256, Bytes, Event, U256},
+    domain::{Address, B256, BlockRef, Bytes, Event, U256},
 };
 
 impl ChainReader for FakeChain {
@@ -40,12 +40,17 @@ impl ChainReader for FakeChain {
         }
     }
     fn for_node(&self, asked: NodeId) -> Self {
-        Self { asked, ..self.clone() }
+        Self { asked, is_alone: true, ..self.clone() }
     }
     fn host(&self, node: NodeId) -> String {
         format!("node-{}", node.0)
     }
     fn heads(&self) -> watch::Receiver<Option<Head>> {
+        if self.is_alone {
+            let node = self.state();
+            let head = node.header_of(self.asked, BlockId::Latest);
+            return watch::channel(head.map(|head| node.as_shown_by(self.asked, &head))).1;
+        }
         let mut heads = self.heads.subscribe();
         heads.mark_changed();
         heads
@@ -245,6 +250,17 @@ impl ChainReader for FakeChain {
             said.push(self.call(call, at).await);
         }
         Ok(said)
+    }
+    async fn read_state(
+        &self,
+        block: BlockRef,
+        reads: &[(StateRead, ReadAt)],
+    ) -> Result<Vec<Result<Bytes, RpcError>>, RpcError> {
+        self.host_state(block, reads).await
+    }
+    async fn transaction(&self, hash: B256) -> Result<Option<Transaction>, RpcError> {
+        let node = self.count_call("transaction")?;
+        Ok(node.host.transactions.get(&hash).cloned().or_else(|| node.past_transaction(hash)))
     }
     async fn senders(&self, transactions: &[B256]) -> Result<Vec<Option<Address>>, RpcError> {
         Ok(self.count_call("senders")?.senders(transactions))

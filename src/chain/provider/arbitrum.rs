@@ -13,7 +13,7 @@ use tracing::warn;
 
 use self::range::{HEADER, LOGS, RawRange, fetch_range};
 use super::{
-    CALL_DEADLINE, batch,
+    CALL_DEADLINE, ChainRole, batch,
     client::Client,
     endpoint::Endpoint,
     endpoint_pool,
@@ -26,13 +26,13 @@ use crate::{
     chain::{
         reader::{
             Attributed, BlockId, ChainReader, EmittedLog, EthCall, Head, LogFilter, LogRange,
-            LogSource, NodeId, NodeSets, RangeLogs, Receipt, Transaction,
+            LogSource, NodeId, NodeSets, RangeLogs, ReadAt, Receipt, StateRead, Transaction,
         },
         rpc_error::RpcError,
         sender::{Acceptance, TransactionSender},
     },
     dice::Dice,
-    domain::{Address, B256, Bytes, Event, U256, UntrustedText},
+    domain::{Address, B256, BlockRef, Bytes, Event, U256, UntrustedText},
     telemetry::metrics::Metrics,
 };
 
@@ -70,6 +70,10 @@ impl ArbitrumProvider {
         let (shared, connections) = endpoint_pool::build(endpoints, chain_id, dice);
         let inner = Arc::new(Inner { hosts, shared });
         (Self { inner, metrics, only: None }, connections)
+    }
+
+    pub(super) fn role(&self) -> ChainRole {
+        self.nodes().first().map_or_else(ChainRole::default, |node| node.endpoint.role())
     }
 
     pub(super) fn nodes(&self) -> &[NodeHandle] {
@@ -172,7 +176,10 @@ impl ChainReader for ArbitrumProvider {
     }
 
     fn heads(&self) -> watch::Receiver<Option<Head>> {
-        self.inner.shared.heads.subscribe()
+        match self.only.and_then(|NodeId(only)| self.nodes().get(only)) {
+            Some(node) => node.heads.clone(),
+            None => self.inner.shared.heads.subscribe(),
+        }
     }
 
     async fn header(&self, at: BlockId) -> Result<Option<Head>, RpcError> {
@@ -241,6 +248,18 @@ impl ChainReader for ArbitrumProvider {
         at: BlockId,
     ) -> Result<Vec<Result<Bytes, RpcError>>, RpcError> {
         self.fetch_calls(calls, at).await
+    }
+
+    async fn read_state(
+        &self,
+        block: BlockRef,
+        reads: &[(StateRead, ReadAt)],
+    ) -> Result<Vec<Result<Bytes, RpcError>>, RpcError> {
+        self.fetch_state(block, reads).await
+    }
+
+    async fn transaction(&self, hash: B256) -> Result<Option<Transaction>, RpcError> {
+        self.fetch_transaction(hash).await
     }
 
     async fn senders(&self, transactions: &[B256]) -> Result<Vec<Option<Address>>, RpcError> {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{
+    ChainRole,
     client::{BatchError, Client},
     message::NO_PARAMETERS,
 };
@@ -45,13 +46,13 @@ impl BatchSupport {
         known.refused_at.is_none_or(|at| at.elapsed() >= RETRIED_AFTER)
     }
 
-    fn record_refusal(&self, error: &RpcError) {
+    fn record_refusal(&self, role: ChainRole, error: &RpcError) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.refused_at = Some(Instant::now());
         if std::mem::replace(&mut known.is_logged, true) {
-            debug!(%error, "a gateway node still refuses several calls in one message");
+            debug!(%error, "a {role} node still refuses several calls in one message");
         } else {
-            info!(%error, "a gateway node refuses several calls in one message: each is made by itself");
+            info!(%error, "a {role} node refuses several calls in one message: each is made by itself");
         }
     }
 }
@@ -84,7 +85,7 @@ pub(super) async fn call_batched_or_separately<T>(
         Err(BatchError { error, may_call_separately: true }) => error,
     };
     let answer = apart.await?;
-    batches.record_refusal(&error);
+    batches.record_refusal(client.endpoint().role(), &error);
     Ok(answer)
 }
 

@@ -44,8 +44,6 @@ use crate::{
     time::backoff::Backoff,
 };
 
-/// Interval of polls for the head over HTTP: the Gateway's block time.
-const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// A node that says nothing but "busy" for this long counts as disconnected.
 const RATE_LIMITED_FOR: Duration = Duration::from_mins(1);
 /// A connection that lasted this long is reconnected at once.
@@ -178,19 +176,19 @@ impl Connection {
             } else {
                 ConnectionState::Down(Some(ended.clone()))
             });
-            let host = self.endpoint.host();
+            let (host, role) = (self.endpoint.host(), self.endpoint.role());
             if let Some(times) = repeats.should_log(ended.code(), Instant::now()) {
                 self.is_loss_logged = true;
                 match (self.has_siblings, wrong_chain) {
                     (false, _) => {
-                        warn!(host, problem = %ended, times, "waiting for the gateway node");
+                        warn!(host, problem = %ended, times, "waiting for the {role} node");
                     }
                     (true, false) => {
-                        warn!(host, problem = %ended, times, "gateway node not reachable");
+                        warn!(host, problem = %ended, times, "{role} node not reachable");
                     }
                     (true, true) => error!(
                         host, problem = %ended, times,
-                        "a gateway node of another chain is left out"
+                        "a {role} node of another chain is left out"
                     ),
                 }
             }
@@ -287,8 +285,8 @@ impl Connection {
     /// Logs once that the head is polled: the node offers no subscription.
     fn log_polling_once(&self, error: &RpcError) {
         if !self.is_polling_logged.swap(true, Ordering::Relaxed) {
-            let host = self.endpoint.host();
-            info!(host, %error, "a gateway node offers no subscription: it is asked for its head");
+            let (host, role) = (self.endpoint.host(), self.endpoint.role());
+            info!(host, %error, "a {role} node offers no subscription: it is asked for its head");
         }
     }
 
@@ -321,7 +319,8 @@ impl Connection {
                 self.publish(head);
                 self.identify_if_due(&client).await?;
             }
-            let pause = POLL_INTERVAL.saturating_sub(started.elapsed());
+            let interval = self.endpoint.role().poll_interval();
+            let pause = interval.saturating_sub(started.elapsed());
             self.heart.rest();
             sleep(pause.max(self.endpoint.rate_limited_for())).await;
         }
@@ -361,10 +360,11 @@ impl Connection {
         self.identify_or_later(client).await?;
         let head = self.latest(client).await?;
         let (host, number) = (self.endpoint.host(), head.block().number);
+        let role = self.endpoint.role();
         if std::mem::take(&mut self.is_loss_logged) {
-            info!(host, head = number, "gateway node connected");
+            info!(host, head = number, "{role} node connected");
         } else {
-            debug!(host, head = number, "gateway node connected again");
+            debug!(host, head = number, "{role} node connected again");
         }
         // The head is published first: a reader that sees the connection up must find its head.
         self.publish(head);

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    exchange_error::ExchangeError, http::RpcTransport, message::ErrorObject,
+    ChainRole, exchange_error::ExchangeError, http::RpcTransport, message::ErrorObject,
     rate_limit::RateLimitBackoff, response_limits::ResponseBudget,
 };
 use crate::{
@@ -30,6 +30,7 @@ const SCRUBBED_CHARS: usize = 16 << 10;
 pub struct Endpoint {
     url: Url,
     host: Arc<str>,
+    role: ChainRole,
     /// Parts of the URL that may be keys. Never printed, even if the node repeats them.
     secrets: Arc<[String]>,
     transport: EndpointTransport,
@@ -75,7 +76,8 @@ impl Endpoint {
         let (proxies, budget, rate_limit) =
             (Proxies::default(), ResponseBudget::new(), Arc::default());
         let transport = EndpointTransport::Network { tls, http };
-        Self { url, host, secrets: secrets.into(), transport, proxies, budget, rate_limit }
+        let (role, secrets) = (ChainRole::default(), secrets.into());
+        Self { url, host, role, secrets, transport, proxies, budget, rate_limit }
     }
 
     /// A node reached through this carrier instead of the network.
@@ -84,6 +86,7 @@ impl Endpoint {
         Self {
             url: format!("http://{host}").parse().expect("a host makes a URL"),
             host: host.into(),
+            role: ChainRole::default(),
             secrets: Arc::default(),
             transport: EndpointTransport::Custom(carrier),
             proxies: Proxies::default(),
@@ -96,6 +99,16 @@ impl Endpoint {
     #[must_use]
     pub fn with_proxies(self, proxies: Proxies) -> Self {
         Self { proxies, ..self }
+    }
+
+    /// What its chain is to us.
+    #[must_use]
+    pub fn with_role(self, role: ChainRole) -> Self {
+        Self { role, ..self }
+    }
+
+    pub(super) fn role(&self) -> ChainRole {
+        self.role
     }
 
     /// Takes room for answers from this budget.

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info};
 
 use super::{
+    ChainRole,
     connection::{Connection, ConnectionChannels, ConnectionState},
     endpoint::Endpoint,
     fanout::{self, FanoutSender, FanoutSubscribers},
@@ -42,7 +43,7 @@ use crate::{
     },
     dice::Dice,
     domain::B256,
-    telemetry::heartbeat::{GATEWAY_CONNECTION, Heartbeats},
+    telemetry::heartbeat::{GATEWAY_CONNECTION, HOST_CONNECTION, Heartbeats},
     time::recent_map::RecentMap,
 };
 
@@ -181,6 +182,7 @@ pub(super) fn build(
             unanswered: Arc::default(),
             sync_timeout_format: sync,
             batches: Arc::default(),
+            block_hashes: Arc::default(),
             hanging_methods: Arc::new(Mutex::new(RecentMap::new(METHODS, HUNG_FOR))),
             repeats: Arc::default(),
         });
@@ -217,11 +219,16 @@ impl Connections {
     /// Keeps the endpoints connected and chooses between them, until `stop`.
     pub async fn run(mut self, hearts: Heartbeats, stop: CancellationToken) {
         let mut running = JoinSet::new();
+        let role = self.nodes.first().map(|node| node.endpoint.role()).unwrap_or_default();
+        let component = match role {
+            ChainRole::Gateway => GATEWAY_CONNECTION,
+            ChainRole::Host => HOST_CONNECTION,
+        };
         for connection in self.each.drain(..) {
-            let heart = hearts.heartbeat(GATEWAY_CONNECTION);
+            let heart = hearts.heartbeat(component);
             running.spawn(connection.run(heart, stop.clone()).in_current_span());
         }
-        let heart = hearts.heartbeat(GATEWAY_CONNECTION);
+        let heart = hearts.heartbeat(component);
         let mut under_way = FuturesUnordered::new();
         let several = self.nodes.len() > 1;
         loop {
@@ -265,8 +272,9 @@ impl Connections {
         if let Some(why) = switched.filter(|_| several)
             && let Some(node) = nodes.first()
         {
-            let host = self.nodes[*node].endpoint.host();
-            info!(host, why = why.as_str(), "reading from this gateway node");
+            let endpoint = &self.nodes[*node].endpoint;
+            let (host, role) = (endpoint.host(), endpoint.role());
+            info!(host, why = why.as_str(), "reading from this {role} node");
         }
         let first = nodes.first().copied();
         self.publish_usable(nodes, going_on);

@@ -53,6 +53,7 @@ impl RawHead {
             bloom: self.logs_bloom,
             base_fee: self.base_fee_per_gas.map(|fee| fee.to()),
             gas_limit: self.gas_limit.map(|gas| gas.to()),
+            timestamp: self.timestamp.map(|timestamp| timestamp.to()),
             connection,
             node: by,
         }
@@ -81,7 +82,7 @@ mod tests {
         };
         let head = read(&[]);
         assert_eq!((head.block.number, head.parent), (7, B256::repeat_byte(2)));
-        assert_eq!((head.bloom, head.base_fee), (None, None));
+        assert_eq!((head.bloom, head.base_fee, head.timestamp), (None, None, None));
         let odd = read(&[("logsBloom", json!("0x00")), ("baseFeePerGas", json!([1]))]);
         assert_eq!((odd.bloom, odd.base_fee), (None, None));
         let null = read(&[("logsBloom", json!(null)), ("baseFeePerGas", json!(null))]);
@@ -91,7 +92,12 @@ mod tests {
         });
         let error = serde_json::from_value::<RawHead>(absurd).unwrap_err();
         assert!(error.to_string().contains("no chain has reached"), "B11: {error}");
-        let full = read(&[("logsBloom", json!(Bloom::ZERO)), ("baseFeePerGas", json!("0x5"))]);
+        let full = read(&[
+            ("logsBloom", json!(Bloom::ZERO)),
+            ("baseFeePerGas", json!("0x5")),
+            ("timestamp", json!("0x6")),
+        ]);
         assert_eq!((full.bloom, full.base_fee), (Some(Bloom::ZERO), Some(5)));
+        assert_eq!(full.timestamp, Some(6));
     }
 }

@@ -1,5 +1,6 @@
 //! Reads of past events in bulk: contract views, logs by topic, senders of transactions.
 
+use alloy::primitives::U64;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -14,16 +15,29 @@ use crate::{
         reader::{Attributed, BlockId, EmittedLog, EthCall, LogSource, Transaction},
         rpc_error::RpcError,
     },
-    domain::{Address, B256, Bytes, U256},
+    domain::{Address, B256, BlockRef, Bytes, U256},
 };
 
 /// A transaction, reduced to what is needed.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct RawTransaction {
     hash: B256,
     from: Address,
     to: Option<Address>,
     input: Bytes,
+    #[serde(default)]
+    block_hash: Option<B256>,
+    #[serde(default)]
+    block_number: Option<U64>,
+}
+
+impl RawTransaction {
+    fn into_transaction(self) -> Transaction {
+        let block = self.block_number.zip(self.block_hash);
+        let block = block.map(|(number, hash)| BlockRef { number: number.to(), hash });
+        Transaction { hash: self.hash, to: self.to, input: self.input, block }
+    }
 }
 
 /// The sender of a transaction. The rest may be large and is not kept.
@@ -36,8 +50,8 @@ struct RawSender {
 /// Timestamp of a block.
 #[derive(Clone, Copy, Debug, serde::Deserialize)]
 struct BlockTime {
-    number: alloy::primitives::U64,
-    timestamp: alloy::primitives::U64,
+    number: U64,
+    timestamp: U64,
 }
 
 /// Transaction hashes of a block.
@@ -197,13 +211,22 @@ impl ArbitrumProvider {
         for block in read {
             let block = block?.ok_or_else(|| self.unreadable("no such block"))?;
             let of_sender = block.transactions.into_iter().filter(|one| one.from == sender);
-            own.extend(of_sender.map(|RawTransaction { hash, to, input, .. }| Transaction {
-                hash,
-                to,
-                input,
-            }));
+            own.extend(of_sender.map(RawTransaction::into_transaction));
         }
         Ok(own)
+    }
+
+    /// See [`super::ChainReader::transaction`].
+    pub(super) async fn fetch_transaction(
+        &self,
+        hash: B256,
+    ) -> Result<Option<Transaction>, RpcError> {
+        let found: Option<RawTransaction> =
+            self.rpc("eth_getTransactionByHash", json!([hash])).await?;
+        if found.as_ref().is_some_and(|found| found.hash != hash) {
+            return Err(self.unreadable("another transaction than the one asked for"));
+        }
+        Ok(found.map(RawTransaction::into_transaction))
     }
 
     /// Calls one method with many parameters at one node; each result is decoded separately.

@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     batch::BatchSupport,
+    block_hashes::BlockHashSupport,
     client::Client,
     connection::ConnectionState,
     endpoint::Endpoint,
@@ -54,6 +55,7 @@ pub(super) struct NodeHandle {
     pub unanswered: Arc<AtomicU32>,
     pub sync_timeout_format: Arc<Mutex<SyncTimeoutFormat>>,
     pub batches: Arc<BatchSupport>,
+    pub block_hashes: Arc<BlockHashSupport>,
     /// Methods that it left unanswered, and since when.
     pub hanging_methods: Arc<Mutex<RecentMap<&'static str, Instant>>>,
     /// Throttles repeated log lines.

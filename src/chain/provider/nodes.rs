@@ -90,6 +90,24 @@ impl ArbitrumProvider {
         self.connection_error().map_or(Ok(()), Err)
     }
 
+    /// Waits until this node is connected or was tried once.
+    pub async fn attempt(&self, NodeId(node): NodeId) -> Result<(), RpcError> {
+        let Some(node) = self.nodes().get(node) else {
+            return Err(self.unavailable("no such node"));
+        };
+        let mut link = node.state.clone();
+        let tried = link.wait_for(|link| !matches!(link, ConnectionState::Down(None))).await;
+        match tried.as_deref() {
+            Ok(ConnectionState::Up(_)) => Ok(()),
+            Ok(ConnectionState::Down(Some(why)) | ConnectionState::WrongChain(why)) => {
+                Err(why.clone())
+            }
+            Ok(ConnectionState::Down(None)) | Err(_) => {
+                Err(node.endpoint.unavailable("the connection was shut down"))
+            }
+        }
+    }
+
     /// What is known of each node's block 0. Makes no call: nodes are asked when they connect.
     #[must_use]
     pub fn genesis_statuses(&self) -> Vec<(&str, GenesisStatus)> {
@@ -145,8 +163,8 @@ impl ArbitrumProvider {
             && let Some(times) = self.nodes()[one.0].should_log("differs")
         {
             let (host, other) = (self.host(one), self.host(another));
-            let number = ripe.number;
-            warn!(host, other, block = number, times, "two gateway nodes have different blocks");
+            let (number, role) = (ripe.number, self.role());
+            warn!(host, other, block = number, times, "two {role} nodes have different blocks");
         }
         self.inner.shared.update_known(|known| known.record_agreement(ripe, agreement, block));
     }

@@ -37,8 +37,12 @@ pub(super) fn block_parameter(at: BlockId) -> Value {
 }
 
 pub(super) fn call_parameter(call: &EthCall) -> serde_json::Value {
-    match call.from {
-        Some(from) => json!({ "from": from, "to": call.to, "data": call.data }),
-        None => json!({ "to": call.to, "data": call.data }),
+    let mut parameter = json!({ "to": call.to, "data": call.data });
+    if let Some(from) = call.from {
+        parameter["from"] = json!(from);
     }
+    if let Some(gas) = call.gas {
+        parameter["gas"] = json!(quantity(gas));
+    }
+    parameter
 }

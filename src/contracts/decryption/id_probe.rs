@@ -139,7 +139,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         at: BlockId,
     ) -> Result<IdStatus, RpcError> {
         let data = abi::empty_response_call(kind, id, form);
-        let call = EthCall { from, to: self.address(), data };
+        let call = EthCall { from, ..EthCall::view(self.address(), data) };
         IdStatus::of(self.provider.call(&call, at).await, id)
     }
 }

@@ -206,6 +206,7 @@ mod tests {
             bloom,
             base_fee: None,
             gas_limit: None,
+            timestamp: None,
             connection: 1,
             node: by,
         }

@@ -98,7 +98,7 @@ impl Scene {
     async fn limit(&self) -> u64 {
         let request = request(1, self.chain.block(100));
         let data = self.room.adapter.response(&request, &answer());
-        let call = EthCall { from: None, to: CONTRACT, data };
+        let call = EthCall::view(CONTRACT, data);
         self.room.gas.limit(&request, &call, &self.chain, false).await.unwrap()
     }
 

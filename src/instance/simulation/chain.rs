@@ -210,7 +210,16 @@ impl Chain {
         let base_fee = Some(self.base_fee);
         let bloom = Some(bloom);
         let (gas_limit, by) = (Some(BLOCK_GAS), NodeId(0));
-        let head = Head { block, parent, bloom, base_fee, gas_limit, connection: 0, node: by };
+        let head = Head {
+            block,
+            parent,
+            bloom,
+            base_fee,
+            gas_limit,
+            timestamp: None,
+            connection: 0,
+            node: by,
+        };
         let shown_from = if events.is_empty() { 0 } else { number + hidden_for };
         self.blocks.push(Block { head, events, transactions, nonce, requests, shown_from });
     }

@@ -205,7 +205,8 @@ impl Chain {
         let block = BlockRef { number, hash };
         self.blocks.push((block, mined));
         let (base_fee, gas_limit, by) = (Some(1), None, NodeId(0));
-        Head { block, parent, bloom: None, base_fee, gas_limit, connection: 1, node: by }
+        let timestamp = None;
+        Head { block, parent, bloom: None, base_fee, gas_limit, timestamp, connection: 1, node: by }
     }
 
     fn reorganise(&mut self, depth: usize, back: bool) {

@@ -89,7 +89,8 @@ impl ArbitrumProvider {
             if error.is_rate_limited() {
                 if let Some(times) = node.should_log("asked_too_often") {
                     let host = node.endpoint.host();
-                    warn!(host, %error, times, "a gateway node is left alone for a moment");
+                    let role = node.endpoint.role();
+                    warn!(host, %error, times, "a {role} node is left alone for a moment");
                 }
                 // It may be asked again after its pause.
                 tried.pop();

@@ -95,7 +95,8 @@ impl Connection {
         if found.chain_match == ChainMatch::Different
             && let Some(times) = self.identity_throttle.should_log("contradicts", Instant::now())
         {
-            error!(host, why, times, "a gateway node contradicts what is known of the chain");
+            let role = self.endpoint.role();
+            error!(host, why, times, "a {role} node contradicts what is known of the chain");
         }
         self.channels.set_identity(found);
     }

@@ -41,7 +41,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
             .collect();
         let to = self.address();
         let calls: Vec<EthCall> =
-            views.iter().map(|view| EthCall { from: None, to, data: view.calldata() }).collect();
+            views.iter().map(|view| EthCall::view(to, view.calldata())).collect();
         // Nodes drop the state of earlier blocks, some after seconds.
         let untold = |error: &RpcError| at != BlockId::Latest && error.is_state_pruned();
         let results = match self.provider.calls(&calls, at).await {

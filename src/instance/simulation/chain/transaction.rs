@@ -104,7 +104,7 @@ impl Transaction {
 
     /// In the form a node returns.
     pub fn as_rpc(&self) -> reader::Transaction {
-        reader::Transaction { hash: self.hash, to: self.to, input: self.input.clone() }
+        reader::Transaction { hash: self.hash, to: self.to, input: self.input.clone(), block: None }
     }
 
     /// Id of the request it answers.
