@@ -4,3 +4,6 @@
 pub mod abi;
 pub mod decryption;
 pub mod gateway_config;
+pub mod pinned_reads;
+pub mod acl;
+pub mod protocol_config;

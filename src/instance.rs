@@ -38,6 +38,7 @@ mod stale_nodes;
 mod prior_answers;
 mod bucket_lookup;
 mod edges;
+mod host_chains;
 mod errors;
 mod rooms;
 mod journal_state;
@@ -56,7 +57,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 pub use self::{
-    edges::{ConnectTask, Edges},
+    edges::{ConnectTask, Edges, HostEdges},
     errors::{BuildError, Failure, PreflightError, RebuildError, Unready},
     exit::Exit,
     operator_requests::answer_stopped,
@@ -98,7 +99,7 @@ pub async fn run_with_real_edges(
     supervision: Supervision,
     estate: Option<JournalTenure>,
 ) -> EndedInstance {
-    match Edges::for_config(&config, supervision.reporter.metrics.clone()) {
+    match Edges::for_config(&config, &supervision.reporter.metrics) {
         Ok(edges) => Box::pin(run(config, supervision, edges, estate)).await,
         Err(error) => EndedInstance { exit: error.into(), tenure: estate },
     }

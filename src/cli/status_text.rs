@@ -7,7 +7,7 @@ use super::text::{Colour, ago, due, painted, pairs, printable, short, span, utc,
 use crate::{
     admin::{
         advice::what_to_do,
-        status::{CatchUp, InstanceState, InstanceStatus, ReloadStatus, Status},
+        status::{CatchUp, HostChainStatus, InstanceState, InstanceStatus, ReloadStatus, Status},
     },
     telemetry::errors::LastError,
 };
@@ -276,7 +276,7 @@ fn facts(instance: &InstanceStatus, now_ms: u64) -> Lines {
     let text = |value: Option<&String>| value.cloned().unwrap_or_else(|| "-".to_owned());
     let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let file = instance.file.as_ref().map(|file| file.display().to_string());
-    vec![
+    let mut lines = vec![
         ("state since", when(now_ms, instance.since_ms)),
         ("file", file.unwrap_or_else(|| "none: the environment alone".to_owned())),
         ("config hash", text(instance.config_hash.as_ref())),
@@ -291,7 +291,24 @@ fn facts(instance: &InstanceStatus, now_ms: u64) -> Lines {
         ("read up to", number(gauges.cursor)),
         ("blocks behind", number(gauges.lag())),
         ("in hand", gauges.in_hand.to_string()),
-    ]
+    ];
+    if !gauges.host_chains.is_empty() {
+        let chains: Vec<String> = gauges.host_chains.iter().map(host_chain).collect();
+        lines.push(("host chains", chains.join("\n")));
+    }
+    lines
+}
+
+/// One host chain: its newest block, its contract, its nodes.
+fn host_chain(chain: &HostChainStatus) -> String {
+    let HostChainStatus { chain_id, hosts, contract, version, head, head_age_secs, .. } = chain;
+    let block = match (head, head_age_secs) {
+        (Some(head), Some(age)) => format!("block {head}, {} old", span(age.saturating_mul(1_000))),
+        _ => "no block seen".to_owned(),
+    };
+    let version = version.as_deref().unwrap_or("the contract");
+    let silent = if chain.is_reachable { "" } else { ", no answer" };
+    printable(&format!("{chain_id}: {block}{silent}; {version} at {contract}, by {hosts}"))
 }
 
 #[cfg(test)]

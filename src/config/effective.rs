@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::{
-    Config, Ethereum, Finality, HostChain, Place, Problems, Source, StartingBlock, Wallet, Warning,
+    Config, Finality, HostChain, Place, Problems, Source, StartingBlock, Wallet, Warning,
     assemble_bytes, keys::Key, secret::SecretUrl, sources::RawConfig,
 };
 use crate::domain::PerKind;
@@ -111,11 +111,15 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
         Key::HostChainMaxConcurrentCalls => number(config.host_chain_max_concurrent_calls),
         Key::HostChainCallTimeoutSecs => seconds(config.host_chain_call_timeout),
         Key::Erc1271GasLimit => Some(config.erc1271_gas_limit.to_string()),
-        Key::EthereumUrl
-        | Key::EthereumFallbackUrls
-        | Key::EthereumChainId
-        | Key::ProtocolConfigAddress => {
-            config.ethereum.as_ref().and_then(|ethereum| masked_ethereum_value(key, ethereum))
+        Key::EthereumUrl => config.ethereum.as_ref().map(|ethereum| masked(&ethereum.url)),
+        Key::EthereumFallbackUrls => {
+            config.ethereum.as_ref().and_then(|ethereum| masked_list(&ethereum.fallback_urls))
+        }
+        Key::EthereumChainId => {
+            config.ethereum.as_ref().map(|ethereum| ethereum.chain_id.to_string())
+        }
+        Key::ProtocolConfigAddress => {
+            config.ethereum.as_ref().map(|ethereum| ethereum.protocol_config_address.to_string())
         }
         Key::PrivateKeyText
         | Key::PrivateKeyFile
@@ -185,16 +189,6 @@ fn masked_host_chain(chain: &HostChain) -> String {
         chain.agreement,
         chain.max_age.as_secs()
     )
-}
-
-fn masked_ethereum_value(key: Key, ethereum: &Ethereum) -> Option<String> {
-    match key {
-        Key::EthereumUrl => Some(masked(&ethereum.url)),
-        Key::EthereumFallbackUrls => masked_list(&ethereum.fallback_urls),
-        Key::EthereumChainId => Some(ethereum.chain_id.to_string()),
-        Key::ProtocolConfigAddress => Some(ethereum.protocol_config_address.to_string()),
-        _ => None,
-    }
 }
 
 fn masked_wallet_value(key: Key, wallet: &Wallet) -> Option<String> {

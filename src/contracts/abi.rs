@@ -51,6 +51,7 @@ pub use views::{
     decryption_consensus_tx_senders, is_decryption_done, is_valid_kms_context, kms_node,
     kms_node_for_context, kms_signers, kms_tx_senders, signing_domain, unified_request_is_ready,
 };
+pub use views::{acl, protocol_config};
 
 use alloy::primitives::{Keccak256, b256};
 use alloy::sol_types::{self, abi::AbiDecoderConfig};

@@ -8,8 +8,9 @@ use tracing::info;
 use super::{
     Instance,
     dependencies::{self, Waits},
-    edges::{ConnectTask, Edges},
+    edges::{ConnectTask, Edges, HostEdges},
     errors::BuildError,
+    host_chains::{self, Hosts},
     housekeeping, prior_answers, report,
     rooms::{CommonParts, RoomParts, open_ciphertexts},
     stored_state::StoredState,
@@ -26,10 +27,12 @@ impl Instance {
     /// Builds from each dependency in turn: an outage is waited for and reported, a contradiction
     /// refuses.
     pub(super) async fn build(&mut self, config: &Config, edges: Edges) -> Result<(), BuildError> {
-        let Edges { gateway: provider, connecting, core, buckets, fallback, machine: _ } = edges;
+        let Edges { gateway: provider, connecting, hosts, core, buckets, fallback, machine: _ } =
+            edges;
         let metrics = self.supervision.reporter.metrics.clone();
         metrics.new_generation();
         self.connect(&provider, connecting);
+        self.follow_hosts(config, hosts);
         let gateway = dependencies::gateway_name(&provider);
         let dice = &self.machine.dice.clone();
         let waits = Waits::building(&self.supervision.reporter, dice);
@@ -97,6 +100,26 @@ impl Instance {
         let reporter = self.supervision.reporter.clone();
         let following = report::follow_endpoints(provider.clone(), reporter, self.machine.clock);
         self.tasks.spawn_endless(&self.support_stop, "endpoint health", following);
+    }
+
+    /// Connects the host chains' nodes and looks at the chains. Nothing waits for them.
+    fn follow_hosts(&mut self, config: &Config, edges: HostEdges) -> Hosts<ArbitrumProvider> {
+        let hosts = Hosts::new(config, &edges, self.machine.clock);
+        for connecting in edges.connecting {
+            let hearts = self.supervision.heartbeats.clone();
+            let connecting = connecting(hearts, self.support_stop.clone());
+            self.tasks.spawn(heartbeat::HOST_CONNECTION, async move {
+                connecting.await;
+                Ok::<(), Infallible>(())
+            });
+        }
+        let contracts = hosts.contracts();
+        if !contracts.is_empty() {
+            let reporter = self.supervision.reporter.clone();
+            let following = host_chains::follow(contracts, reporter, self.machine.clock);
+            self.tasks.spawn_endless(&self.support_stop, "host chain health", following);
+        }
+        hosts
     }
 
     /// Detects the deployed contract and keeps following it.

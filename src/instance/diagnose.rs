@@ -10,6 +10,7 @@
 
 mod buckets;
 mod contracts;
+mod host_chains;
 mod disk;
 mod balance;
 mod nodes;
@@ -27,9 +28,10 @@ use self::{core_health::diagnose_core, wallet::diagnose_wallet};
 use super::{
     BuildError, OBSERVER_WALLET, dependencies,
     edges::{self, fallback_store, gateway_provider, load_roots},
+    host_chains::Hosts,
 };
 use crate::{
-    chain::wallet::Wallet,
+    chain::{provider::ArbitrumProvider, wallet::Wallet},
     config::Config,
     contracts::gateway_config::GatewayConfigAdapter,
     domain::Address,
@@ -39,6 +41,7 @@ use crate::{
     },
     machine::Machine,
     telemetry::{heartbeat::Heartbeats, metrics::Metrics},
+    time::clock::Clock,
 };
 
 /// Deadline of each probe.
@@ -122,6 +125,7 @@ struct Clients {
     core: KmsCore,
     http: ciphertexts::BucketClient,
     fallback: Option<ciphertexts::FallbackStore>,
+    hosts: Hosts<ArbitrumProvider>,
 }
 
 fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Clients, BuildError> {
@@ -130,17 +134,22 @@ fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Clients, BuildErr
     let (mut nodes, metrics) = (Vec::new(), Metrics::default()); // not exported
     for url in std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls) {
         let (provider, connections) =
-            gateway_provider(config, &roots, std::iter::once(url), metrics.clone())?;
+            gateway_provider(config, &roots, std::iter::once(url), &metrics)?;
         tasks.spawn(connections.run(Heartbeats::default(), CancellationToken::new()));
         let (shown, addresses) = (url.to_string(), dependencies::addresses(config));
         let proxy = config.proxies.proxy_name_for(url.expose());
         nodes.push(node_reads::DiagnosedNode { shown, proxy, provider, addresses });
     }
+    let edges = edges::host_edges(config, &roots, None, &metrics)?;
+    let hosts = Hosts::new(config, &edges, Clock::Wall);
+    for connecting in edges.connecting {
+        tasks.spawn(connecting(Heartbeats::default(), CancellationToken::new()));
+    }
     let (transport, domain) =
         (edges::core_transport(config, &roots)?, dependencies::configured_domain(config));
     let core = KmsCore::new(transport, domain, kms_core::Options::default(), metrics);
     let http = edges::bucket_client(config, &roots)?;
-    Ok(Clients { nodes, core, http, fallback })
+    Ok(Clients { nodes, core, http, fallback, hosts })
 }
 
 async fn run_all(config: &Config, state_dir: &Path, tools: &Clients) -> Diagnosis {
@@ -166,14 +175,16 @@ async fn run_all(config: &Config, state_dir: &Path, tools: &Clients) -> Diagnosi
     };
     let of_fallback = buckets::diagnose_fallback(&tools.http, tools.fallback.as_ref());
     let of_disk = disk::diagnose_directory(state_dir.to_owned());
-    let (by_nodes, of_core, of_fallback, of_disk) =
-        tokio::join!(Box::pin(by_nodes), of_core, of_fallback, of_disk);
+    let of_hosts = Box::pin(host_chains::diagnose_host_chains(&tools.hosts));
+    let (by_nodes, of_core, of_fallback, of_disk, of_hosts) =
+        tokio::join!(Box::pin(by_nodes), of_core, of_fallback, of_disk, of_hosts);
     let (seen, of_wallet, wallet, of_chain) = by_nodes;
     let mut dates = of_chain.dates;
     let mut findings = seen.findings.clone();
     findings.extend(of_chain.contracts);
     findings.push(of_wallet);
     findings.extend(of_chain.wallet);
+    findings.extend(of_hosts);
     findings.push(of_core);
     findings.extend(of_chain.buckets);
     if let Some((finding, date)) = of_fallback {

@@ -1,15 +1,19 @@
-//! The edges of an instance, made here and nowhere else: the gateway's nodes, the KMS Core, the
-//! coprocessors' buckets, the machine. Tests pass simulated edges to the same wiring.
+//! The edges of an instance, made here and nowhere else: the nodes of the gateway and of host chains, the
+//! KMS Core, the coprocessors' buckets, the machine. Tests pass simulated edges to the same wiring.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::BuildError;
 use crate::{
-    chain::provider::{ArbitrumProvider, endpoint::Endpoint, endpoint_pool::Connections},
+    chain::{
+        provider::{ArbitrumProvider, ChainRole, endpoint::Endpoint, endpoint_pool::Connections},
+        reader::NodeId,
+    },
     config::{Config, SecretUrl},
+    contracts::pinned_reads::ChainEndpoint,
     dice::Dice,
     flow::{
         ciphertexts::{BucketClient, FallbackStore},
@@ -27,11 +31,28 @@ const IDLE_CONNECTIONS: usize = 16;
 pub type ConnectTask =
     Box<dyn FnOnce(Heartbeats, CancellationToken) -> BoxFuture<'static, ()> + Send>;
 
+/// The nodes of host chains, and of the chain that has `ProtocolConfig`.
+#[derive(Default)]
+pub struct HostEdges {
+    /// By chain id, each in order of preference.
+    pub chains: BTreeMap<u64, Vec<ChainEndpoint<ArbitrumProvider>>>,
+    /// In order of preference; empty if it is not configured.
+    pub ethereum: Vec<ChainEndpoint<ArbitrumProvider>>,
+    pub connecting: Vec<ConnectTask>,
+}
+
+impl fmt::Debug for HostEdges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostEdges").field("chains", &self.chains).finish_non_exhaustive()
+    }
+}
+
 /// The edges of one instance. Nothing connects before the instance is built.
 pub struct Edges {
     /// The gateway's nodes.
     pub gateway: ArbitrumProvider,
     pub connecting: ConnectTask,
+    pub hosts: HostEdges,
     /// The KMS Core; unused by an observing instance.
     pub core: Transport,
     pub buckets: BucketClient,
@@ -48,11 +69,12 @@ impl fmt::Debug for Edges {
 
 impl Edges {
     /// The real edges of a configuration. Calls are counted in `metrics`.
-    pub(super) fn for_config(config: &Config, metrics: Metrics) -> Result<Self, BuildError> {
+    pub(super) fn for_config(config: &Config, metrics: &Metrics) -> Result<Self, BuildError> {
         let roots = load_roots(config)?;
         let urls = std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls);
         let (gateway, connections) = gateway_provider(config, &roots, urls, metrics)?;
         Ok(Self {
+            hosts: host_edges(config, &roots, Some(&gateway), metrics)?,
             gateway,
             connecting: Box::new(|hearts, stop| Box::pin(connections.run(hearts, stop))),
             core: core_transport(config, &roots)?,
@@ -73,7 +95,72 @@ pub(super) fn gateway_provider<'u>(
     config: &Config,
     roots: &TlsRoots,
     urls: impl Iterator<Item = &'u SecretUrl>,
-    metrics: Metrics,
+    metrics: &Metrics,
+) -> Result<(ArbitrumProvider, Connections), BuildError> {
+    provider_of((config.chain_id, ChainRole::Gateway), config, roots, urls, metrics)
+}
+
+/// The nodes of the configured host chains. There is one connection for each chain and URL of an
+/// instance, whatever the chain is besides: the nodes of `gateway` are taken where they are named.
+pub(super) fn host_edges(
+    config: &Config,
+    roots: &TlsRoots,
+    gateway: Option<&ArbitrumProvider>,
+    metrics: &Metrics,
+) -> Result<HostEdges, BuildError> {
+    let gateway_urls: Vec<&SecretUrl> =
+        std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls).collect();
+    let is_gateways = |chain: u64, url: &SecretUrl| {
+        gateway.is_some() && chain == config.chain_id && gateway_urls.contains(&url)
+    };
+    let hosts = config.host_chains.iter().map(|host| (host.chain_id, host.urls().collect()));
+    let ethereum =
+        config.ethereum.iter().map(|ethereum| (ethereum.chain_id, ethereum.urls().collect()));
+    let named: Vec<(u64, Vec<&SecretUrl>)> = hosts.chain(ethereum).collect();
+    let mut urls = BTreeMap::<u64, Vec<&SecretUrl>>::new();
+    for (chain, named) in &named {
+        let known = urls.entry(*chain).or_default();
+        for url in named.iter().filter(|url| !is_gateways(*chain, url)) {
+            if !known.contains(url) {
+                known.push(url);
+            }
+        }
+    }
+    let (mut providers, mut edges) = (BTreeMap::new(), HostEdges::default());
+    for (chain, urls) in urls.iter().filter(|(_, urls)| !urls.is_empty()) {
+        let of = (*chain, ChainRole::Host);
+        let (provider, connections) =
+            provider_of(of, config, roots, urls.iter().copied(), metrics)?;
+        providers.insert(*chain, provider);
+        edges.connecting.push(Box::new(|hearts, stop| Box::pin(connections.run(hearts, stop))));
+    }
+    let endpoint = |chain: u64, url: &&SecretUrl| {
+        let (provider, known) = if is_gateways(chain, url) {
+            (gateway?, &gateway_urls)
+        } else {
+            (providers.get(&chain)?, urls.get(&chain)?)
+        };
+        let node = known.iter().position(|known| known == url)?;
+        Some(ChainEndpoint::of(provider, NodeId(node)))
+    };
+    let endpoints = |chain: u64, urls: Vec<&SecretUrl>| {
+        urls.iter().filter_map(|url| endpoint(chain, url)).collect::<Vec<_>>()
+    };
+    for host in &config.host_chains {
+        edges.chains.insert(host.chain_id, endpoints(host.chain_id, host.urls().collect()));
+    }
+    if let Some(ethereum) = &config.ethereum {
+        edges.ethereum = endpoints(ethereum.chain_id, ethereum.urls().collect());
+    }
+    Ok(edges)
+}
+
+fn provider_of<'u>(
+    (chain_id, role): (u64, ChainRole),
+    config: &Config,
+    roots: &TlsRoots,
+    urls: impl Iterator<Item = &'u SecretUrl>,
+    metrics: &Metrics,
 ) -> Result<(ArbitrumProvider, Connections), BuildError> {
     let proxies = &config.proxies;
     let http = proxies
@@ -89,10 +176,10 @@ pub(super) fn gateway_provider<'u>(
     let tls = Arc::new(roots.client_config());
     let endpoint = |url: &SecretUrl| {
         let endpoint = Endpoint::new(url.expose().clone(), tls.clone(), http.clone());
-        endpoint.with_proxies(proxies.clone())
+        endpoint.with_proxies(proxies.clone()).with_role(role)
     };
     let endpoints = urls.map(endpoint).collect();
-    Ok(ArbitrumProvider::new(config.chain_id, endpoints, metrics, &Dice::default()))
+    Ok(ArbitrumProvider::new(chain_id, endpoints, metrics.clone(), &Dice::default()))
 }
 
 pub(super) fn core_transport(config: &Config, roots: &TlsRoots) -> Result<Transport, BuildError> {

@@ -21,7 +21,7 @@ use crate::{
 /// drop the future; nothing keeps running.
 pub async fn preflight(config: &Config) -> Result<(), PreflightError> {
     let metrics = Metrics::default(); // not exported
-    let Edges { gateway, connecting, core, .. } = Edges::for_config(config, metrics.clone())?;
+    let Edges { gateway, connecting, core, .. } = Edges::for_config(config, &metrics)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(connecting(Heartbeats::default(), CancellationToken::new()));
     let Some(configured) = &config.wallet else {

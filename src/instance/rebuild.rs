@@ -37,7 +37,7 @@ pub async fn rebuild(
     from: u64,
 ) -> Result<Rebuilt, RebuildError> {
     let Edges { gateway: provider, connecting, machine, .. } =
-        Edges::for_config(config, Metrics::default())?;
+        Edges::for_config(config, &Metrics::default())?;
     let mut tasks = JoinSet::new();
     tasks.spawn(connecting(Heartbeats::default(), CancellationToken::new()));
     let name = dependencies::gateway_name(&provider);

@@ -61,7 +61,7 @@ use self::{
     plan::Plan,
     world::{Life, World, WorldState},
 };
-use super::{Edges, EndedInstance, Exit, Failure, JournalTenure, Supervision, run};
+use super::{Edges, EndedInstance, Exit, Failure, HostEdges, JournalTenure, Supervision, run};
 use crate::{
     admin::status::Reporter,
     chain::{lane::HIGHEST_FEE, provider::ArbitrumProvider, wallet::Wallet},
@@ -342,6 +342,7 @@ impl Setup<'_> {
         let edges = Edges {
             gateway,
             connecting: Box::new(|hearts, stop| Box::pin(connections.run(hearts, stop))),
+            hosts: HostEdges::default(),
             core: Transport::over("core", core::served::carrier(life)),
             buckets: BucketClient::with_transport(store::network(life)),
             fallback: None,

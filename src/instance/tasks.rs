@@ -147,7 +147,8 @@ mod tests {
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
         };
-        let mut edges = Edges::for_config(&config, Metrics::default()).unwrap_or_else(|_| panic!());
+        let mut edges =
+            Edges::for_config(&config, &Metrics::default()).unwrap_or_else(|_| panic!());
         edges.connecting = Box::new(|_, _| Box::pin(async { panic!("a bug") }));
         let running = Box::pin(run(config.into(), supervision, edges, None));
         let ended = tokio::time::timeout(std::time::Duration::from_mins(1), running).await;

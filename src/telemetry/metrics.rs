@@ -117,6 +117,8 @@ struct Series {
     endpoint_head: IntGaugeVec,
     endpoint_behind: GaugeVec,
     endpoint_still: GaugeVec,
+    host_chain_reachable: IntGaugeVec,
+    host_chain_head_age: GaugeVec,
 }
 
 /// Not set yet.
@@ -167,6 +169,8 @@ impl Metrics {
         self.0.endpoint_head.reset();
         self.0.endpoint_behind.reset();
         self.0.endpoint_still.reset();
+        self.0.host_chain_reachable.reset();
+        self.0.host_chain_head_age.reset();
     }
 
     // Requests.
@@ -419,6 +423,21 @@ impl Metrics {
 
     pub fn rpc_call(&self, method: &'static str, result: &'static str) {
         self.0.rpc_calls.with_label_values(&[method, result]).inc();
+    }
+
+    /// Sets the gauges of a host chain, once for all that is asked there. `head_age_secs`: `None` while no
+    /// node shows a block.
+    pub fn host_chain(&self, chain: u64, is_reachable: bool, head_age_secs: Option<u64>) {
+        let chain = chain.to_string();
+        let reachable = self.0.host_chain_reachable.with_label_values(&[&chain]);
+        reachable.set(i64::from(is_reachable));
+        if let Some(age) = head_age_secs {
+            let age = Duration::from_secs(age).as_secs_f64();
+            self.0.host_chain_head_age.with_label_values(&[&chain]).set(age);
+        } else {
+            // Fails if it was never set.
+            let _ = self.0.host_chain_head_age.remove_label_values(&[&chain]);
+        }
     }
 
     /// Sets the gauges of all gateway nodes. Of two nodes with one host, each gauge shows the better value.

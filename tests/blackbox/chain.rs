@@ -1,6 +1,7 @@
 //! Gateway nodes, the lane and wallets.
 
 mod endpoints;
+mod host_chains;
 mod trust;
 mod storm;
 mod lane;

@@ -47,6 +47,7 @@ fn full() -> Metrics {
     metrics.signed("ok", second);
     metrics.journal(1, 2);
     metrics.rpc_call("eth_call", "ok");
+    metrics.host_chain(1, true, Some(12));
     let second = Some(second);
     metrics.endpoints([NodeGauges {
         host: "node:8545",

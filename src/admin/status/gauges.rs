@@ -31,6 +31,9 @@ pub struct Gauges {
     /// Gateway nodes that are connected and do not follow the chain.
     #[serde(default)]
     pub stale: Vec<StaleNode>,
+    /// The host chains, and the chain that has `ProtocolConfig`.
+    #[serde(default)]
+    pub host_chains: Vec<HostChainStatus>,
     /// The finality tag, if requests wait for it and it does not move.
     #[serde(default)]
     pub still_tag: Option<StaleTag>,
@@ -63,12 +66,13 @@ impl Gauges {
     /// what to do.
     pub fn chain_warnings(&self) -> impl Iterator<Item = String> {
         let stale = self.stale.iter().map(ToString::to_string);
+        let hosts = self.host_chains.iter().filter_map(HostChainStatus::warning);
         let tag = self.still_tag.iter().map(ToString::to_string);
         let unproven = self.unproven.iter().map(ToString::to_string);
         let hidden = self.hidden.iter().map(ToString::to_string);
         let unanswered = self.unanswered.iter().map(ToString::to_string);
         let unsent = self.unsent.iter().map(ToString::to_string);
-        stale.chain(tag).chain(unproven).chain(hidden).chain(unanswered).chain(unsent)
+        stale.chain(hosts).chain(tag).chain(unproven).chain(hidden).chain(unanswered).chain(unsent)
     }
 
     /// Blocks between cursor and head, plus unproven blocks below the cursor.
@@ -76,6 +80,33 @@ impl Gauges {
     pub fn lag(&self) -> Option<u64> {
         let behind = self.head?.saturating_sub(self.cursor?);
         Some(behind.saturating_add(self.unproven.as_ref().map_or(0, |unproven| unproven.blocks)))
+    }
+}
+
+/// A chain other than the gateway's, as its nodes show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostChainStatus {
+    pub chain_id: u64,
+    /// Of all its nodes.
+    pub hosts: String,
+    /// The ACL, or `ProtocolConfig`.
+    pub contract: String,
+    /// The contract's version. `None`: not known yet.
+    pub version: Option<String>,
+    /// It gave an answer when it was last asked.
+    pub is_reachable: bool,
+    /// The newest block that a node shows, and its age.
+    pub head: Option<u64>,
+    pub head_age_secs: Option<u64>,
+    /// Why it gave no answer.
+    pub problem: Option<String>,
+}
+
+impl HostChainStatus {
+    /// A description with what it means, if there is a problem.
+    fn warning(&self) -> Option<String> {
+        let problem = self.problem.as_deref()?;
+        Some(format!("{problem}; requests that need chain {} are held meanwhile", self.chain_id))
     }
 }
 

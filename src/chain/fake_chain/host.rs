@@ -74,6 +74,7 @@ impl FakeChain {
     }
 
     /// The same for the host contract and a value.
+    #[expect(clippy::needless_pass_by_value, reason = "values are written where they are told")]
     pub fn answer(&self, call: Bytes, value: impl SolValue) {
         let contract = self.state().host.contract.unwrap();
         self.tell(contract, call, Told::Returns(value.abi_encode().into()));

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use self::range::{HEADER, LOGS, RawRange, fetch_range};
 use super::{
-    CALL_DEADLINE, ChainRole, batch,
+    CALL_DEADLINE, batch,
     client::Client,
     endpoint::Endpoint,
     endpoint_pool,
@@ -70,10 +70,6 @@ impl ArbitrumProvider {
         let (shared, connections) = endpoint_pool::build(endpoints, chain_id, dice);
         let inner = Arc::new(Inner { hosts, shared });
         (Self { inner, metrics, only: None }, connections)
-    }
-
-    pub(super) fn role(&self) -> ChainRole {
-        self.nodes().first().map_or_else(ChainRole::default, |node| node.endpoint.role())
     }
 
     pub(super) fn nodes(&self) -> &[NodeHandle] {

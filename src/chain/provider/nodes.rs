@@ -163,8 +163,8 @@ impl ArbitrumProvider {
             && let Some(times) = self.nodes()[one.0].should_log("differs")
         {
             let (host, other) = (self.host(one), self.host(another));
-            let (number, role) = (ripe.number, self.role());
-            warn!(host, other, block = number, times, "two {role} nodes have different blocks");
+            let number = ripe.number;
+            warn!(host, other, block = number, times, "two gateway nodes have different blocks");
         }
         self.inner.shared.update_known(|known| known.record_agreement(ripe, agreement, block));
     }

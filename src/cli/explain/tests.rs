@@ -121,8 +121,13 @@ fn codes(text: &str) -> Vec<String> {
     bodies.flat_map(|body| literals(body, ('{', '}'))).map(|(_, code)| code).collect()
 }
 
-/// The messages, with a letter in the place of each value.
+/// The messages, with a letter in the place of each value. Lines about a chain's nodes name its role.
 fn warnings(text: &str) -> Vec<String> {
+    let roles = ["gateway", "host chain"].into_iter();
+    roles.flat_map(|role| messages(&text.replace("{role}", role))).collect()
+}
+
+fn messages(text: &str) -> Vec<String> {
     let starts = ["warn!(", "error!(", "warn_rarely!("];
     let calls = starts.into_iter().flat_map(|start| {
         text.match_indices(start).map(move |(at, _)| &text[at + start.len() - 1..])

@@ -43,6 +43,7 @@ fn instance(name: &str, state: InstanceState) -> InstanceStatus {
             catching_up: None,
             observed: None,
             stale: Vec::new(),
+            host_chains: Vec::new(),
             still_tag: None,
             unproven: None,
             read_once: None,
@@ -364,4 +365,29 @@ fn a_status_survives_its_json() {
     let text = serde_json::to_string(&status).unwrap();
     assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
     assert!(text.contains(r#""state":"waiting","on":"#), "{text}");
+}
+
+#[test]
+fn each_host_chain_is_a_line_of_the_details() {
+    let mut one = instance("config-1", InstanceState::Running);
+    let chain = |chain_id, is_reachable: bool| HostChainStatus {
+        chain_id,
+        hosts: "node.example".to_owned(),
+        contract: "0xca2e".to_owned(),
+        version: is_reachable.then(|| "ACL v0.5.0".to_owned()),
+        is_reachable,
+        head: is_reachable.then_some(77),
+        head_age_secs: is_reachable.then_some(12),
+        problem: (!is_reachable)
+            .then(|| "chain 2: no answer from node.example: refused".to_owned()),
+    };
+    one.gauges.host_chains = vec![chain(1, true), chain(2, false)];
+    let text = detail(&one, PLAIN);
+    for line in [
+        "1: block 77, 12s old; ACL v0.5.0 at 0xca2e, by node.example",
+        "2: no block seen, no answer; the contract at 0xca2e, by node.example",
+        "refused; requests that need chain 2 are held meanwhile",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
 }

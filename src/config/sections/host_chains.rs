@@ -30,7 +30,12 @@ impl Checker<'_> {
         let tables = match given.value {
             Value::Tables(tables) => tables,
             Value::Texts(texts) if texts.is_empty() => return Ok(Vec::new()),
-            value => {
+            value @ (Value::Text(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Texts(_)
+            | Value::Other(_)) => {
                 let fault = Fault::new(
                     show(&value, &[]),
                     "a list of tables",
@@ -224,7 +229,7 @@ impl<'e> Entry<'e, '_> {
                 line: line.or(self.table.line).or(*whole),
                 column: None,
             },
-            other => other.clone(),
+            other @ (Place::Configuration | Place::Variable(_)) => other.clone(),
         };
         let Fault { found, allowed, advice } = fault;
         let key = Some(format!("host_chains[{}].{name}", self.index));

@@ -50,9 +50,9 @@ fn translate(value: Json) -> Value {
         Json::Number(number) => Value::Integer(SecretString::new(number.to_string())),
         Json::Bool(boolean) => Value::Boolean(boolean),
         Json::Array(list) => {
-            let texts = list.into_iter().map(|member| match member {
-                Json::String(text) => Some(SecretString::new(text)),
-                _ => None,
+            let texts = list.into_iter().map(|member| {
+                let Json::String(text) = member else { return None };
+                Some(SecretString::new(text))
             });
             match texts.collect() {
                 Some(texts) => Value::Texts(texts),

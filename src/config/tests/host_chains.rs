@@ -175,11 +175,9 @@ fn one_table_is_no_list_of_tables() {
     assert!(told.found.contains("a table") && told.advice.contains("[[host_chains]]"), "{told}");
     assert_eq!(line(&told.place), Some(1));
     problem("host_chains = 7");
-    let many: String = (1..=33)
-        .map(|id| {
-            format!("[[host_chains]]\nchain_id={id}\nurl='http://a'\nacl_address='{ADDRESS}'\n")
-        })
-        .collect();
+    let one =
+        |id| format!("[[host_chains]]\nchain_id={id}\nurl='http://a'\nacl_address='{ADDRESS}'\n");
+    let many = (1..=33).map(one).collect::<Vec<_>>().concat();
     assert!(problem(&many).found.contains("33 chains"));
     // Tools without a shell keep quotes.
     let quoted = GOOD.replace("\"http://localhost:8546\"", "'\"http://localhost:8546\"'");

@@ -12,18 +12,17 @@ fn sample(key: Key, directory: &Path) -> String {
         Key::GatewayFallbackUrls => "wss://one.example/path, http://two.example".to_owned(),
         Key::KmsCoreEndpoint => "https://core.example:1".to_owned(),
         Key::ChainId => "7".to_owned(),
-        Key::DecryptionAddress => ADDRESS.to_owned(),
+        Key::DecryptionAddress | Key::ProtocolConfigAddress => ADDRESS.to_owned(),
         Key::GatewayConfigAddress => "0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359".to_owned(),
         Key::HostChains => format!(
             "[{{\"chainId\": 5, \"url\": \"https://host.example/k\", \"aclAddress\": \"{ADDRESS}\"}}]"
         ),
         Key::HostChainMaxConcurrentCalls => "9".to_owned(),
-        Key::HostChainCallTimeoutSecs => "3".to_owned(),
+        Key::HostChainCallTimeoutSecs => "4".to_owned(),
         Key::Erc1271GasLimit => "30000".to_owned(),
         Key::EthereumUrl => "wss://ethereum.example/path".to_owned(),
         Key::EthereumFallbackUrls => "wss://ethereum.example/path, http://x.example".to_owned(),
         Key::EthereumChainId => "11155111".to_owned(),
-        Key::ProtocolConfigAddress => ADDRESS.to_owned(),
         Key::PrivateKeyText => KEY.to_owned(),
         Key::PrivateKeyFile => {
             let path = directory.join("key");

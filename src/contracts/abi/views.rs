@@ -3,6 +3,8 @@
 
 mod gateway_config;
 mod decryption;
+pub mod acl;
+pub mod protocol_config;
 
 use std::fmt;
 

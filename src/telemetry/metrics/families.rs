@@ -175,7 +175,7 @@ impl Series {
             disk_free: r.optional_gauge("journal_disk_free_bytes", "Free on the journal's disk."),
             rpc_calls: r.counters(
                 "rpc_calls_total",
-                "Calls to gateway nodes.",
+                "Calls to nodes of the gateway and of host chains.",
                 &["method", "result"],
             ),
             endpoint_up: r.int_gauges(
@@ -197,6 +197,16 @@ impl Series {
                 "rpc_endpoint_still_seconds",
                 "For how long the gateway node has shown no new block.",
                 &["endpoint_host"],
+            ),
+            host_chain_reachable: r.int_gauges(
+                "host_chain_reachable",
+                "1: the host chain and its contract answered when they were last looked at.",
+                &["chain"],
+            ),
+            host_chain_head_age: r.gauges(
+                "host_chain_head_age_seconds",
+                "Age of the newest block that a node of the host chain shows.",
+                &["chain"],
             ),
             register: r,
         }

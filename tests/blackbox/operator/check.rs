@@ -13,11 +13,13 @@ use world::{
     Error, Result,
     config_dir::ConfigDir,
     connector,
+    contracts::Variant,
     deployment::{Node, Store},
     faulty_rpc::{Arrays, FaultyRpc, Lie, Logs, Rule},
     free_port,
     full_disk::FullDisk,
     gossip::{Gossip, Tale},
+    host::HostOptions,
     ministack::Bucket,
     program, random_address, random_key,
     scene::{PATIENCE, Scene, SceneOptions},
@@ -375,6 +377,55 @@ async fn no_secret_is_shown() -> Result<()> {
             assert!(!all.contains(&CANARY.to_lowercase()), "{said:#?}");
             assert!(!all.contains(&key[..12]) && !all.contains(&key[52..]), "{said:#?}");
         }
+    }
+    Ok(())
+}
+
+/// Contracts of two chains have one address: the last one is replaced.
+fn with_other_acl(config: &str, acl: &str, other: &str) -> String {
+    let (before, after) = config.rsplit_once(acl).unwrap_or((config, ""));
+    format!("{before}{other}{after}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_host_chain_is_looked_at_with_its_nodes_and_its_contract() -> Result<()> {
+    let hosts = vec![HostOptions::of(Variant::G14), HostOptions::of(Variant::G14).chain_id(77)];
+    let scene = Scene::new(SceneOptions { hosts, ..SceneOptions::default() }).await?;
+    let config = scene.config("");
+    let said = check(&scene, &config).await?;
+    let (verdicts, text) = said.of("host chain");
+    assert_eq!(verdicts, ["ok"; 3], "two ACLs and ProtocolConfig: {said:#?}");
+    for word in ["ACL v0.5.0", "ProtocolConfig v0.2.0", "chain 77", "1 of 1 endpoints"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    // One that is wrong hides nothing of the others.
+    let second = &scene.hosts[1];
+    let node = FaultyRpc::start(&second.anvil.http_url()).await?;
+    let faulty = config.replace(&second.anvil.http_url(), &node.http_url());
+    let empty = random_address().to_string();
+    node.lie(|lies| lies.stands_at = Some(1));
+    let stale = faulty.replace("chain_id = 77\n", "chain_id = 77\nmax_age_secs = 1\n");
+    let cases = [
+        (with_other_acl(&config, &second.host.acl.to_string(), &empty), "no ACL contract at"),
+        (
+            with(&config, "protocol_config_address", &format!("\"{empty}\"")),
+            "correct protocol_config_address",
+        ),
+        (config.replace(&second.anvil.http_url(), "http://127.0.0.1:1"), "chain 77: no answer"),
+        (config.replace("chain_id = 77\n", "chain_id = 78\n"), "serves chain id 77"),
+        (stale, "more than 1 s"),
+    ];
+    for (config, word) in cases {
+        let said = check(&scene, &config).await?;
+        let (verdicts, text) = said.of("host chain");
+        assert_eq!(said.code, Some(1), "{word}: {said:#?}");
+        assert_eq!(
+            verdicts.iter().filter(|verdict| **verdict == "ok").count(),
+            2,
+            "{word}: {text}"
+        );
+        assert!(text.contains(word), "{word}: {text}");
+        assert!(said.failed().iter().all(|subject| *subject == "host chain"), "{said:#?}");
     }
     Ok(())
 }

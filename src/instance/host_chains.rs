@@ -1,0 +1,213 @@
+//! The host chains of an instance: built from its configuration, and looked at from time to time, so
+//! that an operator reads of a chain that does not answer before a request needs it. Nothing waits for
+//! them: the instance starts and runs without, and requests that need one are held.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tracing::{info, warn};
+
+use super::{dependencies::replace_if_changed, edges::HostEdges};
+use crate::{
+    admin::status::{HostChainStatus, Reporter},
+    chain::{provider::ArbitrumProvider, reader::ChainReader},
+    config::{Config, HostChain as Configured},
+    contracts::{
+        acl::{HostChain, HostChains},
+        pinned_reads::{
+            ChainEndpoint, HostChainError, HostChainState, PinnedOptions, PinnedReader,
+        },
+        protocol_config::ProtocolConfig,
+    },
+    domain::Address,
+    telemetry::log_throttle::LogThrottle,
+    time::clock::Clock,
+};
+
+/// How often a chain is looked at.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(20);
+const REPORTED_EVERY: Duration = Duration::from_secs(1);
+/// The oldest block by which a context is judged.
+const ETHEREUM_MAX_AGE: Duration = Duration::from_mins(2);
+/// One of the chain's endpoints is enough to judge a context.
+const ETHEREUM_AGREEMENT: usize = 1;
+
+/// What an instance asks on other chains than the gateway's.
+#[derive(Clone, Debug)]
+pub struct Hosts<P> {
+    pub chains: HostChains<P>,
+    /// `None`: not configured.
+    pub protocol_config: Option<ProtocolConfig<P>>,
+}
+
+impl Hosts<ArbitrumProvider> {
+    pub(super) fn new(config: &Config, edges: &HostEdges, clock: Clock) -> Self {
+        let options = |chain_id, agreement, max_age| PinnedOptions {
+            chain_id,
+            agreement,
+            max_age,
+            deadline: config.host_chain_call_timeout,
+            calls: config.host_chain_max_concurrent_calls,
+            clock,
+        };
+        let chain = |host: &Configured| {
+            let options = options(host.chain_id, host.agreement, host.max_age);
+            let endpoints = edges.chains.get(&host.chain_id)?.clone();
+            let reads = PinnedReader::new(options, endpoints);
+            let chain = HostChain::new(reads, host.acl_address, config.erc1271_gas_limit);
+            Some((host.chain_id, chain))
+        };
+        let protocol_config = config.ethereum.as_ref().map(|ethereum| {
+            let options = options(ethereum.chain_id, ETHEREUM_AGREEMENT, ETHEREUM_MAX_AGE);
+            let reads = PinnedReader::new(options, edges.ethereum.clone());
+            ProtocolConfig::new(reads, ethereum.protocol_config_address)
+        });
+        Self { chains: config.host_chains.iter().filter_map(chain).collect(), protocol_config }
+    }
+}
+
+/// A contract on another chain, whichever it is.
+#[derive(Clone, Debug)]
+pub(super) enum HostContract<P> {
+    Acl(HostChain<P>),
+    ProtocolConfig(ProtocolConfig<P>),
+}
+
+impl<P: ChainReader> HostContract<P> {
+    pub(super) fn reads(&self) -> &PinnedReader<P> {
+        match self {
+            Self::Acl(chain) => chain.reads(),
+            Self::ProtocolConfig(contexts) => contexts.reads(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Acl(_) => "ACL",
+            Self::ProtocolConfig(_) => "ProtocolConfig",
+        }
+    }
+
+    pub(super) fn address(&self) -> Address {
+        match self {
+            Self::Acl(chain) => chain.acl(),
+            Self::ProtocolConfig(contexts) => contexts.address(),
+        }
+    }
+
+    pub(super) fn state(&self) -> HostChainState {
+        match self {
+            Self::Acl(chain) => chain.state(),
+            Self::ProtocolConfig(contexts) => contexts.state(),
+        }
+    }
+
+    pub(super) async fn look(&self) -> Result<(), HostChainError> {
+        match self {
+            Self::Acl(chain) => chain.look().await,
+            Self::ProtocolConfig(contexts) => contexts.look().await,
+        }
+    }
+
+    fn chain_id(&self) -> u64 {
+        self.reads().options().chain_id
+    }
+
+    /// Looks at it from time to time, for ever.
+    async fn follow(self) {
+        let (chain, mut repeats, mut is_lost) = (self.chain_id(), LogThrottle::default(), false);
+        loop {
+            match self.look().await {
+                Ok(()) if std::mem::take(&mut is_lost) => {
+                    repeats.reset();
+                    info!(chain, "the host chain answers again");
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    is_lost = true;
+                    if let Some(times) = repeats.should_log(error.code(), Instant::now()) {
+                        warn!(chain, problem = %error, times, "a host chain gives no answer");
+                    }
+                }
+            }
+            sleep(LOOKED_AT_EVERY).await;
+        }
+    }
+
+    fn status(&self, now: u64) -> HostChainStatus {
+        let (state, endpoints) = (self.state(), self.reads().endpoints());
+        let shown = newest(endpoints);
+        HostChainStatus {
+            chain_id: self.chain_id(),
+            hosts: hosts(endpoints),
+            contract: self.address().to_string(),
+            version: state.version.as_deref().map(str::to_owned),
+            is_reachable: state.newest.is_some() && state.error.is_none(),
+            head: shown.map(|(number, _)| number),
+            head_age_secs: shown.map(|(_, at)| now.saturating_sub(at)),
+            problem: state.error.map(|error| error.to_string()),
+        }
+    }
+}
+
+impl<P: ChainReader> Hosts<P> {
+    /// Every contract that is asked.
+    pub(super) fn contracts(&self) -> Vec<HostContract<P>> {
+        let chains = self.chains.iter().cloned().map(HostContract::Acl);
+        chains
+            .chain(self.protocol_config.iter().cloned().map(HostContract::ProtocolConfig))
+            .collect()
+    }
+}
+
+/// Looks at all chains and reports what they show, for ever.
+pub(super) async fn follow<P: ChainReader>(
+    contracts: Vec<HostContract<P>>,
+    reporter: Reporter,
+    clock: Clock,
+) {
+    let looks = join_all(contracts.iter().cloned().map(HostContract::follow));
+    let reports = async {
+        let mut tick = interval(REPORTED_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let now = clock.unix_millis() / 1_000;
+            let told: Vec<_> = contracts.iter().map(|contract| contract.status(now)).collect();
+            for (chain, (is_reachable, age)) in by_chain(&told) {
+                reporter.metrics.host_chain(chain, is_reachable, age);
+            }
+            reporter
+                .gauges
+                .send_if_modified(|gauges| replace_if_changed(&mut gauges.host_chains, told));
+        }
+    };
+    tokio::join!(looks, reports);
+}
+
+/// Whether all that is asked of a chain answers, and the age of its newest block, by chain id.
+fn by_chain(told: &[HostChainStatus]) -> BTreeMap<u64, (bool, Option<u64>)> {
+    let mut each = BTreeMap::new();
+    for HostChainStatus { chain_id, is_reachable, head_age_secs, .. } in told {
+        let (all, age) = each.entry(*chain_id).or_insert((true, None));
+        *all &= is_reachable;
+        *age = [*age, *head_age_secs].into_iter().flatten().min();
+    }
+    each
+}
+
+/// Number and time (Unix seconds) of the newest block that a connected endpoint shows.
+fn newest<P: ChainReader>(endpoints: &[ChainEndpoint<P>]) -> Option<(u64, u64)> {
+    let sound = endpoints.iter().filter(|endpoint| endpoint.is_sound());
+    let heads = sound.filter_map(|endpoint| {
+        let head = endpoint.head()?;
+        Some((head.block.number, head.timestamp?))
+    });
+    heads.max()
+}
+
+fn hosts<P: ChainReader>(endpoints: &[ChainEndpoint<P>]) -> String {
+    let hosts: Vec<String> = endpoints.iter().map(ChainEndpoint::host).collect();
+    hosts.join(", ")
+}
