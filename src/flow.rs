@@ -40,8 +40,8 @@ use self::{ciphertexts::Ciphertexts, kms_core::KmsCore, submission::Submission};
 pub use self::{
     confirmation::Confirmation,
     ledger::{
-        AnsweredHere, Arrival, Batch, IdRange, RequestLedger, RequestState, Step, StoredBatch,
-        UnprovenRange,
+        AnsweredHere, Arrival, Batch, IdRange, RequestLedger, RequestState, Sighting, Step,
+        StoredBatch, UnprovenRange,
     },
     walk_queue::{
         Activity, AttendanceState, QueuedRequest, WalkReceivers, WalkSender, walk_channels,

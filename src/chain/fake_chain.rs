@@ -114,6 +114,8 @@ pub(crate) struct NodeFaults {
     pub shows_block: Option<BlockRef>,
     /// Shown beside the real events.
     pub forges: Vec<Event>,
+    /// Shown in ranges although their block has left the chain.
+    pub stale: Vec<Event>,
     /// Senders that the contract lists for every request.
     pub lists: Option<Vec<Address>>,
     /// The contract's answer to a response call; `None`: unchanged.

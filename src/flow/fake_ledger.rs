@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    AnsweredHere, Batch, IdRange, RequestLedger, RequestState, Step, StoredBatch, UnprovenRange,
+    AnsweredHere, Batch, IdRange, RequestLedger, RequestState, Sighting, Step, StoredBatch,
+    UnprovenRange,
 };
 use crate::{
     chain::lane::{GiveUpReason, SignedTransaction, TransactionId, TransactionLedger},
@@ -24,6 +25,8 @@ pub(crate) struct LedgerContents {
     pub unproven: Vec<UnprovenRange>,
     /// As they were stored last.
     pub ids: Vec<IdRange>,
+    /// Of all arrivals, in order.
+    pub seen: Vec<(RequestKey, Sighting)>,
     /// Set by a test.
     pub answered: HashSet<U256>,
 }
@@ -57,6 +60,7 @@ impl RequestLedger for FakeLedger {
         let mut book = self.contents();
         let mut new = HashSet::new();
         for (index, arrival) in batch.arrivals.iter().enumerate() {
+            book.seen.push((arrival.key, arrival.seen));
             if book.requests.insert(arrival.key, arrival.event.block).is_none() {
                 new.insert(index);
             }

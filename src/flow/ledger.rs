@@ -56,6 +56,18 @@ pub struct Arrival {
     pub key: RequestKey,
     pub kind: Kind,
     pub event: Event,
+    pub seen: Sighting,
+}
+
+/// How an event was seen: what that says about a request that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sighting {
+    /// By the first reading, which joins each block to the one before it: the chain has it there.
+    Joined,
+    /// By a single node, in a block that may be on the chain.
+    Found,
+    /// By a single node, in another block than the one that was read at that height: it has left the chain.
+    Stale,
 }
 
 /// What happened to a request after its arrival. Written with the next commit: losing it costs a
@@ -117,8 +129,7 @@ pub enum AnsweredHere {
 /// The port. The journal implements it.
 pub trait RequestLedger: Clone + Send + Sync + 'static {
     /// Stores the batch and its cursor durably (fsync) before it returns. A known request takes over the
-    /// block it is in now. A settled one is opened again only by a batch with a cursor: such a batch was
-    /// joined block by block and does not rest on the word of a single node.
+    /// block it is in now, and may be open again; its [`Sighting`] decides.
     fn store_batch(
         &self,
         batch: Batch,

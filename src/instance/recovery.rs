@@ -148,7 +148,7 @@ mod tests {
     use crate::{
         chain::fake_chain::{SOURCE, request_event},
         domain::{Address, B256, Hold, HoldReason},
-        flow::{Arrival, Batch, RequestLedger as _, Step, walk_channels},
+        flow::{Arrival, Batch, RequestLedger as _, Sighting, Step, walk_channels},
         journal::Identity,
         telemetry::metrics::Metrics,
     };
@@ -165,7 +165,7 @@ mod tests {
         tasks.spawn(async move { drop(writing.await) });
         let request = abi::decode(SOURCE, &request_event(1)).unwrap();
         let (key, kind) = (request.key, request.kind());
-        let arrival = Arrival { key, kind, event: request_event(1) };
+        let arrival = Arrival { key, kind, event: request_event(1), seen: Sighting::Found };
         journal.store_batch(Batch { arrivals: vec![arrival], ..Batch::default() }).await.unwrap();
         let hold = Step::Held(Hold::new(HoldReason::UnsupportedGeneration, "G12"));
         journal.note(key, hold).await.unwrap();

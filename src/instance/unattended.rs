@@ -153,7 +153,7 @@ mod tests {
     use crate::{
         chain::fake_chain::{SOURCE, request_event},
         domain::{Address, B256, Hold, HoldReason, Outcome, Request},
-        flow::{Arrival, Batch, RequestLedger as _, Step, WalkReceivers, walk_channels},
+        flow::{Arrival, Batch, RequestLedger as _, Sighting, Step, WalkReceivers, walk_channels},
         journal::Identity,
         telemetry::heartbeat::Heartbeat,
     };
@@ -221,7 +221,12 @@ mod tests {
     async fn store(journal: &Journal, ids: impl IntoIterator<Item = u64>) {
         let arrivals = ids.into_iter().map(|id| {
             let request = request(id);
-            Arrival { key: request.key, kind: request.kind(), event: request_event(id) }
+            Arrival {
+                key: request.key,
+                kind: request.kind(),
+                event: request_event(id),
+                seen: Sighting::Found,
+            }
         });
         let batch = Batch { arrivals: arrivals.collect(), ..Batch::default() };
         journal.store_batch(batch).await.unwrap();

@@ -24,7 +24,7 @@ use crate::{
     domain::{
         Answer, B256, CoreAddress, Hold, HoldReason, Outcome, Refusal, excerpt, stage::Stage,
     },
-    flow::ledger::Step,
+    flow::ledger::{Sighting, Step},
 };
 
 /// Errors of requests are stored up to this many characters.
@@ -143,6 +143,16 @@ pub(super) enum Reopening {
     RetryAsked,
 }
 
+/// What becomes of a stored request whose event is seen again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum SeenAgain {
+    Unchanged,
+    /// Its event is in that block now.
+    Moved,
+    /// The same, and it is open again.
+    Reopened(Box<OpenProgress>),
+}
+
 /// A stored request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoredRequest {
@@ -199,8 +209,22 @@ impl StoredRequest {
         }
     }
 
-    pub fn is_orphaned(&self) -> bool {
-        matches!(self, Self::Ended(EndedProgress { outcome: Outcome::Orphaned, .. }))
+    /// Its event is seen again. `elsewhere`: in another block than the stored one.
+    pub fn seen_again(self, seen: Sighting, elsewhere: bool, now_ms: u64) -> SeenAgain {
+        let is_orphan =
+            matches!(&self, Self::Ended(EndedProgress { outcome: Outcome::Orphaned, .. }));
+        match (seen, self.open_again(Reopening::SeenAgain, now_ms)) {
+            // Also in its old block: the chain returned to that fork. It ended because no node had its block,
+            // so one that shows it is reason enough to ask them all again.
+            (Sighting::Joined | Sighting::Found, Ok(open)) if is_orphan => {
+                SeenAgain::Reopened(Box::new(open))
+            }
+            (Sighting::Joined | Sighting::Found, _) if !elsewhere => SeenAgain::Unchanged,
+            (Sighting::Joined, Ok(open)) => SeenAgain::Reopened(Box::new(open)),
+            (Sighting::Joined | Sighting::Found, Err(_)) => SeenAgain::Moved,
+            // What the chain has settled is not undone by the word of one node, and nothing by a stale block.
+            (Sighting::Found, Ok(_)) | (Sighting::Stale, _) => SeenAgain::Unchanged,
+        }
     }
 }
 

@@ -35,8 +35,8 @@ use crate::{
         RequestKey, RequestSource, SignedResult, U256, stage::Stage,
     },
     flow::ledger::{
-        AnsweredHere, Arrival, Batch, IdRange, RequestLedger as _, RequestState, Step, StoredBatch,
-        UnprovenRange,
+        AnsweredHere, Arrival, Batch, IdRange, RequestLedger as _, RequestState, Sighting, Step,
+        StoredBatch, UnprovenRange,
     },
     machine::Machine,
     telemetry::{heartbeat::Heartbeat, metrics::Metrics},
@@ -80,12 +80,13 @@ fn kind(id: u64) -> Kind {
 }
 
 pub(super) fn arrival(id: u64) -> Arrival {
-    Arrival { key: key(id), kind: kind(id), event: event(id, 100) }
+    Arrival { key: key(id), kind: kind(id), event: event(id, 100), seen: Sighting::Found }
 }
 
 pub(super) fn batch(ids: impl IntoIterator<Item = u64>, cursor: Option<u64>) -> Batch {
+    let seen = if cursor.is_some() { Sighting::Joined } else { Sighting::Found };
     Batch {
-        arrivals: ids.into_iter().map(arrival).collect(),
+        arrivals: ids.into_iter().map(|id| Arrival { seen, ..arrival(id) }).collect(),
         cursor: cursor.map(block),
         ..Batch::default()
     }

@@ -146,6 +146,10 @@ impl ChainReader for FakeChain {
                 for number in (from..=to.min(last)).filter(|number| !skipped.contains(number)) {
                     events.extend(node.logs_of(usize::try_from(number).unwrap()));
                 }
+                let stale = node.faults[by.0].stale.iter();
+                events.extend(
+                    stale.filter(|event| (from..=to).contains(&event.block.number)).cloned(),
+                );
                 if node.is_shuffling_ranges {
                     events.reverse();
                     events.extend(events.clone());

@@ -1,5 +1,5 @@
-//! Reads blocks again at an operator's request: unknown requests are stored and processed, known ones
-//! stay as they are, and the cursor does not move.
+//! Reads blocks again at an operator's request: unknown requests are stored and processed, and so are
+//! orphans; other known ones stay as they are, and the cursor does not move.
 //!
 //! The same proofs as in reading far from the head: one node returns the logs together with the headers
 //! of both ends of a range, so that a node without the blocks cannot make them look empty. Every sound
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     chain::reader::{ChainReader as _, NodeId},
     domain::{Event, LedgerError, Request},
-    flow::ledger::{Batch, RequestLedger},
+    flow::ledger::{Batch, RequestLedger, Sighting},
 };
 
 /// Reads known blocks again.
@@ -69,12 +69,13 @@ impl<S: EventSource, L: RequestLedger> Backfill<S, L> {
     pub async fn read(&mut self, from: u64, to: u64) -> Result<Reread, BackfillError> {
         let (events, to) = self.read_everywhere(from, to).await?;
         self.ids.lock().record_events(&events, Instant::now());
-        let DecodedEvents { batch, requests, .. } = decode(&self.source, events);
+        let DecodedEvents { batch, requests, .. } =
+            decode(&self.source, events, |_| Sighting::Found);
         Ok(Reread { to, batch, requests })
     }
 
-    /// Stores what was read. Returns the requests that were new: they are durable now, and the caller has
-    /// to send them to the walks. Once polled, the future must run to its end, because the requests may be
+    /// Stores what was read. Returns the requests that were new or are open again: they are durable now, and
+    /// the caller has to send them to the walks. Once polled, the future must run to its end, because the requests may be
     /// in the ledger from then on.
     pub async fn store(&self, read: Reread) -> Result<Vec<Request>, LedgerError> {
         let Reread { batch, requests, .. } = read;
@@ -85,8 +86,8 @@ impl<S: EventSource, L: RequestLedger> Backfill<S, L> {
         let taken = self.ledger.store_batch(batch).await?;
         log_skipped(&skipped, &taken);
         let mut requests: Vec<Option<_>> = requests.into_iter().map(Some).collect();
-        let new = taken.new.into_iter().filter_map(|index| requests.get_mut(index)?.take());
-        Ok(new.collect())
+        let to_walk = taken.new.into_iter().chain(taken.reopened);
+        Ok(to_walk.filter_map(|index| requests.get_mut(index)?.take()).collect())
     }
 
     /// The events of a page that any node shows, and where the page ends. One node that knows the blocks is

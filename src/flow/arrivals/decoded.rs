@@ -6,8 +6,8 @@ use tracing::warn;
 
 use super::source::EventSource;
 use crate::{
-    domain::{B256, Event, EventShape, Request, U256},
-    flow::ledger::{Arrival, Batch, StoredBatch},
+    domain::{B256, BlockRef, Event, EventShape, Request, U256},
+    flow::ledger::{Arrival, Batch, Sighting, StoredBatch},
 };
 
 /// Decoded events.
@@ -19,10 +19,15 @@ pub(super) struct DecodedEvents {
     pub upgrades: Vec<Event>,
 }
 
-pub(super) fn decode<S: EventSource>(source: &S, events: Vec<Event>) -> DecodedEvents {
+/// `seen`: how the events of a block were seen.
+pub(super) fn decode<S: EventSource>(
+    source: &S,
+    events: Vec<Event>,
+    seen: impl Fn(BlockRef) -> Sighting,
+) -> DecodedEvents {
     let mut decoded =
         DecodedEvents { batch: Batch::default(), requests: Vec::new(), upgrades: Vec::new() };
-    let mut seen: HashSet<(B256, U256)> = HashSet::new();
+    let mut known: HashSet<(B256, U256)> = HashSet::new();
     for event in events {
         if source.is_upgrade(&event) {
             decoded.upgrades.push(event);
@@ -32,12 +37,12 @@ pub(super) fn decode<S: EventSource>(source: &S, events: Vec<Event>) -> DecodedE
             Ok(request) => {
                 // From v0.15-dev on each request has two events in one transaction: one with its materials,
                 // one with handles only. It is one request.
-                let first = seen.insert((event.transaction, request.key.id));
+                let first = known.insert((event.transaction, request.key.id));
                 if !first && request.shape == EventShape::Head {
                     continue;
                 }
-                let arrival = Arrival { key: request.key, kind: request.kind(), event };
-                decoded.batch.arrivals.push(arrival);
+                let (key, kind, seen) = (request.key, request.kind(), seen(event.block));
+                decoded.batch.arrivals.push(Arrival { key, kind, event, seen });
                 decoded.requests.push(request);
             }
             Err(error) => decoded.batch.skipped.push((event, error.to_string())),

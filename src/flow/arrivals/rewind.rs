@@ -3,7 +3,10 @@
 use tracing::warn;
 
 use super::{Arrivals, ReadError, source::EventSource};
-use crate::{domain::B256, flow::ledger::RequestLedger};
+use crate::{
+    domain::{B256, BlockRef},
+    flow::ledger::RequestLedger,
+};
 
 /// How many blocks that were read by ranges are read again after a reorganisation.
 const MAX_REWIND: u64 = 8192;
@@ -57,6 +60,13 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
             self.cursor = Some(block);
             return Ok(());
         }
+    }
+
+    /// Returns whether another block was read at this height, as far as it is remembered.
+    pub(super) fn was_read_otherwise(&self, block: BlockRef) -> bool {
+        let cursor = self.cursor.filter(|cursor| cursor.number == block.number);
+        let read = cursor.map(|cursor| cursor.hash).or_else(|| self.remembered(block.number));
+        read.is_some_and(|hash| hash != block.hash)
     }
 
     /// The hash of a block that was read, if remembered.

@@ -15,7 +15,7 @@ use crate::{
     chain::reader::{ChainReader as _, NodeId},
     contracts::decryption::DeploymentSupport,
     domain::{BlockRef, Event, Request},
-    flow::ledger::RequestLedger,
+    flow::ledger::{RequestLedger, Sighting},
 };
 
 /// The longest time before a cursor that passed no requests is stored.
@@ -120,7 +120,12 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         cursor: Option<BlockRef>,
     ) -> Result<Vec<BlockRef>, ReadError> {
         self.ids.lock().record_events(&events, Instant::now());
-        let DecodedEvents { mut batch, requests, upgrades } = decode(&self.source, events);
+        let seen = |block: BlockRef| match cursor {
+            Some(_) => Sighting::Joined,
+            None if self.was_read_otherwise(block) => Sighting::Stale,
+            None => Sighting::Found,
+        };
+        let DecodedEvents { mut batch, requests, upgrades } = decode(&self.source, events, seen);
         batch.cursor = cursor;
         for event in upgrades {
             if self.upgrades.insert((event.transaction, event.log_index)) {

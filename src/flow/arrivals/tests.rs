@@ -10,7 +10,7 @@ use crate::chain::fake_chain::{
     ADDRESSES, Blooms, FakeChain, NodeFaults, SOURCE, request_event, upgrade_event,
 };
 use crate::contracts::decryption::DecryptionAdapter;
-use crate::flow::{QueuedRequest, walk_channels};
+use crate::flow::{QueuedRequest, Sighting, walk_channels};
 
 struct Reading {
     ledger: FakeLedger,

@@ -212,7 +212,7 @@ impl<P: ChainReader> OperatorActions<P> {
             done.new += new.len() as u64;
             for request in new {
                 warn!(request = %request.key, block = request.block.number,
-                    "a request that was not known is found in blocks that are read again");
+                    "a request that was not known, or had left the chain, is found in blocks that are read again");
                 // An earlier run may have answered it.
                 found.push(self.walk.attend(request, true));
             }

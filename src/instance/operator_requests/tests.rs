@@ -21,7 +21,7 @@ use crate::{
     dice::Dice,
     domain::{Address, B256, Bytes, Event, Kind, RequestKey, U256},
     flow::{
-        Activity, Arrival, Batch, RequestLedger as _, Step, WalkReceivers,
+        Activity, Arrival, Batch, RequestLedger as _, Sighting, Step, WalkReceivers,
         finality::rule::{FinalHeight, FinalityRule, FinalityTag, TagPosition},
         walk_channels,
     },
@@ -178,7 +178,12 @@ async fn a10_a_retry_on_a_full_disk_is_done_later() {
 
 async fn store(journal: &Journal, id: u64) -> RequestKey {
     let request = abi::decode(SOURCE, &request_event(id)).unwrap();
-    let arrival = Arrival { key: request.key, kind: request.kind(), event: request_event(id) };
+    let arrival = Arrival {
+        key: request.key,
+        kind: request.kind(),
+        event: request_event(id),
+        seen: Sighting::Found,
+    };
     let batch = Batch { arrivals: vec![arrival], ..Batch::default() };
     journal.store_batch(batch).await.unwrap();
     request.key

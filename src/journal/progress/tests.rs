@@ -133,6 +133,46 @@ fn an_end_is_an_end_but_for_the_chain_and_an_operator() {
     }
 }
 
+/// What a sighting does to a request that is open or has ended so: in its old block, and in another one.
+#[test]
+fn a14_what_is_seen_again_is_believed_as_far_as_it_was_seen() {
+    use Sighting::{Found, Joined, Stale};
+    let change = |outcome: Option<Outcome>, seen, elsewhere| {
+        let mut stored = StoredRequest::from(at(StageName::Asked));
+        if let Some(outcome) = outcome {
+            stored = stored.step(&Step::Settled(outcome), 9).unwrap();
+        }
+        match stored.seen_again(seen, elsewhere, 10) {
+            SeenAgain::Unchanged => '-',
+            SeenAgain::Moved => 'm',
+            SeenAgain::Reopened(open) => {
+                let OpenProgress(open) = *open;
+                assert_eq!((open.stage, open.outcome), (StageName::Asked, None));
+                'r'
+            }
+        }
+    };
+    for outcome in Outcome::each().map(Some).into_iter().chain([None]) {
+        // Joined, found, stale: first in the same block, then in another one.
+        let expected = match &outcome {
+            Some(Outcome::Orphaned) => "rr- rr-",
+            Some(
+                Outcome::Accepted { .. }
+                | Outcome::AlreadyAnswered
+                | Outcome::Refused(Refusal::NotRequested),
+            ) => "--- r--",
+            None
+            | Some(
+                Outcome::Expired | Outcome::Refused(Refusal::Malformed(_)) | Outcome::Observed,
+            ) => "--- mm-",
+        };
+        let row =
+            |elsewhere| [Joined, Found, Stale].map(|seen| change(outcome.clone(), seen, elsewhere));
+        let found: String = row(false).into_iter().chain([' ']).chain(row(true)).collect();
+        assert_eq!(found, expected, "{outcome:?}");
+    }
+}
+
 #[test]
 fn failures_count_and_are_cut_at_500_characters() {
     let step = Step::Failed { why: "ä".repeat(900) };

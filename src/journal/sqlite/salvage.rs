@@ -23,7 +23,7 @@ use crate::{
     chain::lane::SignedTransaction,
     contracts::abi,
     domain::{Address, RequestSource},
-    flow::ledger::Arrival,
+    flow::ledger::{Arrival, Sighting},
     journal::Identity,
 };
 
@@ -71,7 +71,8 @@ pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Sal
     let requests = requests.into_iter().filter_map(|(_, key, event)| {
         let request =
             abi::decode(source, &event).ok().filter(|request| Some(request.key) == key)?;
-        keys.insert(request.key).then(|| Arrival { key: request.key, kind: request.kind(), event })
+        let (key, kind, seen) = (request.key, request.kind(), Sighting::Found);
+        keys.insert(key).then_some(Arrival { key, kind, event, seen })
     });
     Salvage {
         requests: requests.collect(),

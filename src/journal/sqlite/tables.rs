@@ -19,7 +19,7 @@ use crate::{
     journal::{
         Pruned,
         commands::{CommandResult, Settlement, Work},
-        progress::{EndedProgress, OpenProgress, Reopening, StoredRequest},
+        progress::{EndedProgress, OpenProgress, Reopening, SeenAgain, StoredRequest},
     },
 };
 
@@ -77,7 +77,7 @@ impl Tables<'_> {
         for (index, arrival) in batch.arrivals.iter().enumerate() {
             if self.insert_request(arrival, now_ms)? {
                 taken.new.push(index);
-            } else if self.move_request(arrival, batch.cursor.is_some(), now_ms)? {
+            } else if self.move_request(arrival, now_ms)? {
                 taken.reopened.push(index);
             }
         }
@@ -148,13 +148,8 @@ impl Tables<'_> {
     }
 
     /// Moves a known request to the block it is in now. Returns whether it was settled and is open again.
-    fn move_request(
-        &self,
-        arrival: &Arrival,
-        may_reopen: bool,
-        now_ms: u64,
-    ) -> rusqlite::Result<bool> {
-        let Arrival { key, event, .. } = arrival;
+    fn move_request(&self, arrival: &Arrival, now_ms: u64) -> rusqlite::Result<bool> {
+        let Arrival { key, event, seen, .. } = arrival;
         let known = self
             .transaction
             .prepare_cached(sql::SELECT_PLACE)?
@@ -165,15 +160,11 @@ impl Tables<'_> {
             })
             .optional()?;
         let Some((seq, stored, block)) = known else { return Ok(false) };
-        // Also if it was orphaned and is back in the same block: the chain returned to this fork.
-        let is_orphaned = stored.is_orphaned();
-        let again = stored.open_again(Reopening::SeenAgain, now_ms).ok();
-        // What the chain has settled is not undone by the word of one node. An orphan ended because no node
-        // had its block: one that shows it is reason enough to ask them all again.
-        let may_reopen = may_reopen || is_orphaned;
-        if (block == event.block.hash && !is_orphaned) || (again.is_some() && !may_reopen) {
-            return Ok(false);
-        }
+        let open = match stored.seen_again(*seen, block != event.block.hash, now_ms) {
+            SeenAgain::Unchanged => return Ok(false),
+            SeenAgain::Moved => None,
+            SeenAgain::Reopened(open) => Some(open),
+        };
         self.transaction.prepare_cached(sql::MOVE_EVENT)?.execute(params![
             seq,
             Number(event.block.number),
@@ -181,15 +172,15 @@ impl Tables<'_> {
             Fixed(event.transaction),
             Number(event.log_index),
         ])?;
-        if let Some(open) = &again {
+        if let Some(open) = &open {
             self.write_reopened(seq, open)?;
         }
-        Ok(again.is_some())
+        Ok(open.is_some())
     }
 
     /// Returns whether it was new.
     fn insert_request(&self, arrival: &Arrival, now_ms: u64) -> rusqlite::Result<bool> {
-        let Arrival { key, kind, event } = arrival;
+        let Arrival { key, kind, event, .. } = arrival;
         let inserted = self.transaction.prepare_cached(sql::INSERT_REQUEST)?.execute(params![
             self.origin(key.source),
             Fixed(key.id),

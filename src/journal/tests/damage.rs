@@ -49,7 +49,7 @@ fn real(number: u64) -> Arrival {
         .expect("a kind of event that this data fits");
     let event = shown(topic, number);
     let request = abi::decode(SOURCE, &event).unwrap();
-    Arrival { key: request.key, kind: request.kind(), event }
+    Arrival { key: request.key, kind: request.kind(), event, seen: Sighting::Joined }
 }
 
 /// A transaction of our wallet with an answer for `request`.

@@ -149,7 +149,6 @@ async fn play(calls: Vec<Call>) {
                     let order = model.requests.len();
                     // An orphan that is read again is open again.
                     if let Some(known) = model.requests.get_mut(&one.key)
-                        && cursor.is_some()
                         && known.outcome == Some(Outcome::Orphaned)
                     {
                         known.outcome = None;

@@ -346,3 +346,23 @@ async fn a14_an_orphan_is_open_again_where_the_chain_is_what_it_was() {
         journal.note(key(1), Step::Settled(Outcome::Orphaned)).await.unwrap();
     }
 }
+
+/// A node goes on showing blocks that have left the chain.
+#[tokio::test]
+async fn a14_a_log_of_a_block_that_left_the_chain_neither_opens_nor_moves_a_request() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    journal.store_batch(batch([1, 2], Some(5))).await.unwrap();
+    journal.note(key(1), Step::Settled(Outcome::Orphaned)).await.unwrap();
+    let stale = |id| {
+        let event = Event { block: block(77), ..event(id, 100) };
+        Arrival { event, seen: Sighting::Stale, ..arrival(id) }
+    };
+    let shown = Batch { arrivals: vec![stale(1), stale(2), stale(3)], ..Batch::default() };
+    let stored = journal.store_batch(shown).await.unwrap();
+    // Whether what is new was ever on chain is found out by its walk.
+    assert_eq!(stored, StoredBatch { new: vec![2], ..StoredBatch::default() });
+    assert!(journal.request_state(key(1)).await.unwrap().is_none());
+    assert_eq!(journal.request(key(2)).await.unwrap().unwrap().event, event(2, 100));
+    journal.close().await.unwrap();
+}

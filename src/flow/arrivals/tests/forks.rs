@@ -1,6 +1,7 @@
 //! Chains that are reorganised, and nodes on a fork of their own.
 
 use super::*;
+use crate::domain::Event;
 
 #[tokio::test(start_paused = true)]
 async fn a_reorganised_chain_is_read_again_and_repeats_nothing() {
@@ -19,6 +20,36 @@ async fn a_reorganised_chain_is_read_again_and_repeats_nothing() {
     let moved: Vec<u64> =
         book.requests.iter().filter(|(_, at)| **at == block).map(|(key, _)| key.id.to()).collect();
     assert!(moved.contains(&1), "1 was stored with its new block");
+}
+
+/// One of two nodes goes on showing the request in a block that has left the chain, and the chain's own
+/// block shows it late.
+#[tokio::test(start_paused = true)]
+async fn a14_a_log_of_a_block_that_left_the_chain_is_known_for_one() {
+    let chain = FakeChain::new(100);
+    let reading = Reading::of(chain.clone(), Start::Block(1), None);
+    chain.mine(vec![request_event(1)]);
+    pass(500).await;
+    let seen = |from: usize| -> Vec<Sighting> {
+        reading.ledger.contents().seen[from..].iter().map(|(_, seen)| *seen).collect()
+    };
+    let before = seen(0);
+    assert_eq!(before[0], Sighting::Joined);
+    let stale = Event { block: chain.block(101), ..request_event(1) };
+    chain.reorganise(1, vec![Vec::new(), Vec::new()]);
+    chain.state().faults =
+        vec![NodeFaults::default(), NodeFaults { stale: vec![stale], ..NodeFaults::default() }];
+    pass(120_000).await;
+    let later = seen(before.len());
+    assert!(later.len() >= 3 && later.iter().all(|seen| *seen == Sighting::Stale), "{later:?}");
+    // It is back in a block whose logs are hidden at the first reading.
+    chain.state().faults.truncate(1);
+    let next = chain.height() + 1;
+    chain.state().hidden.insert(next, 5);
+    chain.mine(vec![request_event(1)]);
+    pass(60_000).await;
+    let back = seen(before.len() + later.len());
+    assert!(!back.is_empty() && back.iter().all(|seen| *seen == Sighting::Found), "{back:?}");
 }
 
 #[tokio::test(start_paused = true)]
