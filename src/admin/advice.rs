@@ -43,6 +43,7 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
         }
         to_do.extend(instance.gauges.chain_warnings());
         to_do.extend(instance.gauges.read_once.iter().map(ToString::to_string));
+        to_do.extend(instance.gauges.other_contracts.iter().map(ToString::to_string));
     }
     if instance.reload_failed.is_some() && state.is_up() {
         to_do.push(if instance.reload_waits {

@@ -24,15 +24,16 @@ use super::{
     tasks::exit_of,
 };
 use crate::{
+    admin::status::OtherContracts,
     chain::provider::ArbitrumProvider,
     config::Config,
     domain::Address,
     journal::{
-        self, Condition, Damage, Identity, IdleStore, JournalError, OpenError, OpenedJournal,
-        Predecessor, open_as,
+        self, Condition, Damage, Identity, IdleStore, JournalError, OpenError, OpenWarning,
+        OpenedJournal, Predecessor, open_as,
     },
     machine::Machine,
-    telemetry::heartbeat,
+    telemetry::{errors::ADVICE, heartbeat},
     time::backoff::Backoff,
 };
 
@@ -259,7 +260,18 @@ impl Instance {
             Err(asked.chain_recreated().await)
         });
         for warning in journal.warnings() {
-            warn!("{warning}");
+            match warning {
+                OpenWarning::ChainReset { .. } => warn!("{warning}"),
+                OpenWarning::OtherContracts { requests } => {
+                    // The status goes on telling it.
+                    warn!(target: ADVICE, "{warning}");
+                    let others = Some(OtherContracts { requests: *requests });
+                    self.supervision
+                        .reporter
+                        .gauges
+                        .send_modify(|gauges| gauges.other_contracts = others);
+                }
+            }
         }
         info!(path = %journal.path().display(), "journal open");
         if let Some(Predecessor { wallet, cursor, requests }) = predecessor {

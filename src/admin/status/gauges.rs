@@ -52,6 +52,9 @@ pub struct Gauges {
     /// Requests that other nodes have answered and this one has not.
     #[serde(default)]
     pub unanswered: Option<UnansweredRequests>,
+    /// Requests in the journal that another `decryption_address` has left.
+    #[serde(default)]
+    pub other_contracts: Option<OtherContracts>,
 }
 
 impl Gauges {
@@ -317,6 +320,30 @@ impl fmt::Display for UnansweredRequests {
              block {block}, since {since}): `kms-connector requests show` says why; if the request \
              is not known there, have the gateway node's log index fixed, or add another node"
         )
+    }
+}
+
+/// The journal has unfinished requests of other Decryption contracts: nobody works on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherContracts {
+    pub requests: u64,
+}
+
+impl OtherContracts {
+    pub const REMEDY: &str = "nothing if that contract is gone for good; else set decryption_address to it until they are \
+                              answered";
+
+    #[must_use]
+    pub fn found(self) -> String {
+        let requests = self.requests;
+        format!("the journal has {requests} unfinished requests of another Decryption contract")
+    }
+}
+
+/// A description with what to do.
+impl fmt::Display for OtherContracts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.found(), Self::REMEDY)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::admin::status::{Gauges, StoppedBy};
+use crate::admin::status::{Gauges, OtherContracts, StoppedBy};
 
 /// 2026-09-14 16:05:12 UTC
 const NOW: u64 = 1_789_401_912_000;
@@ -50,6 +50,7 @@ fn instance(name: &str, state: InstanceState) -> InstanceStatus {
             unsent: None,
             hidden: Vec::new(),
             unanswered: None,
+            other_contracts: None,
         },
     }
 }
@@ -115,6 +116,17 @@ NAME      STATE    SINCE      GEN  RESTARTS  LAG  IN-HAND  HELD  WALLET
 config-1  running  3d 4h ago  1    0         1    2        0     0x2c7536E3605D9C16a7a3D7b1898e529396a65c23
 ";
     assert_eq!(overview(&status, PLAIN), expected);
+}
+
+/// It is advice, and no trouble of the instance.
+#[test]
+fn requests_of_another_contract_are_told_as_long_as_there_are_any() {
+    let mut one = instance("config-1", InstanceState::Running);
+    one.gauges.other_contracts = Some(OtherContracts { requests: 2 });
+    let status = status(vec![one]);
+    assert!(is_well(&status));
+    let text = overview(&status, PLAIN);
+    assert!(text.contains("2 unfinished requests of another Decryption contract"), "{text}");
 }
 
 #[test]

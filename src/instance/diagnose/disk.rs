@@ -13,6 +13,7 @@ use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{DEADLINE, Finding};
 use crate::{
+    admin::status::OtherContracts,
     config::Config,
     domain::{Address, B256, HoldReason},
     journal::{self, FileSystem, Holder, Identity, Inspection, OpenError},
@@ -239,7 +240,12 @@ fn judge(glance: &Inspection, head: Option<u64>) -> Vec<Finding> {
             }
         }
     };
-    vec![of_journal, of_requests(&content.counts, clock::unix_millis())]
+    let mut findings = vec![of_journal, of_requests(&content.counts, clock::unix_millis())];
+    if content.elsewhere > 0 {
+        let of_others = OtherContracts { requests: content.elsewhere };
+        findings.push(Finding::warn(REQUESTS, of_others.found(), OtherContracts::REMEDY));
+    }
+    findings
 }
 
 fn of_requests(counts: &journal::Counts, now_ms: u64) -> Finding {
@@ -280,7 +286,8 @@ mod tests {
 
     fn glance(cursor: u64, holder: Holder) -> Inspection {
         let cursor = Some(BlockRef { number: cursor, hash: B256::ZERO });
-        let content = JournalContents { cursor, counts: journal::Counts::default(), bytes: 4096 };
+        let counts = journal::Counts::default();
+        let content = JournalContents { cursor, counts, elsewhere: 0, bytes: 4096 };
         Inspection { path: PathBuf::new(), holder, content: Some(content) }
     }
 
@@ -302,6 +309,16 @@ mod tests {
             let found = found(holder);
             assert!(!found.contains("to go") && found.contains("block 1000 of 1090"), "{found}");
         }
+    }
+
+    #[test]
+    fn requests_of_another_contract_are_told() {
+        let mut glance = glance(1_000, Holder::Nobody);
+        assert_eq!(judge(&glance, Some(1_000)).len(), 2);
+        glance.content.as_mut().unwrap().elsewhere = 3;
+        let last = judge(&glance, Some(1_000)).pop().unwrap();
+        assert_eq!(last.verdict, Severity::Warn);
+        assert!(last.found.contains("3 unfinished requests of another"), "{last:?}");
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct Inspection {
 pub struct JournalContents {
     pub cursor: Option<BlockRef>,
     pub counts: Counts,
+    /// Unfinished requests of other contracts.
+    pub elsewhere: u64,
     pub bytes: u64,
 }
 
@@ -96,8 +98,9 @@ fn read(path: &Path, identity: Identity, contract: Address) -> Result<JournalCon
     }
     let rows = Rows { db: &connection, of: SourceColumn::home(contract) };
     let (cursor, counts) = (rows.cursor().map_err(sqlite)?, rows.counts().map_err(sqlite)?);
+    let elsewhere = rows.unfinished_elsewhere().map_err(sqlite)?;
     let bytes = fs::metadata(path).map_err(OpenError::io(path, "measuring it"))?.len();
-    Ok(JournalContents { cursor, counts, bytes })
+    Ok(JournalContents { cursor, counts, elsewhere, bytes })
 }
 
 /// Returns the holder of the lock. Takes a shared lock for a moment, and only if no process holds it.

@@ -17,8 +17,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::{
     columns::SourceColumn,
     files::{self, JournalFiles, NameStatus},
-    reader::{Rows, number},
-    schema, statements as sql,
+    reader::Rows,
+    schema,
     tables::Tables,
     tenure::Tenure,
 };
@@ -67,7 +67,7 @@ impl SqliteStore {
     /// The number of requests of other sources that have no outcome.
     pub(super) fn unfinished_elsewhere(&self, source: RequestSource) -> rusqlite::Result<u64> {
         let of = SourceColumn::of(source, self.home);
-        self.connection.query_row(sql::COUNT_ELSEWHERE, [of], |row| number(row, 0))
+        Rows { db: &self.connection, of }.unfinished_elsewhere()
     }
 
     #[cfg(test)]

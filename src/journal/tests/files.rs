@@ -124,6 +124,8 @@ async fn requests_of_another_contract_that_stay_behind_are_said() {
     let other = Address::repeat_byte(0x77);
     let (journal, writer) = Journal::open(dir.path(), identity(), other).unwrap();
     assert_eq!(journal.warnings(), [OpenWarning::OtherContracts { requests: 2 }]);
+    let content = inspect(dir.path(), identity(), other).unwrap().content.unwrap();
+    assert_eq!((content.elsewhere, content.counts.unfinished.len()), (2, 0));
     drop((journal, writer));
     assert!(Running::open(dir.path()).journal.warnings().is_empty(), "they are in hand again");
 }

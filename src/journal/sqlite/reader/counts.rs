@@ -18,6 +18,11 @@ impl Rows<'_> {
         self.db.prepare_cached(sql::COUNT_IN_HAND)?.query_row([self.of], |row| number(row, 0))
     }
 
+    /// The number of requests of other sources that have no outcome.
+    pub fn unfinished_elsewhere(&self) -> Result<u64> {
+        self.db.query_row(sql::COUNT_ELSEWHERE, [self.of], |row| number(row, 0))
+    }
+
     pub fn standings(&self) -> Result<Vec<RequestGauges>> {
         self.many(sql::COUNT_STANDINGS, [self.of], |row| {
             let reason: Option<String> = row.get(2)?;
