@@ -66,7 +66,7 @@ pub use self::{
     supervision::{EndedInstance, JournalTenure, Supervision},
 };
 use self::{
-    journal_state::JournalState,
+    journal_state::{JournalState, KeptJournal},
     tasks::{Tasks, unexpected_end},
 };
 use crate::{config::Config, domain::Address, machine::Machine, telemetry::heartbeat};
@@ -115,7 +115,7 @@ pub async fn run(
 ) -> EndedInstance {
     let mut instance = Instance {
         tasks: Tasks::default(),
-        journal_state: JournalState::NotOpen(estate),
+        journal_state: JournalState::NotOpen(estate.map(KeptJournal::of)),
         supervision,
         machine: edges.machine.clone(),
         support_stop: CancellationToken::new(),

@@ -43,10 +43,40 @@ const OWN_LOCK_DEADLINE: Duration = Duration::from_secs(3);
 /// State of the instance's journal.
 pub(super) enum JournalState {
     /// Not open; the previous generation's journal, if it left one.
-    NotOpen(Option<JournalTenure>),
+    NotOpen(Option<KeptJournal>),
     /// Being opened.
     Opening(JoinSet<Option<Result<OpenedJournal, OpenError>>>),
     Open(OpenJournal),
+}
+
+/// The previous generation's journal until this one opens it, which may have to wait for a node. Its files
+/// are looked at meanwhile, as those of an open one.
+pub(super) struct KeptJournal {
+    keeping: JoinSet<Option<IdleStore>>,
+    stop: CancellationToken,
+}
+
+impl KeptJournal {
+    pub(super) fn of(tenure: JournalTenure) -> Self {
+        let (stop, mut keeping) = (CancellationToken::new(), JoinSet::new());
+        let kept = tenure.store.keep(stop.clone());
+        let keep = async move {
+            kept.await
+                .inspect_err(|error| {
+                    let code = error.code();
+                    error!(%error, code, "what the last generation left is lost: the journal is opened anew");
+                })
+                .ok()
+        };
+        keeping.spawn(keep.in_current_span());
+        Self { keeping, stop }
+    }
+
+    /// `None`: it was lost.
+    async fn give_back(mut self) -> Option<IdleStore> {
+        self.stop.cancel();
+        self.keeping.join_next().await?.ok()?
+    }
 }
 
 /// An open journal and its writer task, which ends last, even after an abort.
@@ -97,7 +127,11 @@ impl JournalState {
         let hangs = matches!(exit, Exit::Hung { task: heartbeat::JOURNAL });
         let limit = if hangs { DROP_DEADLINE } else { FLUSH_DEADLINE };
         match self {
-            Self::NotOpen(tenure) => EndedInstance { exit, tenure },
+            Self::NotOpen(None) => EndedInstance { exit, tenure: None },
+            Self::NotOpen(Some(kept)) => {
+                let kept = timeout(limit, kept.give_back()).await.ok().flatten();
+                EndedInstance { exit, tenure: kept.map(|store| JournalTenure { store }) }
+            }
             Self::Opening(mut opening) => {
                 // If opening takes longer, the journal is closed when the task ends.
                 let opened = timeout(limit, opening.join_next()).await.ok().flatten();
@@ -235,12 +269,14 @@ impl Instance {
         let identity = Identity { chain_id: config.chain_id, genesis, wallet };
         let mut kept = None;
         let before = std::mem::replace(&mut self.journal_state, JournalState::NotOpen(None));
-        if let JournalState::NotOpen(Some(tenure)) = before {
-            if tenure.store.identity() == identity {
-                kept = Some(tenure.store);
+        if let JournalState::NotOpen(Some(left)) = before
+            && let Some(store) = waits.for_disk(&dir, left.give_back()).await
+        {
+            if store.identity() == identity {
+                kept = Some(store);
             } else {
                 // It belongs to another wallet: the new journal may inherit from it.
-                tenure.close().await;
+                store.close().await;
             }
         }
         let contract = config.decryption_address;

@@ -32,7 +32,7 @@ pub trait Store: Send + 'static {
     fn commit(&mut self, commands: &[Command]) -> Result<Vec<CommandResult>, StoreError>;
 
     /// Called after each commit, before its callers are answered: whether the tenure was lost, in which
-    /// case the commit does not count. `None`: it is held.
+    /// case the commit does not count. Also called at intervals while nothing is committed. `None`: it is held.
     fn tenure_loss(&mut self) -> Option<JournalError>;
 
     /// Identifies this store.

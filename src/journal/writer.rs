@@ -16,7 +16,8 @@
 //! by another process), the writer repeats the same commands until they are stored, and all callers
 //! wait: nothing is done that was not stored. After any other failure nothing later can be trusted:
 //! every waiting caller gets the error, and the writer ends with it. The same happens when the tenure
-//! is lost ([`Store::tenure_loss`]), which is checked before callers are answered.
+//! is lost ([`Store::tenure_loss`]), which is checked before callers are answered, and every ten seconds
+//! while nothing is written: also of a store that waits for its next writer ([`IdleStore::keep`]).
 
 mod commit;
 
@@ -58,6 +59,9 @@ const STEP_DELAY: Duration = Duration::from_millis(20);
 
 /// After this long a commit is reported as hanging: a busy disk is faster.
 const SLOW_COMMIT_AFTER: Duration = Duration::from_secs(5);
+
+/// How often a journal to which nothing is written is looked at: its files may be gone.
+const TENURE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The shortest and longest pause between attempts to store a commit.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -217,7 +221,7 @@ fn waits(condition: &Condition, why: &JournalError) {
     }
 }
 
-/// The commands of the next commit, in order; `None` if there will be no more.
+/// The commands of the next commit, in order; `None` if there will be no more. Empty after a time without any.
 async fn collect_group(
     queue: &mut mpsc::Receiver<Command>,
     until: &CancellationToken,
@@ -230,6 +234,7 @@ async fn collect_group(
             queue.recv().await
         }
         first = queue.recv() => first,
+        () = sleep(TENURE_CHECK_INTERVAL) => return Some(group),
     };
     group.push(first?);
     let patience = Instant::now() + STEP_DELAY;
@@ -274,6 +279,24 @@ impl<S: Store> IdleStore<S> {
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.shared.identity
+    }
+
+    /// Keeps it for the next writer until `until`. An error, which also closes it: the tenure was lost. If the
+    /// files were deleted, they are written again.
+    pub async fn keep(mut self, until: CancellationToken) -> Result<Self, JournalError> {
+        loop {
+            let pause = sleep(TENURE_CHECK_INTERVAL);
+            let is_over = until.run_until_cancelled(pause).await.is_none();
+            let (machine, path) = (self.shared.machine.clone(), self.shared.path.clone());
+            let checking = machine.run(move || match self.store.tenure_loss() {
+                None => Ok(self),
+                Some(lost) => Err(lost),
+            });
+            self = checking.await.unwrap_or(Err(JournalError::Closed { path }))?;
+            if is_over {
+                return Ok(self);
+            }
+        }
     }
 
     /// Closes the store and returns the tenure, without blocking the caller's thread.

@@ -473,6 +473,45 @@ async fn a_journal_deleted_before_it_is_closed_is_written_again() {
     journal.close().await.unwrap();
 }
 
+/// Nothing arrives, because the instance waits for a node.
+#[tokio::test(start_paused = true)]
+async fn d8_a_journal_deleted_while_nothing_is_written_is_written_again() {
+    let dir = TempDir::new().unwrap();
+    let mut journal = running(dir.path());
+    journal.store_batch(batch([1, 2], Some(5))).await.unwrap();
+    let before = journal.statistics().commits;
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(journal.statistics().commits, before, "looking is no commit");
+    fs::remove_file(file(dir.path())).unwrap();
+    let ended = ended_by_itself(&mut journal).await;
+    assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
+    let journal = running(dir.path());
+    assert_eq!(keys(&journal, RequestFilter::Unfinished).await, [1, 2]);
+    journal.close().await.unwrap();
+}
+
+/// The next generation is built, and waits for a node before it opens the journal.
+#[tokio::test(start_paused = true)]
+async fn d8_a_journal_deleted_between_two_writers_is_written_again() {
+    let dir = TempDir::new().unwrap();
+    let journal = running(dir.path());
+    journal.store_batch(batch([1, 2], Some(5))).await.unwrap();
+    let kept = journal.keep().await.unwrap();
+    let stop = CancellationToken::new();
+    let mut keeping = JoinSet::new();
+    keeping.spawn(kept.keep(stop.clone()));
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    stop.cancel();
+    let kept = keeping.join_next().await.unwrap().unwrap().expect("it is as it was");
+    keeping.spawn(kept.keep(CancellationToken::new()));
+    fs::remove_dir_all(dir.path()).unwrap();
+    let lost = keeping.join_next().await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(lost, JournalError::Deleted { .. }), "{lost}");
+    let journal = running(dir.path());
+    assert_eq!(keys(&journal, RequestFilter::Unfinished).await, [1, 2]);
+    journal.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_directory_deleted_under_a_journal_is_made_again() {
     let dir = TempDir::new().unwrap();

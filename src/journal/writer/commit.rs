@@ -50,8 +50,11 @@ pub(super) struct OpenStore<S> {
 }
 
 impl<S: Store> OpenStore<S> {
-    /// Commits all commands or none, then answers the callers.
+    /// Commits all commands or none, then answers the callers. Without commands only the tenure is checked.
     pub(super) fn commit(&mut self, commands: Vec<Command>, metrics: &Metrics) -> CommitResult {
+        if commands.is_empty() {
+            return self.store.tenure_loss().map_or(CommitResult::Stored, CommitResult::Failed);
+        }
         let begun = Instant::now();
         let done = match self.commit_to_store(&commands) {
             Ok(done) => {
