@@ -19,9 +19,14 @@ use tokio::{
 };
 
 use self::waiting_queue::WaitingQueue;
-use super::{QueuedRequest, WalkReceivers, walk_queue::AttendanceGuard};
-use crate::domain::BlockRef;
-use crate::flow::finality::rule::FinalHeight;
+use super::{
+    QueuedRequest, WalkReceivers,
+    walk_queue::{Activity, AttendanceGuard},
+};
+use crate::{
+    domain::{BlockRef, Request},
+    flow::finality::rule::FinalHeight,
+};
 
 /// How often a permit is recalled while none is free.
 const RECALL_INTERVAL: Duration = Duration::from_millis(250);
@@ -31,7 +36,7 @@ const RECALL_INTERVAL: Duration = Duration::from_millis(250);
 pub(super) struct Permit {
     _total: OwnedSemaphorePermit,
     /// One of the half that requests from the journal may use.
-    _recovered: Option<OwnedSemaphorePermit>,
+    recovered: Option<OwnedSemaphorePermit>,
     /// Of its request's block.
     pub share: Wanted,
 }
@@ -160,7 +165,7 @@ impl Capacity {
             else => None,
         };
         next.map(|(again, intake)| {
-            (Permit { _total: one, _recovered: again, share: Wanted::default() }, intake)
+            (Permit { _total: one, recovered: again, share: Wanted::default() }, intake)
         })
     }
 }
@@ -189,6 +194,19 @@ impl WaitingQueues {
 
     pub(super) fn walk_ended(&mut self, block: BlockRef) {
         self.from_chain.walk_ended(block);
+    }
+
+    /// A walk found its request in `block`, which is not final yet. Its permit is that of the walk.
+    pub(super) fn back_to_gate(&mut self, walked: QueuedRequest, block: BlockRef, permit: &Permit) {
+        walked.attendance.set_activity(Activity::NotFinal);
+        let request = Request { block, ..walked.request };
+        // It may have advanced since it began.
+        let queued = QueuedRequest { request, recovered: true, is_final: false, ..walked };
+        let queue = match permit.recovered {
+            Some(_) => &mut self.from_journal,
+            None => &mut self.from_chain,
+        };
+        queue.wait_until_final(queued);
     }
 
     /// The final height has risen.

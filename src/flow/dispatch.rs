@@ -65,6 +65,11 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                     let Some((mut walked, permit)) = walks.walking.remove(&id) else { continue };
                     let key = walked.request.key;
                     walks.walked_keys.remove(&key);
+                    if let Ok(WalkEnd::NotFinal(block)) = result {
+                        queues.walk_ended(walked.request.block);
+                        queues.back_to_gate(walked, block, &permit);
+                        continue;
+                    }
                     let panicked = result.is_err_and(|error| error.is_panic());
                     let again =
                         if panicked { self.after_panic(key, &mut walks.panics).await? } else { None };

@@ -1,9 +1,9 @@
 //! Tracks the *final height*: the highest block whose requests may be processed. It moves with the
 //! chain's head and, if the rule names one, with the finality tag as every node reports it.
 //!
-//! Requests are journaled as soon as they are read. Those above the final height wait at the dispatcher
-//! without a permit. The walk checks later whether their block is still on chain; status views ask here
-//! why a request waits.
+//! Requests are journaled as soon as they are read. Those above the final height wait at the dispatcher,
+//! without a permit, and nowhere else: a walk that finds its request in a higher block ends, and the
+//! request waits there again. Status views ask here why a request waits.
 
 pub mod rule;
 use std::time::Duration;

@@ -11,6 +11,7 @@ mod scene;
 use std::sync::Arc;
 
 use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use self::scene::{FakeCore, Scene};
 use super::{
@@ -22,6 +23,7 @@ use crate::{
     chain::fake_chain::{SOURCE, request_event},
     contracts::abi,
     domain::{Answer, HoldReason, Outcome, PerKind, SignedResult, stage::Stage},
+    telemetry::heartbeat::Heartbeat,
 };
 
 fn intake(id: u64, recovered: bool) -> QueuedRequest {
@@ -227,7 +229,8 @@ async fn those_of_one_block_give_way_to_the_rest_of_it_one_by_one() {
     assert!(tokio::time::timeout(minute, giving_way.join_next()).await.is_err(), "none waits");
 }
 
-/// T17: the block that it was in was final, and the one that it is in now is not.
+/// T17: the block that it was in was final, and the one that it is in now is not. It waits at the gate,
+/// without a permit and without a failed attempt.
 #[tokio::test(start_paused = true)]
 async fn t17_a_request_that_has_moved_up_waits_until_its_block_is_final() {
     let scene = Scene::new(FakeCore::pending(), Stage::Arrived).await;
@@ -236,11 +239,26 @@ async fn t17_a_request_that_has_moved_up_waits_until_its_block_is_final() {
     let mut again = vec![Vec::new(); 20];
     again.push(vec![scene::event()]);
     scene.chain.reorganise(60, again);
-    let capacity = Capacity::new(1);
-    let minute = tokio::time::timeout(Duration::from_mins(1), scene.walk(&capacity)).await;
-    assert!(minute.is_err());
-    assert_eq!(scene.core.counts().asks, 0);
-    scene.final_height.send_replace(up_to(61));
-    scene.walk(&capacity).await;
-    assert_eq!(scene.core.counts().asks, 1);
+    let Scene { flow, core, request, final_height, .. } = scene;
+    let ledger = flow.ledger.clone();
+    let (fresh, from_chain) = mpsc::channel(1);
+    let (_again, from_journal) = mpsc::channel(1);
+    fresh.send(QueuedRequest::alone(request, false)).await.unwrap();
+    let stop = CancellationToken::new();
+    let receivers = WalkReceivers { from_chain, from_journal };
+    let running = Arc::new(flow).run(receivers, Heartbeat::default(), stop.clone());
+    let moving = async {
+        for height in 55..61 {
+            final_height.send_replace(up_to(height));
+            tokio::time::sleep(Duration::from_mins(1)).await;
+            assert_eq!(core.counts().asks, 0, "{height}");
+        }
+        let now = ledger.now();
+        assert_eq!((now.attempts, now.standing.held), (0, None), "{}", now.last_error);
+        final_height.send_replace(up_to(61));
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert_eq!(core.counts().asks, 1);
+        stop.cancel();
+    };
+    tokio::join!(async { running.await.unwrap() }, moving);
 }

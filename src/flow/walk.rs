@@ -25,7 +25,7 @@ use super::{
 use crate::{
     chain::{rpc_error::RpcError, sender::TransactionSender},
     contracts::decryption::RequestLocation,
-    domain::{Hold, LedgerError, Outcome, Remedy, Request, stage::Stage},
+    domain::{BlockRef, Hold, LedgerError, Outcome, Remedy, Request, stage::Stage},
 };
 
 /// How a walk ended.
@@ -33,6 +33,8 @@ use crate::{
 pub(super) enum WalkEnd {
     Settled,
     Held,
+    /// The chain has it in this block now, which is not final yet: it waits for that, without a permit.
+    NotFinal(BlockRef),
     /// Left in the journal for the next start.
     Stopped,
 }
@@ -44,6 +46,8 @@ pub(super) enum Transition {
     BackToCore(Stage, Option<&'static str>),
     /// The request stays at its stage and continues by itself once the cause is fixed.
     Wait(Hold),
+    /// Back to the gate ([`WalkEnd::NotFinal`]).
+    NotFinal(BlockRef),
     End(Outcome),
 }
 
@@ -101,6 +105,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                     Box::pin(self.note_waiting(key, hold)).await?;
                     continue;
                 }
+                Ok(Transition::NotFinal(block)) => return Ok(WalkEnd::NotFinal(block)),
                 Ok(Transition::End(end)) => return Box::pin(self.settle(&request, end)).await,
                 Err(setback) => setback,
             };
@@ -204,8 +209,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             (Mode::Observe { .. }, _) | (Mode::Answer(_), Stage::Arrived) => {
                 holder.attendance.set_activity(Activity::CheckingChain);
                 let asking = async {
-                    match self.wait_until_final(request).await? {
-                        Some(gone) => Ok(Transition::End(gone)),
+                    match self.check_final(request).await? {
+                        Some(instead) => Ok(instead),
                         None => self.ask(request, history, holder.attendance).await,
                     }
                 };
@@ -238,29 +243,20 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// Waits until the request's block is final by the operator's rule, wherever the chain has it now.
-    /// Returns an outcome if the request is not on chain any more.
-    async fn wait_until_final(&self, request: &Request) -> Result<Option<Outcome>, Setback> {
-        let mut final_height = self.final_height.clone();
-        if *final_height.borrow_and_update() == FinalHeight::EVERYTHING {
+    /// Checks that the chain still has the request, in a final block. `None`: it has. The request waited
+    /// for its block at the gate; since then it may have moved to a higher one, or have left the chain.
+    async fn check_final(&self, request: &Request) -> Result<Option<Transition>, Setback> {
+        if *self.final_height.borrow() == FinalHeight::EVERYTHING {
             // The contract itself reports this when the answer is submitted.
             return Ok(None);
         }
-        let mut block = request.block;
-        loop {
-            let kind = request.kind();
-            if final_height.wait_for(|line| line.covers(kind, block.number)).await.is_err() {
-                return Err(Setback::retry(Cause::Stopping));
+        match self.whereabouts(request).await.map_err(Setback::retry)? {
+            RequestLocation::In(now) => {
+                let is_final = self.final_height.borrow().covers(request.kind(), now.number);
+                Ok((!is_final).then_some(Transition::NotFinal(now)))
             }
-            let found = self.whereabouts(request).await;
-            match found.map_err(Setback::retry)? {
-                RequestLocation::In(now) if now.number <= block.number => return Ok(None),
-                RequestLocation::In(now) => block = now,
-                RequestLocation::Unknown => {
-                    return Err(Setback::own(Remedy::Retry, Cause::BlockLeftChain));
-                }
-                RequestLocation::Gone => return Ok(Some(Outcome::Orphaned)),
-            }
+            RequestLocation::Unknown => Err(Setback::own(Remedy::Retry, Cause::BlockLeftChain)),
+            RequestLocation::Gone => Ok(Some(Transition::End(Outcome::Orphaned))),
         }
     }
 

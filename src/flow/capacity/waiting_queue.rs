@@ -66,6 +66,11 @@ impl WaitingQueue {
         None
     }
 
+    /// Admits it once its block is final.
+    pub(super) fn wait_until_final(&mut self, queued: QueuedRequest) {
+        self.not_final.push(queued);
+    }
+
     /// Moves the requests that are final now.
     pub(super) fn release_final(&mut self, final_height: FinalHeight) {
         for queued in self.not_final.take_final(final_height) {

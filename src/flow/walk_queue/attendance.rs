@@ -13,6 +13,8 @@ use crate::domain::RequestKey;
 pub enum Activity {
     /// Its walk has not begun.
     Waiting,
+    /// Its walk found it in a block that is not final yet.
+    NotFinal,
     /// It may have been answered, or have left the chain.
     CheckingChain,
     WaitingForCore,
@@ -26,6 +28,9 @@ impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Waiting => "waits for a place among the max_in_flight requests in hand",
+            Self::NotFinal => {
+                "waits for its block to be final: the chain has it in a higher one now"
+            }
             Self::CheckingChain => "the gateway nodes are asked what became of it",
             Self::WaitingForCore => "waits for its turn at the KMS Core",
             Self::Fetching => "its ciphertexts are fetched, or wait for memory",
