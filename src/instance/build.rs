@@ -57,7 +57,7 @@ impl Instance {
 
         let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
         let domain = dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
-        let support = self.follow_support(&waits, &gateway, &decryption).await;
+        let support = self.follow_support(config, &waits, &gateway, &decryption).await;
         let address = wallet.address();
         let registry = dependencies::find_registry_and_registration(
             &waits, &gateway, &provider, address, config,
@@ -125,6 +125,7 @@ impl Instance {
     /// Detects the deployed contract and keeps following it.
     pub(super) async fn follow_support<P: ChainReader>(
         &mut self,
+        config: &Config,
         waits: &Waits,
         gateway: &str,
         decryption: &DecryptionAdapter<P>,
@@ -135,6 +136,9 @@ impl Instance {
         let following =
             housekeeping::follow_support(name, adapter, support.clone(), self.machine.dice.clone());
         self.tasks.spawn_endless(&self.support_stop, "contract support", following);
+        let reporter = self.supervision.reporter.clone();
+        let following = host_chains::follow_lack(config.clone(), support.subscribe(), reporter);
+        self.tasks.spawn_endless(&self.support_stop, "configuration of host chains", following);
         support
     }
 }

@@ -5,7 +5,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
 use tracing::{info, warn};
 
 use super::{dependencies::replace_if_changed, edges::HostEdges};
@@ -14,7 +17,9 @@ use crate::{
     chain::{provider::ArbitrumProvider, reader::ChainReader},
     config::{Config, HostChain as Configured},
     contracts::{
+        abi::{ContextRule, Deployment},
         acl::{HostChain, HostChains},
+        decryption::DeploymentSupport,
         pinned_reads::{
             ChainEndpoint, HostChainError, HostChainState, PinnedOptions, PinnedReader,
         },
@@ -186,6 +191,46 @@ pub(super) async fn follow<P: ChainReader>(
     tokio::join!(looks, reports);
 }
 
+/// What the configuration lacks for this deployment, with the keys to set.
+pub(super) fn lack_for(config: &Config, deployment: &Deployment) -> Option<String> {
+    if deployment.checks_access() && config.host_chains.is_empty() {
+        return Some(format!(
+            "contracts of {} check no access themselves and no host chain is configured, so their              requests are held: add a table [[host_chains]] for each chain whose handles are decrypted",
+            deployment.generation
+        ));
+    }
+    let needs_contexts = deployment.context_rule() == ContextRule::ProtocolConfig;
+    (needs_contexts && config.ethereum.is_none()).then(|| {
+        format!(
+            "with contracts of {} requests that name a KMS context are held: set ethereum_url, \
+             ethereum_chain_id and protocol_config_address",
+            deployment.generation
+        )
+    })
+}
+
+/// Reports what the configuration lacks for the deployment of now, for ever. Contracts are upgraded under
+/// running instances.
+pub(super) async fn follow_lack(
+    config: Config,
+    mut support: watch::Receiver<DeploymentSupport>,
+    reporter: Reporter,
+) {
+    loop {
+        let lack = match &*support.borrow_and_update() {
+            DeploymentSupport::Served(deployment) => lack_for(&config, deployment),
+            DeploymentSupport::Newer { .. } | DeploymentSupport::Upgraded { .. } => None,
+        };
+        if let Some(lack) = &lack {
+            warn!(lack, "the configuration lacks what these contracts need");
+        }
+        reporter.gauges.send_if_modified(|gauges| replace_if_changed(&mut gauges.lack, lack));
+        if support.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
 /// Whether all that is asked of a chain answers, and the age of its newest block, by chain id.
 fn by_chain(told: &[HostChainStatus]) -> BTreeMap<u64, (bool, Option<u64>)> {
     let mut each = BTreeMap::new();
@@ -210,4 +255,45 @@ fn newest<P: ChainReader>(endpoints: &[ChainEndpoint<P>]) -> Option<(u64, u64)> 
 fn hosts<P: ChainReader>(endpoints: &[ChainEndpoint<P>]) -> String {
     let hosts: Vec<String> = endpoints.iter().map(ChainEndpoint::host).collect();
     hosts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{LoadMode, Source, load_bytes},
+        contracts::abi::Generation,
+    };
+
+    fn config(text: &str) -> Config {
+        let key = ("KMS_CONNECTOR_PRIVATE_KEY", "11".repeat(32));
+        let source = Source {
+            file: Some("one.toml".into()),
+            environment: [key].into_iter().collect(),
+            credentials_directory: None,
+            mode: LoadMode::Start,
+        };
+        load_bytes(&source, text.as_bytes()).unwrap().config
+    }
+
+    #[test]
+    fn what_a_deployment_needs_is_named_with_its_keys() {
+        let of = |generation| Deployment { generation, version: "".into(), hybrid: false };
+        let bare = config("");
+        let hosts = config(
+            "[[host_chains]]\nchain_id = 1\nurl = 'http://a.example'\n\
+             acl_address = '0xca2e8f1f656cd25c01f05d0b243ab1ecd4a8ffb6'",
+        );
+        assert_eq!(lack_for(&bare, &of(Generation::UpToG10)), None);
+        for generation in [Generation::G12, Generation::G13, Generation::G14, Generation::Head] {
+            let lack = lack_for(&bare, &of(generation)).unwrap();
+            assert!(
+                lack.contains("[[host_chains]]") && lack.contains(generation.as_str()),
+                "{lack}"
+            );
+        }
+        assert_eq!(lack_for(&hosts, &of(Generation::G13)), None);
+        let lack = lack_for(&hosts, &of(Generation::G14)).unwrap();
+        assert!(lack.contains("protocol_config_address"), "{lack}");
+    }
 }

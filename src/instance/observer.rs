@@ -45,7 +45,7 @@ impl Instance {
         let journal = opened.journal.clone();
         let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
         dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
-        let support = self.follow_support(&waits, &gateway, &decryption).await;
+        let support = self.follow_support(config, &waits, &gateway, &decryption).await;
         let registry =
             dependencies::find_registry(&waits, &gateway, &provider, OBSERVER_WALLET, config).await;
         let reading = waits.for_disk(journal.path(), ReadingPosition::read(&opened)).await?;

@@ -34,6 +34,9 @@ pub struct Gauges {
     /// The host chains, and the chain that has `ProtocolConfig`.
     #[serde(default)]
     pub host_chains: Vec<HostChainStatus>,
+    /// What the configuration lacks for the contracts, with the keys to set.
+    #[serde(default)]
+    pub lack: Option<String>,
     /// The finality tag, if requests wait for it and it does not move.
     #[serde(default)]
     pub still_tag: Option<StaleTag>,
@@ -75,7 +78,14 @@ impl Gauges {
         let hidden = self.hidden.iter().map(ToString::to_string);
         let unanswered = self.unanswered.iter().map(ToString::to_string);
         let unsent = self.unsent.iter().map(ToString::to_string);
-        stale.chain(hosts).chain(tag).chain(unproven).chain(hidden).chain(unanswered).chain(unsent)
+        let lack = self.lack.iter().cloned();
+        lack.chain(stale)
+            .chain(hosts)
+            .chain(tag)
+            .chain(unproven)
+            .chain(hidden)
+            .chain(unanswered)
+            .chain(unsent)
     }
 
     /// Blocks between cursor and head, plus unproven blocks below the cursor.

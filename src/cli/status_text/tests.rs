@@ -44,6 +44,7 @@ fn instance(name: &str, state: InstanceState) -> InstanceStatus {
             observed: None,
             stale: Vec::new(),
             host_chains: Vec::new(),
+            lack: None,
             still_tag: None,
             unproven: None,
             read_once: None,

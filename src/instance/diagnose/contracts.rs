@@ -1,6 +1,6 @@
 //! Probes the two contracts and this node's registration.
 
-use super::{Finding, dependencies, within_deadline};
+use super::{super::host_chains::lack_for, Finding, dependencies, within_deadline};
 use crate::{
     chain::{reader::ChainReader, rpc_error::RpcError},
     config::Config,
@@ -60,6 +60,13 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
                 "upgrade the connector to a version that serves it",
             ),
         };
+        let lack = match &support {
+            DeploymentSupport::Served(deployment) if !another => lack_for(config, deployment),
+            DeploymentSupport::Served(_)
+            | DeploymentSupport::Newer { .. }
+            | DeploymentSupport::Upgraded { .. } => None,
+        };
+        let lack = lack.map(|lack| Finding::fail("host chain", lack, "see config/networks"));
         let configured = dependencies::configured_domain(config);
         let of_domain = match domain {
             Some(deployed) if deployed != configured => Finding::fail(
@@ -78,7 +85,7 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
                 "make sure that decryption_address is the Decryption contract",
             ),
         };
-        Ok(vec![of_version, of_domain])
+        Ok([of_version, of_domain].into_iter().chain(lack).collect())
     };
     match within_deadline(SUBJECT, looking).await {
         Ok(Ok(findings)) => findings,

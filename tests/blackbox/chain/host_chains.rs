@@ -28,9 +28,12 @@ use world::{
     deployment::{Node, Thresholds},
     faulty_rpc::{Arrays, FaultyRpc, Lie, Rule},
     host::{self, Host, HostOptions},
-    http_client,
+    http_client, program,
     proxy::Weather,
-    random_address, until,
+    random_address,
+    request::{Ask, fhe},
+    scene::{Scene, SceneOptions},
+    until,
 };
 
 const POLL: Duration = Duration::from_millis(50);
@@ -288,5 +291,23 @@ async fn a_context_counts_when_it_is_final_and_ends_when_it_is_destroyed() -> Re
     host.destroy_context(first.0).await?;
     status(first.0, Some(first.1), ContextStatus::Destroyed).await?;
     status(second, None, ContextStatus::Valid).await?;
+    Ok(())
+}
+
+/// Nothing that an instance needs is there: it runs, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_host_chain_blocks_no_start_and_no_request_that_needs_none() -> Result<()> {
+    let hosts = vec![HostOptions::of(Variant::G14)];
+    let mut scene = Scene::new(SceneOptions { hosts, ..SceneOptions::default() }).await?;
+    let node = FaultyRpc::start(&scene.hosts[0].anvil.http_url()).await?;
+    node.proxy.set(Weather::Silent);
+    let config = scene.config("").replace(&scene.hosts[0].anvil.http_url(), &node.http_url());
+    scene.start_with(program(), &config)?;
+    let requests = scene.deployment.request(vec![Ask::public(&[fhe::UINT8])]).await?;
+    scene.answered(&requests).await?;
+    scene.logged("a host chain gives no answer").await?;
+    node.proxy.set(Weather::Clear);
+    scene.logged("the host chain answers again").await?;
+    scene.stop().await?;
     Ok(())
 }
