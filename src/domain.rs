@@ -5,6 +5,8 @@
 //! can have the same id. Its state is its [`stage::Stage`]; its end is its [`Outcome`].
 
 mod core_address;
+mod access_refusal;
+mod eip712;
 mod id;
 mod ciphertext;
 mod terms;
@@ -21,6 +23,7 @@ use std::{
 pub use alloy::primitives::{Address, B256, Bytes, U256};
 
 pub use self::{
+    access_refusal::{AccessRefusal, AccessRefusalReason},
     ciphertext::{Ciphertext, CiphertextFormat, Material, fhe_bits, fhe_type, handle_chain_id},
     core_address::CoreAddress,
     hold::{Hold, HoldReason},
@@ -392,7 +395,7 @@ impl Outcome {
 #[cfg(test)]
 impl Outcome {
     /// One of each.
-    pub fn each() -> [Self; 7] {
+    pub fn each() -> [Self; 8] {
         let block = BlockRef { number: 7, hash: B256::repeat_byte(1) };
         [
             Self::Accepted { transaction: B256::repeat_byte(2), block },
@@ -402,6 +405,10 @@ impl Outcome {
             Self::Observed,
             Self::Refused(Refusal::Malformed("no materials".into())),
             Self::Refused(Refusal::NotRequested),
+            Self::Refused(Refusal::AccessRefused(AccessRefusal::new(
+                AccessRefusalReason::ForeignCall,
+                "it calls something else",
+            ))),
         ]
     }
 }
@@ -413,6 +420,8 @@ pub enum Refusal {
     Malformed(String),
     /// The contract does not know the id, confirmed by a node that knows the request's block.
     NotRequested,
+    /// The access check ends it.
+    AccessRefused(AccessRefusal),
 }
 
 impl fmt::Display for Refusal {
@@ -420,6 +429,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::Malformed(what) => write!(f, "malformed request: {what}"),
             Self::NotRequested => f.write_str("the contract does not know this request"),
+            Self::AccessRefused(why) => write!(f, "access refused, {why}"),
         }
     }
 }

@@ -16,6 +16,7 @@
 //! flow owns the port it records through ([`RequestLedger`]); the journal implements it.
 pub mod ledger;
 pub mod arrivals;
+pub mod access;
 pub mod ciphertexts;
 pub mod kms_core;
 pub mod submission;
@@ -36,12 +37,12 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use self::{ciphertexts::Ciphertexts, kms_core::KmsCore, submission::Submission};
+use self::{access::Access, ciphertexts::Ciphertexts, kms_core::KmsCore, submission::Submission};
 pub use self::{
     confirmation::Confirmation,
     ledger::{
-        AnsweredHere, Arrival, Batch, IdRange, RequestLedger, RequestState, Sighting, Step,
-        StoredBatch, UnprovenRange,
+        AccessNote, AnsweredHere, Arrival, Batch, IdRange, RequestLedger, RequestState, Sighting,
+        Step, StoredBatch, UnprovenRange,
     },
     walk_queue::{
         Activity, AttendanceState, QueuedRequest, WalkReceivers, WalkSender, walk_channels,
@@ -96,6 +97,7 @@ pub struct AnswerStages<P> {
 pub struct Flow<P, B, L> {
     /// The instance's name in traces.
     pub whose: Whose,
+    pub access: Access<P>,
     pub ciphertexts: Ciphertexts<B>,
     pub mode: Mode<P>,
     /// Asks the nodes whether a request is on chain, and in which block.

@@ -4,7 +4,7 @@
 //! Gateway deployment through these stages:
 //!
 //! ```text
-//! event  ->  ciphertexts (S3)  ->  KMS Core (gRPC)  ->  Gateway (transaction)
+//! event  ->  access check  ->  ciphertexts (S3)  ->  KMS Core (gRPC)  ->  Gateway (transaction)
 //! ```
 //!
 //! The task that does this for one request is its **walk**. The owner of a wallet's nonces is the **lane**. A
@@ -17,8 +17,9 @@
 //! door (a)    request and cursor are stored in one commit               flow::ledger, journal
 //! finality    its block is as deep as the operator wants it             flow::finality
 //! dispatch    it gets a permit, and a task of its own                   flow::dispatch, flow::capacity
-//! arrived     bytes with the digests on chain, and a second node that   flow::ciphertexts
-//!             shows the event; then the Core is asked                   contracts::decryption
+//! arrived     what its host chains grant (from G12 on), bytes with the   flow::access,
+//!             digests on chain, and a second node that shows the event;  flow::ciphertexts
+//!             then the Core is asked                                     contracts::decryption
 //! asked       the Core is polled, its signature is checked              flow::kms_core
 //! answered    nonce, signature, stored (door (b)), broadcast            chain::lane
 //! submitted   receipt, in a block that is on the chain                  flow::submission
@@ -45,8 +46,9 @@
 //! - `flow` is the walk and the rooms it passes. Begin with `flow` (its words and the port it records
 //!   through), then `flow::walk` (one `match` on the stage), then the rooms in the order of the drawing.
 //! - `contracts` are the adapters: what each generation of the contracts means. `chain` moves bytes: its
-//!   ports (`reader`, `sender`), the provider (any number of nodes), the lane, the wallet. Access checks of host chains will be a room
-//!   `flow::access`, their contracts adapters, their nodes another provider.
+//!   ports (`reader`, `sender`), the provider (any number of nodes), the lane, the wallet.
+//!   The contracts of host chains, which say who may have what decrypted, are adapters of their own
+//!   (`contracts::acl`, `contracts::protocol_config`), their nodes further providers.
 //! - `journal` is the durable store: `journal::store` is its port, `journal::sqlite` implements it.
 //! - `instance::run` is the only wiring. Its external dependencies come in as `instance::Edges`, in the
 //!   simulation (`instance::simulation`) too. An observing instance (`instance::observer`) walks the

@@ -136,6 +136,9 @@ pub struct RequestDetail {
     /// Host and port of the KMS Core that was asked last.
     #[serde(default)]
     pub kms_core: Option<String>,
+    /// The last access check: what was asked of whom, and what came back. Empty: there was none.
+    #[serde(default)]
+    pub access: Vec<String>,
     /// The working time that counts towards the expiry.
     pub worked_ms: u64,
     /// The transaction that delivered the answer, and its block.

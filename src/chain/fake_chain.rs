@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::contracts::{abi, decryption::Addresses};
 use crate::{
     chain::{
-        reader::{BlockId, EmittedLog, Head, NodeId, Receipt},
+        reader::{BlockId, EmittedLog, Head, NodeId, Receipt, Transaction},
         rpc_error::RpcError,
     },
     domain::{Address, B256, BlockRef, Bytes, Event, RequestSource, U256},
@@ -120,6 +120,8 @@ pub(crate) struct NodeFaults {
     pub lists: Option<Vec<Address>>,
     /// The contract's answer to a response call; `None`: unchanged.
     pub verdict: Option<Bytes>,
+    /// Shown in place of any transaction that is asked for.
+    pub shows_transaction: Option<Transaction>,
     /// Results of views, by calldata.
     pub views: Vec<(Bytes, Bytes)>,
     /// Delay of reads of state.

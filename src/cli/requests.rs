@@ -385,6 +385,7 @@ mod tests {
                 log_index: 2,
             },
             kms_core: Some("core.example:50051".to_owned()),
+            access: vec!["chain 5, block 7: denied".to_owned(), "  isAllowed = no".to_owned()],
             worked_ms: 9_000,
             accepted: Some(Accepted { transaction: "0xa".to_owned(), block: 80 }),
             transactions: vec![
@@ -398,6 +399,8 @@ mod tests {
             "0x5: answered held",
             "G9",
             "transaction 0xe, log 2",
+            "chain 5, block 7: denied\n",
+            "  isAllowed = no\n",
             "(1s after it arrived)",
             "(10s after it arrived)",
             "core.example:50051 was asked",

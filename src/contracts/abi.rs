@@ -49,7 +49,8 @@ pub use views::{
     Coprocessor, KmsNode, View, ViewDecodeError, ViewProblem, contract_version, coprocessor,
     coprocessor_majority_threshold, coprocessor_tx_senders, current_kms_context_id,
     decryption_consensus_tx_senders, is_decryption_done, is_valid_kms_context, kms_node,
-    kms_node_for_context, kms_signers, kms_tx_senders, signing_domain, unified_request_is_ready,
+    kms_node_for_context, kms_signers, kms_signers_for_context, kms_tx_senders, signing_domain,
+    unified_request_is_ready,
 };
 pub use views::{acl, protocol_config};
 

@@ -6,6 +6,8 @@ mod deployments;
 mod wallet_answers;
 mod id_probe;
 mod location;
+mod request_transaction;
+mod bound_context;
 mod witness;
 
 pub use self::{

@@ -5,6 +5,7 @@
 //! bucket late is found at the next request.
 
 mod coprocessors;
+mod contexts;
 
 use std::{
     collections::HashMap,

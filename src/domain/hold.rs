@@ -70,6 +70,26 @@ hold_reasons! {
     FeeCap = "fee_cap",
     /// The bucket refuses access.
     AccessDenied = "access_denied",
+    /// A host chain does not grant the decryption.
+    AccessDeniedOnChain = "access_denied_on_chain",
+    /// The newest block that a host chain's nodes show is too old.
+    HostChainStale = "host_chain_stale",
+    /// No node of a host chain, or too few of them, give a usable answer.
+    HostChainUnreachable = "host_chain_unreachable",
+    /// Nodes of a host chain contradict each other.
+    HostNodesDisagree = "host_nodes_disagree",
+    /// The configuration lacks the host chain of a handle.
+    HostChainNotConfigured = "host_chain_not_configured",
+    /// The configuration lacks the chain where KMS contexts are checked.
+    EthereumNotConfigured = "ethereum_not_configured",
+    /// The KMS context that it names is not in force.
+    ContextUnknown = "context_unknown",
+    /// The epoch that it names is not in force.
+    EpochUnknown = "epoch_unknown",
+    /// The user's signature is not valid yet.
+    NotYetValid = "not_yet_valid",
+    /// No gateway node shows its transaction, which contains the user's signature.
+    NoTransaction = "no_transaction",
     /// A ciphertext is larger than the protocol allows.
     CiphertextTooLarge = "ciphertext_too_large",
     /// The Core does not know the key.
@@ -128,6 +148,26 @@ impl HoldReason {
             Self::FeeCap => "wait until the fee falls, or raise `max_fee_per_gas_gwei`",
             Self::AccessDenied => {
                 "follow its detail: it has the code of S3 or AWS KMS, and what to do about that"
+            }
+            Self::AccessDeniedOnChain => {
+                "nothing: it is tried again until the chain grants it; its detail names the call and its \
+                 answer"
+            }
+            Self::HostChainStale => {
+                "look at the nodes of that host chain: they are behind, or the chain stands still"
+            }
+            Self::HostChainUnreachable => "look at the nodes of that host chain",
+            Self::HostNodesDisagree => "find out which of the named nodes is wrong, and replace it",
+            Self::HostChainNotConfigured => "add a `[[host_chains]]` entry for that chain",
+            Self::EthereumNotConfigured => {
+                "set `ethereum_url`, `ethereum_chain_id` and `protocol_config_address`"
+            }
+            Self::ContextUnknown | Self::EpochUnknown => {
+                "nothing, if it is about to be activated; else check the addresses in the configuration"
+            }
+            Self::NotYetValid => "nothing: it is tried again",
+            Self::NoTransaction => {
+                "nothing: it is read again; if that lasts, ask the operators of the gateway nodes"
             }
             Self::CiphertextTooLarge => "ask the operator of the coprocessor that stored it",
             Self::UnknownKey => "connect the right Core, or wait until its key is generated",

@@ -126,7 +126,11 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     ) -> Result<Setback, Outcome> {
         let setback = match &setback.remedy {
             Remedy::Retry | Remedy::Refuse(Refusal::NotRequested) => return Ok(setback),
-            Remedy::Refuse(Refusal::Malformed(_)) => {
+            // What rests on more than the event was confirmed by the room.
+            Remedy::Refuse(Refusal::AccessRefused(_)) if !setback.rests_on_event() => {
+                return Ok(setback);
+            }
+            Remedy::Refuse(Refusal::Malformed(_) | Refusal::AccessRefused(_)) => {
                 match self.confirmation.verify(request, before).await {
                     Confirmed::Yes => return Ok(setback),
                     Confirmed::Gone => return Err(Outcome::Orphaned),

@@ -74,6 +74,8 @@ pub enum Sighting {
 /// repeated call, never an outcome.
 #[derive(Clone, Debug)]
 pub enum Step {
+    /// The access check gave a pass, or its result is new. The stage and the hold stay.
+    AccessChecked(AccessNote),
     /// This Core accepted the request. Clears the hold.
     Asked { core: CoreAddress },
     /// The Core lost the request (restart, eviction) and must be asked again.
@@ -95,6 +97,15 @@ pub enum Step {
     Settled(Outcome),
 }
 
+/// What an access check found: for the next one, and for operators.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessNote {
+    /// The KMS context that was current when the request was made, if it names none.
+    pub bound_context: Option<U256>,
+    /// What was asked of whom, in lines.
+    pub record: String,
+}
+
 /// What was new in a batch, by index of its arrivals. The others were known and are unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredBatch {
@@ -113,6 +124,8 @@ pub struct RequestState {
     pub held: Option<HoldReason>,
     /// The sum of [`Step::WorkTime`].
     pub worked: Duration,
+    /// Of the last [`Step::AccessChecked`].
+    pub bound_context: Option<U256>,
 }
 
 /// Whether this node has answered a request, by its id.

@@ -1,5 +1,6 @@
 //! The walk's own decisions. Whole walks are tested from outside, with the real stages.
 
+mod access;
 mod bucket_refuses;
 mod core_contradicts;
 mod core_never_answers;
@@ -38,7 +39,8 @@ fn answer() -> Answer {
 
 #[test]
 fn what_the_core_may_have_is_polled_first() {
-    let standing = |stage, held| RequestState { stage, held, worked: Duration::ZERO };
+    let standing =
+        |stage, held| RequestState { stage, held, worked: Duration::ZERO, bound_context: None };
     for reason in [HoldReason::CoreFailed, HoldReason::CoreStuck, HoldReason::CoreForgets] {
         assert_eq!(stage_to_resume(standing(Stage::Asked, Some(reason))), Stage::Asked);
         assert_eq!(stage_to_resume(standing(Stage::Arrived, Some(reason))), Stage::Asked);

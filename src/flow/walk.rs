@@ -124,7 +124,9 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             let (wanted, dice) = (holder.is_recalled(), self.dice.roll());
             let at = FailedAttempt { begun, now: Instant::now(), is_recalled: wanted, dice };
             let expiry = self.options.request_expiry;
-            match policy::decide(&stage, &setback, &mut history, at, expiry) {
+            let decision = policy::decide(&stage, &setback, &mut history, at, expiry);
+            self.note_decided(key, &decision, &mut history.access).await?;
+            match decision {
                 WalkDecision::Refuse(refusal) => {
                     return Box::pin(self.settle(&request, Outcome::Refused(refusal))).await;
                 }

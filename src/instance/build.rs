@@ -12,7 +12,7 @@ use super::{
     errors::BuildError,
     host_chains::{self, Hosts},
     housekeeping, prior_answers, report,
-    rooms::{CommonParts, RoomParts, open_ciphertexts},
+    rooms::{CommonParts, RoomParts, open_access, open_ciphertexts},
     stored_state::StoredState,
 };
 use crate::{
@@ -32,7 +32,7 @@ impl Instance {
         let metrics = self.supervision.reporter.metrics.clone();
         metrics.new_generation();
         self.connect(&provider, connecting);
-        self.follow_hosts(config, hosts);
+        let hosts = self.follow_hosts(config, hosts);
         let gateway = dependencies::gateway_name(&provider);
         let dice = &self.machine.dice.clone();
         let waits = Waits::building(&self.supervision.reporter, dice);
@@ -42,7 +42,7 @@ impl Instance {
         waits.retry_until_ready(&gateway, || dependencies::ask_chain(&provider)).await?;
         waits.done_waiting();
         let Some(configured) = &config.wallet else {
-            return self.build_observer(config, provider, (buckets, fallback)).await;
+            return self.build_observer(config, provider, (buckets, fallback), hosts).await;
         };
         let opening =
             waits.retry_until_ready("AWS KMS", || dependencies::ask_wallet(configured, config));
@@ -72,12 +72,19 @@ impl Instance {
         let maybe_answered_up_to =
             prior_answers::maybe_answered_up_to(&provider, &journal, address, cursor, sent, dice)
                 .await?;
+        let access = open_access(
+            config,
+            hosts,
+            (decryption.clone(), registry.clone()),
+            (self.machine.clock, metrics.clone()),
+        );
         let ciphertexts = open_ciphertexts(config, buckets, fallback, registry.clone(), metrics);
         let common =
             CommonParts { provider, journal, decryption, support, reading: stored.reading };
         let transactions = stored.transactions;
         let parts = RoomParts {
             common,
+            access,
             ciphertexts,
             registry,
             core,

@@ -9,9 +9,10 @@ use tracing::info;
 use super::{
     BuildError, Instance, OBSERVER_WALLET,
     dependencies::{self, Waits},
+    host_chains::Hosts,
     report::ReportMode,
     rooms::{
-        CommonParts, WalkInputs, configured_finality, flow_options, open_ciphertexts,
+        CommonParts, WalkInputs, configured_finality, flow_options, open_access, open_ciphertexts,
         open_walk_queues, whose,
     },
     stored_state::ReadingPosition,
@@ -35,6 +36,7 @@ impl Instance {
         config: &Config,
         provider: ArbitrumProvider,
         (buckets, fallback): (BucketClient, Option<FallbackStore>),
+        hosts: Hosts<ArbitrumProvider>,
     ) -> Result<(), BuildError> {
         let (waits, gateway) = (
             Waits::building(&self.supervision.reporter, &self.machine.dice),
@@ -55,9 +57,16 @@ impl Instance {
         let (observed, count) = watch::channel(0);
         let metrics = self.supervision.reporter.metrics.clone();
         let suspects = SuspectBlocks::default();
+        let access = open_access(
+            config,
+            hosts,
+            (decryption.clone(), registry.clone()),
+            (self.machine.clock, metrics.clone()),
+        );
         let ciphertexts = open_ciphertexts(config, buckets, fallback, registry, metrics.clone());
         let flow = Flow {
             whose: whose(&self.supervision.name, config),
+            access,
             ciphertexts,
             mode: flow::Mode::Observe { observed },
             confirmation: Confirmation::new(decryption.clone(), suspects.clone()),

@@ -23,9 +23,9 @@ pub(super) fn overview(
 ) -> RequestOverview {
     let outcome = progress.outcome.as_ref();
     let detail = outcome.and_then(|outcome| match outcome {
-        Outcome::Refused(refusal @ (Refusal::Malformed(_) | Refusal::NotRequested)) => {
-            Some(refusal.to_string())
-        }
+        Outcome::Refused(
+            refusal @ (Refusal::Malformed(_) | Refusal::NotRequested | Refusal::AccessRefused(_)),
+        ) => Some(refusal.to_string()),
         Outcome::Accepted { .. }
         | Outcome::AlreadyAnswered
         | Outcome::Expired

@@ -6,7 +6,10 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use super::{
-    Instance, housekeeping,
+    Instance,
+    dependencies::configured_domain,
+    host_chains::Hosts,
+    housekeeping,
     operator_requests::OperatorRequests,
     recovery::Recovery,
     report::{Report, ReportMode},
@@ -29,6 +32,7 @@ use crate::{
     domain::{BlockRef, RequestSource},
     flow::{
         self, AnswerStages, Confirmation, Flow, FlowOptions, WalkReceivers, WalkSender,
+        access::{Access, AccessOptions},
         arrivals::{
             Arrivals, Start,
             backfill::Backfill,
@@ -47,11 +51,13 @@ use crate::{
     },
     journal::{Journal, Position},
     telemetry::{heartbeat, metrics::Metrics, trace_context::Whose},
+    time::clock::Clock,
 };
 
 /// What an answering instance is made of.
 pub(super) struct RoomParts {
     pub common: CommonParts,
+    pub access: Access<ArbitrumProvider>,
     pub ciphertexts: Ciphertexts<GatewayConfigAdapter<ArbitrumProvider>>,
     pub registry: GatewayConfigAdapter<ArbitrumProvider>,
     pub core: KmsCore,
@@ -116,6 +122,7 @@ impl Instance {
         let suspects = SuspectBlocks::default();
         let flow = Flow {
             whose: whose(&self.supervision.name, config),
+            access: parts.access,
             ciphertexts: parts.ciphertexts,
             mode: flow::Mode::Answer(Box::new(AnswerStages {
                 core: parts.core,
@@ -354,6 +361,24 @@ pub(super) fn configured_finality(config: &Config) -> FinalityRule {
         },
         confirmations: config.confirmations,
     }
+}
+
+/// The access check.
+pub(super) fn open_access<P>(
+    config: &Config,
+    hosts: Hosts<P>,
+    (gateway, registry): (DecryptionAdapter<P>, GatewayConfigAdapter<P>),
+    (clock, metrics): (Clock, Metrics),
+) -> Access<P> {
+    Access::new(AccessOptions {
+        hosts: hosts.chains,
+        protocol_config: hosts.protocol_config,
+        gateway,
+        registry,
+        domain: configured_domain(config),
+        clock,
+        metrics,
+    })
 }
 
 pub(super) fn open_ciphertexts<P: ChainReader>(

@@ -101,6 +101,7 @@ impl Command {
             Work::Note(_, Step::Answered(answer)) => {
                 answer.signed().payload.len() + answer.signed().extra_data.len()
             }
+            Work::Note(_, Step::AccessChecked(note)) => note.record.len(),
             Work::Prune { .. } => FULL_BATCH / 8,
             Work::Note(..)
             | Work::Mined(..)

@@ -198,6 +198,7 @@ impl StoredRequest {
             Step::Failed { why } => open.failed(why),
             Step::Held(hold) => open.held(hold, now_ms),
             Step::WorkTime(time) => open.worked(*time),
+            Step::AccessChecked(_) => open,
             Step::Settled(outcome) => return Ok(Self::Ended(open.end(outcome.clone(), now_ms))),
         }))
     }
@@ -338,11 +339,16 @@ impl EndedProgress {
                 Outcome::Orphaned | Outcome::Refused(Refusal::NotRequested),
                 SeenAgain | RetryAsked,
             )
-            | (Outcome::Expired | Outcome::Refused(Refusal::Malformed(_)), RetryAsked) => true,
+            | (
+                Outcome::Expired
+                | Outcome::Refused(Refusal::Malformed(_) | Refusal::AccessRefused(_)),
+                RetryAsked,
+            ) => true,
             (Outcome::Accepted { .. }, RetryAsked)
             | (Outcome::Orphaned | Outcome::Refused(Refusal::NotRequested), AnswerDropped)
             | (
-                Outcome::Expired | Outcome::Refused(Refusal::Malformed(_)),
+                Outcome::Expired
+                | Outcome::Refused(Refusal::Malformed(_) | Refusal::AccessRefused(_)),
                 SeenAgain | AnswerDropped,
             )
             | (Outcome::Observed, SeenAgain | AnswerDropped | RetryAsked) => false,
@@ -357,6 +363,7 @@ fn outcome_text(outcome: &Outcome) -> String {
         Outcome::Refused(Refusal::NotRequested) => {
             format!("it had ended as {name} (not_requested)")
         }
+        Outcome::Refused(Refusal::AccessRefused(why)) => format!("it had ended as {name} ({why})"),
         Outcome::Accepted { .. }
         | Outcome::AlreadyAnswered
         | Outcome::Expired

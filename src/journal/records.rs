@@ -9,6 +9,7 @@ use super::{
 use crate::{
     chain::lane::SignedTransaction,
     domain::{Answer, BlockRef, Event, Kind, RequestKey, stage::Stage},
+    flow::ledger::AccessNote,
 };
 
 /// All that is stored of one request.
@@ -20,6 +21,8 @@ pub struct RequestRecord {
     pub event: Event,
     /// Kept after the request settled, until it is pruned.
     pub answer: Option<Answer>,
+    /// The last access check.
+    pub access: Option<AccessNote>,
     pub progress: Progress,
 }
 

@@ -35,8 +35,8 @@ use crate::{
         RequestKey, RequestSource, SignedResult, U256, stage::Stage,
     },
     flow::ledger::{
-        AnsweredHere, Arrival, Batch, IdRange, RequestLedger as _, RequestState, Sighting, Step,
-        StoredBatch, UnprovenRange,
+        AccessNote, AnsweredHere, Arrival, Batch, IdRange, RequestLedger as _, RequestState,
+        Sighting, Step, StoredBatch, UnprovenRange,
     },
     machine::Machine,
     telemetry::{heartbeat::Heartbeat, metrics::Metrics},

@@ -67,6 +67,10 @@ struct Series {
     walking_limit: OptionalGauge,
     undecodable: IntCounter,
     witnessed: IntCounterVec,
+    // access
+    access_checks: IntCounterVec,
+    access_duration: HistogramVec,
+    access_known: IntCounterVec,
     // the chain
     lag: OptionalGauge,
     /// Unix ms. 0: not behind; [`UNKNOWN`]: not known.
@@ -304,6 +308,29 @@ impl Metrics {
     /// Others have answered this many more requests that this node had not answered within a minute.
     pub fn consensus_missed(&self, requests: u64) {
         self.0.consensus_missed.inc_by(requests);
+    }
+
+    // Access.
+
+    /// A host chain was checked for one request. `chain`: its id, `None` if none is configured by that id.
+    /// `result`: `granted`, or why not.
+    pub fn access_checked(
+        &self,
+        chain: Option<u64>,
+        kind: Kind,
+        result: &'static str,
+        took: Duration,
+    ) {
+        let chain = chain.map_or("unknown".to_owned(), |chain| chain.to_string());
+        self.0.access_checks.with_label_values(&[&chain, kind.as_str(), result]).inc();
+        self.0.access_duration.with_label_values(&[&chain]).observe(took.as_secs_f64());
+    }
+
+    /// This many answers of a check were grants known from before.
+    pub fn access_known(&self, chain: u64, answers: usize) {
+        if answers > 0 {
+            self.0.access_known.with_label_values(&[&chain.to_string()]).inc_by(answers as u64);
+        }
     }
 
     // Ciphertexts.

@@ -2,9 +2,10 @@
 
 use std::{
     fmt,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 /// Milliseconds since the Unix epoch.
@@ -25,6 +26,20 @@ pub enum Clock {
 }
 
 impl Clock {
+    /// Time since the machine started, with the time it slept, which nobody sets back. The runtime's clock
+    /// counts from its own beginning.
+    #[must_use]
+    pub fn since_boot(self) -> Duration {
+        match self {
+            Self::Wall => {
+                let now = clock_gettime(ClockId::Boottime);
+                let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+                Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
+            }
+            Self::Runtime { at, .. } => at.elapsed(),
+        }
+    }
+
     /// Milliseconds since the Unix epoch.
     #[must_use]
     pub fn unix_millis(self) -> u64 {
@@ -80,8 +95,6 @@ impl fmt::Display for Utc {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -29,6 +29,8 @@ fn full() -> Metrics {
     metrics.attempt_failed("asked");
     metrics.walking(1, 1000);
     metrics.count_witnessed("by_two");
+    metrics.access_checked(Some(1), kind, "granted", second);
+    metrics.access_known(1, 2);
     metrics.unattended();
     metrics.behind_since(None);
     metrics.finality_tag(second);

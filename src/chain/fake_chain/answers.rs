@@ -264,6 +264,9 @@ impl ChainReader for FakeChain {
     }
     async fn transaction(&self, hash: B256) -> Result<Option<Transaction>, RpcError> {
         let node = self.count_call("transaction")?;
+        if let Some(shown) = &node.faults[self.asked.0].shows_transaction {
+            return Ok(Some(shown.clone()));
+        }
         Ok(node.host.transactions.get(&hash).cloned().or_else(|| node.past_transaction(hash)))
     }
     async fn senders(&self, transactions: &[B256]) -> Result<Vec<Option<Address>>, RpcError> {

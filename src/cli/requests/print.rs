@@ -60,6 +60,7 @@ pub(super) fn story(story: &RequestDetail, now_ms: u64) -> String {
         generation,
         event,
         kms_core,
+        access,
         worked_ms,
         accepted,
         transactions,
@@ -89,6 +90,9 @@ pub(super) fn story(story: &RequestDetail, now_ms: u64) -> String {
     ];
     lines.extend(times.into_iter().filter_map(|(name, at)| Some((name, passed(at)?))));
     lines.extend(kms_core.iter().map(|core| ("KMS Core", format!("{core} was asked"))));
+    if !access.is_empty() {
+        lines.push(("access", access.join("\n")));
+    }
     if let Some(outcome) = &line.outcome {
         let detail = line.outcome_detail.as_ref().map(|why| format!(": {why}"));
         lines.push(("outcome", outcome.clone() + &detail.unwrap_or_default()));

@@ -19,7 +19,7 @@ pub use self::{
     gateway_config::{
         Coprocessor, KmsNode, coprocessor, coprocessor_majority_threshold, coprocessor_tx_senders,
         current_kms_context_id, is_valid_kms_context, kms_node, kms_node_for_context, kms_signers,
-        kms_tx_senders,
+        kms_signers_for_context, kms_tx_senders,
     },
 };
 use crate::domain::{Bytes, U256};

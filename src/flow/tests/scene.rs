@@ -10,7 +10,11 @@ use std::{
 
 use alloy::{primitives::keccak256, sol, sol_types::SolEvent as _};
 use reqwest::{Body, Response};
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::http;
 
@@ -23,6 +27,7 @@ use crate::{
     },
     contracts::{
         abi,
+        acl::HostChains,
         decryption::{DecryptionAdapter, DeploymentSupport},
         gateway_config::GatewayConfigAdapter,
     },
@@ -34,6 +39,7 @@ use crate::{
     flow::{
         AnswerStages, Batch, Flow, FlowOptions, Mode, QueuedRequest, RequestLedger, RequestState,
         Step, StoredBatch,
+        access::{Access, AccessOptions},
         arrivals::suspects::SuspectBlocks,
         capacity::{Capacity, PermitHolder, Wanted},
         ciphertexts::{
@@ -46,6 +52,7 @@ use crate::{
         walk::WalkEnd,
     },
     telemetry::{heartbeat::Heartbeat, metrics::Metrics},
+    time::clock::Clock,
 };
 
 pub(super) const TIMEOUT: Duration = Duration::from_mins(5);
@@ -62,13 +69,16 @@ pub(super) struct Stored {
     pub attempts: usize,
     pub last_error: String,
     pub detail: String,
+    /// The last access check.
+    pub access: String,
 }
 
 impl OneRequest {
     fn at(stage: Stage) -> Self {
-        let standing = RequestState { stage, held: None, worked: Duration::ZERO };
-        let (last_error, detail) = Default::default();
-        let stored = Stored { standing, outcome: None, attempts: 0, last_error, detail };
+        let standing =
+            RequestState { stage, held: None, worked: Duration::ZERO, bound_context: None };
+        let (last_error, detail, access) = Default::default();
+        let stored = Stored { standing, outcome: None, attempts: 0, last_error, detail, access };
         Self(Arc::new(Mutex::new(stored)))
     }
 
@@ -99,6 +109,10 @@ impl RequestLedger for OneRequest {
                 now.standing.held = Some(hold.reason);
                 now.detail = hold.detail;
             }
+            Step::AccessChecked(note) => {
+                now.standing.bound_context = note.bound_context;
+                now.access = note.record;
+            }
             Step::WorkTime(time) => now.standing.worked += time,
             Step::Settled(outcome) => now.outcome = Some(outcome),
             Step::Asked { .. } => {
@@ -121,10 +135,16 @@ impl RequestLedger for OneRequest {
 }
 
 /// A registry in which every coprocessor has the same bucket.
-pub(super) struct OneBucket;
+#[derive(Default)]
+pub(super) struct OneBucket {
+    /// Of the registry's answers.
+    delay: Arc<Mutex<Duration>>,
+}
 
 impl BucketRegistry for OneBucket {
     async fn bucket_url_of(&self, _: Address) -> Result<Option<String>, BucketLookupError> {
+        let delay = *self.delay.lock().unwrap_or_else(PoisonError::into_inner);
+        sleep(delay).await;
         Ok(Some("http://bucket.example/ct128".to_owned()))
     }
 
@@ -133,14 +153,14 @@ impl BucketRegistry for OneBucket {
     }
 }
 
-const CIPHERTEXT: &[u8] = b"a ciphertext";
+pub(super) const CIPHERTEXT: &[u8] = b"a ciphertext";
 
 /// The bucket's reply to its nth request, counted from 1: this status and body, or the ciphertext
 /// (`None`).
 pub(super) type Refusing = Arc<dyn Fn(usize) -> Option<(u16, &'static str)> + Send + Sync>;
 
 /// The bucket's replies, counted.
-fn network(gets: Arc<AtomicUsize>, refusing: Refusing) -> HttpGet {
+fn network(gets: Arc<AtomicUsize>, delay: Arc<Mutex<Duration>>, refusing: Refusing) -> HttpGet {
     Arc::new(move |_, _| {
         let nth = gets.fetch_add(1, Ordering::Relaxed) + 1;
         let (status, body) = match refusing(nth) {
@@ -148,7 +168,11 @@ fn network(gets: Arc<AtomicUsize>, refusing: Refusing) -> HttpGet {
             None => (200, Body::from(CIPHERTEXT)),
         };
         let response = http::Response::builder().status(status).body(body).unwrap();
-        Box::pin(async move { Ok(Response::from(response)) })
+        let delay = *delay.lock().unwrap_or_else(PoisonError::into_inner);
+        Box::pin(async move {
+            sleep(delay).await;
+            Ok(Response::from(response))
+        })
     })
 }
 
@@ -185,10 +209,36 @@ pub(super) struct Scene {
     pub core: FakeCore,
     pub request: Request,
     pub suspects: SuspectBlocks,
+    /// Of the answers about where the bucket is, and of the bucket's.
+    pub lookup_delay: Arc<Mutex<Duration>>,
+    pub bucket_delay: Arc<Mutex<Duration>>,
     gets: Arc<AtomicUsize>,
     _lane: JoinSet<Result<(), LedgerError>>,
     pub final_height: watch::Sender<FinalHeight>,
-    _support: watch::Sender<DeploymentSupport>,
+    pub support: watch::Sender<DeploymentSupport>,
+}
+
+fn domain() -> SigningDomain {
+    SigningDomain {
+        name: "Decryption".into(),
+        version: "1".into(),
+        chain_id: 1,
+        verifying_contract: Address::ZERO,
+    }
+}
+
+/// The access check of a configuration without host chains.
+async fn no_host_chains(chain: &FakeChain, metrics: &Metrics) -> Access<FakeChain> {
+    let (address, nobody) = (ADDRESSES.gateway_config, Address::ZERO);
+    Access::new(AccessOptions {
+        hosts: HostChains::default(),
+        protocol_config: None,
+        gateway: DecryptionAdapter::new(chain.clone(), ADDRESSES),
+        registry: GatewayConfigAdapter::connect(chain.clone(), address, nobody).await.unwrap(),
+        domain: domain(),
+        clock: Clock::Wall,
+        metrics: metrics.clone(),
+    })
 }
 
 impl Scene {
@@ -219,25 +269,27 @@ impl Scene {
         );
         let mut running = JoinSet::new();
         running.spawn(task.run(Heartbeat::default(), CancellationToken::new()));
-        let domain = SigningDomain {
-            name: "Decryption".into(),
-            version: "1".into(),
-            chain_id: 1,
-            verifying_contract: Address::ZERO,
-        };
+        let domain = domain();
         let (support, supported) = watch::channel(DeploymentSupport::up_to_g10());
         let (depth, covered) = watch::channel(FinalHeight::EVERYTHING);
         let event = Event { block: chain.block(50), ..event() };
         let request = abi::decode(SOURCE, &event).expect("a request");
         let (suspects, gets) = (SuspectBlocks::default(), Arc::new(AtomicUsize::new(0)));
-        let http = BucketClient::with_transport(network(gets.clone(), Arc::new(refusing)));
+        let lookup_delay = Arc::new(Mutex::new(Duration::ZERO));
+        let bucket_delay = Arc::new(Mutex::new(Duration::ZERO));
+        let http = BucketClient::with_transport(network(
+            gets.clone(),
+            bucket_delay.clone(),
+            Arc::new(refusing),
+        ));
         let flow = Flow {
             whose: crate::telemetry::trace_context::Whose {
                 instance: "one".to_owned(),
                 service_name: None,
             },
+            access: no_host_chains(&chain, &metrics).await,
             ciphertexts: Ciphertexts::new(CiphertextsOptions {
-                buckets: Arc::new(OneBucket),
+                buckets: Arc::new(OneBucket { delay: lookup_delay.clone() }),
                 fallback: None,
                 memory_mib: SMALLEST_MEMORY_MIB,
                 verify_coprocessors: false,
@@ -289,10 +341,12 @@ impl Scene {
             core,
             request,
             suspects,
+            lookup_delay,
+            bucket_delay,
             gets,
             _lane: running,
             final_height: depth,
-            _support: support,
+            support,
         }
     }
 

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::WalkEnd;
+use super::{WalkEnd, policy::WalkDecision};
 use crate::{
     chain::sender::TransactionSender,
     domain::{Hold, HoldReason, LedgerError, Outcome, Request, RequestKey, stage::Stage},
     flow::{
-        Flow, Mode, RequestLedger, Step, ciphertexts::BucketRegistry, walk_queue::AttendanceGuard,
+        AccessNote, Flow, Mode, RequestLedger, Step, access::AccessHistory,
+        ciphertexts::BucketRegistry, walk_queue::AttendanceGuard,
     },
     telemetry::log_throttle::warn_rarely,
 };
@@ -49,6 +50,32 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     ) -> Result<(), LedgerError> {
         self.metrics.attempt_failed(stage.as_str());
         self.ledger.note(key, Step::Failed { why }).await
+    }
+
+    /// Records what the last access check found, unless its request is only tried again.
+    pub(super) async fn note_decided(
+        &self,
+        key: RequestKey,
+        decision: &WalkDecision,
+        access: &mut AccessHistory,
+    ) -> Result<(), LedgerError> {
+        if matches!(decision, WalkDecision::Retry { is_new_cause: false, .. }) {
+            return Ok(());
+        }
+        self.note_access(key, access).await
+    }
+
+    /// Records what the last access check found, unless it was recorded before.
+    pub(super) async fn note_access(
+        &self,
+        key: RequestKey,
+        access: &mut AccessHistory,
+    ) -> Result<(), LedgerError> {
+        let Some(record) = access.take_record().filter(|record| !record.as_str().is_empty()) else {
+            return Ok(());
+        };
+        let (bound_context, record) = (access.bound_context, record.as_str().to_owned());
+        self.ledger.note(key, Step::AccessChecked(AccessNote { bound_context, record })).await
     }
 
     pub(super) async fn note_work_time(

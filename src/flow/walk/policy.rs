@@ -8,8 +8,8 @@
 //! held for its answer  answered, submitted  first time since recovery           ask the Core for another
 //! held                 any                  worked for `request_expiry`         expire
 //! held                 any                                                      hold
-//! its own, transient   any                  for 20 s (3 s: a node denies it),   give way (no_progress)
-//!                                           and its permit is wanted
+//! its own, transient   any                  for 20 s (3 s: a node denies it,    give way (no_progress,
+//!                                           or its access), permit is wanted    or why access is denied)
 //! transient            any                                                      retry after a pause
 //! ```
 //!
@@ -39,7 +39,9 @@ use tokio::time::Instant;
 use self::{blame::blames_answer, core_history::CoreHistory, setback::Setback};
 use crate::{
     domain::{Answer, Hold, HoldReason, Refusal, Remedy, stage::Stage},
-    flow::{RequestState, ciphertexts::RefusalTimer, submission::PriorAnswer},
+    flow::{
+        RequestState, access::AccessHistory, ciphertexts::RefusalTimer, submission::PriorAnswer,
+    },
     time::backoff::Backoff,
 };
 
@@ -47,7 +49,8 @@ use crate::{
 /// that waits. So does one for whose answer the Core takes this long; of these only one at a time,
 /// because the Core may just be slow.
 pub(in crate::flow) const GIVE_WAY_AFTER: Duration = Duration::from_secs(20);
-/// The same for a request that a node denies: forged requests come by the thousand.
+/// The same for a request that a node denies, or whose access check gives no pass: forged requests come by
+/// the thousand.
 const DENIED_GIVES_WAY_AFTER: Duration = Duration::from_secs(3);
 /// The first pause between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -69,6 +72,8 @@ pub(in crate::flow) struct History {
     pub held: Option<HoldReason>,
     /// At the last check a node denied it, or no node showed it.
     pub doubted: bool,
+    /// How its access checks went.
+    pub access: AccessHistory,
     /// When buckets refused its ciphertexts.
     pub refusals: RefusalTimer,
     /// What the Core has answered about it.
@@ -105,6 +110,10 @@ impl History {
             },
             held,
             doubted: held == Some(HoldReason::NoProgress),
+            access: AccessHistory::begin(
+                held,
+                standing.and_then(|standing| standing.bound_context),
+            ),
             refusals: RefusalTimer::new(held),
             core: CoreHistory::begin(held),
             worked: standing.map_or(Duration::ZERO, |standing| standing.worked),
@@ -207,13 +216,11 @@ pub(in crate::flow) fn decide(
         (Remedy::Hold(hold), _) => WalkDecision::Hold { hold: hold.clone(), worked },
         (Remedy::Retry, _) => {
             let since = *history.stuck_since.get_or_insert(at.begun);
-            let patience = if history.doubted { DENIED_GIVES_WAY_AFTER } else { GIVE_WAY_AFTER };
+            let is_denied = history.doubted || history.access.is_troubled();
+            let patience = if is_denied { DENIED_GIVES_WAY_AFTER } else { GIVE_WAY_AFTER };
             let is_stuck = at.now.saturating_duration_since(since) >= patience;
             if setback.is_own && is_stuck && at.is_recalled {
-                return WalkDecision::GiveWay(Hold::new(
-                    HoldReason::NoProgress,
-                    setback.cause.to_string(),
-                ));
+                return WalkDecision::GiveWay(setback.cause.hold_to_give_way());
             }
             let code = Some(setback.cause.code());
             let news = std::mem::replace(&mut history.last_code, code) != code;

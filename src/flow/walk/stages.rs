@@ -19,9 +19,10 @@ use crate::{
         abi::{self, Deployment},
         decryption::{DeploymentSupport, RequestLocation},
     },
-    domain::{Address, Answer, Hold, HoldReason, Outcome, Remedy, Request, stage::Stage},
+    domain::{Address, Answer, BlockRef, Hold, HoldReason, Outcome, Remedy, Request, stage::Stage},
     flow::{
         AnswerStages, Flow, Mode, RequestLedger, Step,
+        access::{AccessHistory, AccessPass},
         ciphertexts::BucketRegistry,
         kms_core::{self, CoreError, PollResult, PollingEnd},
         submission::{SubmissionError, SubmissionEvent, SubmissionProgress},
@@ -40,8 +41,20 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         history: &mut History,
         attendance: &AttendanceGuard,
     ) -> Result<Transition, Setback> {
-        self.check_support(request).await?;
+        let deployment = self.check_support(request).await?;
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), error))?;
+        let again = history.maybe_asked;
+        // What was not granted lately is checked before it takes anybody's time.
+        let mut pass = None;
+        if history.access.is_troubled() {
+            attendance.set_activity(Activity::CheckingAccess);
+            let block = match self.block_of(request, again).await? {
+                Ok(block) => block,
+                Err(end) => return Ok(Transition::End(end)),
+            };
+            let access = &mut history.access;
+            pass = Some(self.check_access(request, block, &deployment, access).await?);
+        }
         let turn = match &self.mode {
             Mode::Answer(rooms) => {
                 attendance.set_activity(Activity::WaitingForCore);
@@ -51,19 +64,13 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             }
             Mode::Observe { .. } => None,
         };
-        let (mut block, again) = (request.block, history.maybe_asked);
         attendance.set_activity(Activity::CheckingChain);
-        if again {
-            let found = self.whereabouts(request).await;
-            match found.map_err(Setback::retry)? {
-                RequestLocation::In(now) => block = now,
-                RequestLocation::Unknown => {
-                    return Err(Setback::own(Remedy::Retry, Cause::BlockLeftChain));
-                }
-                RequestLocation::Gone => return Ok(Transition::End(Outcome::Orphaned)),
-            }
-        }
+        let block = match self.block_of(request, again).await? {
+            Ok(block) => block,
+            Err(end) => return Ok(Transition::End(end)),
+        };
         let (refusals, doubted) = (&mut history.refusals, &mut history.doubted);
+        let access = &mut history.access;
         // Requests that a node denies may be forged, by the thousand: their ciphertexts are not fetched
         // before the nodes agree.
         let known = if *doubted {
@@ -87,12 +94,30 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 None => self.check_witnesses(request, block, again, doubted).await,
             }
         };
-        let (fetched, witnessed) = tokio::try_join!(fetching, witnessing)?;
+        let checking = async {
+            match pass {
+                Some(pass) => Ok(pass),
+                None => self.check_access(request, block, &deployment, access).await,
+            }
+        };
+        let (fetched, witnessed, mut pass) = tokio::try_join!(fetching, witnessing, checking)?;
         if let Some(end) = witnessed {
             return Ok(Transition::End(end));
         }
         // The contract may have been upgraded in the meantime.
-        self.check_support(request).await?;
+        if self.check_support(request).await? != deployment {
+            return Err(Setback::retry(Cause::Upgraded));
+        }
+        if !self.access.is_fresh(&pass) {
+            pass = self.check_access(request, block, &deployment, &mut history.access).await?;
+        }
+        if !self.access.is_fresh(&pass) {
+            return Err(Setback::own(Remedy::Retry, Cause::PassTooOld));
+        }
+        // A failing journal ends the instance elsewhere.
+        if let Err(error) = self.note_access(request.key, &mut history.access).await {
+            debug!(%error, "could not note a step");
+        }
         let Some((rooms, turn)) = turn else { return Ok(Transition::End(Outcome::Observed)) };
         let begun = Instant::now();
         attendance.set_activity(Activity::Asking);
@@ -117,6 +142,41 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 Err(setback)
             }
         }
+    }
+
+    /// The block that the request is in now, or how it ends. Not `again`: it was just read there.
+    async fn block_of(
+        &self,
+        request: &Request,
+        again: bool,
+    ) -> Result<Result<BlockRef, Outcome>, Setback> {
+        if !again {
+            return Ok(Ok(request.block));
+        }
+        match self.whereabouts(request).await.map_err(Setback::retry)? {
+            RequestLocation::In(now) => Ok(Ok(now)),
+            RequestLocation::Unknown => Err(Setback::own(Remedy::Retry, Cause::BlockLeftChain)),
+            RequestLocation::Gone => Ok(Err(Outcome::Orphaned)),
+        }
+    }
+
+    /// Checks whether the request may be decrypted now.
+    async fn check_access(
+        &self,
+        request: &Request,
+        block: BlockRef,
+        deployment: &Deployment,
+        history: &mut AccessHistory,
+    ) -> Result<AccessPass, Setback> {
+        let begun = Instant::now();
+        let checking = self.access.check(request, block, deployment, history.bound_context);
+        let check = checking.instrument(debug_span!("access")).await;
+        let pass = history.checked(check, Instant::now()).map_err(|without| {
+            let (remedy, error) = *without;
+            Setback { is_own: error.is_own(), ..Setback::new(remedy, error) }
+        })?;
+        self.metrics.observe_room(Room::Access, begun.elapsed());
+        Ok(pass)
     }
 
     /// The deployment that the request is judged by. Waits while the contract is looked at again.

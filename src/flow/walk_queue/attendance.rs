@@ -17,6 +17,7 @@ pub enum Activity {
     NotFinal,
     /// It may have been answered, or have left the chain.
     CheckingChain,
+    CheckingAccess,
     WaitingForCore,
     Fetching,
     Asking,
@@ -32,6 +33,7 @@ impl fmt::Display for Activity {
                 "waits for its block to be final: the chain has it in a higher one now"
             }
             Self::CheckingChain => "the gateway nodes are asked what became of it",
+            Self::CheckingAccess => "the host chains are asked whether they allow it",
             Self::WaitingForCore => "waits for its turn at the KMS Core",
             Self::Fetching => "its ciphertexts are fetched, or wait for memory",
             Self::Asking => "the KMS Core accepts it",

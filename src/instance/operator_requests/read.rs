@@ -156,6 +156,11 @@ pub(super) fn detail(
             log_index: event.log_index,
         },
         kms_core: progress.asked_core.as_ref().map(ToString::to_string),
+        access: record
+            .access
+            .iter()
+            .flat_map(|access| access.record.lines().map(str::to_owned))
+            .collect(),
         worked_ms: progress.worked_ms,
         accepted,
         transactions: transactions.collect(),

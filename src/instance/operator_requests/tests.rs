@@ -266,6 +266,7 @@ fn an_export_is_cut_at_its_bytes_and_goes_on() {
             data: Bytes::from(vec![0; data]),
         },
         answer: None,
+        access: None,
         progress: just_arrived(),
     };
     let (half, whole) = (EXPORT_PAGE_BYTES / 2, EXPORT_PAGE_BYTES + 1);

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Bytes, SignedResult};
+use crate::{
+    domain::{Bytes, SignedResult},
+    flow::ledger::AccessNote,
+};
 
 const REOPENINGS: [Reopening; 3] =
     [Reopening::SeenAgain, Reopening::AnswerDropped, Reopening::RetryAsked];
@@ -48,6 +51,7 @@ fn steps() -> Vec<Step> {
         Step::Failed { why: "timeout".into() },
         hold(HoldReason::AccessDenied),
         Step::WorkTime(Duration::from_millis(2)),
+        Step::AccessChecked(AccessNote::default()),
         Step::Settled(Outcome::Expired),
     ]
 }
@@ -71,8 +75,8 @@ fn every_stage_and_step_lands_where_the_drawing_says() {
         (Submitted, [Submitted, Submitted, Answered, Submitted, Answered].map(Some)),
     ];
     for (before, row) in table {
-        // Failed, Held and WorkTime do not change the stage.
-        let row = row.into_iter().chain([Some(before); 3]);
+        // Failed, Held, WorkTime and AccessChecked do not change the stage.
+        let row = row.into_iter().chain([Some(before); 4]);
         for (step, expected) in steps().iter().zip(row) {
             let after = StoredRequest::from(at(before)).step(step, 9);
             let Some(expected) = expected else {
@@ -98,7 +102,8 @@ fn an_end_is_an_end_but_for_the_chain_and_an_operator() {
             Outcome::Accepted { .. } => &[SeenAgain, AnswerDropped],
             Outcome::AlreadyAnswered => &[SeenAgain, AnswerDropped, RetryAsked],
             Outcome::Orphaned | Outcome::Refused(Refusal::NotRequested) => &[SeenAgain, RetryAsked],
-            Outcome::Expired | Outcome::Refused(Refusal::Malformed(_)) => &[RetryAsked],
+            Outcome::Expired
+            | Outcome::Refused(Refusal::Malformed(_) | Refusal::AccessRefused(_)) => &[RetryAsked],
             Outcome::Observed => &[],
         };
         for stage in StageName::ALL {
@@ -163,7 +168,9 @@ fn a14_what_is_seen_again_is_believed_as_far_as_it_was_seen() {
             ) => "--- r--",
             None
             | Some(
-                Outcome::Expired | Outcome::Refused(Refusal::Malformed(_)) | Outcome::Observed,
+                Outcome::Expired
+                | Outcome::Refused(Refusal::Malformed(_) | Refusal::AccessRefused(_))
+                | Outcome::Observed,
             ) => "--- mm-",
         };
         let row =

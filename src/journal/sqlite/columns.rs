@@ -8,16 +8,20 @@ use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRe
 
 use crate::{
     domain::{
-        Address, B256, BlockRef, Bytes, Hold, HoldReason, Outcome, Refusal, RequestKey,
-        RequestSource, U256, excerpt,
+        AccessRefusal, AccessRefusalReason, Address, B256, BlockRef, Bytes, Hold, HoldReason,
+        Outcome, Refusal, RequestKey, RequestSource, U256, excerpt,
     },
     flow::ledger::Step,
     journal::progress::{LONGEST_ERROR, StoredHold},
 };
 
+/// Lines of an access check that are read back.
+const LONGEST_RECORD_LINES: usize = 200;
+
 /// The step's name for logs. Its contents may be large.
 pub(super) fn step_name(step: &Step) -> &'static str {
     match step {
+        Step::AccessChecked(_) => "access_checked",
         Step::Asked { .. } => "asked",
         Step::Forgotten => "forgotten",
         Step::Answered(_) => "answered",
@@ -34,6 +38,12 @@ pub(super) fn step_name(step: &Step) -> &'static str {
 /// bound.
 pub(super) fn bounded_text(text: Option<String>) -> Option<String> {
     text.map(|text| excerpt(LONGEST_ERROR + 1, text))
+}
+
+/// A text of several lines as stored, bounded again.
+pub(super) fn bounded_lines(text: &str) -> String {
+    let lines = text.lines().take(LONGEST_RECORD_LINES);
+    lines.map(|line| excerpt(LONGEST_ERROR + 1, line)).collect::<Vec<_>>().join("\n")
 }
 
 /// A hold as stored. A reason that this version does not know reads as "not held": the request is tried
@@ -78,6 +88,12 @@ impl From<&Outcome> for OutcomeColumns {
                 detail: Some(what.clone()),
                 ..Self::default()
             },
+            Outcome::Refused(Refusal::AccessRefused(why)) => Self {
+                name,
+                refusal: Some(why.reason.as_str().to_owned()),
+                detail: Some(why.detail.clone()),
+                ..Self::default()
+            },
             Outcome::Refused(Refusal::NotRequested) => {
                 Self { name, refusal: Some("not_requested".to_owned()), ..Self::default() }
             }
@@ -102,6 +118,12 @@ impl OutcomeColumns {
                 Outcome::Refused(Refusal::Malformed(bounded_text(self.detail).unwrap_or_default()))
             }
             ("refused", Some("not_requested"), ..) => Outcome::Refused(Refusal::NotRequested),
+            ("refused", Some(word), ..) => {
+                let reason = AccessRefusalReason::from_name(word)
+                    .ok_or_else(|| format!("refusal {word:?}"))?;
+                let detail = bounded_text(self.detail).unwrap_or_default();
+                Outcome::Refused(Refusal::AccessRefused(AccessRefusal { reason, detail }))
+            }
             _ => return Err(format!("outcome {name:?} with these columns")),
         };
         Ok(Some(outcome))

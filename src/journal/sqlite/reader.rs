@@ -10,8 +10,9 @@ use rusqlite::{
 
 use super::{
     columns::{
-        Fixed, Number, OutcomeColumns, SourceColumn, block_from_columns, bounded_text, bytes,
-        held_from_columns, key_from_columns, source_from_column, topics_from_blob,
+        Fixed, Number, OutcomeColumns, SourceColumn, block_from_columns, bounded_lines,
+        bounded_text, bytes, held_from_columns, key_from_columns, source_from_column,
+        topics_from_blob,
     },
     statements::{self as sql, PROGRESS_COLUMNS},
 };
@@ -22,7 +23,7 @@ use crate::{
         Answer, B256, BlockRef, CoreAddress, Event, Kind, RequestKey, RequestSource, SignedResult,
         U256,
     },
-    flow::ledger::{AnsweredHere, IdRange, UnprovenRange},
+    flow::ledger::{AccessNote, AnsweredHere, IdRange, UnprovenRange},
     journal::{
         Position, Progress, RequestFilter, RequestPage, RequestRecord, RequestSummary, StageName,
     },
@@ -117,6 +118,7 @@ pub(super) fn read_event(row: &Row<'_>, first: usize) -> Result<Event> {
 pub(super) fn read_record(row: &Row<'_>, source: RequestSource) -> Result<RequestRecord> {
     const EVENT: usize = PROGRESS_COLUMNS + 4;
     const ANSWER: usize = EVENT + 6;
+    const ACCESS: usize = ANSWER + 3;
     let (position, key, kind) = read_name(row, source)?;
     let event = read_event(row, EVENT)?;
     let answer = match row.get::<_, Option<Vec<u8>>>(ANSWER)? {
@@ -128,7 +130,14 @@ pub(super) fn read_record(row: &Row<'_>, source: RequestSource) -> Result<Reques
             Some(Answer::new(kind, signed))
         }
     };
-    Ok(RequestRecord { position, key, kind, event, answer, progress: read_progress(row)? })
+    let record: Option<String> = row.get(ACCESS)?;
+    let bound_context: Option<Fixed<U256>> = row.get(ACCESS + 1)?;
+    let access = record.map(|record| AccessNote {
+        bound_context: bound_context.map(|context| context.0),
+        record: bounded_lines(&record),
+    });
+    let progress = read_progress(row)?;
+    Ok(RequestRecord { position, key, kind, event, answer, access, progress })
 }
 
 /// In a journal of the chain `home`.

@@ -18,9 +18,18 @@ pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 /// One entry per schema version, oldest first. Released entries never change.
 pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9];
 
-/// The Core that was asked last, as host and port. No released program knows this version yet: until one
-/// does, a column that a request needs is added here and not in a version of its own.
-const V9: &str = "ALTER TABLE requests ADD COLUMN asked_core TEXT;";
+/// The Core that was asked last, as host and port; and the last access check of a request: in lines what was
+/// asked of whom, and the KMS context that was current when a request was made that names none. No released
+/// program knows this version yet: until one does, what a request needs is added here and not in a version
+/// of its own.
+const V9: &str = "
+ALTER TABLE requests ADD COLUMN asked_core TEXT;
+CREATE TABLE access (
+    seq INTEGER PRIMARY KEY,
+    bound_context BLOB,
+    record TEXT NOT NULL
+) STRICT;
+";
 
 /// A wallet has nonces on each chain. Before, there was one chain only.
 const V8: &str = "

@@ -139,6 +139,9 @@ WHERE seq = ?1";
 pub(super) const PUT_ANSWER: &str =
     "REPLACE INTO answers (seq, payload, signature, extra_data) VALUES (?1, ?2, ?3, ?4)";
 
+pub(super) const PUT_ACCESS: &str =
+    "REPLACE INTO access (seq, bound_context, record) VALUES (?1, ?2, ?3)";
+
 pub(super) const INSERT_TRANSACTION: &str = "
 INSERT INTO transactions
     (nonce, hash, contract, request_id, request_content, signed_at, raw, chain)
@@ -163,8 +166,10 @@ macro_rules! unfinished {
             "SELECT ",
             progress_columns!(),
             ", r.seq, r.id, r.content, r.kind, e.block_number, e.block_hash, e.transaction_hash,
-             e.log_index, e.topics, e.data, a.payload, a.signature, a.extra_data
+             e.log_index, e.topics, e.data, a.payload, a.signature, a.extra_data, c.record,
+             c.bound_context
              FROM requests r JOIN events e ON e.seq = r.seq LEFT JOIN answers a ON a.seq = r.seq
+             LEFT JOIN access c ON c.seq = r.seq
              WHERE ",
             $filter
         )
@@ -365,7 +370,8 @@ pub(super) const OLD_REQUESTS: &str = concat!(
     " ORDER BY settled_at LIMIT ?3"
 );
 
-pub(super) const DELETE_REQUEST: [&str; 3] = [
+pub(super) const DELETE_REQUEST: [&str; 4] = [
+    "DELETE FROM access WHERE seq = ?1",
     "DELETE FROM answers WHERE seq = ?1",
     "DELETE FROM events WHERE seq = ?1",
     "DELETE FROM requests WHERE seq = ?1",

@@ -321,6 +321,7 @@ fn copy(
     transaction.execute(sql::inherit::REQUESTS, params![SourceColumn::home(contract), young])?;
     transaction.execute(sql::inherit::EVENTS, of)?;
     transaction.execute(sql::inherit::ANSWERS, of)?;
+    transaction.execute(sql::inherit::ACCESS, of)?;
     transaction.execute(sql::inherit::SEEN_IDS, of)?;
     let requests = rows.in_hand()?;
     transaction.commit()?;

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     chain::lane::{SignedTransaction, TransactionId},
     domain::{B256, BlockRef, CoreAddress, Kind, RequestKey, RequestSource, SignedResult},
-    flow::ledger::{Arrival, Batch, IdRange, Step, StoredBatch, UnprovenRange},
+    flow::ledger::{AccessNote, Arrival, Batch, IdRange, Step, StoredBatch, UnprovenRange},
     journal::{
         Pruned,
         commands::{CommandResult, Settlement, Work},
@@ -232,6 +232,14 @@ impl Tables<'_> {
                         signature.as_ref(),
                         extra_data.as_ref(),
                     ])?;
+                }
+                if let Step::AccessChecked(AccessNote { bound_context, record }) = step {
+                    self.transaction.prepare_cached(sql::PUT_ACCESS)?.execute(params![
+                        seq,
+                        bound_context.map(Fixed),
+                        record,
+                    ])?;
+                    return Ok(CommandResult::Nothing);
                 }
                 self.advance(seq, &after).map(|()| CommandResult::Nothing)
             }

@@ -52,7 +52,7 @@ impl Model {
             (Step::Forgotten, None) => row.stage = Stage::Arrived,
             // Work shows in `request_state` only, and a step whose answer is missing is illegal.
             (Step::Forgotten, Some(_))
-            | (Step::WorkTime(_), _)
+            | (Step::WorkTime(_) | Step::AccessChecked(_), _)
             | (Step::Submitted { .. } | Step::Returned { .. }, None) => {}
             (Step::Answered(answer), _) => {
                 row.held = None;
@@ -113,6 +113,7 @@ fn step(id: u64) -> impl Strategy<Value = Step> {
         2 => "[a-z]{1,9}".prop_map(|why| Step::Failed { why }),
         3 => (reason, "[a-z]{1,9}").prop_map(|(reason, text)| Step::Held(Hold::new(reason, text))),
         1 => (0..9u64).prop_map(|ms| Step::WorkTime(std::time::Duration::from_millis(ms))),
+        1 => Just(Step::AccessChecked(AccessNote::default())),
         1 => outcome.prop_map(Step::Settled),
     ]
 }

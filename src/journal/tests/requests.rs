@@ -227,6 +227,9 @@ async fn standing_sees_what_was_noted_just_before() {
     journal.note(key(1), Step::WorkTime(Duration::from_millis(70))).await.unwrap();
     journal.note(key(1), hold(HoldReason::CoreFailed)).await.unwrap();
     journal.note(key(1), Step::WorkTime(Duration::from_millis(30))).await.unwrap();
+    let note = AccessNote { bound_context: Some(U256::from(7)), record: "one\n  two".to_owned() };
+    journal.note(key(1), Step::AccessChecked(AccessNote::default())).await.unwrap();
+    journal.note(key(1), Step::AccessChecked(note.clone())).await.unwrap();
     let standing = journal.request_state(key(1)).await.unwrap().unwrap();
     assert_eq!(
         standing,
@@ -234,8 +237,10 @@ async fn standing_sees_what_was_noted_just_before() {
             stage: Stage::Answered(answer(1, "a")),
             held: Some(HoldReason::CoreFailed),
             worked: Duration::from_millis(100),
+            bound_context: note.bound_context,
         }
     );
+    assert_eq!(journal.request(key(1)).await.unwrap().unwrap().access, Some(note));
     journal.note(key(1), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
     assert_eq!(journal.request_state(key(1)).await.unwrap(), None, "settled");
 }

@@ -75,6 +75,22 @@ impl Series {
                 "Looks of several gateway nodes at a request before the Core is asked.",
                 &["result"],
             ),
+            access_checks: r.counters(
+                "access_checks_total",
+                "Checks of a request at one host chain.",
+                &["chain", "kind", "result"],
+            ),
+            access_duration: r.histograms(
+                "access_check_duration_seconds",
+                "What a check at one host chain took.",
+                &["chain"],
+                SECONDS,
+            ),
+            access_known: r.counters(
+                "access_cache_hits_total",
+                "Answers of checks that were grants known from a finalized block.",
+                &["chain"],
+            ),
             behind_since_ms: AtomicU64::new(UNKNOWN),
             unsent: AtomicU64::new(0),
             still_ms: AtomicU64::new(0),

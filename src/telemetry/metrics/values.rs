@@ -10,6 +10,8 @@ use crate::domain::{HoldReason, Kind};
 pub enum Room {
     /// From the wake-up by a new head until the request is stored.
     Arrivals,
+    /// The access check of a request.
+    Access,
     /// All ciphertexts of a request, including the wait for memory.
     Ciphertexts,
     /// Handing the request to the Core.
@@ -21,13 +23,20 @@ pub enum Room {
 }
 
 impl Room {
-    pub const ALL: [Self; 5] =
-        [Self::Arrivals, Self::Ciphertexts, Self::CoreAsk, Self::CoreAnswer, Self::Submission];
+    pub const ALL: [Self; 6] = [
+        Self::Arrivals,
+        Self::Access,
+        Self::Ciphertexts,
+        Self::CoreAsk,
+        Self::CoreAnswer,
+        Self::Submission,
+    ];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Arrivals => "arrivals",
+            Self::Access => "access",
             Self::Ciphertexts => "ciphertexts",
             Self::CoreAsk => "kms_core_ask",
             Self::CoreAnswer => "kms_core_answer",

@@ -16,6 +16,8 @@ sol! {
     function getKmsTxSenders() external view returns (address[] txSenders);
     function getKmsSigners() external view returns (address[] signers);
     function getCurrentKmsContextId() external view returns (uint256 contextId);
+    function getKmsSignersForContext(uint256 contextId) external view
+        returns (address[] signers);
     function isValidKmsContext(uint256 contextId) external view returns (bool valid);
     function getCoprocessorMajorityThreshold() external view returns (uint256 threshold);
     function getKmsNodeForContext(uint256 contextId, address kmsTxSenderAddress) external view;
@@ -136,6 +138,15 @@ fn read_kms_node(returned: &[u8]) -> Result<Option<KmsNode>, ViewProblem> {
 pub fn current_kms_context_id() -> View<U256> {
     View::of(&getCurrentKmsContextIdCall {}, |returned| {
         Ok(getCurrentKmsContextIdCall::abi_decode_returns_with_config(returned, DECODER)?)
+    })
+}
+
+/// `getKmsSignersForContext`. Exists from G12 on; empty for a context that is not known there, a revert from
+/// G13 on.
+#[must_use]
+pub fn kms_signers_for_context(context: U256) -> View<Vec<Address>> {
+    View::of(&getKmsSignersForContextCall { contextId: context }, |returned| {
+        Ok(getKmsSignersForContextCall::abi_decode_returns_with_config(returned, DECODER)?)
     })
 }
 

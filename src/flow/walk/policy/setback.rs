@@ -9,6 +9,7 @@ use crate::{
     contracts::gateway_config::RegistryError,
     domain::{Hold, HoldReason, Remedy, stage::Stage},
     flow::{
+        access::{AccessError, Grounds},
         ciphertexts::FetchError,
         kms_core::{CoreError, wire::RequestError},
         submission::SubmissionError,
@@ -24,6 +25,8 @@ pub(in crate::flow) enum Cause {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Request(#[from] RequestError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error(transparent)]
     Ciphertexts(#[from] FetchError),
     #[error(transparent)]
@@ -49,6 +52,10 @@ pub(in crate::flow) enum Cause {
     /// The Core repeated an answer that the contract has rejected.
     #[error("the KMS Core gives the same answer again")]
     SameAnswer,
+    #[error("the contract was upgraded while access was checked; it is checked again")]
+    Upgraded,
+    #[error("the access check took too long to count; it is made again")]
+    PassTooOld,
     #[error("the instance is stopping")]
     Stopping,
 }
@@ -68,6 +75,7 @@ impl Cause {
             Self::Gateway(error) => error.code(),
             Self::Registry(error) => error.code(),
             Self::Request(error) => error.code(),
+            Self::Access(error) => error.code(),
             Self::Ciphertexts(error) => error.code(),
             Self::Core(error) => error.code(),
             Self::Submission(error) => error.code(),
@@ -78,8 +86,18 @@ impl Cause {
             Self::Disputed { .. } => "disputed",
             Self::RegistrationChanged => "registered_anew",
             Self::SameAnswer => "same_answer",
+            Self::Upgraded => "upgraded",
+            Self::PassTooOld => "pass_too_old",
             Self::Stopping => "stopping",
         }
+    }
+}
+
+impl Cause {
+    /// Why the request is set aside if its permit is wanted now.
+    pub fn hold_to_give_way(&self) -> Hold {
+        let own = if let Self::Access(error) = self { error.hold() } else { None };
+        own.unwrap_or_else(|| Hold::new(HoldReason::NoProgress, self.to_string()))
     }
 }
 
@@ -114,6 +132,11 @@ impl Setback {
 
     pub fn held(hold: Hold) -> Self {
         Self::own(Remedy::Hold(hold.clone()), Cause::Held(hold))
+    }
+
+    /// Whether it is a refusal that follows from the event alone.
+    pub fn rests_on_event(&self) -> bool {
+        matches!(self.cause, Cause::Access(AccessError::Refused { grounds: Grounds::Event, .. }))
     }
 
     /// The Core has the request and no answer. `within`: its timeout, which has passed. `None`: the permit

@@ -68,7 +68,7 @@ fn setbacks() -> Vec<Setback> {
 }
 
 fn standing(worked: Duration) -> RequestState {
-    RequestState { stage: Stage::Arrived, held: None, worked }
+    RequestState { stage: Stage::Arrived, held: None, worked, bound_context: None }
 }
 
 /// Every history that makes a difference to [`decide`].

@@ -35,6 +35,14 @@ CROSS JOIN old.requests o ON o.contract = n.contract AND o.id = n.id AND o.conte
 CROSS JOIN old.answers a ON a.seq = o.seq
 WHERE n.contract = ?1 ON CONFLICT DO NOTHING";
 
+pub(in crate::journal::sqlite) const ACCESS: &str = "
+INSERT INTO main.access (seq, bound_context, record)
+SELECT n.seq, a.bound_context, a.record
+FROM main.requests n
+CROSS JOIN old.requests o ON o.contract = n.contract AND o.id = n.id AND o.content = n.content
+CROSS JOIN old.access a ON a.seq = o.seq
+WHERE n.contract = ?1 ON CONFLICT DO NOTHING";
+
 /// `?1` contract, `?2` now.
 pub(in crate::journal::sqlite) const CURSOR: &str = "
 INSERT INTO main.cursors (contract, begun_after, number, hash, moved_at, read_twice)

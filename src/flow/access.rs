@@ -1,0 +1,454 @@
+//! Room 2: may this be decrypted? From G12 on nobody but the connectors checks it (protocol:
+//! ciphertext-storage 10).
+//!
+//! ```text
+//! request --> context::claim ------------------> is that KMS context in force? ----+
+//!        \--> plan (with the calldata, if legacy) --> host chains, one block each --+--> decision --> pass
+//! ```
+//!
+//! Fail closed: only [`decision`] grants, only from plain answers to everything that [`plan`] asks, and
+//! whatever else happens is an [`AccessError`]. A pass is good for seconds ([`Access::is_fresh`]).
+//!
+//! A gateway node may lie about the event and its calldata, a host node about the state of its chain.
+//! The first cannot get anything granted, because the user's signature and the ACL decide; so one node
+//! is enough to go on with, and two are needed to end a request ([`history`]).
+
+mod cache;
+mod calldata;
+mod context;
+mod decision;
+mod error;
+mod history;
+mod plan;
+mod record;
+mod user_signature;
+
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+
+use self::{
+    cache::GrantCache,
+    context::ContextClaim,
+    decision::{Verdict, decide},
+    plan::ChainPlan,
+    record::{ChainRecord, call_text},
+};
+pub use self::{
+    error::{AccessError, Grounds, Witnesses},
+    history::AccessHistory,
+    record::AccessRecord,
+};
+use crate::{
+    chain::reader::ChainReader,
+    contracts::{
+        abi::{CiphertextSource, ContextRule, Deployment},
+        acl::{AclAnswer, HostChain, HostChains},
+        decryption::DecryptionAdapter,
+        gateway_config::GatewayConfigAdapter,
+        pinned_reads::HostChainError,
+        protocol_config::{ContextStatus, ProtocolConfig},
+    },
+    domain::{
+        AccessRefusal, AccessRefusalReason, BlockRef, Kind, Operation, Refusal, Request,
+        RequestTerms, SigningDomain, U256,
+    },
+    telemetry::metrics::Metrics,
+    time::clock::Clock,
+};
+
+/// How old a pass may be when the Core is asked.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// The room.
+#[derive(Debug)]
+pub struct Access<P> {
+    pub options: AccessOptions<P>,
+    cache: GrantCache,
+}
+
+/// What the room asks, and with what.
+#[derive(Clone, Debug)]
+pub struct AccessOptions<P> {
+    pub hosts: HostChains<P>,
+    /// Where contexts are checked from G14 on. `None`: not configured.
+    pub protocol_config: Option<ProtocolConfig<P>>,
+    pub gateway: DecryptionAdapter<P>,
+    pub registry: GatewayConfigAdapter<P>,
+    /// The gateway's, which users sign under with the chain id of their host chain.
+    pub domain: SigningDomain,
+    pub clock: Clock,
+    pub metrics: Metrics,
+}
+
+/// Everything that was asked granted.
+#[derive(Clone, Debug)]
+pub struct AccessPass {
+    /// Time since boot when the check began.
+    made_at: Duration,
+    pub context: RequestContext,
+}
+
+#[cfg(test)]
+impl AccessPass {
+    pub(in crate::flow) fn for_tests() -> Self {
+        Self { made_at: Duration::ZERO, context: RequestContext::default() }
+    }
+}
+
+/// The context and epoch that a request is answered in. `None`: the deployment has none, or it is the
+/// current one at the time of the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestContext {
+    pub id: Option<U256>,
+    pub epoch: Option<U256>,
+}
+
+/// A check: its result, and what an operator may want to know of it.
+#[derive(Clone, Debug)]
+pub struct AccessCheck {
+    pub result: Result<AccessPass, AccessError>,
+    pub record: AccessRecord,
+    /// The context that was current when the request was made, if it names none.
+    pub bound_context: Option<U256>,
+}
+
+impl<P> Access<P> {
+    #[must_use]
+    pub fn new(options: AccessOptions<P>) -> Self {
+        Self { options, cache: GrantCache::default() }
+    }
+}
+
+impl<P: ChainReader> Access<P> {
+    /// Whether the Core may be asked on the strength of this pass. A machine that slept in between has lost
+    /// that time.
+    #[must_use]
+    pub fn is_fresh(&self, pass: &AccessPass) -> bool {
+        self.options.clock.since_boot().saturating_sub(pass.made_at) <= FRESH
+    }
+
+    /// Checks a request, which is in `block` now. `bound`: what an earlier check said of its context.
+    pub async fn check(
+        &self,
+        request: &Request,
+        block: BlockRef,
+        deployment: &Deployment,
+        mut bound: Option<U256>,
+    ) -> AccessCheck {
+        let made_at = self.options.clock.since_boot();
+        let mut record = AccessRecord::default();
+        let result = self.run(request, block, deployment, (&mut bound, &mut record)).await;
+        let result = result.map(|context| AccessPass { made_at, context });
+        if let Err(error) = &result {
+            record.line(&error.to_string());
+        }
+        AccessCheck { result, record, bound_context: bound }
+    }
+
+    async fn run(
+        &self,
+        request: &Request,
+        block: BlockRef,
+        deployment: &Deployment,
+        (bound, record): (&mut Option<U256>, &mut AccessRecord),
+    ) -> Result<RequestContext, AccessError> {
+        if !deployment.checks_access() {
+            return Ok(RequestContext::default());
+        }
+        let claim = context::claim(request.extra_data(), deployment).map_err(of_event)?;
+        let contexts = self.check_context(claim, request, block, deployment, bound);
+        let chains = async {
+            let plans = self.plans(request, block, deployment).await?;
+            let kind = request.kind();
+            Ok(join_all(plans.iter().map(|plan| self.ask_chain(plan, kind))).await)
+        };
+        let (context, chains) = join(contexts, chains).await;
+        let mut errors = Vec::new();
+        match chains {
+            Err(error) => errors.push(error),
+            Ok(chains) => {
+                for (of_chain, result) in chains {
+                    record.append(&of_chain);
+                    errors.extend(result.err());
+                }
+            }
+        }
+        let granted = errors.is_empty();
+        let context = match context {
+            Ok(context) if granted => return Ok(context),
+            Ok(_) => None,
+            Err(error) => Some(error),
+        };
+        errors.extend(context);
+        // There is one: without any the context was returned above.
+        Err(errors
+            .into_iter()
+            .min_by_key(AccessError::rank)
+            .unwrap_or(AccessError::Denied { chain_id: 0, what: "nothing was asked".into() }))
+    }
+
+    /// What has to be asked of the host chains.
+    async fn plans(
+        &self,
+        request: &Request,
+        block: BlockRef,
+        deployment: &Deployment,
+    ) -> Result<Vec<ChainPlan>, AccessError> {
+        match &request.operation {
+            Operation::PublicDecryption(public) => plan::public(&public.handles).map_err(malformed),
+            Operation::UserDecryption(user) => match &user.terms {
+                RequestTerms::Legacy => Ok(vec![self.legacy_plan(request, user, block).await?]),
+                RequestTerms::Unified(terms) => {
+                    let from_event =
+                        deployment.ciphertext_source() != CiphertextSource::Attestation;
+                    let materials = user.materials.as_deref().filter(|_| from_event);
+                    let plan = plan::unified(user, terms, materials, &self.options.domain);
+                    Ok(vec![plan.map_err(malformed)?])
+                }
+            },
+        }
+    }
+
+    /// Asks one chain, and decides.
+    async fn ask_chain(
+        &self,
+        plan: &ChainPlan,
+        kind: Kind,
+    ) -> (AccessRecord, Result<(), AccessError>) {
+        let begun = self.options.clock.since_boot();
+        let mut record = AccessRecord::default();
+        let result = self.answers_of_chain(plan, &mut record).await;
+        let took = self.options.clock.since_boot().saturating_sub(begun);
+        let code = result.as_ref().err().map_or("granted", AccessError::code);
+        // The ids of chains that nobody configured come from outside.
+        let chain = self.options.hosts.get(plan.chain_id).map(|_| plan.chain_id);
+        self.options.metrics.access_checked(chain, kind, code, took);
+        (record, result)
+    }
+
+    async fn answers_of_chain(
+        &self,
+        plan: &ChainPlan,
+        record: &mut AccessRecord,
+    ) -> Result<(), AccessError> {
+        let chain_id = plan.chain_id;
+        let Some(host) = self.options.hosts.get(chain_id) else {
+            return Err(AccessError::NotConfigured { chain_id });
+        };
+        let answered = self.ask_what_is_not_known(plan, host).await;
+        let found = answered.map_err(|cause| AccessError::HostChain { chain_id, cause })?;
+        let Answered { answers, known, at, hosts } = found;
+        let verdict = decide(plan, &answers, at.map(|(_, time)| time));
+        record.chain(&ChainRecord {
+            chain_id,
+            acl: host.acl(),
+            at,
+            hosts: &hosts,
+            questions: &plan.questions,
+            answers: &answers,
+            known: &known,
+            verdict: &verdict,
+        });
+        match verdict {
+            Verdict::Granted => Ok(()),
+            Verdict::Early { now, start } => Err(AccessError::Early { chain_id, now, start }),
+            Verdict::Refused(why) => Err(AccessError::Refused {
+                refusal: Refusal::AccessRefused(why),
+                grounds: Grounds::State,
+            }),
+            Verdict::Denied(index) => {
+                let question = index.and_then(|index| plan.questions.get(index));
+                let what = match (question, index.and_then(|index| answers.get(index))) {
+                    (Some(question), Some(answer)) => {
+                        let call = call_text(host.acl(), question);
+                        let block = at.map_or(String::new(), |(block, _)| {
+                            format!(" in block {} of {}", block.number, hosts.join(" and "))
+                        });
+                        format!("{call} is {}{block}", record::answer_text(answer))
+                    }
+                    _ => "its answers are incomplete".to_owned(),
+                };
+                Err(AccessError::Denied { chain_id, what })
+            }
+        }
+    }
+
+    /// The answers to all questions of a plan: those that are known grants, and the rest from one block.
+    async fn ask_what_is_not_known(
+        &self,
+        plan: &ChainPlan,
+        host: &HostChain<P>,
+    ) -> Result<Answered, HostChainError> {
+        let identity = host.identity();
+        let mut known = match &identity {
+            Some(identity) => self.cache.known(identity, &plan.questions),
+            None => vec![false; plan.questions.len()],
+        };
+        let hits = known.iter().filter(|known| **known).count();
+        if hits == plan.questions.len() {
+            self.options.metrics.access_known(plan.chain_id, hits);
+            let answers = vec![AclAnswer::Yes; hits];
+            return Ok(Answered { answers, known, at: None, hosts: Vec::new() });
+        }
+        let open = |known: &[bool]| -> Vec<_> {
+            let each = plan.questions.iter().zip(known);
+            each.filter(|(_, known)| !**known).map(|(question, _)| question.clone()).collect()
+        };
+        let mut told = host.ask(&open(&known)).await?;
+        if hits > 0 && told.identity != identity {
+            // The contract changed in between: what was known is of another one.
+            known.fill(false);
+            told = host.ask(&plan.questions).await?;
+        }
+        let hits = known.iter().filter(|known| **known).count();
+        self.options.metrics.access_known(plan.chain_id, hits);
+        let asked = open(&known);
+        if let Some(identity) = &told.identity {
+            let kept = asked.iter().zip(&told.answers).zip(&told.at_finalized);
+            let kept = kept.filter(|((_, answer), granted)| {
+                **answer == AclAnswer::Yes && **granted == Some(true)
+            });
+            self.cache.keep(identity, kept.map(|((question, _), _)| question));
+        }
+        let mut fresh = told.answers.into_iter();
+        // A missing answer leaves the list short, which denies.
+        let answers = known
+            .iter()
+            .map_while(|known| if *known { Some(AclAnswer::Yes) } else { fresh.next() })
+            .collect();
+        Ok(Answered { answers, known, at: Some((told.block, told.timestamp)), hosts: told.hosts })
+    }
+
+    /// Whether the request's context is in force, and which it is.
+    async fn check_context(
+        &self,
+        claim: ContextClaim,
+        request: &Request,
+        block: BlockRef,
+        deployment: &Deployment,
+        bound: &mut Option<U256>,
+    ) -> Result<RequestContext, AccessError> {
+        match claim {
+            ContextClaim::Opaque => Ok(RequestContext::default()),
+            ContextClaim::Current if !deployment.pins_context() => Ok(RequestContext::default()),
+            ContextClaim::Current => self.check_bound_context(request, block, bound).await,
+            ContextClaim::Context(context) => self.check_named(context, None, deployment).await,
+            ContextClaim::Epoch { context, epoch } => {
+                self.check_named(context, Some(epoch), deployment).await
+            }
+        }
+    }
+
+    async fn check_named(
+        &self,
+        context: U256,
+        epoch: Option<U256>,
+        deployment: &Deployment,
+    ) -> Result<RequestContext, AccessError> {
+        let named = RequestContext { id: Some(context), epoch };
+        let rule = deployment.context_rule();
+        if rule != ContextRule::ProtocolConfig {
+            let is_valid = self.options.registry.context_is_valid(context, rule).await?;
+            return if is_valid { Ok(named) } else { Err(AccessError::ContextUnknown { context }) };
+        }
+        let Some(contexts) = &self.options.protocol_config else {
+            return Err(AccessError::EthereumNotConfigured { context });
+        };
+        let status = contexts.context_and_epoch(context, epoch).await;
+        let destroyed = |what| {
+            let why = AccessRefusal::new(AccessRefusalReason::ContextDestroyed, what);
+            let refusal = Refusal::AccessRefused(why);
+            Err(AccessError::Refused { refusal, grounds: Grounds::State })
+        };
+        match status.map_err(AccessError::Ethereum)? {
+            ContextStatus::Valid => Ok(named),
+            ContextStatus::Unknown => Err(AccessError::ContextUnknown { context }),
+            ContextStatus::EpochUnknown => {
+                Err(AccessError::EpochUnknown { context, epoch: epoch.unwrap_or_default() })
+            }
+            ContextStatus::Destroyed => {
+                destroyed(format!("KMS context {context:#066x} was destroyed"))
+            }
+            ContextStatus::EpochDestroyed => {
+                let epoch = epoch.unwrap_or_default();
+                destroyed(format!(
+                    "epoch {epoch:#066x} of KMS context {context:#066x} was destroyed"
+                ))
+            }
+        }
+    }
+
+    /// The context of a request that names none: the one that was current in its block, to which the
+    /// contract has bound it. If another one is current now, the contract takes no answer, unless it did
+    /// not bind the request (it was made before the contract learnt that).
+    async fn check_bound_context(
+        &self,
+        request: &Request,
+        block: BlockRef,
+        bound: &mut Option<U256>,
+    ) -> Result<RequestContext, AccessError> {
+        let registry = &self.options.registry;
+        if bound.is_none() {
+            *bound = registry.current_context_at(block.hash).await?;
+        }
+        let current = registry.current_context().await?;
+        if bound.is_some() && *bound == current {
+            return Ok(RequestContext { id: *bound, epoch: None });
+        }
+        // A node without the state of that block leaves it to the contract.
+        if !self.options.gateway.refuses_current_context(request).await? {
+            return Ok(RequestContext { id: current, epoch: None });
+        }
+        let name = |context: Option<U256>| {
+            context.map_or("another one".to_owned(), |context| format!("{context:#066x}"))
+        };
+        let detail = format!(
+            "it was made in KMS context {} without naming it, and {} is current now: the contract \
+             takes no answer",
+            name(*bound),
+            name(current)
+        );
+        let why = AccessRefusal::new(AccessRefusalReason::ContextChanged, detail);
+        let refusal = Refusal::AccessRefused(why);
+        Err(AccessError::Refused { refusal, grounds: Grounds::State })
+    }
+
+    /// The context of a request that was asked before.
+    #[must_use]
+    pub fn context_of(
+        request: &Request,
+        deployment: &Deployment,
+        bound: Option<U256>,
+    ) -> RequestContext {
+        match context::claim(request.extra_data(), deployment) {
+            Ok(ContextClaim::Context(context)) => RequestContext { id: Some(context), epoch: None },
+            Ok(ContextClaim::Epoch { context, epoch }) => {
+                RequestContext { id: Some(context), epoch: Some(epoch) }
+            }
+            Ok(ContextClaim::Current) if deployment.pins_context() => {
+                RequestContext { id: bound, epoch: None }
+            }
+            Ok(ContextClaim::Current | ContextClaim::Opaque) | Err(_) => RequestContext::default(),
+        }
+    }
+}
+
+/// The answers to a plan's questions.
+struct Answered {
+    answers: Vec<AclAnswer>,
+    /// Which of them are grants known from before.
+    known: Vec<bool>,
+    /// The block that was asked, and its time. `None`: nothing was asked.
+    at: Option<(BlockRef, u64)>,
+    hosts: Vec<String>,
+}
+
+fn of_event(why: AccessRefusal) -> AccessError {
+    malformed(Refusal::AccessRefused(why))
+}
+
+/// A refusal that follows from the event alone.
+fn malformed(refusal: Refusal) -> AccessError {
+    AccessError::Refused { refusal, grounds: Grounds::Event }
+}
