@@ -131,7 +131,7 @@ impl Ground {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn grants_are_seen_at_one_block_and_remembered_only_when_final() -> Result<()> {
     for scheme in ["http", "ws"] {
         let ground = ground(&[scheme, scheme], 2, MINUTES).await?;
@@ -167,7 +167,7 @@ async fn grants_are_seen_at_one_block_and_remembered_only_when_final() -> Result
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_node_that_hangs_fails_or_stands_still_is_passed_over() -> Result<()> {
     let ground = ground(&["http", "http"], 1, Duration::from_secs(5)).await?;
     ground.allow(true).await?;
@@ -203,7 +203,7 @@ async fn a_node_that_hangs_fails_or_stands_still_is_passed_over() -> Result<()> 
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn where_two_must_agree_one_that_lies_or_is_away_decides_nothing() -> Result<()> {
     let ground = ground(&["http", "ws"], 2, MINUTES).await?;
     ground.answers(AclAnswer::No).await?;
@@ -226,7 +226,7 @@ async fn where_two_must_agree_one_that_lies_or_is_away_decides_nothing() -> Resu
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_node_without_batches_or_block_hashes_is_asked_otherwise() -> Result<()> {
     let ground = ground(&["http"], 1, MINUTES).await?;
     ground.allow(true).await?;
@@ -247,7 +247,7 @@ async fn a_node_without_batches_or_block_hashes_is_asked_otherwise() -> Result<(
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_chain_of_another_id_and_an_address_without_code_are_told() -> Result<()> {
     let ground = ground(&["http"], 1, MINUTES).await?;
     ground.answers(AclAnswer::No).await?;
@@ -267,7 +267,7 @@ async fn a_chain_of_another_id_and_an_address_without_code_are_told() -> Result<
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_context_counts_when_it_is_final_and_ends_when_it_is_destroyed() -> Result<()> {
     let ground = ground(&["http"], 1, MINUTES).await?;
     let host = ground.host();
@@ -295,7 +295,7 @@ async fn a_context_counts_when_it_is_final_and_ends_when_it_is_destroyed() -> Re
 }
 
 /// Nothing that an instance needs is there: it runs, and says so.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn a_dead_host_chain_blocks_no_start_and_no_request_that_needs_none() -> Result<()> {
     let hosts = vec![HostOptions::of(Variant::G14)];
     let mut scene = Scene::new(SceneOptions { hosts, ..SceneOptions::default() }).await?;

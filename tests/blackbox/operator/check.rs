@@ -387,7 +387,7 @@ fn with_other_acl(config: &str, acl: &str, other: &str) -> String {
     format!("{before}{other}{after}")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[world::test]
 async fn each_host_chain_is_looked_at_with_its_nodes_and_its_contract() -> Result<()> {
     let hosts = vec![HostOptions::of(Variant::G14), HostOptions::of(Variant::G14).chain_id(77)];
     let scene = Scene::new(SceneOptions { hosts, ..SceneOptions::default() }).await?;
