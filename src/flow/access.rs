@@ -91,7 +91,7 @@ pub struct AccessPass {
 
 #[cfg(test)]
 impl AccessPass {
-    pub(in crate::flow) fn for_tests() -> Self {
+    pub(super) fn for_tests() -> Self {
         Self { made_at: Duration::ZERO, context: RequestContext::default() }
     }
 }

@@ -168,6 +168,7 @@ mod tests {
         (chain.clone(), DecryptionAdapter::new(chain, ADDRESSES))
     }
 
+    /// Hostile input B1.
     #[tokio::test(start_paused = true)]
     async fn g4_one_node_alone_can_neither_hide_a_deployment_nor_invent_one_that_nobody_knows() {
         let said = |text: &str| -> Bytes { text.to_owned().abi_encode().into() };
