@@ -405,6 +405,12 @@ async fn each_host_chain_is_looked_at_with_its_nodes_and_its_contract() -> Resul
     let empty = random_address().to_string();
     node.lie(|lies| lies.stands_at = Some(1));
     let stale = faulty.replace("chain_id = 77\n", "chain_id = 77\nmax_age_secs = 1\n");
+    // The first blocks of a fresh chain are made at once, each a second after the one before.
+    until("the block it stands at is old", PATIENCE, Duration::from_millis(500), async || {
+        let said = check(&scene, &stale).await?;
+        Ok(said.of("host chain").1.contains("more than 1 s").then_some(()))
+    })
+    .await?;
     let cases = [
         (with_other_acl(&config, &second.host.acl.to_string(), &empty), "no ACL contract at"),
         (
