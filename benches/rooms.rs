@@ -151,8 +151,7 @@ fn core_request(criterion: &mut Criterion) {
         chain_id: CHAIN_ID,
         verifying_contract: Address::repeat_byte(9),
     };
-    let key_id = wire::key_id(request.materials().expect("it was made with them"));
-    let key_id = key_id.expect("one key");
+    let key_id = request.materials().expect("it was made with them")[0].key_id;
     let mut group = criterion.benchmark_group("core_request");
     for size in [64 * KIB, 4 * MIB] {
         let ciphertexts = vec![Ciphertext {
@@ -165,7 +164,7 @@ fn core_request(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let typed = wire::typed_ciphertexts(&public.handles, ciphertexts.clone());
                 let typed = typed.expect("the ciphertexts of the request");
-                let (id, meaning) = (request.key.id, ExtraDataMeaning::default());
+                let (id, meaning) = (request.key.id, ExtraDataMeaning::Opaque);
                 let message = wire::public_request(id, key_id, public, typed, &domain, meaning);
                 let mut buffer = BytesMut::with_capacity(message.encoded_len());
                 message.encode(&mut buffer).expect("the buffer grows");

@@ -68,8 +68,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "contracts::protocol_config",
         ],
     ),
-    ("flow::ciphertexts", &["domain", "net", "telemetry"]),
-    ("flow::kms_core", &["domain", "time", "dice", "net", "telemetry"]),
+    ("flow::ciphertexts", &["domain", "net", "telemetry", "contracts::abi"]),
+    ("flow::kms_core", &["domain", "time", "dice", "net", "telemetry", "contracts::abi"]),
     (
         "flow::submission",
         &[

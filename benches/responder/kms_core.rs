@@ -65,9 +65,9 @@ impl KmsCore {
     /// Hands the request and its ciphertexts over.
     pub async fn ask(&self, request: &Request, ciphertexts: Vec<Ciphertext>) -> Result<()> {
         let materials = request.materials().ok_or("the event names no ciphertexts")?;
-        let key_id = wire::key_id(materials)?;
+        let key_id = materials.first().ok_or("the event names no ciphertexts")?.key_id;
         let ciphertexts = wire::typed_ciphertexts(request.handles(), ciphertexts)?;
-        let (id, domain, meaning) = (request.key.id, &self.domain, ExtraDataMeaning::default());
+        let (id, domain, meaning) = (request.key.id, &self.domain, ExtraDataMeaning::Opaque);
         let mut client = self.asks.clone();
         let asked = match &request.operation {
             Operation::PublicDecryption(public) => {

@@ -92,8 +92,12 @@ hold_reasons! {
     NoTransaction = "no_transaction",
     /// A ciphertext is larger than the protocol allows.
     CiphertextTooLarge = "ciphertext_too_large",
+    /// Too few coprocessors attest the same about a ciphertext.
+    NoAttestationConsensus = "no_attestation_consensus",
     /// The Core does not know the key.
     UnknownKey = "unknown_key",
+    /// The Core does not know the KMS context, or the epoch, that the request names.
+    CoreLacksContext = "core_lacks_context",
     /// The Core refuses the request.
     CoreRefused = "core_refused",
     /// The Core failed on the request.
@@ -170,7 +174,11 @@ impl HoldReason {
                 "nothing: it is read again; if that lasts, ask the operators of the gateway nodes"
             }
             Self::CiphertextTooLarge => "ask the operator of the coprocessor that stored it",
+            Self::NoAttestationConsensus => {
+                "have the coprocessors that its detail names correct what they attest"
+            }
             Self::UnknownKey => "connect the right Core, or wait until its key is generated",
+            Self::CoreLacksContext => "tell the Core of the KMS context, or connect the right Core",
             Self::CoreRefused | Self::CoreFailed | Self::CoreSilent => "look at the Core's log",
             Self::CoreStuck => {
                 "look at the Core's log for the cause and fix it, then restart the Core"

@@ -1,15 +1,20 @@
 //! Ciphertexts: handles -> buckets -> fetch -> verified bytes, or a typed refusal.
 //!
 //! ```text
-//! materials ─> sizes by FHE type ─> memory, all at once ─> per handle: buckets, healthy first
-//!                                        ^                     │ first ─ silent 300 ms ─> next too
-//!                                        │                     │       └ failed ────────> next
-//!                                        └── turned out larger ┘ first with the digest wins
+//! handles ─> sizes by FHE type, digests and buckets
+//!                │
+//!                └─> memory, all at once ─> per handle: buckets, healthy first
+//!                         ^                     │ first ─ silent 300 ms ─> next too
+//!                         │                     │       └ failed ────────> next
+//!                         └── turned out larger ┘ first with the digest wins
 //! ```
 //!
+//! Who says which digest a handle has depends on the deployment ([`targets`]): the event's materials up to
+//! v0.14, from v0.15 on the coprocessors, if enough of them attest the same ([`attesters`]).
+//!
 //! Invariants:
-//! - Bytes leave this module only if their keccak256 is the digest on chain, and only together with all
-//!   other ciphertexts of the request.
+//! - Bytes leave this module only if their keccak256 is that digest, and only together with all other
+//!   ciphertexts of the request.
 //! - Memory is reserved before bytes are fetched. What a bucket announces or sends beyond the
 //!   reservation is not read.
 //! - Nothing that a bucket says is trusted: neither sizes, nor speed, nor redirects.
@@ -19,9 +24,17 @@
 //!
 //! [`Remedy`]: crate::domain::Remedy
 
+mod targets;
 mod lookup;
+mod attesters;
+mod consensus;
+mod attestation;
+mod shadow;
 mod fetch;
 mod bucket;
+mod object_key;
+mod spellings;
+mod bucket_calls;
 mod bucket_health;
 mod download;
 mod bucket_error;
@@ -38,22 +51,26 @@ mod scripted;
 
 use std::{fmt, sync::Arc};
 
-use self::{
-    bucket::Bucket, bucket_health::BucketHealth, download::DownloadTimeouts, fetch::RoundError,
-    memory::MemoryBudget,
-};
 pub use self::{
+    attestation::AttestationError,
     bucket::UnusableUrl,
     bucket_error::BucketError,
-    error::{BucketFailure, FetchError, RefusalTimer},
+    consensus::{Coprocessor, Coprocessors},
+    error::{BucketFailure, FetchError, NoConsensus, RefusalTimer},
     fallback::FallbackStore,
-    http::{BucketClient, HttpGet},
+    http::{BucketClient, HttpCall},
     memory::{LARGEST_CIPHERTEXT, MemoryUse, Reservation, SMALLEST_MEMORY_MIB},
     probe::{ProbeAnswer, ProbeResult, probe, probe_fallback},
     s3_error::S3Error,
+    shadow::AttestationShadow,
+};
+use self::{
+    bucket::Bucket, bucket_calls::BucketCalls, download::DownloadTimeouts, fetch::RoundError,
+    memory::MemoryBudget, shadow::ShadowQueue, spellings::LearnedSpellings, targets::Targets,
 };
 use crate::{
-    domain::{Address, Ciphertext, Material},
+    contracts::abi::CiphertextSource,
+    domain::{Address, B256, Ciphertext, Request, U256, fhe_type},
     telemetry::metrics::Metrics,
 };
 
@@ -62,7 +79,7 @@ const HANDLES_AT_ONCE: usize = 16;
 /// Most rounds of fetching; a new round starts when ciphertexts turn out larger than reserved.
 const MOST_ROUNDS: usize = 4;
 
-/// The port through which this module learns the bucket of a coprocessor. The GatewayConfig adapter
+/// The port through which this module learns of coprocessors and their buckets. The GatewayConfig adapter
 /// implements it and caches answers, except empty ones.
 pub trait BucketRegistry: Send + Sync + 'static {
     /// The base URL of the coprocessor's bucket. `None`: it has none, or it is unknown.
@@ -76,6 +93,11 @@ pub trait BucketRegistry: Send + Sync + 'static {
         &self,
         coprocessor: Address,
     ) -> impl Future<Output = Result<bool, BucketLookupError>> + Send;
+
+    /// All registered coprocessors: those that attest.
+    fn coprocessors(
+        &self,
+    ) -> impl Future<Output = Result<Arc<Coprocessors>, BucketLookupError>> + Send;
 }
 
 /// The contract could not be read.
@@ -123,7 +145,9 @@ impl<B> fmt::Debug for CiphertextsOptions<B> {
 /// All ciphertexts of a request, verified, and the memory they occupy.
 #[derive(Debug)]
 pub struct Fetched {
-    /// In the order of the materials.
+    /// The key that encrypted all of them.
+    pub key_id: U256,
+    /// In the order of the handles.
     pub ciphertexts: Vec<Ciphertext>,
     /// Drop it together with the bytes, once the Core has them. Must be the last field: fields are
     /// dropped in order, so the bytes are freed before the memory is given away again.
@@ -135,11 +159,11 @@ pub struct Ciphertexts<B> {
     buckets: Arc<B>,
     fallback: Option<Arc<Bucket>>,
     verify_coprocessors: bool,
-    http: BucketClient,
+    calls: Arc<BucketCalls>,
+    spellings: LearnedSpellings,
     memory: MemoryBudget,
-    health: BucketHealth,
     patience: DownloadTimeouts,
-    metrics: Metrics,
+    shadow: Option<ShadowQueue>,
 }
 
 impl<B> fmt::Debug for Ciphertexts<B> {
@@ -155,12 +179,20 @@ impl<B: BucketRegistry> Ciphertexts<B> {
             buckets: options.buckets,
             fallback: options.fallback.map(|store| store.bucket),
             verify_coprocessors: options.verify_coprocessors,
-            http: options.http,
+            calls: Arc::new(BucketCalls::new(options.http, options.metrics)),
+            spellings: LearnedSpellings::default(),
             memory: MemoryBudget::new(options.memory_mib),
-            health: BucketHealth::default(),
             patience: DownloadTimeouts::default(),
-            metrics: options.metrics,
+            shadow: None,
         }
+    }
+
+    /// The same, with a task that compares attestations with the chain as long as the chain decides
+    /// ([`shadow`]).
+    #[must_use]
+    pub fn shadowed(self) -> (Self, AttestationShadow<B>) {
+        let (queue, task) = shadow::shadow(Arc::clone(&self.buckets), Arc::clone(&self.calls));
+        (Self { shadow: Some(queue), ..self }, task)
     }
 
     /// The present use of the memory budget.
@@ -177,23 +209,37 @@ impl<B: BucketRegistry> Ciphertexts<B> {
 
     /// Fetches and verifies all ciphertexts of a request. Waits for memory while other requests hold it.
     /// Dropping the future cancels all calls and returns the memory.
-    pub async fn fetch(&self, materials: &[Material]) -> Result<Fetched, FetchError> {
-        let mut shares = Vec::with_capacity(materials.len());
-        for material in materials {
-            let fhe_type = material.fhe_type();
-            shares.push(
-                memory::expected_bytes(fhe_type)
-                    .ok_or(FetchError::UnsupportedType { handle: material.handle, fhe_type })?,
-            );
-        }
-        let lookups = self.look_up_buckets(materials).await;
+    pub async fn fetch(
+        &self,
+        request: &Request,
+        source: CiphertextSource,
+    ) -> Result<Fetched, FetchError> {
+        let mut shares = expected_sizes(request.handles())?;
+        let Targets { mut key_id, ciphertexts: mut targets } =
+            self.targets(request, source).await?;
         let mut rounds_left = MOST_ROUNDS;
+        let mut may_ask_again = source == CiphertextSource::Attestation;
         loop {
             rounds_left -= 1;
             let reservation =
                 self.memory.reserve(&shares).await.ok_or_else(|| self.too_large(&shares))?;
-            match self.fetch_all(materials, &shares, &lookups, &reservation).await {
-                Ok(ciphertexts) => return Ok(Fetched { ciphertexts, reservation }),
+            match self.fetch_all(&targets, &shares, &reservation).await {
+                Ok(ciphertexts) => {
+                    if let (Some(shadow), CiphertextSource::HandleThenDigest) =
+                        (&self.shadow, source)
+                    {
+                        shadow.offer(request.materials().unwrap_or_default());
+                    }
+                    return Ok(Fetched { key_id, ciphertexts, reservation });
+                }
+                // Those who agreed first do not have the bytes. They have failed now, so the next decision
+                // waits for others who agree.
+                Err(RoundError::Failed(FetchError::Unavailable { .. })) if may_ask_again => {
+                    drop(reservation);
+                    may_ask_again = false;
+                    Targets { key_id, ciphertexts: targets } =
+                        self.targets(request, source).await?;
+                }
                 Err(RoundError::Failed(error)) => return Err(error),
                 Err(RoundError::Larger { sizes, error }) => {
                     // Returned before more is asked for: waiting for more while holding some could
@@ -217,6 +263,15 @@ impl<B: BucketRegistry> Ciphertexts<B> {
             budget_mib: self.memory.total_mib(),
         }
     }
+}
+
+/// The sizes of the ciphertexts of these handles, as far as their types tell.
+fn expected_sizes(handles: &[B256]) -> Result<Vec<u64>, FetchError> {
+    let size = |&handle: &B256| {
+        let fhe_type = fhe_type(&handle);
+        memory::expected_bytes(fhe_type).ok_or(FetchError::UnsupportedType { handle, fhe_type })
+    };
+    handles.iter().map(size).collect()
 }
 
 #[cfg(test)]

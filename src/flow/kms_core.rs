@@ -23,6 +23,7 @@
 //! it knows the request. This module logs nothing; the caller that decides on an error logs it.
 
 mod results;
+mod answer_error;
 pub mod codec;
 mod endpoint;
 mod channel;
@@ -44,23 +45,24 @@ use prost::Message;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
+pub use self::{
+    answer_error::{AnswerError, WrongSigner, WrongSignerCause},
+    results::{AskResult, CoreError, CoreHealth, PollResult, PollingEnd},
+    transport::{EndpointError, GrpcService, Transport},
+};
 use self::{
     bounded_reply::ReplyLimit,
     endpoint::{CoreEndpoint, NoReply, timeout_error, unreachable_error},
     proto::kms::v1,
     rate_limiter::AskPermit,
     status::{CallKind, StatusMeaning},
-    wire::{ExtraDataMeaning, RequestError},
-};
-pub use self::{
-    results::{AskResult, CoreError, CoreHealth, PollResult, PollingEnd},
-    transport::{EndpointError, GrpcService, Transport},
+    wire::{ExtraDataMeaning, NamedContext},
 };
 use crate::{
     dice::Dice,
     domain::{
         Address, Answer, Ciphertext, CoreAddress, Hold, HoldReason, Operation, Request,
-        SigningDomain, UntrustedText,
+        SigningDomain, U256, UntrustedText,
     },
     telemetry::{metrics::Metrics, trace_context},
     time::backoff::Backoff,
@@ -73,10 +75,9 @@ pub const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
 /// The first pause between two polls; doubled up to the caller's ceiling.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
-/// Differences between deployments, and deadlines. The defaults are meant to be used.
+/// Deadlines. The defaults are meant to be used.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    pub extra_data: ExtraDataMeaning,
     /// Deadline of an ask: the time to send up to 64 MiB.
     pub ask: Duration,
     /// Deadline of a poll: longer than the 60 s for which the Core holds it.
@@ -91,13 +92,21 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            extra_data: ExtraDataMeaning::default(),
             ask: Duration::from_mins(1),
             poll: Duration::from_secs(65),
             probe: Duration::from_secs(2),
             health: Duration::from_secs(5),
         }
     }
+}
+
+/// What an answer must be signed over, and by whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected<'a> {
+    pub extra_data: ExtraDataMeaning,
+    /// The signers registered for this node in the request's context. If there are none, the signature
+    /// only has to recover to some address.
+    pub signers: &'a [Address],
 }
 
 /// The client of one KMS Core for one Decryption contract. Cheap to clone; clones share the connections.
@@ -152,14 +161,16 @@ impl KmsCore {
         self.endpoint.health().await
     }
 
-    /// Sends the request with all its ciphertexts, in the order of its handles, to the Core.
+    /// Sends the request with all its ciphertexts, in the order of its handles, and the id of the key that
+    /// encrypted them, to the Core.
     pub async fn ask(
         &self,
         turn: AskPermit,
         request: &Request,
-        ciphertexts: Vec<Ciphertext>,
+        extra_data: ExtraDataMeaning,
+        (key_id, ciphertexts): (U256, Vec<Ciphertext>),
     ) -> Result<AskResult, CoreError> {
-        let asked = self.ask_once(request, ciphertexts).await;
+        let asked = self.ask_once(request, extra_data, key_id, ciphertexts).await;
         self.endpoint.record_ask(turn, &asked);
         asked
     }
@@ -167,12 +178,13 @@ impl KmsCore {
     async fn ask_once(
         &self,
         request: &Request,
+        extra_data: ExtraDataMeaning,
+        key_id: U256,
         ciphertexts: Vec<Ciphertext>,
     ) -> Result<AskResult, CoreError> {
         wire::check(request)?;
-        let key_id = wire::key_id(request.materials().ok_or(RequestError::WithoutMaterials)?)?;
         let ciphertexts = wire::typed_ciphertexts(request.handles(), ciphertexts)?;
-        let (id, domain, extra_data) = (request.key.id, &self.domain, self.options.extra_data);
+        let (id, domain) = (request.key.id, &self.domain);
         let mut client = self.endpoint.ask_client();
         let outcome = match &request.operation {
             Operation::PublicDecryption(public) => {
@@ -197,6 +209,11 @@ impl KmsCore {
         match status::meaning(CallKind::Ask, &status) {
             StatusMeaning::AlreadyKnown => Ok(AskResult::AlreadyKnown),
             StatusMeaning::Ambiguous => self.resolve_aborted(request, &status).await,
+            StatusMeaning::Lacking => {
+                let named = extra_data.named_context(request.extra_data());
+                let (reason, what) = lacking(key_id, named, extra_data);
+                Err(CoreError::Held(hold(reason, &what, &status, request)))
+            }
             StatusMeaning::Busy => Err(busy_error(&status)),
             StatusMeaning::Hold(reason, what) => {
                 Err(CoreError::Held(hold(reason, what, &status, request)))
@@ -213,7 +230,7 @@ impl KmsCore {
         request: &Request,
         aborted: &Status,
     ) -> Result<AskResult, CoreError> {
-        let known = match self.fetch_result(request, self.options.probe).await? {
+        let known = match self.fetch_result(request, self.options.probe).await {
             Ok(_) | Err(NoReply::TimedOut) => true,
             Err(NoReply::Status(status)) => match status::meaning(CallKind::Poll, &status) {
                 StatusMeaning::Forgotten => false,
@@ -222,6 +239,7 @@ impl KmsCore {
                 StatusMeaning::AlreadyKnown
                 | StatusMeaning::Ambiguous
                 | StatusMeaning::Pending
+                | StatusMeaning::Lacking
                 | StatusMeaning::Busy
                 | StatusMeaning::Hold(..) => true,
             },
@@ -238,14 +256,12 @@ impl KmsCore {
     }
 
     /// Polls once. The Core may hold the call for a minute; reaching our own deadline counts as pending.
-    /// `registered`: signers registered for this node. If it is empty, the signature only has to recover
-    /// to some address.
     pub async fn poll(
         &self,
         request: &Request,
-        registered: &[Address],
+        expected: Expected<'_>,
     ) -> Result<PollResult, CoreError> {
-        self.poll_within(self.options.poll, request, registered).await
+        self.poll_within(self.options.poll, request, expected).await
     }
 
     /// Polls until there is an answer, the Core turns out not to know the request, or `deadline` has
@@ -257,7 +273,7 @@ impl KmsCore {
     pub async fn poll_until_answered(
         &self,
         request: &Request,
-        registered: &[Address],
+        expected: Expected<'_>,
         deadline: Duration,
         retry_ceiling: Duration,
     ) -> Result<PollingEnd, CoreError> {
@@ -272,7 +288,7 @@ impl KmsCore {
             };
             let limit = self.options.poll.min(left);
             polls = polls.saturating_add(1);
-            match self.poll_within(limit, request, registered).await {
+            match self.poll_within(limit, request, expected).await {
                 Ok(PollResult::Answer(answer)) => {
                     self.metrics.polls(polls);
                     return Ok(PollingEnd::Answer(answer));
@@ -293,15 +309,10 @@ impl KmsCore {
         &self,
         limit: Duration,
         request: &Request,
-        registered: &[Address],
+        expected: Expected<'_>,
     ) -> Result<PollResult, CoreError> {
-        let status = match self.fetch_result(request, limit).await? {
-            Ok(result) => {
-                return self
-                    .verify(request, result, registered)
-                    .map(PollResult::Answer)
-                    .map_err(CoreError::Held);
-            }
+        let status = match self.fetch_result(request, limit).await {
+            Ok(result) => return Ok(PollResult::Answer(self.verify(request, result, expected)?)),
             Err(NoReply::TimedOut) => return Ok(PollResult::Pending),
             Err(NoReply::Status(status)) => status,
         };
@@ -312,9 +323,10 @@ impl KmsCore {
             StatusMeaning::Hold(reason, what) => {
                 Err(CoreError::Held(hold(reason, what, &status, request)))
             }
-            StatusMeaning::Unreachable | StatusMeaning::AlreadyKnown | StatusMeaning::Ambiguous => {
-                Err(unreachable_error(&status))
-            }
+            StatusMeaning::Unreachable
+            | StatusMeaning::AlreadyKnown
+            | StatusMeaning::Ambiguous
+            | StatusMeaning::Lacking => Err(unreachable_error(&status)),
         }
     }
 
@@ -323,14 +335,14 @@ impl KmsCore {
         &self,
         request: &'a Request,
         limit: Duration,
-    ) -> Result<Result<DecryptionResponse<'a>, NoReply>, RequestError> {
+    ) -> Result<DecryptionResponse<'a>, NoReply> {
         let (mut client, _place) = self.endpoint.poll_client();
         let question = || {
             let mut question = traced(wire::request_id(request.key.id));
             question.extensions_mut().insert(ReplyLimit::of(request));
             question
         };
-        Ok(match &request.operation {
+        match &request.operation {
             Operation::PublicDecryption(public) => {
                 let polling = client.get_public_decryption_result(question());
                 self.endpoint
@@ -345,24 +357,24 @@ impl KmsCore {
                     .await
                     .map(|response| DecryptionResponse::User(user, response))
             }
-        })
+        }
     }
 
     fn verify(
         &self,
         request: &Request,
         reply: DecryptionResponse<'_>,
-        registered: &[Address],
-    ) -> Result<Answer, Hold> {
-        let extra_data = self.options.extra_data;
+        expected: Expected<'_>,
+    ) -> Result<Answer, AnswerError> {
+        let Expected { extra_data, signers } = expected;
         let domain = &self.domain;
         match reply {
             DecryptionResponse::Public(operation, response) => signature::decode_public_answer(
-                domain, request, operation, extra_data, response, registered,
+                domain, request, operation, extra_data, response, signers,
             )
             .map(Answer::PublicDecryption),
             DecryptionResponse::User(operation, response) => {
-                signature::user_answer(domain, request, operation, extra_data, response, registered)
+                signature::user_answer(domain, request, operation, extra_data, response, signers)
                     .map(Answer::UserDecryption)
             }
         }
@@ -400,6 +412,39 @@ fn within_limit(message: &impl Message) -> Result<(), CoreError> {
         HoldReason::MessageTooLarge,
         format!("the request to the KMS Core has {size} bytes, at most {MESSAGE_LIMIT} are sent"),
     )))
+}
+
+/// What the Core lacks of what it was asked with. Its words do not say it: a Core that was never told of a
+/// context speaks as of an unknown key. Keys are there for years, contexts come and go; so it is the
+/// context, if one was named.
+fn lacking(
+    key_id: U256,
+    named: NamedContext,
+    extra_data: ExtraDataMeaning,
+) -> (HoldReason, String) {
+    let key = format!("key {key_id:#066x}");
+    match (named, extra_data) {
+        (NamedContext { context: Some(context), epoch }, _) => {
+            let epoch = epoch.map(|epoch| format!(", or not its epoch {epoch:#066x}"));
+            let epoch = epoch.unwrap_or_default();
+            let what = format!(
+                "the KMS Core does not know the KMS context {context:#066x} of this request{epoch} \
+                 (or, less likely, its {key}): was the Core told of the context?"
+            );
+            (HoldReason::CoreLacksContext, what)
+        }
+        (NamedContext { context: None, .. }, ExtraDataMeaning::Context { .. }) => (
+            HoldReason::UnknownKey,
+            format!(
+                "the KMS Core does not know the {key} of this request (or it was never told of its \
+                 default KMS context: the request names none)"
+            ),
+        ),
+        (NamedContext { context: None, .. }, ExtraDataMeaning::Opaque) => (
+            HoldReason::UnknownKey,
+            format!("the KMS Core does not know the {key} of this request"),
+        ),
+    }
 }
 
 fn busy_error(status: &Status) -> CoreError {

@@ -3,6 +3,7 @@
 
 pub(super) mod policy;
 mod stages;
+mod foreign_answer;
 mod notes;
 
 use tokio::time::{Instant, sleep};

@@ -78,7 +78,9 @@ impl Instance {
             (decryption.clone(), registry.clone()),
             (self.machine.clock, metrics.clone()),
         );
-        let ciphertexts = open_ciphertexts(config, buckets, fallback, registry.clone(), metrics);
+        let (ciphertexts, shadow) =
+            open_ciphertexts(config, buckets, fallback, registry.clone(), metrics);
+        self.tasks.spawn_endless(&self.supervision.stop, "attestation shadow", shadow.run());
         let common =
             CommonParts { provider, journal, decryption, support, reading: stored.reading };
         let transactions = stored.transactions;

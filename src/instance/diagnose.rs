@@ -236,7 +236,9 @@ async fn diagnose_chain(
         let connecting = GatewayConfigAdapter::connect(provider.clone(), at, wallet);
         let connected = timeout(DEADLINE, connecting).await.ok()?.ok()?;
         let registration = contracts::diagnose_registry(&connected, config, address);
-        let looked = tokio::join!(registration, buckets::diagnose_buckets(&connected, &tools.http));
+        let source = contracts::ciphertext_source(provider, config).await;
+        let looked =
+            tokio::join!(registration, buckets::diagnose_buckets(&connected, &tools.http, source));
         Some(looked)
     };
     let balance = async {

@@ -63,7 +63,9 @@ impl Instance {
             (decryption.clone(), registry.clone()),
             (self.machine.clock, metrics.clone()),
         );
-        let ciphertexts = open_ciphertexts(config, buckets, fallback, registry, metrics.clone());
+        let (ciphertexts, shadow) =
+            open_ciphertexts(config, buckets, fallback, registry, metrics.clone());
+        self.tasks.spawn_endless(&self.supervision.stop, "attestation shadow", shadow.run());
         let flow = Flow {
             whose: whose(&self.supervision.name, config),
             access,

@@ -40,7 +40,9 @@ use crate::{
             ids::SharedIds,
             suspects::SuspectBlocks,
         },
-        ciphertexts::{BucketClient, Ciphertexts, CiphertextsOptions, FallbackStore},
+        ciphertexts::{
+            AttestationShadow, BucketClient, Ciphertexts, CiphertextsOptions, FallbackStore,
+        },
         finality::{
             FinalityTracker,
             rule::{FinalHeight, FinalityRule, FinalityTag},
@@ -387,7 +389,7 @@ pub(super) fn open_ciphertexts<P: ChainReader>(
     fallback: Option<FallbackStore>,
     registry: GatewayConfigAdapter<P>,
     metrics: Metrics,
-) -> Ciphertexts<GatewayConfigAdapter<P>> {
+) -> (Ciphertexts<GatewayConfigAdapter<P>>, AttestationShadow<GatewayConfigAdapter<P>>) {
     Ciphertexts::new(CiphertextsOptions {
         buckets: Arc::new(registry),
         fallback,
@@ -396,6 +398,7 @@ pub(super) fn open_ciphertexts<P: ChainReader>(
         http,
         metrics,
     })
+    .shadowed()
 }
 
 /// The instance's identity in traces.

@@ -88,6 +88,9 @@ struct Series {
     bucket_hosts: BoundedLabels,
     digest_mismatches: IntCounter,
     wrong_format_headers: IntCounterVec,
+    attestations: IntCounterVec,
+    attestation_faults: IntCounterVec,
+    attestation_shadow: IntCounterVec,
     ciphertext_bytes: IntCounter,
     memory: OptionalGauge,
     memory_limit: OptionalGauge,
@@ -349,6 +352,23 @@ impl Metrics {
     pub fn wrong_format_header(&self, host: &str) {
         let host = self.0.bucket_hosts.label(host);
         self.0.wrong_format_headers.with_label_values(&[host]).inc();
+    }
+
+    /// Whether enough coprocessors attested the same about one ciphertext.
+    pub fn attestation_consensus(&self, reached: bool) {
+        let result = if reached { "reached" } else { "missed" };
+        self.0.attestations.with_label_values(&[result]).inc();
+    }
+
+    /// What a bucket said about a ciphertext did not count. `host`: host and port of the bucket.
+    pub fn attestation_fault(&self, host: &str, fault: &'static str) {
+        let host = self.0.bucket_hosts.label(host);
+        self.0.attestation_faults.with_label_values(&[host, fault]).inc();
+    }
+
+    /// The result of comparing attestations with the chain.
+    pub fn attestation_shadow(&self, result: &'static str) {
+        self.0.attestation_shadow.with_label_values(&[result]).inc();
     }
 
     /// Verified bytes that a bucket delivered.

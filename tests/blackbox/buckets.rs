@@ -1,4 +1,6 @@
 //! Ciphertexts: buckets, formats, sizes.
 
-mod sources;
+mod room;
 mod stage;
+mod attested;
+mod sources;

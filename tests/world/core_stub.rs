@@ -8,7 +8,9 @@
 //! the decrypted result whether the right bytes arrived. Like the real Core it keeps everything in
 //! memory: [`CoreStub::restart`] forgets it all.
 
-use std::collections::HashMap;
+mod version;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -41,35 +43,8 @@ use super::proto::{
     },
 };
 
-/// The Core versions that differ on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CoreVersion {
-    /// First response shape, no `extraData`, legacy result encoding, `Aborted` for everything.
-    V0_11_0_21,
-    /// Second response shape, `extraData`, legacy result encoding, `Aborted` for everything.
-    V0_11_0_26,
-    /// Words, `AlreadyExists` and `InvalidArgument`.
-    V0_12,
-    /// As v0.12, with generic messages and the key checked after registration.
-    V0_13,
-}
-
-impl CoreVersion {
-    pub const ALL: [Self; 4] = [Self::V0_11_0_21, Self::V0_11_0_26, Self::V0_12, Self::V0_13];
-
-    fn says_aborted(self) -> bool {
-        self < Self::V0_12
-    }
-
-    fn signs_extra_data(self) -> bool {
-        self > Self::V0_11_0_21
-    }
-
-    /// Whether `decryptedResult` is one word per value.
-    pub fn writes_words(self) -> bool {
-        self >= Self::V0_12
-    }
-}
+use version::UnknownKey;
+pub use version::{CoreVersion, DEFAULT_CONTEXT};
 
 /// How the stub is set up. Change fields after [`CoreOptions::new`].
 #[derive(Clone, Debug)]
@@ -169,7 +144,7 @@ pub enum Hopeless {
     Breaks,
     /// It stays pending.
     Pends,
-    /// It fails, and says so at every poll. Asked again it is known.
+    /// It fails, and says so at every poll. Asked again it is known, up to v0.13, or fails again.
     Fails,
     /// It is accepted and forgotten at once.
     Forgotten,
@@ -243,6 +218,7 @@ impl CoreStub {
             signer: options.signer.clone(),
             behaviour: options.behaviour.clone(),
             entries: HashMap::new(),
+            deleted: HashSet::new(),
             asks: Vec::new(),
             polls: HashMap::new(),
             second: (Instant::now(), 0),
@@ -283,9 +259,22 @@ impl CoreStub {
         self.shared.state().signer = signer;
     }
 
+    /// Deletes this request, as a Core does to make room. A newer one remembers the id.
+    pub fn delete(&self, id: U256) {
+        let id = text_of(id);
+        let mut state = self.shared.state();
+        state.entries.remove(&id);
+        state.deleted.insert(id);
+        drop(state);
+        self.shared.changed.notify_waiters();
+    }
+
     /// Loses its memory, but not its connections.
     pub fn forget(&self) {
-        self.shared.state().entries.clear();
+        let mut state = self.shared.state();
+        state.entries.clear();
+        state.deleted.clear();
+        drop(state);
         self.shared.changed.notify_waiters();
     }
 
@@ -384,6 +373,7 @@ struct State {
     signer: PrivateKeySigner,
     behaviour: Behaviour,
     entries: HashMap<String, Entry>,
+    deleted: HashSet<String>,
     asks: Vec<Ask>,
     polls: HashMap<String, usize>,
     /// The second that counts for [`Behaviour::per_second`], and the asks in it.
@@ -487,31 +477,31 @@ impl Shared {
             return Err(Status::unknown("broken"));
         }
         let values = values.map_err(|why| self.refusal(Code::InvalidArgument, &ask.id, &why))?;
-        if state.entries.contains_key(&ask.id) {
+        let failed = state.hopeless(&ask.id) == Some(Hopeless::Fails);
+        let is_deleted = version.remembers_deleted() && state.deleted.contains(&ask.id);
+        let is_known = state.entries.contains_key(&ask.id);
+        if is_deleted || is_known && !(failed && version.asks_failed_again()) {
             return Err(self.refusal(Code::AlreadyExists, &ask.id, "already exists"));
         }
         if state.entries.len() >= self.options.capacity {
-            return Err(Status::aborted("the store is full"));
+            return Err(Status::new(version.full_store(), "the store is full"));
         }
         let known = |list: &Option<Vec<String>>, one: &str| {
             list.as_ref().is_none_or(|list| list.iter().any(|each| each == one))
         };
-        if let Some(context) = &ask.context_id
-            && !known(&self.options.contexts, context)
+        if let Some(context) = version.context(ask.context_id.as_deref())
+            && !known(&self.options.contexts, &context)
         {
-            let code = if version < CoreVersion::V0_13 { Code::Internal } else { Code::NotFound };
-            return Err(self.refusal(code, &ask.id, "unknown context"));
+            return Err(self.refusal(version.unknown_context(), &ask.id, "unknown context"));
         }
         let keys = self.options.keys.as_ref();
         let keys = keys.map(|keys| keys.iter().map(|key| text_of(*key)).collect());
         let stuck = !known(&keys, &ask.key_id);
-        let refusal = match version {
-            _ if !stuck => None,
-            CoreVersion::V0_11_0_26 => None,
-            CoreVersion::V0_11_0_21 | CoreVersion::V0_12 => {
-                return Err(self.refusal(Code::NotFound, &ask.id, "unknown key"));
-            }
-            CoreVersion::V0_13 => Some(self.refusal(Code::NotFound, &ask.id, "unknown key")),
+        let unknown = || self.refusal(Code::NotFound, &ask.id, "unknown key");
+        let refusal = match version.unknown_key() {
+            UnknownKey::Refused if stuck => return Err(unknown()),
+            UnknownKey::RefusedAndPends if stuck => Some(unknown()),
+            UnknownKey::Refused | UnknownKey::Pends | UnknownKey::RefusedAndPends => None,
         };
         let entry = Entry {
             since: Instant::now(),
@@ -573,12 +563,7 @@ impl Shared {
 
     fn refusal(&self, code: Code, id: &str, why: &str) -> Status {
         let version = self.options.version;
-        let mut text = match version {
-            CoreVersion::V0_13 => format!("Failed on requestID {id} with metric decrypt"),
-            CoreVersion::V0_11_0_21 | CoreVersion::V0_11_0_26 | CoreVersion::V0_12 => {
-                format!("{why}: {id}")
-            }
-        };
+        let mut text = version.text(code, id, why);
         if version.says_aborted() {
             text.truncate(128);
             return Status::aborted(text);

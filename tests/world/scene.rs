@@ -55,9 +55,11 @@ impl SceneOptions {
             Variant::G7 => CoreVersion::V0_11_0_21,
             Variant::G8 => CoreVersion::V0_11_0_26,
             Variant::V0_9_0 | Variant::V0_9_7 => CoreVersion::V0_12,
-            Variant::G10 | Variant::G12 | Variant::G13 | Variant::G14 | Variant::Head => {
-                CoreVersion::V0_13
-            }
+            Variant::G10 => CoreVersion::V0_13,
+            Variant::G12 => CoreVersion::V0_13_10,
+            Variant::G13 => CoreVersion::V0_13_20,
+            Variant::G14 => CoreVersion::V0_14,
+            Variant::Head => CoreVersion::Head,
         };
         Self {
             variant,

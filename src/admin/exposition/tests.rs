@@ -38,6 +38,9 @@ fn full() -> Metrics {
     metrics.hidden_requests(1);
     metrics.fetched("bucket:9000", "ok");
     metrics.wrong_format_header("bucket:9000");
+    metrics.attestation_consensus(true);
+    metrics.attestation_fault("bucket:9000", "attestation_missing");
+    metrics.attestation_shadow("agrees");
     metrics.ciphertext_memory(1, 2);
     metrics.core_call("public_decrypt", "ok");
     metrics.transactions(TransactionResult::Rejected, 1);

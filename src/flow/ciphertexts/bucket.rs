@@ -6,10 +6,10 @@ use reqwest::header::HeaderMap;
 use url::Url;
 
 use super::{
+    object_key::ObjectKey,
     s3_error::{S3Error, S3ErrorKind},
     signer::Signer,
 };
-use crate::domain::B256;
 
 /// A bucket that may have ciphertexts.
 pub(super) struct Bucket {
@@ -80,10 +80,10 @@ impl Bucket {
         self
     }
 
-    /// `{base without trailing slashes}/{digest}`. The base's query is kept.
-    pub(super) fn object(&self, digest: B256) -> Url {
+    /// `{base without trailing slashes}/{key}`. The base's query is kept.
+    pub(super) fn object(&self, key: &ObjectKey) -> Url {
         let mut url = self.base.clone();
-        let path = format!("{}/{digest:x}", self.base.path().trim_end_matches('/'));
+        let path = format!("{}/{key}", self.base.path().trim_end_matches('/'));
         url.set_path(&path);
         url.set_fragment(None);
         url
@@ -91,12 +91,12 @@ impl Bucket {
 
     /// The GET of an object, signed where the bucket has a signer and that has credentials. `Err`: it
     /// cannot be signed, and no retry fixes that.
-    pub(super) async fn call(&self, digest: B256) -> Result<Call, &'static str> {
+    pub(super) async fn call(&self, key: &ObjectKey) -> Result<Call, &'static str> {
         let presigned = match &self.signer {
-            Some(signer) => signer.presigned(format!("{digest:x}")).await?,
+            Some(signer) => signer.presigned(key.as_str().to_owned()).await?,
             None => None,
         };
-        let plain = || Call { url: self.object(digest), headers: HeaderMap::new(), signed: false };
+        let plain = || Call { url: self.object(key), headers: HeaderMap::new(), signed: false };
         Ok(presigned.map_or_else(plain, |(mut url, headers)| {
             keep_user(&self.base, &mut url);
             Call { url, headers, signed: true }
@@ -136,11 +136,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{domain::B256, flow::ciphertexts::object_key::Spelling};
 
     const HEX: &str = "47173285a8d7341e5e972fc677286384f802f8ef42a5ec5f03bbfa254cb01fad";
 
+    fn key(digest: B256) -> ObjectKey {
+        Spelling::Digest.key(B256::ZERO, digest)
+    }
+
     fn object(base: &str) -> String {
-        Bucket::new(base).unwrap().object(HEX.parse().unwrap()).to_string()
+        Bucket::new(base).unwrap().object(&key(HEX.parse().unwrap())).to_string()
     }
 
     #[test]
@@ -161,7 +166,11 @@ mod tests {
         }
         // Leading zeros are kept.
         let bucket = Bucket::new("http://h/c").unwrap();
-        assert!(bucket.object(B256::with_last_byte(7)).path().ends_with(&format!("/{:064x}", 7)));
+        let url = bucket.object(&key(B256::with_last_byte(7)));
+        assert!(url.path().ends_with(&format!("/{:064x}", 7)));
+        let handle = Spelling::PrefixedHandle.key(B256::with_last_byte(7), B256::ZERO);
+        let url = bucket.object(&handle);
+        assert_eq!(url.as_str(), format!("http://h/c/ct128/{:064x}/1", 7));
     }
 
     #[test]
@@ -207,7 +216,7 @@ mod tests {
                         continue;
                     }
                 };
-                let url = bucket.object(HEX.parse().unwrap());
+                let url = bucket.object(&key(HEX.parse().unwrap()));
                 prop_assert!(url.path().ends_with(&format!("/{HEX}")), "{url}");
                 prop_assert_eq!(url.host(), bucket.base.host());
                 prop_assert_eq!(url.port(), bucket.base.port());

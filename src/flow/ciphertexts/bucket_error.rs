@@ -2,6 +2,7 @@
 
 use super::{
     BucketLookupError,
+    attestation::AttestationError,
     bucket::UnusableUrl,
     memory::LARGEST_CIPHERTEXT,
     s3_error::{S3Error, S3ErrorKind},
@@ -43,6 +44,9 @@ pub enum BucketError {
     Cut { received: u64, why: UntrustedText },
     #[error("wrong bytes: {received} of them, with another digest")]
     WrongBytes { received: u64 },
+    /// What it says about the ciphertext does not count.
+    #[error(transparent)]
+    Attestation(#[from] AttestationError),
 }
 
 impl BucketError {
@@ -65,6 +69,7 @@ impl BucketError {
             Self::TooSlow { .. } => "too_slow",
             Self::Cut { .. } => "cut",
             Self::WrongBytes { .. } => "wrong_digest",
+            Self::Attestation(error) => error.code(),
         }
     }
 
@@ -85,7 +90,30 @@ impl BucketError {
             | Self::Stalled { .. }
             | Self::TooSlow { .. }
             | Self::Cut { .. }
-            | Self::WrongBytes { .. } => true,
+            | Self::WrongBytes { .. }
+            | Self::Attestation(_) => true,
+        }
+    }
+
+    /// Returns whether the bucket was not heard at all: what it would say is unknown.
+    pub(super) fn is_silence(&self) -> bool {
+        match self {
+            Self::Refused(error) => error.kind() == S3ErrorKind::Status,
+            Self::Connect(_)
+            | Self::Silent
+            | Self::Stalled { .. }
+            | Self::TooSlow { .. }
+            | Self::Cut { .. } => true,
+            Self::NoUrl
+            | Self::Unregistered
+            | Self::Lookup(_)
+            | Self::LookupLate
+            | Self::UnusableUrl(_)
+            | Self::Unsignable(_)
+            | Self::TooLarge { .. }
+            | Self::LargerThanShare { .. }
+            | Self::WrongBytes { .. }
+            | Self::Attestation(_) => false,
         }
     }
 
@@ -109,6 +137,9 @@ impl BucketError {
             (Self::Refused(error), _) => error.remedy(own),
             (Self::WrongBytes { .. }, _) => {
                 Some("have its coprocessor store the right bytes again".to_owned())
+            }
+            (Self::Attestation(_), _) => {
+                Some("have its coprocessor correct its attestation".to_owned())
             }
             (
                 Self::NoUrl

@@ -43,6 +43,11 @@ impl BucketHealth {
         buckets
     }
 
+    /// Returns whether the bucket failed lately.
+    pub(super) fn is_failing(&self, bucket: &Bucket, now: Instant) -> bool {
+        locked(&self.failing_until).get(&bucket.id).is_some_and(|until| *until > now)
+    }
+
     /// Records a failure. Returns whether the bucket was healthy before.
     pub(super) fn record_failure(&self, bucket: &Bucket, now: Instant) -> bool {
         let mut ailing = locked(&self.failing_until);

@@ -15,14 +15,16 @@ use tokio::{
 };
 
 use super::{
+    attestation,
     bucket::{Bucket, Call},
     bucket_error::BucketError,
     format::{self, Format},
     http::BucketClient,
     memory::{LARGEST_CIPHERTEXT, MemoryGuard},
+    object_key::ObjectKey,
 };
 use crate::{
-    domain::{B256, Bytes, UntrustedText},
+    domain::{B256, Bytes, CiphertextFormat, UntrustedText},
     net::tls,
 };
 
@@ -107,8 +109,10 @@ fn keeps_up(received: u64, expected: u64, elapsed: Duration, limit: Duration) ->
 }
 
 /// What to fetch, and the memory for it.
-pub(super) struct WantedLogs<'a> {
+pub(super) struct Wanted<'a> {
     pub digest: B256,
+    /// As the coprocessors agreed. `None`: the bucket's headers say it.
+    pub format: Option<CiphertextFormat>,
     /// Bytes of memory reserved for one body.
     pub share: u64,
     /// One permit for each body that fits into the reservation.
@@ -121,13 +125,13 @@ pub(super) struct WantedLogs<'a> {
 pub(super) async fn download(
     http: &BucketClient,
     bucket: &Bucket,
+    key: &ObjectKey,
     turns: &Semaphore,
-    wanted: &WantedLogs<'_>,
+    wanted: &Wanted<'_>,
     patience: &DownloadTimeouts,
     progress: &Progress,
 ) -> Result<(Format, Bytes), BucketError> {
-    let Call { url, headers, signed } =
-        bucket.call(wanted.digest).await.map_err(BucketError::Unsignable)?;
+    let Call { url, headers, signed } = bucket.call(key).await.map_err(BucketError::Unsignable)?;
     // Neither semaphore is ever closed. No timeout here: every holder has one.
     let _turn = turns.acquire().await;
     let call = http.get(url, headers);
@@ -159,7 +163,10 @@ pub(super) async fn download(
     if digest(&body, wanted.held).await? != wanted.digest {
         return Err(BucketError::WrongBytes { received });
     }
-    Ok((format::detect(&headers, &body), body))
+    let declared = wanted.format.unwrap_or_else(|| {
+        attestation::format_in(&headers).unwrap_or_else(|| format::from_header(&headers))
+    });
+    Ok((format::detect(declared, &body), body))
 }
 
 async fn digest(body: &Bytes, held: &MemoryGuard) -> Result<B256, BucketError> {
@@ -184,7 +191,7 @@ async fn digest(body: &Bytes, held: &MemoryGuard) -> Result<B256, BucketError> {
 async fn read(
     mut response: reqwest::Response,
     expected: u64,
-    wanted: &WantedLogs<'_>,
+    wanted: &Wanted<'_>,
     patience: &DownloadTimeouts,
     progress: &Progress,
 ) -> Result<Bytes, BucketError> {

@@ -1,13 +1,14 @@
 //! Why a request's ciphertexts were not fetched, and what to do about it.
 
-use std::{fmt, time::Duration};
+use std::{fmt, num::NonZeroUsize, time::Duration};
 
 use tokio::time::Instant;
 
-use super::bucket_error::BucketError;
-use crate::domain::{B256, Hold, HoldReason, Remedy};
+use super::{BucketLookupError, bucket_error::BucketError};
+use crate::domain::{Address, B256, Hold, HoldReason, Refusal, Remedy, U256};
 
-/// If all buckets of a request refuse, it is retried for this long before it is held.
+/// If all buckets of a request refuse, or the coprocessors do not agree, the request is retried for this
+/// long before it is held.
 const REFUSALS_RETRIED_FOR: Duration = Duration::from_mins(2);
 
 /// A bucket, or a coprocessor without one, and its error.
@@ -23,6 +24,12 @@ pub struct BucketFailure {
 }
 
 impl BucketFailure {
+    /// A coprocessor without a usable bucket.
+    pub(super) fn of_coprocessor(coprocessor: Address, error: BucketError) -> Self {
+        let bucket = format!("coprocessor {coprocessor}");
+        Self { bucket, is_fallback: false, proxy: None, error }
+    }
+
     fn remedy(&self) -> Option<String> {
         self.error.remedy(self.is_fallback, self.proxy.as_deref())
     }
@@ -51,6 +58,58 @@ pub enum FetchError {
     /// No bucket returned it. Empty `failures`: there is no bucket at all.
     #[error("no bucket has handle {handle}: {}{}", listed(failures), advice(failures))]
     Unavailable { handle: B256, failures: Vec<BucketFailure> },
+    /// Where the chain says which ciphertexts they are, this request's event does not.
+    #[error("its event does not say which ciphertexts its handles have")]
+    NoMaterials,
+    #[error("the request names ciphertexts of different keys ({first:#066x} and {other:#066x})")]
+    DifferentKeys { first: U256, other: U256 },
+    /// The same, as the coprocessors attest it.
+    #[error(
+        "the ciphertexts of the request are attested for different keys ({first:#066x} and {other:#066x})"
+    )]
+    AttestedForDifferentKeys { first: U256, other: U256 },
+    #[error("the registered coprocessors are unknown: {0}")]
+    Registry(#[source] BucketLookupError),
+    #[error("the registered coprocessors are unknown: no answer in time")]
+    RegistryLate,
+    #[error(transparent)]
+    NoConsensus(#[from] NoConsensus),
+}
+
+/// Too few coprocessors agree about a ciphertext.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct NoConsensus {
+    pub handle: B256,
+    /// Those who agree, in the largest group.
+    pub agreed: usize,
+    pub registered: usize,
+    /// `None`: the contract's threshold is impossible.
+    pub threshold: Option<NonZeroUsize>,
+    /// What kept the others out, by bucket.
+    pub failures: Vec<BucketFailure>,
+}
+
+impl NoConsensus {
+    /// Whether those who were not heard could have made it one.
+    fn is_outage(&self) -> bool {
+        let silent = self.failures.iter().filter(|failure| failure.error.is_silence()).count();
+        self.threshold.is_some_and(|threshold| self.agreed + silent >= threshold.get())
+    }
+}
+
+impl fmt::Display for NoConsensus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { handle, agreed, registered, threshold, failures } = self;
+        write!(f, "{agreed} of {registered} coprocessors agree about handle {handle}, ")?;
+        match threshold {
+            Some(threshold) => write!(f, "{threshold} must")?,
+            None => f.write_str("and the threshold of the contract is zero or too large")?,
+        }
+        for (index, failure) in failures.iter().enumerate() {
+            write!(f, "{}{failure}", if index == 0 { ": " } else { "; " })?;
+        }
+        f.write_str(&advice(failures))
+    }
 }
 
 fn listed(failures: &[BucketFailure]) -> String {
@@ -78,24 +137,29 @@ impl FetchError {
             Self::Unavailable { failures, .. } => {
                 failures.last().map_or("no_bucket", |failure| failure.error.code())
             }
+            Self::NoMaterials => "without_materials",
+            Self::DifferentKeys { .. } | Self::AttestedForDifferentKeys { .. } => {
+                "different_key_ids"
+            }
+            Self::Registry(error) => error.code,
+            Self::RegistryLate => "lookup_late",
+            Self::NoConsensus(_) => "no_attestation_consensus",
         }
     }
 
     /// Retry, unless every bucket that was asked needs an operator. A refusal by S3 may also mean an
-    /// object that is not there yet, or a clock or session that will be fixed soon; so it is held only
-    /// after it has lasted (`refused_for`).
+    /// object that is not there yet, or a clock or session that will be fixed soon, and coprocessors may
+    /// differ for a while; so that is held only after it has lasted (`lasted`).
     #[must_use]
-    pub fn remedy(&self, refused_for: Duration) -> Remedy {
+    pub fn remedy(&self, lasted: Duration) -> Remedy {
+        if let Some(reason) = self.held_if_it_lasts() {
+            return if lasted >= REFUSALS_RETRIED_FOR { self.hold(reason) } else { Remedy::Retry };
+        }
         match self {
             Self::UnsupportedType { .. } => self.hold(HoldReason::UnsupportedType),
             Self::TooLarge { .. } => self.hold(HoldReason::CiphertextTooLarge),
-            Self::Unavailable { .. } if self.is_refused() => {
-                if refused_for >= REFUSALS_RETRIED_FOR {
-                    self.hold(HoldReason::AccessDenied)
-                } else {
-                    Remedy::Retry
-                }
-            }
+            Self::NoMaterials => self.hold(HoldReason::UnsupportedGeneration),
+            Self::DifferentKeys { .. } => Remedy::Refuse(Refusal::Malformed(self.to_string())),
             Self::Unavailable { .. } => {
                 let too_large = |trouble: &BucketError| {
                     matches!(
@@ -109,6 +173,29 @@ impl FetchError {
                     Remedy::Retry
                 }
             }
+            Self::AttestedForDifferentKeys { .. }
+            | Self::Registry(_)
+            | Self::RegistryLate
+            | Self::NoConsensus(_) => Remedy::Retry,
+        }
+    }
+
+    /// The reason for which a request is held if this error lasts.
+    fn held_if_it_lasts(&self) -> Option<HoldReason> {
+        match self {
+            Self::NoConsensus(missed) if !missed.is_outage() => {
+                Some(HoldReason::NoAttestationConsensus)
+            }
+            Self::AttestedForDifferentKeys { .. } => Some(HoldReason::NoAttestationConsensus),
+            Self::Unavailable { .. } if self.is_refused() => Some(HoldReason::AccessDenied),
+            Self::Unavailable { .. }
+            | Self::UnsupportedType { .. }
+            | Self::TooLarge { .. }
+            | Self::NoMaterials
+            | Self::DifferentKeys { .. }
+            | Self::Registry(_)
+            | Self::RegistryLate
+            | Self::NoConsensus(_) => None,
         }
     }
 
@@ -135,10 +222,10 @@ impl FetchError {
     }
 }
 
-/// How long the buckets of one request have been refusing.
+/// For how long the buckets of one request have been refusing, or the coprocessors have not agreed.
 #[derive(Clone, Copy, Debug)]
 pub struct RefusalTimer {
-    held: bool,
+    held: Option<HoldReason>,
     since: Option<Instant>,
 }
 
@@ -146,16 +233,16 @@ impl RefusalTimer {
     /// `held`: why the request was held when its walk began.
     #[must_use]
     pub fn new(held: Option<HoldReason>) -> Self {
-        Self { held: held == Some(HoldReason::AccessDenied), since: None }
+        Self { held, since: None }
     }
 
-    /// The remedy for an error. A request that was held for a refusal before is held again at once.
+    /// The remedy for an error. A request that was held for it before is held again at once.
     pub fn remedy(&mut self, error: &FetchError, now: Instant) -> Remedy {
-        let refused_for = match (error.is_refused(), self.held) {
-            (false, _) => Duration::ZERO,
-            (true, true) => Duration::MAX,
-            (true, false) => now.saturating_duration_since(*self.since.get_or_insert(now)),
+        let lasted = match error.held_if_it_lasts() {
+            None => Duration::ZERO,
+            reason if reason == self.held => Duration::MAX,
+            Some(_) => now.saturating_duration_since(*self.since.get_or_insert(now)),
         };
-        error.remedy(refused_for)
+        error.remedy(lasted)
     }
 }

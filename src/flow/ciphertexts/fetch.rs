@@ -1,8 +1,6 @@
 //! One round: every ciphertext of a request within its share of the memory, each from the first bucket that
 //! returns the right bytes.
 
-use std::collections::HashMap;
-
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use tokio::{
     sync::Semaphore,
@@ -13,13 +11,14 @@ use super::{
     BucketRegistry, Ciphertexts, HANDLES_AT_ONCE,
     bucket::Bucket,
     bucket_error::BucketError,
-    download::{Progress, WantedLogs, download},
+    download::{Progress, Wanted, download},
     error::{BucketFailure, FetchError},
     format::Format,
-    lookup::BucketLookup,
     memory::Reservation,
+    s3_error::S3ErrorKind,
+    targets::{Names, Target},
 };
-use crate::domain::{Address, Bytes, Ciphertext, Material};
+use crate::domain::{Bytes, Ciphertext};
 
 /// Buckets tried at the same time for one ciphertext.
 const BUCKETS_AT_ONCE: usize = 3;
@@ -35,24 +34,23 @@ impl<B: BucketRegistry> Ciphertexts<B> {
     /// One round: fetches every ciphertext within its share.
     pub(super) async fn fetch_all(
         &self,
-        materials: &[Material],
+        targets: &[Target],
         shares: &[u64],
-        places: &HashMap<Address, BucketLookup>,
         reservation: &Reservation,
     ) -> Result<Vec<Ciphertext>, RoundError> {
-        let mut fetching = stream::iter(0..materials.len())
+        let mut fetching = stream::iter(0..targets.len())
             .map(|index| async move {
-                (index, self.fetch_one(&materials[index], shares[index], places, reservation).await)
+                (index, self.fetch_one(&targets[index], shares[index], reservation).await)
             })
             .buffer_unordered(HANDLES_AT_ONCE);
-        let mut brought: Vec<Option<Ciphertext>> = materials.iter().map(|_| None).collect();
+        let mut brought: Vec<Option<Ciphertext>> = targets.iter().map(|_| None).collect();
         let mut sizes = Vec::new();
         let mut first_larger = None;
         while let Some((index, result)) = fetching.next().await {
             match result {
                 Ok(ciphertext) => brought[index] = Some(ciphertext),
                 Err(FetchMiss { failures, announced_sizes: larger }) => {
-                    let handle = materials[index].handle;
+                    let handle = targets[index].handle;
                     let error = FetchError::Unavailable { handle, failures };
                     if larger.is_empty() {
                         return Err(RoundError::Failed(error));
@@ -74,28 +72,21 @@ impl<B: BucketRegistry> Ciphertexts<B> {
     /// Fetches one ciphertext from the first bucket that returns the right bytes.
     async fn fetch_one(
         &self,
-        material: &Material,
+        target: &Target,
         share: u64,
-        places: &HashMap<Address, BucketLookup>,
         reservation: &Reservation,
     ) -> Result<Ciphertext, FetchMiss> {
-        let (buckets, mut failures) = self.candidates(material, places);
+        let mut failures = target.failures.clone();
+        let buckets = self.calls.health.healthy_first(target.buckets.clone(), Instant::now());
         let room = Semaphore::new(reservation.copies());
         let held = reservation.guard();
-        let wanted =
-            WantedLogs { digest: material.digest, share, body_permits: &room, held: &held };
+        let (digest, format) = (target.digest, target.format);
+        let wanted = Wanted { digest, format, share, body_permits: &room, held: &held };
         let progress: Vec<Progress> = buckets.iter().map(|_| Progress::new()).collect();
         let call = |index: usize| {
-            let (bucket, wanted) = (&buckets[index], &wanted);
-            let progress = &progress[index];
-            let turns = self.health.host_permits(bucket);
+            let (bucket, wanted, progress) = (&buckets[index], &wanted, &progress[index]);
             progress.restart();
-            async move {
-                let result =
-                    download(&self.http, bucket, &turns, wanted, &self.patience, progress).await;
-                self.count(bucket, &result);
-                (index, result)
-            }
+            async move { (index, self.fetch_from(bucket, target, wanted, progress).await) }
         };
         let mut calls = FuturesUnordered::new();
         let mut overtaken = vec![false; buckets.len()];
@@ -115,25 +106,21 @@ impl<B: BucketRegistry> Ciphertexts<B> {
                 Some((index, result)) = calls.next() => match result {
                     Ok((format, body)) => {
                         if !overtaken[index] {
-                            self.health.record_success(&buckets[index]);
+                            self.calls.health.record_success(&buckets[index]);
                         }
+                        let handle = target.handle;
                         if format.header_is_wrong {
-                            self.record_wrong_header(&buckets[index], material, format);
+                            self.calls.record_wrong_format(&buckets[index], handle, format);
                         }
-                        return Ok(Ciphertext { handle: material.handle, format: format.actual, body });
+                        return Ok(Ciphertext { handle, format: format.actual, body });
                     }
                     Err(error) => {
-                        self.record_failure(&buckets[index], material, &error);
+                        let bucket = &buckets[index];
+                        self.calls.record_failure(bucket, target.handle, &error);
                         if let BucketError::LargerThanShare { bytes } = error {
                             larger.push(bytes);
                         }
-                        let bucket = &buckets[index];
-                        failures.push(BucketFailure {
-                            bucket: bucket.display_name.clone(),
-                            is_fallback: bucket.is_fallback(),
-                            proxy: self.http.proxy_for(bucket),
-                            error,
-                        });
+                        failures.push(self.calls.failure(bucket, error));
                         if next < buckets.len() {
                             calls.push(call(next));
                             next += 1;
@@ -143,7 +130,7 @@ impl<B: BucketRegistry> Ciphertexts<B> {
                 () = sleep(self.patience.hedge), if may_hedge => {
                     // Only the newest call is checked: older ones were found slow before it was started.
                     if progress[next - 1].is_slow(&self.patience) {
-                        self.health.record_failure(&buckets[next - 1], Instant::now());
+                        self.calls.health.record_failure(&buckets[next - 1], Instant::now());
                         overtaken[next - 1] = true;
                         calls.push(call(next));
                         next += 1;
@@ -153,45 +140,62 @@ impl<B: BucketRegistry> Ciphertexts<B> {
         }
     }
 
-    fn count(&self, bucket: &Bucket, result: &Result<(Format, Bytes), BucketError>) {
-        let code = result.as_ref().map_or_else(BucketError::code, |_| "ok");
-        self.metrics.fetched(bucket.host(), code);
-        match result {
-            Ok((_, body)) => self.metrics.ciphertext_bytes(body.len() as u64),
-            Err(BucketError::WrongBytes { .. }) => self.metrics.digest_mismatch(),
-            Err(_) => {}
+    /// Fetches one ciphertext from one bucket, under each name that it may have there.
+    async fn fetch_from(
+        &self,
+        bucket: &Bucket,
+        target: &Target,
+        wanted: &Wanted<'_>,
+        progress: &Progress,
+    ) -> Result<(Format, Bytes), BucketError> {
+        let turns = self.calls.health.host_permits(bucket);
+        let mut names = target.names.in_bucket(bucket, &self.spellings).into_iter().peekable();
+        loop {
+            // There is at least one name, and the loop ends at the last.
+            let Some(name) = names.next() else { return Err(BucketError::NoUrl) };
+            let key = name.key(target.handle, target.digest);
+            let http = &self.calls.http;
+            let result =
+                download(http, bucket, &key, &turns, wanted, &self.patience, progress).await;
+            self.calls.count(bucket, &result);
+            match result {
+                Err(error) if names.peek().is_some() && may_have_another_name(&error) => {
+                    progress.restart();
+                }
+                Err(error) => return Err(error),
+                Ok(fetched) => {
+                    if target.names == Names::Learned {
+                        self.spellings.record(bucket, name);
+                    }
+                    return Ok(fetched);
+                }
+            }
         }
     }
+}
 
-    /// The bytes are right but their format header is wrong: the format is detected from the bytes.
-    fn record_wrong_header(&self, bucket: &Bucket, material: &Material, format: Format) {
-        self.metrics.wrong_format_header(bucket.host());
-        let (shown, is) = (&bucket.display_name, format.actual);
-        let times_to_log = self.health.should_log(bucket, "wrong_format_header", Instant::now());
-        if let Some(times) = times_to_log {
-            let handle = material.handle;
-            tracing::warn!(bucket = %shown, %handle, ?is, times, "bucket misstates the format of a ciphertext");
-        } else {
-            tracing::debug!(bucket = %shown, handle = %material.handle, ?is, "wrong format header");
+/// Whether the bucket may keep the right bytes under another name.
+fn may_have_another_name(error: &BucketError) -> bool {
+    match error {
+        BucketError::Refused(error) => {
+            // S3 denies access to what is not there, where listing is not allowed.
+            matches!(error.kind(), S3ErrorKind::Missing | S3ErrorKind::Denied)
         }
-    }
-
-    /// Records a bucket's error. Log throttle per bucket and error, not per ciphertext.
-    fn record_failure(&self, bucket: &Bucket, material: &Material, trouble: &BucketError) {
-        let now = Instant::now();
-        let times = if trouble.is_bucket_fault() {
-            self.health.record_failure(bucket, now);
-            self.health.should_log(bucket, trouble.code(), now)
-        } else {
-            None
-        };
-        if let Some(times) = times {
-            let proxy = self.http.proxy_for(bucket);
-            let to_do = trouble.remedy(bucket.is_fallback(), proxy.as_deref());
-            tracing::warn!(bucket = %bucket.display_name, proxy, %trouble, to_do, times, "bucket in trouble");
-        } else {
-            tracing::debug!(bucket = %bucket.display_name, handle = %material.handle, %trouble, "not brought");
-        }
+        BucketError::WrongBytes { .. } => true,
+        BucketError::NoUrl
+        | BucketError::Unregistered
+        | BucketError::Lookup(_)
+        | BucketError::LookupLate
+        | BucketError::UnusableUrl(_)
+        | BucketError::Unsignable(_)
+        | BucketError::Connect(_)
+        | BucketError::Silent
+        | BucketError::TooLarge { .. }
+        | BucketError::LargerThanShare { .. }
+        | BucketError::Stalled { .. }
+        | BucketError::TooSlow { .. }
+        | BucketError::Cut { .. }
+        | BucketError::Attestation(_) => false,
     }
 }
 

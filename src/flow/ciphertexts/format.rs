@@ -22,25 +22,24 @@ const HEADER: &str = "x-amz-meta-ct-format";
 /// The longest text in an object's header, in bytes.
 const LONGEST: usize = 128;
 
-/// The format, and whether the HTTP header contradicts it.
+/// The format, and whether what was declared contradicts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Format {
     pub actual: CiphertextFormat,
     pub header_is_wrong: bool,
 }
 
-/// The format of an object that came with these HTTP headers.
-pub(super) fn detect(headers: &HeaderMap, object: &[u8]) -> Format {
-    let declared = from_header(headers);
+/// The format of an object that is declared to have this one.
+pub(super) fn detect(declared: CiphertextFormat, object: &[u8]) -> Format {
     match from_object(object) {
         Some(is) => Format { actual: is, header_is_wrong: is != declared },
-        // An unknown object header: the HTTP header is all there is.
+        // An unknown object header: what was declared is all there is.
         None => Format { actual: declared, header_is_wrong: false },
     }
 }
 
 /// `compressed_on_*` is compressed; any other value, and none, is expanded.
-fn from_header(headers: &HeaderMap) -> CiphertextFormat {
+pub(super) fn from_header(headers: &HeaderMap) -> CiphertextFormat {
     let value = headers.get(HEADER).map_or(&b""[..], |value| value.as_bytes());
     let value = value.trim_ascii().to_ascii_lowercase();
     if value.starts_with(b"compressed_on_") {
@@ -124,16 +123,19 @@ pub(super) mod tests {
             for header in ["compressed_on_cpu", "uncompressed_on_cpu", "nonsense", ""] {
                 let compressed = header.starts_with("compressed");
                 let header_is_wrong = compressed != (actual == CiphertextFormat::BigCompressed);
-                assert_eq!(detect(&headers(header), &object), Format { actual, header_is_wrong });
+                assert_eq!(
+                    detect(from_header(&headers(header)), &object),
+                    Format { actual, header_is_wrong }
+                );
             }
             // Objects of v0.7 come without an HTTP header.
-            assert_eq!(detect(&HeaderMap::new(), &object).actual, actual);
+            assert_eq!(detect(from_header(&HeaderMap::new()), &object).actual, actual);
         }
         // Neither an unknown type nor half a header tells the format.
         let other = object("high_level_api::FheUint", b"");
         let half = &object(COMPRESSED, b"")[..60];
         for object in [&other[..], half, b"", &[0xff; 200]] {
-            let format = detect(&headers("compressed_on_cpu"), object);
+            let format = detect(CiphertextFormat::BigCompressed, object);
             assert_eq!(
                 (format.actual, format.header_is_wrong),
                 (CiphertextFormat::BigCompressed, false)
@@ -144,7 +146,7 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn b2_any_bytes_have_a_format(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            let format = detect(&HeaderMap::new(), &bytes);
+            let format = detect(CiphertextFormat::BigExpanded, &bytes);
             prop_assert!(!format.header_is_wrong || from_object(&bytes).is_some());
         }
     }

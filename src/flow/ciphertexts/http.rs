@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use reqwest::{Response, header::HeaderMap};
+use reqwest::{Method, Response, header::HeaderMap};
 use url::Url;
 
 use super::HANDLES_AT_ONCE;
@@ -13,14 +13,15 @@ use crate::net::proxy::Proxies;
 /// Connecting, TLS handshake included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A GET with these headers. Completes with the response's headers.
-pub type HttpGet =
-    Arc<dyn Fn(Url, HeaderMap) -> BoxFuture<'static, reqwest::Result<Response>> + Send + Sync>;
+/// A call without a body, with these headers. Completes with the response's headers.
+pub type HttpCall = Arc<
+    dyn Fn(Method, Url, HeaderMap) -> BoxFuture<'static, reqwest::Result<Response>> + Send + Sync,
+>;
 
-/// Sends all GETs to buckets; one per instance. Cheap to clone.
+/// Sends all calls to buckets; one per instance. Cheap to clone.
 #[derive(Clone)]
 pub struct BucketClient {
-    get: HttpGet,
+    call: HttpCall,
     proxies: Proxies,
 }
 
@@ -48,20 +49,24 @@ impl BucketClient {
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(HANDLES_AT_ONCE)
             .build()?;
-        let get = move |url, headers| -> BoxFuture<'static, reqwest::Result<Response>> {
-            Box::pin(client.get(url).headers(headers).send())
+        let call = move |method, url, headers| -> BoxFuture<'static, reqwest::Result<Response>> {
+            Box::pin(client.request(method, url).headers(headers).send())
         };
-        Ok(Self { get: Arc::new(get), proxies: proxies.clone() })
+        Ok(Self { call: Arc::new(call), proxies: proxies.clone() })
     }
 
-    /// A client that calls `get` instead of the network, without proxies.
+    /// A client that makes this call instead of one over the network, without proxies.
     #[must_use]
-    pub fn with_transport(get: HttpGet) -> Self {
-        Self { get, proxies: Proxies::default() }
+    pub fn with_transport(call: HttpCall) -> Self {
+        Self { call, proxies: Proxies::default() }
     }
 
     pub(super) async fn get(&self, url: Url, headers: HeaderMap) -> reqwest::Result<Response> {
-        (self.get)(url, headers).await
+        (self.call)(Method::GET, url, headers).await
+    }
+
+    pub(super) async fn head(&self, url: Url) -> reqwest::Result<Response> {
+        (self.call)(Method::HEAD, url, HeaderMap::new()).await
     }
 
     /// Host and port of the proxy on the way to this bucket.

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::stream::{self, StreamExt};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::{
     BucketRegistry, Ciphertexts, bucket::Bucket, bucket_error::BucketError, error::BucketFailure,
@@ -14,7 +14,7 @@ use crate::domain::{Address, Material};
 /// Coprocessors looked up at the same time.
 const LOOKUPS_AT_ONCE: usize = 16;
 /// Deadline of one question to the GatewayConfig contract.
-const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The bucket of one coprocessor, or why there is none.
 pub(super) type BucketLookup = Result<Arc<Bucket>, BucketError>;
@@ -67,12 +67,9 @@ impl<B: BucketRegistry> Ciphertexts<B> {
                 Some(Ok(bucket)) if !buckets.iter().any(|known| known.contains(bucket)) => {
                     buckets.push(Arc::clone(bucket));
                 }
-                Some(Err(trouble)) => failures.push(BucketFailure {
-                    bucket: format!("coprocessor {coprocessor}"),
-                    is_fallback: false,
-                    proxy: None,
-                    error: trouble.clone(),
-                }),
+                Some(Err(trouble)) => {
+                    failures.push(BucketFailure::of_coprocessor(*coprocessor, trouble.clone()));
+                }
                 // Another coprocessor has the same bucket.
                 Some(Ok(_)) | None => {}
             }
@@ -86,6 +83,6 @@ impl<B: BucketRegistry> Ciphertexts<B> {
                 buckets.extend(self.fallback.clone());
             }
         }
-        (self.health.healthy_first(buckets, Instant::now()), failures)
+        (buckets, failures)
     }
 }

@@ -1,23 +1,24 @@
-//! Checks whether a bucket answers: one GET of an object that does not exist. Used by `check`; no request
-//! depends on it.
+//! Checks whether a bucket answers: one GET of an object that does not exist, and a HEAD where coprocessors
+//! are asked for attestations. Used by `check`; no request depends on it.
 
 use std::time::Duration;
 
-use reqwest::header::DATE;
+use reqwest::{StatusCode, header::DATE};
 use tokio::time::timeout;
 
 use super::{
     BucketClient, BucketError, FallbackStore, S3Error,
     bucket::{Bucket, Call},
     download::innermost_cause,
+    object_key::Spelling,
     s3_error::{Code, S3ErrorKind},
 };
-use crate::domain::B256;
+use crate::{contracts::abi::CiphertextSource, domain::B256};
 
 /// From connecting to the end of the response.
 const PROBE_DEADLINE: Duration = Duration::from_secs(6);
-/// A digest that no stored object has.
-const ABSENT_DIGEST: B256 = B256::ZERO;
+/// A handle or digest that no stored object has.
+const ABSENT: B256 = B256::ZERO;
 
 /// The remedy for an answer that any web server may give.
 const NO_BUCKET_AT_ALL: &str = "check that the URL is that of a bucket: S3 says NoSuchKey of an object \
@@ -49,10 +50,10 @@ pub enum ProbeAnswer {
     Doubtful(S3Error),
 }
 
-/// Probes the bucket with this URL.
-pub async fn probe(http: &BucketClient, base: &str) -> ProbeResult {
+/// Probes the bucket with this URL, by the calls that fetches from this source make.
+pub async fn probe(http: &BucketClient, base: &str, source: CiphertextSource) -> ProbeResult {
     match Bucket::new(base) {
-        Ok(bucket) => probe_bucket(http, &bucket).await,
+        Ok(bucket) => probe_bucket(http, &bucket, source).await,
         Err(unusable) => {
             let (shown, found) = ("a bucket".to_owned(), Err(unusable.into()));
             ProbeResult { bucket: shown, proxy: None, outcome: found, remedy: None, date: None }
@@ -62,12 +63,16 @@ pub async fn probe(http: &BucketClient, base: &str) -> ProbeResult {
 
 /// Probes the bucket of `[s3_config]`, signed if there are credentials.
 pub async fn probe_fallback(http: &BucketClient, store: &FallbackStore) -> ProbeResult {
-    probe_bucket(http, &store.bucket).await
+    probe_bucket(http, &store.bucket, CiphertextSource::Digest).await
 }
 
-async fn probe_bucket(http: &BucketClient, bucket: &Bucket) -> ProbeResult {
+async fn probe_bucket(
+    http: &BucketClient,
+    bucket: &Bucket,
+    source: CiphertextSource,
+) -> ProbeResult {
     let mut date = None;
-    let found = timeout(PROBE_DEADLINE, get(http, bucket, &mut date)).await;
+    let found = timeout(PROBE_DEADLINE, call(http, bucket, source, &mut date)).await;
     let found = found.unwrap_or(Err(BucketError::Silent));
     let proxy = http.proxy_for(bucket);
     let remedy = match &found {
@@ -81,20 +86,18 @@ async fn probe_bucket(http: &BucketClient, bucket: &Bucket) -> ProbeResult {
     ProbeResult { bucket: shown, proxy, outcome: found, remedy, date }
 }
 
-async fn get(
+async fn call(
     http: &BucketClient,
     bucket: &Bucket,
+    source: CiphertextSource,
     date: &mut Option<String>,
 ) -> Result<ProbeAnswer, BucketError> {
-    let Call { url, headers, signed } =
-        bucket.call(ABSENT_DIGEST).await.map_err(BucketError::Unsignable)?;
-    let response = match http.get(url, headers).await {
-        Ok(response) => response,
-        Err(error) if error.is_connect() => {
-            return Err(BucketError::Connect(innermost_cause(error)));
-        }
-        Err(error) => return Err(BucketError::Cut { received: 0, why: innermost_cause(error) }),
-    };
+    if source == CiphertextSource::Attestation {
+        try_head(http, bucket).await?;
+    }
+    let key = Spelling::Digest.key(ABSENT, ABSENT);
+    let Call { url, headers, signed } = bucket.call(&key).await.map_err(BucketError::Unsignable)?;
+    let response = http.get(url, headers).await.map_err(no_response)?;
     *date = response.headers().get(DATE).and_then(|date| Some(date.to_str().ok()?.to_owned()));
     let status = response.status().as_u16();
     if status == 200 {
@@ -117,6 +120,24 @@ async fn get(
         | S3ErrorKind::Clock
         | S3ErrorKind::Status => Err(error.into()),
     }
+}
+
+/// Whether the bucket answers a HEAD, as of an object that is not there: without a body, so that only the
+/// status tells.
+async fn try_head(http: &BucketClient, bucket: &Bucket) -> Result<(), BucketError> {
+    let key = Spelling::PrefixedHandle.key(ABSENT, ABSENT);
+    let response = http.head(bucket.object(&key)).await.map_err(no_response)?;
+    match response.status() {
+        StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Ok(()),
+        _ => Err(bucket.read_error(response, false).await.into()),
+    }
+}
+
+fn no_response(error: reqwest::Error) -> BucketError {
+    if error.is_connect() {
+        return BucketError::Connect(innermost_cause(error));
+    }
+    BucketError::Cut { received: 0, why: innermost_cause(error) }
 }
 
 #[cfg(test)]
@@ -161,7 +182,7 @@ mod tests {
         ] {
             let act = ServerAction::Refuse { status, header: "x-amz-id: 1", body: body(code, "") };
             let server = Server::always(act).await;
-            let probed = probe(&plain_http(), &server.url()).await;
+            let probed = probe(&plain_http(), &server.url(), CiphertextSource::Digest).await;
             let trouble = probed.outcome.unwrap_err().to_string();
             assert!(trouble.contains(code), "{trouble}");
             assert!(probed.remedy.is_some(), "{code}");
@@ -169,7 +190,7 @@ mod tests {
         let denied =
             ServerAction::Refuse { status: 403, header: "a: b", body: body("AccessDenied", "") };
         let server = Server::always(denied).await;
-        let probed = probe(&plain_http(), &server.url()).await;
+        let probed = probe(&plain_http(), &server.url(), CiphertextSource::Digest).await;
         assert!(matches!(probed.outcome, Ok(ProbeAnswer::Denied(_))), "{probed:?}");
 
         // A bucket that may need a signature: with one and without.
@@ -190,21 +211,29 @@ mod tests {
         let proxies = crate::net::proxy::Proxies::new(None, away, "");
         let roots = crate::net::tls::TlsRoots::load(None).unwrap();
         let client = BucketClient::new(roots.client_config(), &proxies).unwrap();
-        let probed = probe(&client, "http://bucket.example").await;
+        let probed = probe(&client, "http://bucket.example", CiphertextSource::Digest).await;
         assert_eq!(probed.proxy.as_deref(), Some("127.0.0.1:1"));
         assert!(probed.remedy.unwrap().contains("proxy 127.0.0.1:1"));
 
         // A 403 or 404 without S3's error body: it may be no bucket at all.
         for status in [403, 404] {
             let server = Server::always(ServerAction::Status(status)).await;
-            let probed = probe(&plain_http(), &server.url()).await;
+            let probed = probe(&plain_http(), &server.url(), CiphertextSource::Digest).await;
             assert!(matches!(probed.outcome, Ok(ProbeAnswer::Doubtful(_))), "{probed:?}");
             assert!(probed.remedy.is_some(), "{probed:?}");
         }
         let absent =
             ServerAction::Refuse { status: 404, header: "a: b", body: body("NoSuchKey", "") };
         let server = Server::always(absent).await;
-        let probed = probe(&plain_http(), &server.url()).await;
+        let probed = probe(&plain_http(), &server.url(), CiphertextSource::Digest).await;
         assert_eq!(probed.outcome, Ok(ProbeAnswer::Status(404)));
+
+        // A bucket that serves objects and takes no HEAD has no attestation for us.
+        for (answer, takes) in [(405, false), (501, false), (403, true), (404, true)] {
+            let server = Server::always(ServerAction::Status(answer)).await;
+            let probed = probe(&plain_http(), &server.url(), CiphertextSource::Attestation).await;
+            assert_eq!(probed.outcome.is_ok(), takes, "{probed:?}");
+            assert_eq!(server.calls("HEAD"), 1);
+        }
     }
 }

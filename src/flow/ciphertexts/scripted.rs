@@ -18,6 +18,11 @@ pub(super) enum ServerAction {
         body: Vec<u8>,
         format: Option<&'static str>,
     },
+    /// Serves the body with one more header line, to a HEAD without the body.
+    Attested {
+        body: Vec<u8>,
+        header: Option<String>,
+    },
     /// Serves the body after a pause.
     Late {
         body: Vec<u8>,
@@ -100,6 +105,14 @@ impl Server {
     where
         F: Fn(&str) -> ServerAction + Send + Sync + 'static,
     {
+        Self::by_path(move |path| script(path.rsplit('/').next().unwrap_or_default())).await
+    }
+
+    /// Answers each request according to its path.
+    pub(super) async fn by_path<F>(script: F) -> Self
+    where
+        F: Fn(&str) -> ServerAction + Send + Sync + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let counters = Arc::new(Counters::default());
@@ -128,6 +141,12 @@ impl Server {
         self.counters.requests.load(Ordering::SeqCst)
     }
 
+    /// Requests with this method.
+    pub(super) fn calls(&self, method: &str) -> usize {
+        let heads = self.counters.heads.lock().unwrap();
+        heads.iter().filter(|head| head.split(' ').next() == Some(method)).count()
+    }
+
     pub(super) fn live(&self) -> usize {
         self.counters.live.load(Ordering::SeqCst)
     }
@@ -149,11 +168,11 @@ async fn serve(
         }
         counters.requests.fetch_add(1, Ordering::SeqCst);
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-        let path = path.split('?').next().unwrap_or_default();
-        let act = script(path.rsplit('/').next().unwrap_or_default());
+        let act = script(path.split('?').next().unwrap_or_default());
+        let is_head = head.starts_with("HEAD ");
         counters.heads.lock().unwrap().push(head);
         let live = LiveCall::new(&counters);
-        let again = act_on(&mut stream, act).await;
+        let again = act_on(&mut stream, act, is_head).await;
         drop(live);
         if !matches!(again, Ok(true)) {
             return;
@@ -169,8 +188,21 @@ async fn silence(stream: &mut BufReader<TcpStream>) -> std::io::Result<bool> {
 }
 
 /// Returns whether the connection can take another request.
-async fn act_on(stream: &mut BufReader<TcpStream>, act: ServerAction) -> std::io::Result<bool> {
+async fn act_on(
+    stream: &mut BufReader<TcpStream>,
+    act: ServerAction,
+    is_head: bool,
+) -> std::io::Result<bool> {
     match act {
+        ServerAction::Attested { body, header } => {
+            let header = header.map_or_else(String::new, |line| line + "\r\n");
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n{header}\r\n", body.len());
+            stream.write_all(head.as_bytes()).await?;
+            if !is_head {
+                stream.write_all(&body).await?;
+            }
+            Ok(true)
+        }
         ServerAction::Serve { body, format } => {
             let format =
                 format.map_or_else(String::new, |it| format!("X-Amz-Meta-Ct-Format: {it}\r\n"));
@@ -181,10 +213,12 @@ async fn act_on(stream: &mut BufReader<TcpStream>, act: ServerAction) -> std::io
         }
         ServerAction::Late { body, after } => {
             sleep(after).await;
-            Box::pin(act_on(stream, ServerAction::Serve { body, format: None })).await
+            let act = ServerAction::Serve { body, format: None };
+            Box::pin(act_on(stream, act, is_head)).await
         }
         ServerAction::Status(code) => {
-            let head = format!("HTTP/1.1 {code} X\r\ncontent-length: 2\r\n\r\nno");
+            let body = if is_head { "" } else { "no" };
+            let head = format!("HTTP/1.1 {code} X\r\ncontent-length: 2\r\n\r\n{body}");
             stream.write_all(head.as_bytes()).await?;
             Ok(true)
         }

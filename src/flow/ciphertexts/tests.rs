@@ -1,6 +1,8 @@
 //! Fetching from servers that misbehave in every known way.
 
+mod attested;
 mod memory;
+mod named;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
@@ -11,7 +13,13 @@ use super::format::tests::object;
 use super::s3_error::{S3ErrorKind, tests::body as xml};
 use super::scripted::{AfterBody, Server, ServerAction};
 use super::*;
-use crate::domain::{CiphertextFormat, HoldReason, Remedy};
+use crate::{
+    chain::fake_chain::SOURCE,
+    domain::{
+        BlockRef, Bytes, CiphertextFormat, EventShape, HoldReason, Material, Operation,
+        PublicDecryption, Remedy, RequestKey,
+    },
+};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -20,6 +28,7 @@ const MIB: u64 = 1024 * 1024;
 struct Registry {
     urls: HashMap<Address, Result<Option<String>, BucketLookupError>>,
     unregistered: Vec<Address>,
+    coprocessors: Coprocessors,
     asked: Mutex<Vec<Address>>,
 }
 
@@ -34,6 +43,30 @@ impl BucketRegistry for Registry {
 
     async fn is_known_coprocessor(&self, coprocessor: Address) -> Result<bool, BucketLookupError> {
         Ok(!self.unregistered.contains(&coprocessor))
+    }
+
+    async fn coprocessors(&self) -> Result<Arc<Coprocessors>, BucketLookupError> {
+        Ok(Arc::new(self.coprocessors.clone()))
+    }
+}
+
+impl Ciphertexts<Registry> {
+    /// Fetches the ciphertexts of a request with these materials, by their digests.
+    async fn fetch_of(&self, materials: &[Material]) -> Result<Fetched, FetchError> {
+        self.fetch(&request(materials), CiphertextSource::Digest).await
+    }
+}
+
+/// A request with these materials.
+fn request(materials: &[Material]) -> Request {
+    let block = BlockRef { number: 1, hash: B256::ZERO };
+    let public = PublicDecryption::of_materials(materials.to_vec(), Bytes::new());
+    Request {
+        key: RequestKey { source: SOURCE, id: U256::ONE, content: B256::ZERO },
+        shape: EventShape::G9,
+        block,
+        transaction: B256::ZERO,
+        operation: Operation::PublicDecryption(public),
     }
 }
 
@@ -118,12 +151,8 @@ async fn bucket_of(bodies: Vec<Vec<u8>>) -> Server {
 }
 
 fn troubles(error: &FetchError) -> Vec<BucketError> {
-    match error {
-        FetchError::Unavailable { failures, .. } => {
-            failures.iter().map(|failure| failure.error.clone()).collect()
-        }
-        FetchError::UnsupportedType { .. } | FetchError::TooLarge { .. } => Vec::new(),
-    }
+    let FetchError::Unavailable { failures, .. } = error else { panic!("{error}") };
+    failures.iter().map(|failure| failure.error.clone()).collect()
 }
 
 fn refused(trouble: &BucketError) -> Option<S3ErrorKind> {
@@ -160,9 +189,9 @@ async fn b2_an_object_is_taken_for_what_it_says_itself() {
         .collect();
     let server = Server::start(move |key| acts[key].clone()).await;
     let room = room(&[&server]);
-    let metrics = room.metrics.clone();
+    let metrics = room.calls.metrics.clone();
     let materials: Vec<_> = objects.iter().map(|body| material(5, body, 1)).collect();
-    let fetched = room.fetch(&materials).await.unwrap();
+    let fetched = room.fetch_of(&materials).await.unwrap();
     for (nth, ciphertext) in fetched.ciphertexts.iter().enumerate() {
         let compressed = ciphertext.format == CiphertextFormat::BigCompressed;
         assert_eq!(compressed, nth % 2 == 0, "{nth}");
@@ -192,7 +221,7 @@ async fn brings_all_in_order_with_their_formats_and_holds_their_memory() {
     .await;
     let room = room(&[&server]);
     let materials: Vec<_> = bodies.iter().map(|body| material(5, body, 1)).collect();
-    let fetched = room.fetch(&materials).await.unwrap();
+    let fetched = room.fetch_of(&materials).await.unwrap();
     assert_eq!(fetched.ciphertexts.len(), 40);
     for (index, ciphertext) in fetched.ciphertexts.iter().enumerate() {
         assert_eq!(ciphertext.handle, materials[index].handle);
@@ -220,13 +249,13 @@ async fn a_dead_and_a_corrupt_bucket_do_not_keep_the_third_from_answering() {
     let good = bucket_of(bodies.clone()).await;
     let room = room(&[&dead, &corrupt, &good]);
     let materials: Vec<_> = bodies.iter().map(|body| material(0, body, 3)).collect();
-    let fetched = room.fetch(&materials).await.unwrap();
+    let fetched = room.fetch_of(&materials).await.unwrap();
     assert_eq!(fetched.ciphertexts.len(), 10);
     assert!(dead.requests() > 0 && corrupt.requests() > 0);
 
     // The health of buckets is remembered: the next request asks the good one first, and only it.
     let before = (dead.requests(), corrupt.requests());
-    room.fetch(&materials).await.unwrap();
+    room.fetch_of(&materials).await.unwrap();
     assert_eq!((dead.requests(), corrupt.requests()), before);
 }
 
@@ -288,14 +317,14 @@ async fn every_misbehaviour_has_its_name_and_the_next_bucket_its_turn() {
         running.spawn(async move {
             let bad = Server::always(act).await;
             let alone = room(&[&bad]);
-            let error = alone.fetch(&[material(0, &wanted, 1)]).await.unwrap_err();
+            let error = alone.fetch_of(&[material(0, &wanted, 1)]).await.unwrap_err();
             let [trouble] = &troubles(&error)[..] else { panic!("{name}: {error}") };
             assert!(check(trouble), "{name}: {trouble}");
             assert!(error.to_string().contains(&bad.address.to_string()), "{name}: {error}");
             assert_eq!(alone.reserved_kib(), 0, "{name}");
 
             let both = room_with(registry(&[bad.url(), good_url]), SMALLEST_MEMORY_MIB);
-            let fetched = both.fetch(&[material(0, &wanted, 2)]).await.unwrap();
+            let fetched = both.fetch_of(&[material(0, &wanted, 2)]).await.unwrap();
             assert_eq!(fetched.ciphertexts[0].body, wanted, "{name}");
         });
     }
@@ -308,7 +337,7 @@ async fn every_misbehaviour_has_its_name_and_the_next_bucket_its_turn() {
 async fn nobody_listening_is_a_connect_failure() {
     let address = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let room = room_with(registry(&[format!("http://{address}/b")]), SMALLEST_MEMORY_MIB);
-    let error = room.fetch(&[material(0, b"x", 1)]).await.unwrap_err();
+    let error = room.fetch_of(&[material(0, b"x", 1)]).await.unwrap_err();
     assert!(
         matches!(&troubles(&error)[..], [BucketError::Connect(why)] if why.contains("refused"))
     );
@@ -322,7 +351,7 @@ async fn a_flood_is_stopped_at_the_protocols_limit() {
     // Enough memory, so that the budget is not what stops it.
     let mut room = room_with(registry(&[flood.url()]), 200);
     room.patience = DownloadTimeouts::default();
-    let error = room.fetch(&[material(11, b"x", 1)]).await.unwrap_err();
+    let error = room.fetch_of(&[material(11, b"x", 1)]).await.unwrap_err();
     assert!(
         matches!(troubles(&error)[..], [BucketError::TooLarge { bytes }] if bytes > LARGEST_CIPHERTEXT),
         "{error}"
@@ -350,22 +379,22 @@ async fn what_only_an_operator_mends_is_held_and_all_else_retried() {
         (&[&huge, &missing], None),
     ];
     for (servers, expected) in cases {
-        let error = room(servers).fetch(&[material(0, b"x", servers.len())]).await.unwrap_err();
+        let error = room(servers).fetch_of(&[material(0, b"x", servers.len())]).await.unwrap_err();
         assert_eq!(reason(&error), expected, "{error}");
         let at_first = error.remedy(Duration::from_mins(1));
         assert_eq!(at_first == Remedy::Retry, expected != Some(HoldReason::CiphertextTooLarge));
     }
 
     let nothing = room(&[]);
-    let error = nothing.fetch(&[material(0, b"x", 2)]).await.unwrap_err();
+    let error = nothing.fetch_of(&[material(0, b"x", 2)]).await.unwrap_err();
     assert_eq!(error.remedy(Duration::MAX), Remedy::Retry);
     assert_eq!(troubles(&error), [BucketError::NoUrl, BucketError::NoUrl]);
-    let error = nothing.fetch(&[material(0, b"x", 0)]).await.unwrap_err();
+    let error = nothing.fetch_of(&[material(0, b"x", 0)]).await.unwrap_err();
     assert_eq!(error.remedy(Duration::MAX), Remedy::Retry);
-    let error = nothing.fetch(&[material(200, b"x", 2)]).await.unwrap_err();
+    let error = nothing.fetch_of(&[material(200, b"x", 2)]).await.unwrap_err();
     assert_eq!(reason(&error), Some(HoldReason::UnsupportedType));
     // 2048 bits five times: no contract accepts that.
-    let error = nothing.fetch(&vec![material(11, b"x", 1); 5]).await.unwrap_err();
+    let error = nothing.fetch_of(&vec![material(11, b"x", 1); 5]).await.unwrap_err();
     assert!(matches!(error, FetchError::TooLarge { budget_mib: SMALLEST_MEMORY_MIB, .. }));
     assert_eq!(reason(&error), Some(HoldReason::CiphertextTooLarge));
 }
@@ -379,7 +408,7 @@ async fn c4_the_error_names_code_region_and_remedy() {
         body: xml("PermanentRedirect", "<Endpoint>canary.s3.amazonaws.com</Endpoint>"),
     };
     let server = Server::always(moved("x-amz-bucket-region: eu-central-1")).await;
-    let error = room(&[&server]).fetch(&[material(0, b"x", 1)]).await.unwrap_err();
+    let error = room(&[&server]).fetch_of(&[material(0, b"x", 1)]).await.unwrap_err();
     let said = error.to_string();
     for word in ["301 PermanentRedirect", "region eu-central-1", "coprocessor"] {
         assert!(said.contains(word), "{said}");
@@ -390,13 +419,13 @@ async fn c4_the_error_names_code_region_and_remedy() {
     let mut own = room(&[]);
     let endpoint = format!("http://{}", server.address);
     own.fallback = Some(FallbackStore::new("us-east-1", "mine", Some(&endpoint)).unwrap().bucket);
-    let error = own.fetch(&[material(0, b"x", 1)]).await.unwrap_err();
+    let error = own.fetch_of(&[material(0, b"x", 1)]).await.unwrap_err();
     assert!(error.to_string().contains("region = \"eu-central-1\""), "{error}");
 
     // A long body is not read to its end, and an invalid region is not shown.
     let (header, body) = ("x-amz-bucket-region: Canary!", "<Error>".repeat(1_000_000));
     let server = Server::always(ServerAction::Refuse { status: 403, header, body }).await;
-    let error = room(&[&server]).fetch(&[material(0, b"x", 1)]).await.unwrap_err();
+    let error = room(&[&server]).fetch_of(&[material(0, b"x", 1)]).await.unwrap_err();
     assert!(error.to_string().contains("access denied (403)"), "{error}");
     assert!(!error.to_string().contains("Canary"), "{error}");
 }
@@ -413,8 +442,9 @@ async fn c5_the_proxy_on_the_way_to_a_bucket_is_named() {
         let mut room =
             room_with(registry(&["http://bucket.example/b".to_owned()]), SMALLEST_MEMORY_MIB);
         let roots = crate::net::tls::TlsRoots::load(None).unwrap();
-        room.http = BucketClient::new(roots.client_config(), &proxies).unwrap();
-        let said = room.fetch(&[material(0, b"x", 1)]).await.unwrap_err().to_string();
+        let http = BucketClient::new(roots.client_config(), &proxies).unwrap();
+        room.calls = Arc::new(BucketCalls::new(http, Metrics::default()));
+        let said = room.fetch_of(&[material(0, b"x", 1)]).await.unwrap_err().to_string();
         assert!(said.contains(&format!("through the proxy {proxy}")), "{said}");
         assert!(said.contains(remedy), "{said}");
     }
@@ -426,7 +456,7 @@ async fn never_a_part_of_a_request() {
     let server = bucket_of(bodies[..19].to_vec()).await;
     let room = room(&[&server]);
     let materials: Vec<_> = bodies.iter().map(|body| material(2, body, 1)).collect();
-    let error = room.fetch(&materials).await.unwrap_err();
+    let error = room.fetch_of(&materials).await.unwrap_err();
     assert_eq!(
         troubles(&error).iter().filter_map(refused).collect::<Vec<_>>(),
         [S3ErrorKind::Missing]
@@ -452,12 +482,12 @@ async fn the_fallback_is_asked_only_when_no_bucket_is_known() {
 
     let mut known = room(&[&bucket]);
     known.fallback = Some(fallback());
-    known.fetch(&[material(0, &wanted, 1)]).await.unwrap();
+    known.fetch_of(&[material(0, &wanted, 1)]).await.unwrap();
     assert_eq!(store.requests(), 0);
 
     let mut elsewhere = room(&[&empty]);
     elsewhere.fallback = Some(fallback());
-    let error = elsewhere.fetch(&[material(0, &wanted, 1)]).await.unwrap_err();
+    let error = elsewhere.fetch_of(&[material(0, &wanted, 1)]).await.unwrap_err();
     assert_eq!(refused(&troubles(&error)[0]), Some(S3ErrorKind::Missing));
     assert_eq!(store.requests(), 0);
 
@@ -468,7 +498,7 @@ async fn the_fallback_is_asked_only_when_no_bucket_is_known() {
         let mut unknown = room_with(registry, SMALLEST_MEMORY_MIB);
         unknown.fallback = Some(fallback());
         let before = store.requests();
-        unknown.fetch(&[material(0, &wanted, 1)]).await.unwrap();
+        unknown.fetch_of(&[material(0, &wanted, 1)]).await.unwrap();
         assert_eq!(store.requests(), before + 1);
     }
     let head = store.counters.heads.lock().unwrap()[0].to_lowercase();
@@ -489,20 +519,20 @@ async fn strangers_are_skipped_where_coprocessors_are_verified() {
         room.verify_coprocessors = true;
         room
     };
-    verified(vec![coprocessor(0)]).fetch(&[material(0, &wanted, 2)]).await.unwrap();
+    verified(vec![coprocessor(0)]).fetch_of(&[material(0, &wanted, 2)]).await.unwrap();
     assert_eq!((one.requests(), two.requests()), (0, 1));
 
     let mut nobody = verified(vec![coprocessor(0), coprocessor(1)]);
     let endpoint = format!("http://{}", one.address);
     nobody.fallback = Some(FallbackStore::new("r", "b", Some(&endpoint)).unwrap().bucket);
-    let error = nobody.fetch(&[material(0, &wanted, 2)]).await.unwrap_err();
+    let error = nobody.fetch_of(&[material(0, &wanted, 2)]).await.unwrap_err();
     assert_eq!(troubles(&error), [BucketError::Unregistered, BucketError::Unregistered]);
     assert_eq!(error.remedy(Duration::MAX), Remedy::Retry);
     assert_eq!((one.requests(), two.requests()), (0, 1), "nobody was asked");
 
     let mut lax = verified(vec![coprocessor(0)]);
     lax.verify_coprocessors = false;
-    lax.fetch(&[material(0, &wanted, 2)]).await.unwrap();
+    lax.fetch_of(&[material(0, &wanted, 2)]).await.unwrap();
     assert_eq!((one.requests(), two.requests()), (1, 1));
 }
 
@@ -514,7 +544,7 @@ async fn unusable_urls_are_failed_buckets_and_secrets_stay_inside() {
         format!("http://canary:canary@{}/canary?canary=canary", server.address),
     ];
     let room = room_with(registry(&urls), SMALLEST_MEMORY_MIB);
-    let error = room.fetch(&[material(0, b"x", 2)]).await.unwrap_err();
+    let error = room.fetch_of(&[material(0, b"x", 2)]).await.unwrap_err();
     let troubles = troubles(&error);
     assert_eq!(troubles[0], BucketError::UnusableUrl(UnusableUrl::Scheme));
     assert_eq!(refused(&troubles[1]), Some(S3ErrorKind::Denied));
@@ -535,7 +565,7 @@ async fn a_slow_but_steady_line_is_not_cut() {
     let drip =
         ServerAction::Drip { body: wanted.clone(), piece: 1500, pause: Duration::from_millis(100) };
     let server = Server::always(drip).await;
-    let fetched = room(&[&server]).fetch(&[material(0, &wanted, 1)]).await.unwrap();
+    let fetched = room(&[&server]).fetch_of(&[material(0, &wanted, 1)]).await.unwrap();
     assert_eq!(fetched.ciphertexts[0].body, wanted);
 }
 
@@ -551,7 +581,7 @@ async fn a_crawling_body_is_overtaken_by_the_next_bucket() {
     // So long that only a second bucket can help.
     room.patience.body = Duration::from_mins(10);
     room.patience.longest_body = Duration::from_hours(1);
-    let fetching = room.fetch(&[material(0, &wanted, 2)]).await;
+    let fetching = room.fetch_of(&[material(0, &wanted, 2)]).await;
     assert_eq!(fetching.unwrap().ciphertexts[0].body, wanted);
     assert_eq!(good.requests(), 1);
 }
@@ -566,7 +596,7 @@ async fn a_slow_first_may_still_win() {
     .await;
     let dead = Server::always(ServerAction::BlackHole).await;
     let room = room(&[&slow, &dead]);
-    let fetched = room.fetch(&[material(0, &wanted, 2)]).await.unwrap();
+    let fetched = room.fetch_of(&[material(0, &wanted, 2)]).await.unwrap();
     assert_eq!(fetched.ciphertexts[0].body, wanted);
     assert_eq!((slow.requests(), dead.requests()), (1, 1));
 }
@@ -578,14 +608,14 @@ async fn calls_are_bounded_per_request_and_per_host() {
     let late = ServerAction::Late { body: wanted.clone(), after: Duration::from_millis(20) };
     let server = Server::always(late.clone()).await;
     let room = self::room(&[&server]);
-    room.fetch(&vec![material(0, &wanted, 1); 60]).await.unwrap();
+    room.fetch_of(&vec![material(0, &wanted, 1); 60]).await.unwrap();
     let peak = |server: &Server| server.counters.peak.load(std::sync::atomic::Ordering::SeqCst);
     assert!((2..=16).contains(&peak(&server)), "{}", peak(&server));
 
     let server = Server::always(late).await;
     let room = self::room(&[&server]);
     let materials = vec![material(0, &wanted, 1); 16];
-    let requests = (0..10).map(|_| room.fetch(&materials));
+    let requests = (0..10).map(|_| room.fetch_of(&materials));
     for result in futures_util::future::join_all(requests).await {
         result.unwrap();
     }
@@ -598,7 +628,7 @@ async fn dropping_the_future_frees_the_memory_and_the_connections() {
     let mut room = room(&[&server]);
     room.patience.headers = Duration::from_mins(10);
     let materials: Vec<_> = (0..10_u8).map(|seed| material(0, &[seed], 1)).collect();
-    let fetching = room.fetch(&materials);
+    let fetching = room.fetch_of(&materials);
     let patience = Duration::from_mins(1);
     timeout(patience, async {
         tokio::select! {

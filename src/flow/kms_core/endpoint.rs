@@ -121,8 +121,13 @@ impl CoreEndpoint {
                 self.unreachable_since.send_replace(Some(Instant::now()));
             }
             Err(CoreError::Busy { .. }) => self.rate_limiter.record_busy(turn),
-            Ok(_) | Err(CoreError::Held(_) | CoreError::Request(_) | CoreError::Ciphertexts(_)) => {
-            }
+            Ok(_)
+            | Err(
+                CoreError::Held(_)
+                | CoreError::Answer(_)
+                | CoreError::Request(_)
+                | CoreError::Ciphertexts(_),
+            ) => {}
         }
     }
 

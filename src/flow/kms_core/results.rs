@@ -1,6 +1,9 @@
 //! What an ask, a poll and a health check of a Core come to, and why a call has no result.
 
-use super::wire::{CiphertextMismatch, RequestError};
+use super::{
+    answer_error::AnswerError,
+    wire::{CiphertextMismatch, RequestError},
+};
 use crate::domain::{Answer, Hold, Remedy, UntrustedText};
 
 /// Why a call has no result.
@@ -16,6 +19,9 @@ pub enum CoreError {
     /// Only time or an operator can fix it.
     #[error("{0}")]
     Held(Hold),
+    /// The Core's answer is not accepted.
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
     /// No Core can be asked this.
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -32,6 +38,7 @@ impl CoreError {
             Self::Unreachable { .. } => "core_unreachable",
             Self::Busy { .. } => "core_busy",
             Self::Held(hold) => hold.reason.as_str(),
+            Self::Answer(error) => error.code(),
             Self::Request(error) => error.code(),
             Self::Ciphertexts(_) => "ciphertext_mismatch",
         }
@@ -43,6 +50,7 @@ impl CoreError {
         match self {
             Self::Unreachable { .. } | Self::Busy { .. } | Self::Ciphertexts(_) => Remedy::Retry,
             Self::Held(hold) => Remedy::Hold(hold.clone()),
+            Self::Answer(error) => Remedy::Hold(error.hold()),
             Self::Request(error) => error.remedy(),
         }
     }

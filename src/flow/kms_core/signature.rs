@@ -5,19 +5,18 @@
 //! signed (two result encodings, old Cores that do not echo `extraData`), each candidate is tried, the
 //! likeliest first, and the signature decides (protocol: gateway-abi 10).
 
-use std::fmt::Display;
-
 use alloy::primitives::Signature;
 use bytes::Bytes;
 
 use super::{
+    answer_error::{AnswerError, WrongSigner, WrongSignerCause},
     eip712::{public_digest, user_digest},
     proto::kms::v1,
-    wire::{self, ExtraDataMeaning, PublicReply, ReplyError, ResultEncoding},
+    wire::{self, ExtraDataMeaning, PublicReply, ResultEncoding},
 };
 use crate::domain::{
-    Address, Answer, B256, Hold, HoldReason, Operation, PublicDecryption, Request, SignedResult,
-    SigningDomain, UserDecryption,
+    Address, Answer, B256, Operation, PublicDecryption, Request, SignedResult, SigningDomain,
+    UserDecryption,
 };
 
 /// Why a signature is invalid, whatever it signs.
@@ -86,7 +85,7 @@ pub fn public_answer(
     meaning: ExtraDataMeaning,
     reply: &PublicReply,
     registered: &[Address],
-) -> Result<SignedResult, Hold> {
+) -> Result<SignedResult, AnswerError> {
     let sent = meaning.signed_bytes(&operation.extra_data.0);
     let mut payloads = Vec::with_capacity(2);
     let mut refused = None;
@@ -99,7 +98,7 @@ pub fn public_answer(
     if let Some(error) = refused
         && payloads.is_empty()
     {
-        return Err(invalid_answer(error));
+        return Err(AnswerError::invalid(error));
     }
     let handles = request.handles();
     SignatureCheck {
@@ -120,9 +119,9 @@ pub fn user_answer(
     meaning: ExtraDataMeaning,
     response: v1::UserDecryptionResponse,
     registered: &[Address],
-) -> Result<SignedResult, Hold> {
+) -> Result<SignedResult, AnswerError> {
     let sent = meaning.signed_bytes(&operation.extra_data.0);
-    let payload = wire::user_payload(request, response.payload).map_err(invalid_answer)?;
+    let payload = wire::user_payload(request, response.payload).map_err(AnswerError::invalid)?;
     // Protobuf does not tell an empty echo from a Core that does not echo.
     let echoed = Some(&response.extra_data);
     let handles = request.handles();
@@ -146,15 +145,9 @@ pub fn decode_public_answer(
     meaning: ExtraDataMeaning,
     response: v1::PublicDecryptionResponse,
     registered: &[Address],
-) -> Result<SignedResult, Hold> {
-    let reply =
-        wire::public_reply(request, response).map_err(|error: ReplyError| invalid_answer(error))?;
+) -> Result<SignedResult, AnswerError> {
+    let reply = wire::public_reply(request, response).map_err(AnswerError::invalid)?;
     public_answer(domain, request, operation, meaning, &reply, registered)
-}
-
-/// The hold for an answer that makes no sense.
-pub fn invalid_answer(why: impl Display) -> Hold {
-    Hold::new(HoldReason::InvalidAnswer, format!("the KMS Core's answer is unusable: {why}"))
 }
 
 /// What the Core says it signed, then what we asked it to sign.
@@ -175,13 +168,16 @@ struct SignatureCheck<'a> {
 }
 
 impl SignatureCheck<'_> {
-    fn verify(&self, digest: impl Fn(&[u8], Option<&[u8]>) -> B256) -> Result<SignedResult, Hold> {
-        let signature = parse_signature(self.signature).map_err(invalid_answer)?;
+    fn verify(
+        &self,
+        digest: impl Fn(&[u8], Option<&[u8]>) -> B256,
+    ) -> Result<SignedResult, AnswerError> {
+        let signature = parse_signature(self.signature).map_err(AnswerError::invalid)?;
         let with_extra_data = self.request.shape.has_extra_data();
         let mut first_signer = None;
         for (payload, extra_data) in self.candidates() {
             let digest = digest(payload, with_extra_data.then_some(extra_data.as_ref()));
-            let signer = recover(&signature, digest).map_err(invalid_answer)?;
+            let signer = recover(&signature, digest).map_err(AnswerError::invalid)?;
             if self.registered.is_empty() || self.registered.contains(&signer) {
                 let extra_data = if with_extra_data { extra_data.clone() } else { Bytes::new() };
                 return Ok(SignedResult {
@@ -194,14 +190,19 @@ impl SignatureCheck<'_> {
         }
         // Without registered signers the first candidate was returned above, and there is always one.
         let (Some(expected), Some(signer)) = (self.registered.first(), first_signer) else {
-            return Err(invalid_answer("no candidate"));
+            return Err(AnswerError::invalid("no candidate"));
         };
         // The most common cause besides a wrong key: a Core of another generation.
         let other_generation = self.candidates().any(|(payload, extra_data)| {
             let digest = digest(payload, (!with_extra_data).then_some(extra_data.as_ref()));
             recover(&signature, digest).is_ok_and(|signer| self.registered.contains(&signer))
         });
-        Err(mismatch(*expected, signer, with_extra_data, other_generation))
+        let cause = match (other_generation, with_extra_data) {
+            (false, _) => WrongSignerCause::Unknown,
+            (true, true) => WrongSignerCause::CoreTooOld,
+            (true, false) => WrongSignerCause::CoreTooNew,
+        };
+        Err(WrongSigner { expected: *expected, signer, cause }.into())
     }
 
     fn candidates(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
@@ -209,29 +210,6 @@ impl SignatureCheck<'_> {
             .iter()
             .flat_map(|extra_data| self.payloads.iter().map(move |payload| (payload, extra_data)))
     }
-}
-
-fn mismatch(
-    expected: Address,
-    signer: Address,
-    with_extra_data: bool,
-    other_generation: bool,
-) -> Hold {
-    let detail = match (other_generation, with_extra_data) {
-        (false, _) => format!(
-            "the KMS Core's answer recovers to {signer}, but this node's registered signer is \
-             {expected}: the Core has another signing key, or serves another chain or contract"
-        ),
-        (true, true) => format!(
-            "the KMS Core signed as {expected} without extraData, which this contract requires \
-             (so its answer recovers to {signer}): the Core is too old for this gateway"
-        ),
-        (true, false) => format!(
-            "the KMS Core signed as {expected} with extraData, which this contract does not know \
-             (so its answer recovers to {signer}): the Core is too new for this gateway"
-        ),
-    };
-    Hold::new(HoldReason::SignerMismatch, detail)
 }
 
 #[cfg(test)]

@@ -55,6 +55,8 @@ pub enum StatusMeaning {
     Pending,
     /// Poll: the Core does not know the id: restarted, evicted, or never accepted.
     Forgotten,
+    /// Ask: the Core does not have the key, or not the context or epoch. Its words are the same.
+    Lacking,
     /// The Core is overloaded. Try the same again later.
     Busy,
     /// No Core answered. Try the same again later.
@@ -97,10 +99,7 @@ pub fn meaning(call: CallKind, status: &Status) -> StatusMeaning {
     match (call, status.code()) {
         (CallKind::Ask, Code::AlreadyExists) => StatusMeaning::AlreadyKnown,
         (CallKind::Ask, Code::Aborted) => StatusMeaning::Ambiguous,
-        (CallKind::Ask, Code::NotFound) => StatusMeaning::Hold(
-            HoldReason::UnknownKey,
-            "the KMS Core does not know the key, or the context, of this request",
-        ),
+        (CallKind::Ask, Code::NotFound) => StatusMeaning::Lacking,
         (CallKind::Poll, Code::NotFound) => StatusMeaning::Forgotten,
         // "Unavailable" is the Core's word for "still running". A proxy without a Core behind it says the
         // same; polling on is right in both cases. The other codes are the server's own limit on the duration
@@ -150,13 +149,14 @@ mod tests {
 
     #[test]
     fn what_each_code_means() {
-        use HoldReason::{CoreFailed, CoreRefused, InvalidAnswer, MessageTooLarge, UnknownKey};
+        use HoldReason::{CoreFailed, CoreRefused, InvalidAnswer, MessageTooLarge};
         let hold = |meaning| match meaning {
             StatusMeaning::Hold(reason, _) => Some(reason),
             StatusMeaning::AlreadyKnown
             | StatusMeaning::Ambiguous
             | StatusMeaning::Pending
             | StatusMeaning::Forgotten
+            | StatusMeaning::Lacking
             | StatusMeaning::Busy
             | StatusMeaning::Unreachable => None,
         };
@@ -165,7 +165,7 @@ mod tests {
 
         assert_eq!(ask(Code::AlreadyExists), StatusMeaning::AlreadyKnown);
         assert_eq!(ask(Code::Aborted), StatusMeaning::Ambiguous);
-        assert_eq!(hold(ask(Code::NotFound)), Some(UnknownKey));
+        assert_eq!(ask(Code::NotFound), StatusMeaning::Lacking);
         assert_eq!(hold(ask(Code::Internal)), Some(CoreFailed));
         assert_eq!(ask(Code::Unavailable), StatusMeaning::Unreachable);
         assert_eq!(ask(Code::DeadlineExceeded), StatusMeaning::Unreachable);
@@ -219,7 +219,8 @@ mod tests {
             let status = Status::new(Code::from_i32(code), text.clone());
             let (ask, poll) = (meaning(CallKind::Ask, &status), meaning(CallKind::Poll, &status));
             prop_assert!(!matches!(ask, StatusMeaning::Pending | StatusMeaning::Forgotten), "{ask:?}");
-            prop_assert!(!matches!(poll, StatusMeaning::AlreadyKnown | StatusMeaning::Ambiguous), "{poll:?}");
+            let of_ask = [StatusMeaning::AlreadyKnown, StatusMeaning::Ambiguous, StatusMeaning::Lacking];
+            prop_assert!(!of_ask.contains(&poll), "{poll:?}");
             if !speaks_of_size(&text) {
                 let silent = Status::new(status.code(), "");
                 prop_assert_eq!(ask, meaning(CallKind::Ask, &silent));

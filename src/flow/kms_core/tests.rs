@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 use tonic::{Status, body::Body, codegen::http};
 
 use super::{
-    CoreError, GrpcService, KmsCore, Options, Transport, fake_core::FakeCore, unreachable_error,
+    CoreError, Expected, ExtraDataMeaning, GrpcService, KmsCore, NamedContext, Options, Transport,
+    fake_core::FakeCore, unreachable_error,
 };
 use crate::{
     chain::fake_chain::SOURCE,
@@ -71,13 +72,15 @@ async fn b4_a_core_that_sends_too_much_is_not_listened_to() {
         Box::pin(async move { Ok(answer.body(Body::new(body))?) })
     });
     let begun = tokio::time::Instant::now();
-    let error = core_over(call).poll(&request(), &[]).await.unwrap_err();
+    let error = core_over(call).poll(&request(), ANYBODY).await.unwrap_err();
     let CoreError::Held(hold) = error else { panic!("{error}") };
     assert_eq!(hold.reason, HoldReason::InvalidAnswer);
     assert!(hold.detail.contains("1073741824"), "{hold}");
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
+const OPAQUE: ExtraDataMeaning = ExtraDataMeaning::Opaque;
+const ANYBODY: Expected<'_> = Expected { extra_data: OPAQUE, signers: &[] };
 const HANDLE: B256 = B256::with_last_byte(1);
 
 fn request() -> domain::Request {
@@ -121,7 +124,7 @@ async fn lose(core: &KmsCore) {
     let body = Bytes::from_static(&[1]);
     let ciphertext = Ciphertext { handle: HANDLE, format: CiphertextFormat::BigExpanded, body };
     let turn = core.acquire_ask_permit().await.unwrap();
-    let lost = core.ask(turn, &request(), vec![ciphertext]).await.unwrap_err();
+    let lost = core.ask(turn, &request(), OPAQUE, (U256::ONE, vec![ciphertext])).await.unwrap_err();
     assert!(matches!(lost, CoreError::Unreachable { .. }), "{lost}");
 }
 
@@ -182,5 +185,29 @@ proptest! {
         let error = unreachable_error(&Status::unknown(text)).to_string();
         prop_assert!(error.chars().all(is_printable));
         prop_assert!(error.chars().count() <= 400);
+    }
+}
+
+/// What the Core lacks is told by what it was asked with: its own words do not say it.
+#[test]
+fn g1_a_core_that_lacks_a_context_is_not_called_one_without_a_key() {
+    let named = |context, epoch| NamedContext { context, epoch };
+    let context = ExtraDataMeaning::Context { drops_zero: true };
+    let (key, seven, eight) = (U256::from(5), U256::from(7), U256::from(8));
+    let said = |of, meaning| super::lacking(key, of, meaning);
+    let (reason, what) = said(named(Some(seven), None), context);
+    assert_eq!(reason, HoldReason::CoreLacksContext);
+    assert!(
+        what.contains(&format!("KMS context {seven:#066x}")) && !what.contains("epoch"),
+        "{what}"
+    );
+    let (reason, what) = said(named(Some(seven), Some(eight)), context);
+    assert_eq!(reason, HoldReason::CoreLacksContext);
+    assert!(what.contains(&format!("its epoch {eight:#066x}")), "{what}");
+    for meaning in [context, OPAQUE] {
+        let (reason, what) = said(NamedContext::default(), meaning);
+        assert_eq!(reason, HoldReason::UnknownKey);
+        assert!(what.contains(&format!("key {key:#066x}")), "{what}");
+        assert_eq!(what.contains("context"), meaning == context, "{what}");
     }
 }

@@ -11,7 +11,7 @@ mod signed_bytes;
 pub use self::{
     reply::{PublicReply, ReplyError, public_reply, user_payload},
     request::{
-        CiphertextMismatch, ExtraDataMeaning, RequestError, check, key_id, public_request,
+        CiphertextMismatch, ExtraDataMeaning, NamedContext, RequestError, check, public_request,
         request_id, typed_ciphertexts, user_request,
     },
     signed_bytes::{ResultEncoding, decrypted_result, user_decrypted_share},

@@ -44,7 +44,7 @@ use crate::{
         capacity::{Capacity, PermitHolder, Wanted},
         ciphertexts::{
             BucketClient, BucketLookupError, BucketRegistry, Ciphertexts, CiphertextsOptions,
-            HttpGet, SMALLEST_MEMORY_MIB,
+            Coprocessors, HttpCall, SMALLEST_MEMORY_MIB,
         },
         finality::rule::FinalHeight,
         kms_core::{self, KmsCore, Transport},
@@ -151,6 +151,10 @@ impl BucketRegistry for OneBucket {
     async fn is_known_coprocessor(&self, _: Address) -> Result<bool, BucketLookupError> {
         Ok(true)
     }
+
+    async fn coprocessors(&self) -> Result<Arc<Coprocessors>, BucketLookupError> {
+        Ok(Arc::default())
+    }
 }
 
 pub(super) const CIPHERTEXT: &[u8] = b"a ciphertext";
@@ -160,8 +164,8 @@ pub(super) const CIPHERTEXT: &[u8] = b"a ciphertext";
 pub(super) type Refusing = Arc<dyn Fn(usize) -> Option<(u16, &'static str)> + Send + Sync>;
 
 /// The bucket's replies, counted.
-fn network(gets: Arc<AtomicUsize>, delay: Arc<Mutex<Duration>>, refusing: Refusing) -> HttpGet {
-    Arc::new(move |_, _| {
+fn network(gets: Arc<AtomicUsize>, delay: Arc<Mutex<Duration>>, refusing: Refusing) -> HttpCall {
+    Arc::new(move |_, _, _| {
         let nth = gets.fetch_add(1, Ordering::Relaxed) + 1;
         let (status, body) = match refusing(nth) {
             Some((status, body)) => (status, Body::from(body)),

@@ -6,6 +6,7 @@ use tracing::{Instrument, debug, debug_span, info};
 
 use super::{
     Transition,
+    foreign_answer::ExpectedAnswer,
     policy::{
         History,
         blame::{self, Blame},
@@ -16,15 +17,15 @@ use super::{
 use crate::{
     chain::sender::TransactionSender,
     contracts::{
-        abi::{self, Deployment},
+        abi::Deployment,
         decryption::{DeploymentSupport, RequestLocation},
     },
-    domain::{Address, Answer, BlockRef, Hold, HoldReason, Outcome, Remedy, Request, stage::Stage},
+    domain::{Answer, BlockRef, Hold, HoldReason, Outcome, Remedy, Request, stage::Stage},
     flow::{
         AnswerStages, Flow, Mode, RequestLedger, Step,
         access::{AccessHistory, AccessPass},
         ciphertexts::BucketRegistry,
-        kms_core::{self, CoreError, PollResult, PollingEnd},
+        kms_core::{self, CoreError, Expected, PollingEnd, wire::ExtraDataMeaning},
         submission::{SubmissionError, SubmissionEvent, SubmissionProgress},
         walk_queue::{Activity, AttendanceGuard},
     },
@@ -81,7 +82,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         attendance.set_activity(Activity::Fetching);
         let fetching = async {
             let begun = Instant::now();
-            let fetching = self.ciphertexts.fetch(request.materials().unwrap_or_default());
+            let fetching = self.ciphertexts.fetch(request, deployment.ciphertext_source());
             let fetched = fetching.instrument(debug_span!("ciphertexts")).await;
             let fetched = fetched
                 .map_err(|error| Setback::own(refusals.remedy(&error, Instant::now()), error))?;
@@ -121,7 +122,9 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let Some((rooms, turn)) = turn else { return Ok(Transition::End(Outcome::Observed)) };
         let begun = Instant::now();
         attendance.set_activity(Activity::Asking);
-        let asking = rooms.core.ask(turn, request, fetched.ciphertexts);
+        let extra_data = ExtraDataMeaning::of(&deployment);
+        let ciphertexts = (fetched.key_id, fetched.ciphertexts);
+        let asking = rooms.core.ask(turn, request, extra_data, ciphertexts);
         match asking.instrument(debug_span!("kms_core_ask")).await {
             Ok(asked) => {
                 history.core.on_asked(asked);
@@ -202,12 +205,19 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         history: &mut History,
     ) -> Result<Transition, Setback> {
-        let signers = rooms.gateway_config.core_signers_for(None).await.map_err(Setback::retry)?;
+        let deployment = self.check_support(request).await?;
+        let extra_data = ExtraDataMeaning::of(&deployment);
+        // A request that names none is of the one that was current when it was made.
+        let named = extra_data.named_context(request.extra_data()).context;
+        let context = named.or(history.access.bound_context);
+        let signers =
+            rooms.gateway_config.core_signers_for(context).await.map_err(Setback::retry)?;
+        let expected = Expected { extra_data, signers: &signers };
         let patience = self.options.answer_timeout[request.kind()];
         let begun = Instant::now();
         let polling = rooms.core.poll_until_answered(
             request,
-            &signers,
+            expected,
             patience,
             self.options.retry_interval,
         );
@@ -215,26 +225,10 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let polled = match polled {
             Ok(polled) => polled,
             Err(error) => {
-                let remedy = error.remedy();
-                if let Remedy::Hold(Hold { reason: HoldReason::SignerMismatch, .. }) = &remedy
-                    && rooms
-                        .gateway_config
-                        .core_signers_of_all_nodes(None)
-                        .await
-                        .is_ok_and(|now| now != signers)
+                let expecting = ExpectedAnswer { context, expected };
+                if let Some(setback) = self.explain_answer(rooms, request, expecting, &error).await
                 {
-                    return Err(Setback::retry(Cause::RegistrationChanged));
-                }
-                if let Remedy::Hold(hold) = &remedy
-                    && matches!(hold.reason, HoldReason::SignerMismatch | HoldReason::InvalidAnswer)
-                    && self.answers_other_request_of_same_id(rooms, request, &signers).await
-                {
-                    let hold = Hold::new(
-                        HoldReason::StaleAnswer,
-                        "the KMS Core still has the answer to another request of this id, which \
-                         has left the chain; it goes on once the Core has forgotten that",
-                    );
-                    return Err(Setback::held(hold));
+                    return Err(setback);
                 }
                 if let CoreError::Held(hold @ Hold { reason: HoldReason::CoreFailed, .. }) = &error
                 {
@@ -269,26 +263,6 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             },
             PollingEnd::TimedOut => Err(Setback::no_answer(Some(patience))),
         }
-    }
-
-    /// Returns whether the Core's answer belongs to a request with the same id and other content: the Core
-    /// knows requests by id alone, but its signature covers the content.
-    async fn answers_other_request_of_same_id(
-        &self,
-        rooms: &AnswerStages<P>,
-        request: &Request,
-        signers: &[Address],
-    ) -> bool {
-        let namesakes = self.ledger.events_of_same_id(request.key).await.unwrap_or_default();
-        for event in namesakes {
-            let Ok(other) = abi::decode(request.key.source, &event) else { continue };
-            if other.kind() == request.kind()
-                && matches!(rooms.core.poll(&other, signers).await, Ok(PollResult::Answer(_)))
-            {
-                return true;
-            }
-        }
-        false
     }
 
     /// Hands the answer to the lane, and follows its transaction until it is mined.
@@ -360,7 +334,11 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         if self.support.borrow().answered().is_some_and(|known| !known.raises(rejection)) {
             self.confirmation.doubt_deployment();
         }
-        let registered = match rooms.gateway_config.core_signers_of_all_nodes(None).await {
+        let known = self.support.borrow().answered().cloned();
+        let context = known.and_then(|deployment| {
+            ExtraDataMeaning::of(&deployment).named_context(request.extra_data()).context
+        });
+        let registered = match rooms.gateway_config.core_signers_of_all_nodes(context).await {
             Ok(registered) => registered,
             Err(unknown) => {
                 debug!(%unknown, "the registration cannot be read");

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{DEADLINE, Finding, Severity};
 use crate::{
     chain::reader::ChainReader,
-    contracts::gateway_config::GatewayConfigAdapter,
+    contracts::{abi::CiphertextSource, gateway_config::GatewayConfigAdapter},
     flow::ciphertexts::{
         BucketClient, FallbackStore, ProbeAnswer, ProbeResult, probe, probe_fallback,
     },
@@ -32,6 +32,7 @@ pub(super) struct ServerDate {
 pub(super) async fn diagnose_buckets<P: ChainReader>(
     registry: &GatewayConfigAdapter<P>,
     http: &BucketClient,
+    source: CiphertextSource,
 ) -> (Vec<Finding>, Vec<ServerDate>) {
     if !registry.is_deployed() {
         return Default::default();
@@ -50,17 +51,56 @@ pub(super) async fn diagnose_buckets<P: ChainReader>(
         return (vec![Finding::warn(SUBJECT, found, remedy)], Vec::new());
     }
     // Collected first: otherwise the stream would have to name the closure's lifetime.
-    let probes: Vec<_> = urls.iter().map(|url| ask(http, url)).collect();
+    let probes: Vec<_> = urls.iter().map(|url| ask(http, url, source)).collect();
     let probes: Vec<(ProbeResult, Option<ServerDate>)> =
         stream::iter(probes).buffered(CONCURRENCY).collect().await;
-    let works = probes.iter().any(|(probed, _)| probed.outcome.is_ok());
+    let answering = probes.iter().filter(|(probed, _)| probed.outcome.is_ok()).count();
     let (probes, dates): (Vec<_>, Vec<_>) = probes.into_iter().unzip();
-    let findings = probes.iter().map(|probed| judge(SUBJECT, probed, works));
-    (findings.collect(), dates.into_iter().flatten().collect())
+    let findings = probes.iter().map(|probed| judge(SUBJECT, probed, answering > 0));
+    let mut findings: Vec<Finding> = findings.collect();
+    if source == CiphertextSource::Attestation {
+        findings.push(diagnose_consensus(registry, answering).await);
+    }
+    (findings, dates.into_iter().flatten().collect())
 }
 
-async fn ask(http: &BucketClient, url: &str) -> (ProbeResult, Option<ServerDate>) {
-    let probed = probe(http, url).await;
+/// Whether enough coprocessors can agree about a ciphertext.
+async fn diagnose_consensus<P: ChainReader>(
+    registry: &GatewayConfigAdapter<P>,
+    answering: usize,
+) -> Finding {
+    const SUBJECT: &str = "attestations";
+    let registry = match timeout(DEADLINE, registry.coprocessor_registry()).await {
+        Ok(Ok(registry)) => registry,
+        Ok(Err(error)) => return Finding::fail(SUBJECT, error.to_string(), "try again"),
+        Err(_) => {
+            let found = "the coprocessors could not be asked for in time";
+            return Finding::fail(SUBJECT, found, "try again");
+        }
+    };
+    let registered = registry.members.len();
+    let Some(threshold) = registry.threshold else {
+        let found = format!(
+            "the threshold of GatewayConfig is impossible for {registered} coprocessors: no \
+             ciphertext is taken"
+        );
+        return Finding::fail(SUBJECT, found, "tell the owner of GatewayConfig");
+    };
+    let found = format!(
+        "{threshold} of {registered} coprocessors must agree; {answering} of their buckets answer"
+    );
+    if answering < threshold.get() {
+        return Finding::fail(SUBJECT, found, "see the buckets; tell the coprocessors' operators");
+    }
+    Finding::ok(SUBJECT, found)
+}
+
+async fn ask(
+    http: &BucketClient,
+    url: &str,
+    source: CiphertextSource,
+) -> (ProbeResult, Option<ServerDate>) {
+    let probed = probe(http, url, source).await;
     let date = server_date(&probed);
     (probed, date)
 }

@@ -1,10 +1,13 @@
 //! Probes the two contracts and this node's registration.
 
-use super::{super::host_chains::lack_for, Finding, dependencies, within_deadline};
+use tokio::time::timeout;
+
+use super::{super::host_chains::lack_for, DEADLINE, Finding, dependencies, within_deadline};
 use crate::{
     chain::{reader::ChainReader, rpc_error::RpcError},
     config::Config,
     contracts::{
+        abi::CiphertextSource,
         decryption::{DecryptionAdapter, DeploymentSupport},
         gateway_config::GatewayConfigAdapter,
     },
@@ -12,6 +15,19 @@ use crate::{
 };
 
 const ASK_AGAIN: &str = "try again; another gateway_url if it stays so";
+
+/// Where ciphertexts come from at the deployed contracts; by their digests as long as that is unknown.
+pub(super) async fn ciphertext_source<P: ChainReader>(
+    provider: &P,
+    config: &Config,
+) -> CiphertextSource {
+    let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
+    match timeout(DEADLINE, decryption.support()).await {
+        Ok(Ok(DeploymentSupport::Served(deployment))) => deployment.ciphertext_source(),
+        Ok(Ok(DeploymentSupport::Newer { .. } | DeploymentSupport::Upgraded { .. }) | Err(_))
+        | Err(_) => CiphertextSource::Digest,
+    }
+}
 
 /// Probes the Decryption contract: whether it exists, its version, its EIP-712 domain.
 pub(super) async fn diagnose_decryption<P: ChainReader>(

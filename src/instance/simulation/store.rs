@@ -10,7 +10,7 @@ use url::Url;
 use super::world::Life;
 use crate::{
     domain::{B256, Bytes},
-    flow::ciphertexts::HttpGet,
+    flow::ciphertexts::HttpCall,
 };
 
 fn response(status: u16, body: impl Into<Body>) -> Response {
@@ -32,9 +32,9 @@ fn cut() -> reqwest::Result<Response> {
 }
 
 /// The network of this life.
-pub(super) fn network(life: &Life) -> HttpGet {
+pub(super) fn network(life: &Life) -> HttpCall {
     let life = life.clone();
-    Arc::new(move |url: Url, _| {
+    Arc::new(move |_, url: Url, _| {
         let life = life.clone();
         Box::pin(async move {
             life.takes(20).await;

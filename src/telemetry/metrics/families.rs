@@ -129,6 +129,21 @@ impl Series {
                 "Ciphertexts that came with a header of another format than they have.",
                 &["bucket_host"],
             ),
+            attestations: r.counters(
+                "attestation_consensus_total",
+                "Ciphertexts about which enough coprocessors attested the same, or did not.",
+                &["result"],
+            ),
+            attestation_faults: r.counters(
+                "attestation_faults_total",
+                "Answers of buckets about a ciphertext that did not count.",
+                &["bucket_host", "fault"],
+            ),
+            attestation_shadow: r.counters(
+                "attestation_shadow_total",
+                "Attestations compared with the chain, where the chain decides.",
+                &["result"],
+            ),
             ciphertext_bytes: r
                 .counter("ciphertext_bytes_total", "Bytes of ciphertexts fetched and found right."),
             memory: r.optional_gauge("ciphertext_memory_bytes", "Memory reserved for ciphertexts."),

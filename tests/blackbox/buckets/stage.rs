@@ -1,47 +1,15 @@
 //! Room 2 against a real S3 emulator.
 
-use std::sync::Arc;
-
 use alloy::primitives::{Address, U256, keccak256};
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
-use kms_connector::domain::{Ciphertext, CiphertextFormat, Material, Remedy};
-use kms_connector::flow::ciphertexts::{
-    BucketClient, BucketLookupError, BucketRegistry, Ciphertexts, CiphertextsOptions,
-    FallbackStore, SMALLEST_MEMORY_MIB,
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
+use kms_connector::{
+    contracts::abi::CiphertextSource,
+    domain::{Ciphertext, CiphertextFormat, Material, Remedy},
+    flow::ciphertexts::FallbackStore,
 };
-use kms_connector::telemetry::metrics::Metrics;
+
+use super::room::{Table, request_of, room};
 use world::ministack::Ministack;
-
-struct OneUrl(Option<String>);
-
-impl BucketRegistry for OneUrl {
-    async fn bucket_url_of(&self, _: Address) -> Result<Option<String>, BucketLookupError> {
-        Ok(self.0.clone())
-    }
-
-    async fn is_known_coprocessor(&self, _: Address) -> Result<bool, BucketLookupError> {
-        Ok(true)
-    }
-}
-
-fn room(url: Option<String>, fallback: Option<FallbackStore>) -> Ciphertexts<OneUrl> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("aws-lc-rs has the default versions")
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    Ciphertexts::new(CiphertextsOptions {
-        buckets: Arc::new(OneUrl(url)),
-        fallback,
-        memory_mib: SMALLEST_MEMORY_MIB,
-        verify_coprocessors: false,
-        http: BucketClient::new(tls, &kms_connector::net::proxy::Proxies::default())
-            .expect("a client"),
-        metrics: Metrics::default(),
-    })
-}
 
 fn material(fhe_type: u8, body: &[u8]) -> Material {
     let mut handle = keccak256(body);
@@ -87,9 +55,13 @@ async fn brings_ciphertexts_from_s3() {
         );
     };
 
-    let registered = room(Some(format!("{}/", bucket.url())), None);
-    check(&registered.fetch(&materials).await.unwrap().ciphertexts);
-    let missing = registered.fetch(&[material(0, b"nobody put this")]).await.unwrap_err();
+    let (request, digest) = (request_of(materials), CiphertextSource::Digest);
+    let registered = room(Table::of_url(Some(format!("{}/", bucket.url()))), None);
+    let fetched = registered.fetch(&request, digest).await.unwrap();
+    assert_eq!(fetched.key_id, U256::from(1));
+    check(&fetched.ciphertexts);
+    let missing = request_of(vec![material(0, b"nobody put this")]);
+    let missing = registered.fetch(&missing, digest).await.unwrap_err();
     assert_eq!(missing.remedy(std::time::Duration::MAX), Remedy::Retry, "{missing}");
     assert!(missing.to_string().contains("404"), "{missing}");
 
@@ -101,7 +73,7 @@ async fn brings_ciphertexts_from_s3() {
         Some(SharedCredentialsProvider::new(credentials)),
     )
     .unwrap();
-    let fallback = room(None, Some(store));
-    check(&fallback.fetch(&materials).await.unwrap().ciphertexts);
+    let fallback = room(Table::of_url(None), Some(store));
+    check(&fallback.fetch(&request, digest).await.unwrap().ciphertexts);
     assert_eq!(fallback.reserved_kib(), 0);
 }

@@ -1,205 +1,28 @@
 //! Room 3 against a KMS Core of every version.
 
-use std::future::Future;
-use std::net::TcpListener as StdListener;
-use std::time::Duration;
+use std::{net::TcpListener as StdListener, time::Duration};
 
-use alloy::primitives::{Address, B256, U256, address, keccak256};
-use alloy::signers::local::PrivateKeySigner;
-use kms_connector::domain::{
-    BlockRef, Bytes, Ciphertext, CiphertextFormat, EventShape, HoldReason, Kind, Material,
-    Operation, PublicDecryption, Refusal, Remedy, Request, RequestKey, RequestSource, SignedResult,
-    SigningDomain, UserDecryption,
+use alloy::{
+    primitives::{U256, keccak256},
+    signers::local::PrivateKeySigner,
 };
-use kms_connector::flow::kms_core::wire::{ExtraDataMeaning, RequestError};
-use kms_connector::flow::kms_core::{
-    AskResult, CoreError, CoreHealth, EndpointError, KmsCore, Options, PollResult, PollingEnd,
-    Transport,
+use kms_connector::{
+    domain::{HoldReason, Kind, Refusal, Remedy},
+    flow::kms_core::{
+        AskResult, CoreError, CoreHealth, EndpointError, KmsCore, Options, PollResult, PollingEnd,
+        Transport, wire::RequestError,
+    },
+    net::tls::TlsRoots,
+    telemetry::metrics::Metrics,
 };
-use kms_connector::net::tls::TlsRoots;
-use kms_connector::telemetry::metrics::Metrics;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tonic::Code;
-use world::core_stub::{
-    CoreOptions, CoreStub, CoreVersion, Fault, decrypted_result, plaintext_of, user_decrypted_share,
+
+use super::sample::{
+    ANYBODY, CEILING, CHAIN_ID, DECRYPTION, ENC_KEY, KEY_ID, LONG, Sample, USER, answered, by,
+    client, client_with, domain, eventually, held, options, stub,
 };
-
-const CHAIN_ID: u64 = 54_321;
-const DECRYPTION: Address = address!("0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed");
-const USER: Address = address!("0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359");
-const ENC_KEY: &[u8] = b"the user's public key";
-const CEILING: Duration = Duration::from_millis(100);
-/// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(30);
-
-fn options(version: CoreVersion) -> CoreOptions {
-    CoreOptions::new(version, CHAIN_ID, DECRYPTION)
-}
-
-async fn stub(version: CoreVersion) -> CoreStub {
-    CoreStub::start(options(version)).await
-}
-
-fn domain() -> SigningDomain {
-    SigningDomain {
-        name: "Decryption".into(),
-        version: "1".into(),
-        chain_id: CHAIN_ID,
-        verifying_contract: DECRYPTION,
-    }
-}
-
-fn client_with(endpoint: &str, options: Options) -> KmsCore {
-    let roots = TlsRoots::load(None).expect("no file to read");
-    let endpoint = endpoint.parse().expect("a URL");
-    let transport = Transport::to(&endpoint, &roots).expect("an endpoint");
-    KmsCore::new(transport, domain(), options, Metrics::default())
-}
-
-fn client(stub: &CoreStub) -> KmsCore {
-    client_with(&stub.endpoint(), Options::default())
-}
-
-/// The contract's generation a Core version belongs to.
-fn generation(version: CoreVersion) -> EventShape {
-    match version {
-        CoreVersion::V0_11_0_21 => EventShape::G7,
-        CoreVersion::V0_11_0_26 => EventShape::G8,
-        CoreVersion::V0_12 | CoreVersion::V0_13 => EventShape::G9,
-    }
-}
-
-/// A request and what there is to fetch for it.
-struct Sample {
-    request: Request,
-    ciphertexts: Vec<Ciphertext>,
-}
-
-impl Sample {
-    /// Ciphertexts are (FHE type, size); their bytes differ with `number`.
-    fn new(version: CoreVersion, kind: Kind, number: u64, ciphertexts: &[(u8, usize)]) -> Self {
-        let shape = generation(version);
-        let tag = match (shape, kind) {
-            (EventShape::G7 | EventShape::G8, _) => 0,
-            (_, Kind::PublicDecryption) => 1,
-            (_, Kind::UserDecryption) => 2,
-        };
-        let extra_data = match shape {
-            EventShape::G7 => Bytes::new(),
-            EventShape::G8 | EventShape::G9 | EventShape::G14 | EventShape::Head => {
-                Bytes::from_static(&[0])
-            }
-        };
-        let ciphertexts: Vec<Ciphertext> = ciphertexts
-            .iter()
-            .enumerate()
-            .map(|(index, (fhe_type, size))| {
-                let seed = keccak256([number.to_be_bytes(), (index as u64).to_be_bytes()].concat());
-                let mut handle = seed;
-                handle[30] = *fhe_type;
-                let mut body = seed.to_vec();
-                body.resize(*size, 0xC1);
-                let format = if index % 2 == 0 {
-                    CiphertextFormat::BigExpanded
-                } else {
-                    CiphertextFormat::BigCompressed
-                };
-                Ciphertext { handle, format, body: body.into() }
-            })
-            .collect();
-        let materials = ciphertexts
-            .iter()
-            .map(|one| Material {
-                handle: one.handle,
-                key_id: U256::from(77),
-                digest: keccak256(&one.body),
-                coprocessors: vec![],
-            })
-            .collect();
-        let operation = match kind {
-            Kind::PublicDecryption => {
-                Operation::PublicDecryption(PublicDecryption::of_materials(materials, extra_data))
-            }
-            Kind::UserDecryption => Operation::UserDecryption(UserDecryption::of_materials(
-                materials,
-                USER,
-                Bytes::from_static(ENC_KEY),
-                extra_data,
-            )),
-        };
-        let request = Request {
-            key: RequestKey {
-                source: RequestSource { chain_id: CHAIN_ID, contract: DECRYPTION },
-                id: (U256::from(tag) << 248) + U256::from(number),
-                content: B256::ZERO,
-            },
-            shape,
-            block: BlockRef { number: 1, hash: B256::ZERO },
-            transaction: B256::ZERO,
-            operation,
-        };
-        Self { request, ciphertexts }
-    }
-
-    fn public(version: CoreVersion) -> Self {
-        Self::new(version, Kind::PublicDecryption, 1, &[(2, 100), (0, 200)])
-    }
-
-    fn user(version: CoreVersion) -> Self {
-        Self::new(version, Kind::UserDecryption, 2, &[(5, 100), (8, 200)])
-    }
-
-    fn id(&self) -> U256 {
-        self.request.key.id
-    }
-
-    async fn ask(&self, core: &KmsCore) -> Result<AskResult, CoreError> {
-        core.ask(core.acquire_ask_permit().await?, &self.request, self.ciphertexts.clone()).await
-    }
-
-    async fn answer(&self, core: &KmsCore, stub: &CoreStub) -> Result<PollingEnd, CoreError> {
-        core.poll_until_answered(&self.request, &[stub.signer_address()], LONG, CEILING).await
-    }
-
-    /// What the contract must be sent, by the stub's own reckoning.
-    fn expected_payload(&self, version: CoreVersion) -> Vec<u8> {
-        let values: Vec<(u8, Vec<u8>)> = self
-            .ciphertexts
-            .iter()
-            .map(|one| (one.handle[30], plaintext_of(one.handle[30], &one.body)))
-            .collect();
-        match self.request.kind() {
-            Kind::PublicDecryption => decrypted_result(version.writes_words(), &values),
-            Kind::UserDecryption => {
-                let handles: Vec<B256> = self.ciphertexts.iter().map(|one| one.handle).collect();
-                user_decrypted_share(ENC_KEY, &handles, &values)
-            }
-        }
-    }
-}
-
-fn answered(ending: Result<PollingEnd, CoreError>) -> SignedResult {
-    match ending {
-        Ok(PollingEnd::Answer(answer)) => answer.signed().clone(),
-        other => panic!("no answer: {other:?}"),
-    }
-}
-
-fn held<T: std::fmt::Debug>(result: Result<T, CoreError>) -> HoldReason {
-    match result.expect_err("an error").remedy() {
-        Remedy::Hold(hold) => hold.reason,
-        other @ (Remedy::Retry | Remedy::Refuse(_)) => panic!("not held: {other:?}"),
-    }
-}
-
-async fn eventually<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
-    let end = Instant::now() + LONG;
-    while !holds().await {
-        assert!(Instant::now() < end, "it never came true");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
+use world::core_stub::{CoreOptions, CoreStub, CoreVersion, Fault};
 
 #[tokio::test]
 async fn every_core_version_answers_both_kinds() {
@@ -217,7 +40,7 @@ async fn every_core_version_answers_both_kinds() {
 
             let ask = stub.asks().pop().unwrap();
             assert_eq!(ask.id, format!("{:064x}", sample.id()));
-            assert_eq!(ask.key_id, format!("{:064x}", 77));
+            assert_eq!(ask.key_id, format!("{KEY_ID:064x}"));
             assert_eq!(ask.extra_data, extra_data);
             assert_eq!((ask.context_id, ask.epoch_id), (None, None));
             assert_eq!(ask.formats, [3, 2]);
@@ -280,7 +103,7 @@ async fn a_core_that_forgot_is_asked_again() {
             stub.forget();
         });
         assert_eq!(ending, Ok(PollingEnd::Forgotten));
-        assert_eq!(core.poll(&sample.request, &[]).await, Ok(PollResult::Forgotten));
+        assert_eq!(core.poll(&sample.request, ANYBODY).await, Ok(PollResult::Forgotten));
         stub.change(|behaviour| behaviour.never_finish = false);
         assert_eq!(sample.ask(&core).await, Ok(AskResult::Accepted));
         answered(sample.answer(&core, &stub).await);
@@ -299,7 +122,8 @@ async fn a_restart_of_the_core_is_survived_by_the_same_client() {
     let polling = {
         let (core, request) = (core.clone(), sample.request.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { core.poll_until_answered(&request, &[], LONG, CEILING).await });
+        tasks
+            .spawn(async move { core.poll_until_answered(&request, ANYBODY, LONG, CEILING).await });
         tasks
     };
     eventually(|| async { stub.polls(sample.id()) > 0 }).await;
@@ -333,7 +157,7 @@ async fn pending_is_waited_for_with_and_without_a_long_poll() {
         let sample = Sample::public(CoreVersion::V0_13);
         sample.ask(&core).await.unwrap();
         if hold.is_zero() {
-            assert_eq!(core.poll(&sample.request, &[]).await, Ok(PollResult::Pending));
+            assert_eq!(core.poll(&sample.request, ANYBODY).await, Ok(PollResult::Pending));
         }
         answered(sample.answer(&core, &stub).await);
         if !hold.is_zero() {
@@ -350,14 +174,14 @@ async fn our_own_deadline_means_pending_and_the_callers_silence() {
     let core = client_with(&stub.endpoint(), Options { poll, ..Options::default() });
     let sample = Sample::public(CoreVersion::V0_12);
     sample.ask(&core).await.unwrap();
-    assert_eq!(core.poll(&sample.request, &[]).await, Ok(PollResult::Pending));
+    assert_eq!(core.poll(&sample.request, ANYBODY).await, Ok(PollResult::Pending));
     let deadline = Duration::from_millis(400);
-    let silent = core.poll_until_answered(&sample.request, &[], deadline, CEILING).await;
+    let silent = core.poll_until_answered(&sample.request, ANYBODY, deadline, CEILING).await;
     assert_eq!(silent, Ok(PollingEnd::TimedOut));
     assert!(stub.polls(sample.id()) > 2, "it was polled again after each deadline");
     // A single call held longer than all we have is no reason to stay longer.
     let core = client(&stub);
-    let silent = core.poll_until_answered(&sample.request, &[], deadline, CEILING).await;
+    let silent = core.poll_until_answered(&sample.request, ANYBODY, deadline, CEILING).await;
     assert_eq!(silent, Ok(PollingEnd::TimedOut));
 }
 
@@ -374,9 +198,9 @@ async fn held_polls_do_not_keep_new_asks_waiting() {
         let sample = Sample::new(version, Kind::PublicDecryption, 100 + number, &[(2, 40)]);
         assert_eq!(sample.ask(&core).await, Ok(AskResult::Accepted));
         let core = core.clone();
-        polls.spawn(
-            async move { core.poll_until_answered(&sample.request, &[], LONG, CEILING).await },
-        );
+        polls.spawn(async move {
+            core.poll_until_answered(&sample.request, ANYBODY, LONG, CEILING).await
+        });
     }
     let first = U256::from(1) << 248;
     let polled = || (0..many).filter(|n| stub.polls(first + U256::from(100 + n)) > 0).count();
@@ -417,11 +241,15 @@ async fn an_unknown_key_is_held_in_each_versions_way() {
             CoreVersion::V0_11_0_26 => {
                 assert_eq!(asked, Ok(AskResult::Accepted), "and then it is pending for ever");
                 let soon = Duration::from_millis(100);
-                let ending = core.poll_until_answered(&sample.request, &[], soon, CEILING).await;
+                let ending =
+                    core.poll_until_answered(&sample.request, ANYBODY, soon, CEILING).await;
                 assert_eq!(ending, Ok(PollingEnd::TimedOut));
             }
-            CoreVersion::V0_12 => assert_eq!(held(asked), HoldReason::UnknownKey),
-            CoreVersion::V0_13 => {
+            CoreVersion::V0_12 | CoreVersion::V0_13_20 | CoreVersion::V0_14 | CoreVersion::Head => {
+                assert_eq!(held(asked), HoldReason::UnknownKey);
+                assert_eq!(held(sample.ask(&core).await), HoldReason::UnknownKey, "again");
+            }
+            CoreVersion::V0_13 | CoreVersion::V0_13_10 => {
                 assert_eq!(held(asked), HoldReason::UnknownKey);
                 assert_eq!(
                     sample.ask(&core).await,
@@ -444,7 +272,7 @@ async fn a_refused_request_is_told_from_a_known_one() {
         }
         assert!(stub.asks().iter().all(|ask| ask.code != Code::Ok));
     }
-    // A full store says `Aborted` in every version, and a known request says it in old ones.
+    // A full store says `Aborted` up to v0.13, and a known request says it in old versions.
     for version in CoreVersion::ALL {
         let mut options = options(version);
         options.capacity = 1;
@@ -453,7 +281,12 @@ async fn a_refused_request_is_told_from_a_known_one() {
         let (first, second) = (Sample::public(version), Sample::user(version));
         assert_eq!(first.ask(&core).await, Ok(AskResult::Accepted));
         assert_eq!(first.ask(&core).await, Ok(AskResult::AlreadyKnown));
-        assert_eq!(held(second.ask(&core).await), HoldReason::CoreRefused);
+        let full = second.ask(&core).await;
+        if version < CoreVersion::V0_14 {
+            assert_eq!(held(full), HoldReason::CoreRefused);
+        } else {
+            assert!(matches!(full, Err(CoreError::Busy { .. })), "{full:?}");
+        }
     }
     // A running request of which the Core says nothing within our probe's deadline.
     let stub = stub(CoreVersion::V0_11_0_26).await;
@@ -463,42 +296,6 @@ async fn a_refused_request_is_told_from_a_known_one() {
     let sample = Sample::public(CoreVersion::V0_11_0_26);
     assert_eq!(sample.ask(&core).await, Ok(AskResult::Accepted));
     assert_eq!(sample.ask(&core).await, Ok(AskResult::AlreadyKnown));
-}
-
-#[tokio::test]
-async fn contexts_are_named_where_the_contract_has_them() {
-    let context = [0xC7; 32];
-    let sample = |extra_data: &[u8]| {
-        let mut sample = Sample::public(CoreVersion::V0_13);
-        if let Operation::PublicDecryption(public) = &mut sample.request.operation {
-            public.extra_data = Bytes::copy_from_slice(extra_data);
-        }
-        sample
-    };
-    let named = sample(&[&[1][..], &context].concat());
-    let extra_data = ExtraDataMeaning::Context;
-    for (version, reason) in
-        [(CoreVersion::V0_12, HoldReason::CoreFailed), (CoreVersion::V0_13, HoldReason::UnknownKey)]
-    {
-        let mut options = options(version);
-        options.contexts = Some(vec![]);
-        let stub = CoreStub::start(options).await;
-        let core = client_with(&stub.endpoint(), Options { extra_data, ..Options::default() });
-        assert_eq!(held(named.ask(&core).await), reason);
-    }
-    let stub = stub(CoreVersion::V0_13).await;
-    let core = client_with(&stub.endpoint(), Options { extra_data, ..Options::default() });
-    named.ask(&core).await.unwrap();
-    let context_id = stub.asks().pop().unwrap().context_id.unwrap();
-    assert_eq!(context_id, "c7".repeat(32));
-    let answer = answered(named.answer(&core, &stub).await);
-    assert_eq!(answer.extra_data.len(), 33);
-
-    stub.forget();
-    let zero = sample(&[0]);
-    zero.ask(&core).await.unwrap();
-    assert!(stub.asks().pop().unwrap().extra_data.is_empty());
-    assert!(answered(zero.answer(&core, &stub).await).extra_data.is_empty());
 }
 
 #[tokio::test]
@@ -558,20 +355,20 @@ async fn every_status_of_a_poll_has_its_remedy() {
     ] {
         set(code);
         let error =
-            core.poll_until_answered(&sample.request, &[], LONG, CEILING).await.unwrap_err();
+            core.poll_until_answered(&sample.request, ANYBODY, LONG, CEILING).await.unwrap_err();
         assert!(error.to_string().contains("a reason"), "the Core's words are kept: {error}");
         assert_eq!(held::<()>(Err(error)), reason, "{code:?}");
     }
     for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled] {
         set(code);
-        assert_eq!(core.poll(&sample.request, &[]).await, Ok(PollResult::Pending), "{code:?}");
+        assert_eq!(core.poll(&sample.request, ANYBODY).await, Ok(PollResult::Pending), "{code:?}");
     }
     set(Code::NotFound);
-    assert_eq!(core.poll(&sample.request, &[]).await, Ok(PollResult::Forgotten));
+    assert_eq!(core.poll(&sample.request, ANYBODY).await, Ok(PollResult::Forgotten));
     set(Code::Unknown);
-    assert_eq!(core.poll(&sample.request, &[]).await.unwrap_err().remedy(), Remedy::Retry);
+    assert_eq!(core.poll(&sample.request, ANYBODY).await.unwrap_err().remedy(), Remedy::Retry);
     set(Code::ResourceExhausted);
-    let busy = core.poll(&sample.request, &[]).await;
+    let busy = core.poll(&sample.request, ANYBODY).await;
     assert!(matches!(busy, Err(CoreError::Busy { .. })));
     // Busy is polled through.
     let (ending, ()) = tokio::join!(sample.answer(&core, &stub), async {
@@ -593,7 +390,7 @@ async fn a_wrong_signer_is_held_and_named() {
             stub.set_signer(PrivateKeySigner::random());
             let wrong = stub.signer_address();
             let result =
-                core.poll_until_answered(&sample.request, &[registered], LONG, CEILING).await;
+                core.poll_until_answered(&sample.request, by(&[registered]), LONG, CEILING).await;
             let error = result.unwrap_err();
             let text = error.to_string();
             assert_eq!(held::<()>(Err(error)), HoldReason::SignerMismatch);
@@ -602,7 +399,7 @@ async fn a_wrong_signer_is_held_and_named() {
                 assert!(text.contains(&wrong.to_string()), "{text}");
             }
             // Known or not, it recovers.
-            assert!(matches!(core.poll(&sample.request, &[]).await, Ok(PollResult::Answer(_))));
+            assert!(matches!(core.poll(&sample.request, ANYBODY).await, Ok(PollResult::Answer(_))));
             answered(sample.answer(&core, &stub).await);
         }
     }
@@ -651,8 +448,9 @@ async fn nonsense_is_an_invalid_answer() {
             ] {
                 stub.change(|behaviour| behaviour.fault = Some(fault));
                 for registered in [&[][..], &[stub.signer_address()]] {
-                    let result =
-                        core.poll_until_answered(&sample.request, registered, LONG, CEILING).await;
+                    let result = core
+                        .poll_until_answered(&sample.request, by(registered), LONG, CEILING)
+                        .await;
                     assert_eq!(held(result), HoldReason::InvalidAnswer, "{version:?} {fault:?}");
                 }
             }
@@ -716,7 +514,7 @@ async fn what_no_core_can_be_asked_is_not_sent() {
 
     let nothing = Sample::new(version, Kind::PublicDecryption, 1, &[]);
     let refused = nothing.ask(&core).await.unwrap_err();
-    assert_eq!(refused, CoreError::Request(RequestError::NoMaterials));
+    assert_eq!(refused, CoreError::Request(RequestError::NoHandles));
     assert!(matches!(refused.remedy(), Remedy::Refuse(Refusal::Malformed(_))));
 
     let unknown = Sample::new(version, Kind::UserDecryption, 1, &[(84, 10)]);

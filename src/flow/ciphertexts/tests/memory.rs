@@ -16,12 +16,12 @@ async fn a_body_larger_than_its_type_gets_the_memory_it_needs() {
     ]);
     let server = Server::start(move |key| objects[key].clone()).await;
     let room = room_with(registry(&[server.url()]), 4);
-    let fetched = room.fetch(&[material(0, &announced, 1)]).await.unwrap();
+    let fetched = room.fetch_of(&[material(0, &announced, 1)]).await.unwrap();
     assert!(fetched.reservation.kib() * 1024 >= 2 * announced.len());
     assert_eq!(room.reserved_kib(), fetched.reservation.kib(), "what was held before is free");
     drop(fetched);
     // Cut at half a MiB: the digest can only be wrong once there was memory for the whole body.
-    let error = room.fetch(&[material(0, &chunked, 1)]).await.unwrap_err();
+    let error = room.fetch_of(&[material(0, &chunked, 1)]).await.unwrap_err();
     assert_eq!(troubles(&error), [BucketError::WrongBytes { received: 500_000 }]);
     assert_eq!(room.reserved_kib(), 0);
 }
@@ -34,8 +34,8 @@ async fn a_boast_beyond_all_memory_does_not_starve_the_request() {
     let boaster = Server::always(boast).await;
     let good = bucket_of(vec![wanted.clone()]).await;
     let room = room_with(registry(&[boaster.url(), good.url()]), 4);
-    room.fetch(&[material(0, &wanted, 2)]).await.unwrap();
-    let error = room.fetch(&[material(0, &wanted, 1)]).await.unwrap_err();
+    room.fetch_of(&[material(0, &wanted, 2)]).await.unwrap();
+    let error = room.fetch_of(&[material(0, &wanted, 1)]).await.unwrap_err();
     assert_eq!(troubles(&error), [BucketError::LargerThanShare { bytes: 60 * MIB }]);
     assert_eq!(reason(&error), Some(HoldReason::CiphertextTooLarge));
 }
@@ -61,7 +61,7 @@ async fn many_requests_share_the_memory_without_deadlock() {
         }
         let (room, bytes, most) = (Arc::clone(&room), Arc::clone(&bytes), Arc::clone(&most));
         requests.spawn(async move {
-            let fetched = room.fetch(&materials).await.unwrap();
+            let fetched = room.fetch_of(&materials).await.unwrap();
             let held: usize = fetched.ciphertexts.iter().map(|it| it.body.len()).sum();
             assert!(fetched.reservation.kib() * 1024 >= held);
             {
@@ -91,7 +91,7 @@ async fn the_largest_legal_request_fits_the_smallest_memory() {
     let wanted = body(1, 65_600);
     let server = Server::always(serve(&wanted)).await;
     let room = room(&[&server]);
-    let fetched = room.fetch(&vec![material(0, &wanted, 1); 1024]).await.unwrap();
+    let fetched = room.fetch_of(&vec![material(0, &wanted, 1); 1024]).await.unwrap();
     assert_eq!(fetched.ciphertexts.len(), 1024);
     drop(fetched);
 
@@ -99,6 +99,6 @@ async fn the_largest_legal_request_fits_the_smallest_memory() {
     let server = Server::always(serve(&wanted)).await;
     let mut room = super::room(&[&server]);
     room.patience = DownloadTimeouts::default();
-    let fetched = room.fetch(&[material(11, &wanted, 1)]).await.unwrap();
+    let fetched = room.fetch_of(&[material(11, &wanted, 1)]).await.unwrap();
     assert_eq!(fetched.ciphertexts[0].body.len(), wanted.len());
 }

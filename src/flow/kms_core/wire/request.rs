@@ -4,9 +4,10 @@ use alloy::{hex, primitives::U256};
 use bytes::Bytes;
 
 use crate::{
+    contracts::abi::{ContextRule, Deployment},
     domain::{
-        B256, Ciphertext, CiphertextFormat, Hold, HoldReason, Material, PublicDecryption, Refusal,
-        Remedy, Request, SigningDomain, UserDecryption, fhe_type,
+        B256, Ciphertext, CiphertextFormat, Hold, HoldReason, PublicDecryption, Refusal, Remedy,
+        Request, SigningDomain, UserDecryption, fhe_type,
     },
     flow::kms_core::proto::kms::v1,
 };
@@ -18,13 +19,9 @@ const LAST_FHE_TYPE: u8 = 83;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     #[error("the request names no ciphertext")]
-    NoMaterials,
-    #[error("the request names ciphertexts of different keys ({first:#066x} and {other:#066x})")]
-    DifferentKeyIds { first: U256, other: U256 },
+    NoHandles,
     #[error("handle {handle} is of FHE type {number}, which this connector does not know")]
     UnsupportedType { handle: B256, number: u8 },
-    #[error("its event does not name the ciphertexts; upgrade the connector")]
-    WithoutMaterials,
 }
 
 impl RequestError {
@@ -32,10 +29,8 @@ impl RequestError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::NoMaterials => "no_materials",
-            Self::DifferentKeyIds { .. } => "different_key_ids",
+            Self::NoHandles => "no_materials",
             Self::UnsupportedType { .. } => "unsupported_type",
-            Self::WithoutMaterials => "without_materials",
         }
     }
 
@@ -43,14 +38,9 @@ impl RequestError {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::NoMaterials | Self::DifferentKeyIds { .. } => {
-                Remedy::Refuse(Refusal::Malformed(self.to_string()))
-            }
+            Self::NoHandles => Remedy::Refuse(Refusal::Malformed(self.to_string())),
             Self::UnsupportedType { .. } => {
                 Remedy::Hold(Hold::new(HoldReason::UnsupportedType, self.to_string()))
-            }
-            Self::WithoutMaterials => {
-                Remedy::Hold(Hold::new(HoldReason::UnsupportedGeneration, self.to_string()))
             }
         }
     }
@@ -59,8 +49,9 @@ impl RequestError {
 /// Checks whether a Core can be asked this request at all. Needs only the event, so it can be called before
 /// anything is fetched.
 pub fn check(request: &Request) -> Result<(), RequestError> {
-    let materials = request.materials().ok_or(RequestError::WithoutMaterials)?;
-    key_id(materials)?;
+    if request.handles().is_empty() {
+        return Err(RequestError::NoHandles);
+    }
     for &handle in request.handles() {
         let number = fhe_type(&handle);
         if number > LAST_FHE_TYPE {
@@ -70,53 +61,59 @@ pub fn check(request: &Request) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// The key that all materials were encrypted with.
-pub fn key_id(materials: &[Material]) -> Result<U256, RequestError> {
-    let (first, rest) = materials.split_first().ok_or(RequestError::NoMaterials)?;
-    match rest.iter().find(|material| material.key_id != first.key_id) {
-        None => Ok(first.key_id),
-        Some(other) => {
-            Err(RequestError::DifferentKeyIds { first: first.key_id, other: other.key_id })
-        }
-    }
-}
-
-/// What `extraData` means to the contract that emitted the request. The event cannot tell: those of v0.9 and
-/// v0.13 are the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What `extraData` means to the deployment (protocol: gateway-abi 11). The event cannot tell: those of v0.9
+/// and v0.13 are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtraDataMeaning {
     /// Up to G10: opaque bytes that the Core signs. Passed on unchanged, as the other nodes' connectors of
     /// that time do: consensus needs equal bytes.
-    #[default]
     Opaque,
-    /// From G12 on: names a context. A single zero byte counts as empty, as it does for the other nodes'
-    /// connectors. Versions 1 and 2 become `context_id` and `epoch_id`.
-    Context,
+    /// From G12 on: may name a context. Versions 1 and 2 become `context_id` and `epoch_id`.
+    Context {
+        /// A single zero byte counts as empty, as it does for the other nodes' connectors.
+        drops_zero: bool,
+    },
+}
+
+/// The context, and the epoch in it, that `extraData` names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NamedContext {
+    pub context: Option<U256>,
+    /// Only together with its context.
+    pub epoch: Option<U256>,
 }
 
 impl ExtraDataMeaning {
+    /// What it means to this deployment.
+    #[must_use]
+    pub fn of(deployment: &Deployment) -> Self {
+        match deployment.context_rule() {
+            ContextRule::Opaque => Self::Opaque,
+            ContextRule::GatewaySigners
+            | ContextRule::GatewayValid
+            | ContextRule::ProtocolConfig => {
+                Self::Context { drops_zero: deployment.drops_zero_extra_data() }
+            }
+        }
+    }
+
     /// The bytes that the Core is asked to sign.
     #[must_use]
     pub fn signed_bytes(self, extra_data: &Bytes) -> Bytes {
         match self {
-            Self::Context if extra_data.as_ref() == [0] => Bytes::new(),
-            Self::Opaque | Self::Context => extra_data.clone(),
+            Self::Context { drops_zero: true } if extra_data.as_ref() == [0] => Bytes::new(),
+            Self::Opaque | Self::Context { .. } => extra_data.clone(),
         }
     }
 
-    /// The ids of context and epoch, if the bytes name them (protocol: gateway-abi 11).
-    pub(super) fn context_and_epoch(
-        self,
-        extra_data: &[u8],
-    ) -> (Option<v1::RequestId>, Option<v1::RequestId>) {
-        let word = |range| {
-            let bytes: &[u8] = extra_data.get::<std::ops::Range<usize>>(range)?;
-            Some(v1::RequestId { request_id: hex::encode(bytes) })
-        };
+    /// The ids of context and epoch, if the bytes name them.
+    #[must_use]
+    pub fn named_context(self, extra_data: &[u8]) -> NamedContext {
+        let word = |from: usize| extra_data.get(from..from + 32).map(U256::from_be_slice);
         match (self, extra_data.first()) {
-            (Self::Context, Some(1)) => (word(1..33), None),
-            (Self::Context, Some(2)) => (word(1..33), word(33..65)),
-            (Self::Opaque | Self::Context, _) => (None, None),
+            (Self::Context { .. }, Some(1)) => NamedContext { context: word(1), epoch: None },
+            (Self::Context { .. }, Some(2)) => NamedContext { context: word(1), epoch: word(33) },
+            (Self::Opaque | Self::Context { .. }, _) => NamedContext::default(),
         }
     }
 }
@@ -185,15 +182,15 @@ pub fn public_request(
     domain: &SigningDomain,
     meaning: ExtraDataMeaning,
 ) -> v1::PublicDecryptionRequest {
-    let (context_id, epoch_id) = meaning.context_and_epoch(&operation.extra_data);
+    let NamedContext { context, epoch } = meaning.named_context(&operation.extra_data);
     v1::PublicDecryptionRequest {
         request_id: Some(request_id(id)),
         ciphertexts,
         key_id: Some(request_id(key_id)),
         domain: Some(domain_message(domain)),
         extra_data: meaning.signed_bytes(&operation.extra_data.0),
-        context_id,
-        epoch_id,
+        context_id: context.map(request_id),
+        epoch_id: epoch.map(request_id),
     }
 }
 
@@ -206,7 +203,7 @@ pub fn user_request(
     domain: &SigningDomain,
     meaning: ExtraDataMeaning,
 ) -> v1::UserDecryptionRequest {
-    let (context_id, epoch_id) = meaning.context_and_epoch(&operation.extra_data);
+    let NamedContext { context, epoch } = meaning.named_context(&operation.extra_data);
     v1::UserDecryptionRequest {
         request_id: Some(request_id(id)),
         typed_ciphertexts: ciphertexts,
@@ -215,7 +212,7 @@ pub fn user_request(
         enc_key: operation.public_key.0.clone(),
         domain: Some(domain_message(domain)),
         extra_data: meaning.signed_bytes(&operation.extra_data.0),
-        context_id,
-        epoch_id,
+        context_id: context.map(request_id),
+        epoch_id: epoch.map(request_id),
     }
 }

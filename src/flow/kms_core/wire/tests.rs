@@ -69,25 +69,10 @@ fn an_event_that_contradicts_the_protocol_is_refused_and_an_unknown_type_held() 
     let none = check(&public(vec![])).unwrap_err();
     assert!(matches!(none.remedy(), Remedy::Refuse(Refusal::Malformed(_))));
 
-    let keys = check(&public(vec![material(2, 1), material(2, 1), material(2, 9)])).unwrap_err();
-    assert_eq!(keys, RequestError::DifferentKeyIds { first: U256::from(1), other: U256::from(9) });
-    assert!(matches!(keys.remedy(), Remedy::Refuse(Refusal::Malformed(_))));
-
     let unknown = check(&public(vec![material(84, 1)])).unwrap_err();
     assert!(
         matches!(unknown.remedy(), Remedy::Hold(hold) if hold.reason == HoldReason::UnsupportedType)
     );
-
-    let silent = PublicDecryption {
-        handles: vec![material(0, 1).handle],
-        materials: None,
-        extra_data: crate::domain::Bytes::new(),
-    };
-    let event = request(Operation::PublicDecryption(silent));
-    assert!(matches!(
-        check(&event).unwrap_err().remedy(),
-        Remedy::Hold(hold) if hold.reason == HoldReason::UnsupportedGeneration
-    ));
 }
 
 #[test]
@@ -154,28 +139,34 @@ fn ciphertexts_of_another_request_or_in_part_are_not_sent() {
 
 #[test]
 fn extra_data_means_what_its_contract_says() {
-    use ExtraDataMeaning::{Context, Opaque};
+    const OPAQUE: ExtraDataMeaning = ExtraDataMeaning::Opaque;
+    const CONTEXT: ExtraDataMeaning = ExtraDataMeaning::Context { drops_zero: true };
+    const KEEPING: ExtraDataMeaning = ExtraDataMeaning::Context { drops_zero: false };
     let zero = Bytes::from_static(&[0]);
-    assert_eq!(Opaque.signed_bytes(&zero), zero);
-    assert_eq!(Context.signed_bytes(&zero), Bytes::new());
+    assert_eq!(OPAQUE.signed_bytes(&zero), zero);
+    assert_eq!(CONTEXT.signed_bytes(&zero), Bytes::new());
+    assert_eq!(KEEPING.signed_bytes(&zero), zero);
     for other in [&[][..], &[0, 0], &[1], &[2; 65]] {
         let other = Bytes::copy_from_slice(other);
-        assert_eq!(Context.signed_bytes(&other), other);
+        assert_eq!(CONTEXT.signed_bytes(&other), other);
     }
 
-    let of = |bytes: &[u8]| Some(v1::RequestId { request_id: hex::encode(bytes) });
+    let (context, epoch) = (U256::from_be_bytes([0xC7; 32]), U256::from_be_bytes([0xE8; 32]));
+    let named = |context, epoch| NamedContext { context, epoch };
     let version_1 = [&[1][..], &[0xC7; 32]].concat();
     let version_2 = [&[2][..], &[0xC7; 32], &[0xE8; 32]].concat();
-    assert_eq!(Context.context_and_epoch(&version_1), (of(&[0xC7; 32]), None));
-    assert_eq!(
-        Context.context_and_epoch(&[&version_1[..], &[9]].concat()),
-        (of(&[0xC7; 32]), None)
-    );
-    assert_eq!(Context.context_and_epoch(&version_2), (of(&[0xC7; 32]), of(&[0xE8; 32])));
-    assert_eq!(Opaque.context_and_epoch(&version_2), (None, None));
-    for short in [&[][..], &[0], &version_1[..32], &[3; 65]] {
-        assert_eq!(Context.context_and_epoch(short), (None, None));
+    for meaning in [CONTEXT, KEEPING] {
+        assert_eq!(meaning.named_context(&version_1), named(Some(context), None));
+        let longer = [&version_1[..], &[9]].concat();
+        assert_eq!(meaning.named_context(&longer), named(Some(context), None));
+        assert_eq!(meaning.named_context(&version_2), named(Some(context), Some(epoch)));
+        for short in [&[][..], &[0], &version_1[..32], &[3; 65], &[0; 33]] {
+            assert_eq!(meaning.named_context(short), NamedContext::default());
+        }
     }
+    assert_eq!(OPAQUE.named_context(&version_2), NamedContext::default());
+    // As the Core writes it.
+    assert_eq!(request_id(context).request_id, "c7".repeat(32));
 }
 
 /// The test vectors of the protocol sheets.
