@@ -161,9 +161,8 @@ impl EventShape {
     }
 }
 
-/// The generations of contracts that are served, as the protocol names them. From G12 on access is
-/// checked on the host chain, which this version cannot do.
-pub const SERVED_GENERATIONS: [&str; 4] = ["G7", "G8", "G9", "G10"];
+/// The generations of contracts that are served, as the protocol names them.
+pub const SERVED_GENERATIONS: [&str; 8] = ["G7", "G8", "G9", "G10", "G12", "G13", "G14", "HEAD"];
 
 impl fmt::Display for EventShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -86,22 +86,13 @@ pub struct AccessOptions<P> {
 pub struct AccessPass {
     /// Time since boot when the check began.
     made_at: Duration,
-    pub context: RequestContext,
 }
 
 #[cfg(test)]
 impl AccessPass {
     pub(super) fn for_tests() -> Self {
-        Self { made_at: Duration::ZERO, context: RequestContext::default() }
+        Self { made_at: Duration::ZERO }
     }
-}
-
-/// The context and epoch that a request is answered in. `None`: the deployment has none, or it is the
-/// current one at the time of the answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RequestContext {
-    pub id: Option<U256>,
-    pub epoch: Option<U256>,
 }
 
 /// A check: its result, and what an operator may want to know of it.
@@ -139,7 +130,7 @@ impl<P: ChainReader> Access<P> {
         let made_at = self.options.clock.since_boot();
         let mut record = AccessRecord::default();
         let result = self.run(request, block, deployment, (&mut bound, &mut record)).await;
-        let result = result.map(|context| AccessPass { made_at, context });
+        let result = result.map(|()| AccessPass { made_at });
         if let Err(error) = &result {
             record.line(&error.to_string());
         }
@@ -152,9 +143,9 @@ impl<P: ChainReader> Access<P> {
         block: BlockRef,
         deployment: &Deployment,
         (bound, record): (&mut Option<U256>, &mut AccessRecord),
-    ) -> Result<RequestContext, AccessError> {
+    ) -> Result<(), AccessError> {
         if !deployment.checks_access() {
-            return Ok(RequestContext::default());
+            return Ok(());
         }
         let claim = context::claim(request.extra_data(), deployment).map_err(of_event)?;
         let contexts = self.check_context(claim, request, block, deployment, bound);
@@ -167,6 +158,8 @@ impl<P: ChainReader> Access<P> {
         let mut errors = Vec::new();
         match chains {
             Err(error) => errors.push(error),
+            // Nothing asked is nothing granted.
+            Ok(chains) if chains.is_empty() => errors.push(malformed(plan::no_handles())),
             Ok(chains) => {
                 for (of_chain, result) in chains {
                     record.append(&of_chain);
@@ -174,18 +167,8 @@ impl<P: ChainReader> Access<P> {
                 }
             }
         }
-        let granted = errors.is_empty();
-        let context = match context {
-            Ok(context) if granted => return Ok(context),
-            Ok(_) => None,
-            Err(error) => Some(error),
-        };
-        errors.extend(context);
-        // There is one: without any the context was returned above.
-        Err(errors
-            .into_iter()
-            .min_by_key(AccessError::rank)
-            .unwrap_or(AccessError::Denied { chain_id: 0, what: "nothing was asked".into() }))
+        errors.extend(context.err());
+        errors.into_iter().min_by_key(AccessError::rank).map_or(Ok(()), Err)
     }
 
     /// What has to be asked of the host chains.
@@ -328,10 +311,10 @@ impl<P: ChainReader> Access<P> {
         block: BlockRef,
         deployment: &Deployment,
         bound: &mut Option<U256>,
-    ) -> Result<RequestContext, AccessError> {
+    ) -> Result<(), AccessError> {
         match claim {
-            ContextClaim::Opaque => Ok(RequestContext::default()),
-            ContextClaim::Current if !deployment.pins_context() => Ok(RequestContext::default()),
+            ContextClaim::Opaque => Ok(()),
+            ContextClaim::Current if !deployment.pins_context() => Ok(()),
             ContextClaim::Current => self.check_bound_context(request, block, bound).await,
             ContextClaim::Context(context) => self.check_named(context, None, deployment).await,
             ContextClaim::Epoch { context, epoch } => {
@@ -345,12 +328,11 @@ impl<P: ChainReader> Access<P> {
         context: U256,
         epoch: Option<U256>,
         deployment: &Deployment,
-    ) -> Result<RequestContext, AccessError> {
-        let named = RequestContext { id: Some(context), epoch };
+    ) -> Result<(), AccessError> {
         let rule = deployment.context_rule();
         if rule != ContextRule::ProtocolConfig {
             let is_valid = self.options.registry.context_is_valid(context, rule).await?;
-            return if is_valid { Ok(named) } else { Err(AccessError::ContextUnknown { context }) };
+            return if is_valid { Ok(()) } else { Err(AccessError::ContextUnknown { context }) };
         }
         let Some(contexts) = &self.options.protocol_config else {
             return Err(AccessError::EthereumNotConfigured { context });
@@ -362,7 +344,7 @@ impl<P: ChainReader> Access<P> {
             Err(AccessError::Refused { refusal, grounds: Grounds::State })
         };
         match status.map_err(AccessError::Ethereum)? {
-            ContextStatus::Valid => Ok(named),
+            ContextStatus::Valid => Ok(()),
             ContextStatus::Unknown => Err(AccessError::ContextUnknown { context }),
             ContextStatus::EpochUnknown => {
                 Err(AccessError::EpochUnknown { context, epoch: epoch.unwrap_or_default() })
@@ -387,18 +369,19 @@ impl<P: ChainReader> Access<P> {
         request: &Request,
         block: BlockRef,
         bound: &mut Option<U256>,
-    ) -> Result<RequestContext, AccessError> {
+    ) -> Result<(), AccessError> {
         let registry = &self.options.registry;
         if bound.is_none() {
             *bound = registry.current_context_at(block.hash).await?;
         }
         let current = registry.current_context().await?;
         if bound.is_some() && *bound == current {
-            return Ok(RequestContext { id: *bound, epoch: None });
+            return Ok(());
         }
         // A node without the state of that block leaves it to the contract.
         if !self.options.gateway.refuses_current_context(request).await? {
-            return Ok(RequestContext { id: current, epoch: None });
+            *bound = current;
+            return Ok(());
         }
         let name = |context: Option<U256>| {
             context.map_or("another one".to_owned(), |context| format!("{context:#066x}"))
@@ -412,25 +395,6 @@ impl<P: ChainReader> Access<P> {
         let why = AccessRefusal::new(AccessRefusalReason::ContextChanged, detail);
         let refusal = Refusal::AccessRefused(why);
         Err(AccessError::Refused { refusal, grounds: Grounds::State })
-    }
-
-    /// The context of a request that was asked before.
-    #[must_use]
-    pub fn context_of(
-        request: &Request,
-        deployment: &Deployment,
-        bound: Option<U256>,
-    ) -> RequestContext {
-        match context::claim(request.extra_data(), deployment) {
-            Ok(ContextClaim::Context(context)) => RequestContext { id: Some(context), epoch: None },
-            Ok(ContextClaim::Epoch { context, epoch }) => {
-                RequestContext { id: Some(context), epoch: Some(epoch) }
-            }
-            Ok(ContextClaim::Current) if deployment.pins_context() => {
-                RequestContext { id: bound, epoch: None }
-            }
-            Ok(ContextClaim::Current | ContextClaim::Opaque) | Err(_) => RequestContext::default(),
-        }
     }
 }
 

@@ -74,13 +74,9 @@ pub(super) async fn watch_support<P: ChainReader>(
 /// Logs what was found at the contract's address.
 pub(super) fn log_support(support: &DeploymentSupport) {
     match support {
-        DeploymentSupport::Served(deployment) if support.answered().is_some() => {
+        DeploymentSupport::Served(deployment) => {
             info!(%deployment, "Decryption contract found");
         }
-        DeploymentSupport::Served(deployment) => warn!(
-            %deployment,
-            "this contract is from G12 on and cannot be served: its requests are held"
-        ),
         DeploymentSupport::Newer { version } => warn!(
             %version,
             "this contract is newer than this version knows: its requests are held"

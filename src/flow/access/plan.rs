@@ -86,7 +86,7 @@ fn too_many() -> Refusal {
     Refusal::Malformed("it names more handles and contracts than the contract lets through".into())
 }
 
-fn no_handles() -> Refusal {
+pub(super) fn no_handles() -> Refusal {
     Refusal::Malformed("the request names no ciphertext".into())
 }
 

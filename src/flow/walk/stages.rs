@@ -364,20 +364,18 @@ async fn core_setback<P>(rooms: &AnswerStages<P>, error: &CoreError) -> Setback 
 /// The deployment by which a request is judged, or why this version cannot answer it. The caller waits
 /// for the new deployment to be read after an upgrade.
 fn served_by(request: &Request, support: &DeploymentSupport) -> Result<Deployment, Hold> {
-    let why = match (support, support.answered()) {
-        (_, Some(deployment)) if deployment.emits(request.shape) => return Ok(deployment.clone()),
-        (_, Some(deployment)) => format!(
+    let why = match support {
+        DeploymentSupport::Served(deployment) if deployment.emits(request.shape) => {
+            return Ok(deployment.clone());
+        }
+        DeploymentSupport::Served(deployment) => format!(
             "its event is one of {}, the contract is {deployment}; if it stays so, upgrade the connector",
             request.shape
         ),
-        (DeploymentSupport::Served(deployment), None) => format!(
-            "the contract is {deployment}, where access is checked on the host chain; this version \
-             cannot do that; upgrade the connector"
-        ),
-        (DeploymentSupport::Newer { version }, None) => format!(
+        DeploymentSupport::Newer { version } => format!(
             "the contract is \"{version}\", newer than this version knows; upgrade the connector"
         ),
-        (DeploymentSupport::Upgraded { block }, None) => {
+        DeploymentSupport::Upgraded { block } => {
             format!("the contract was upgraded in block {block} and is not read again yet")
         }
     };

@@ -56,18 +56,13 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
                 format!("the contract at {address} names itself {version}"),
                 "correct decryption_address",
             ),
-            DeploymentSupport::Served(deployment) if support.answered().is_some() => {
+            DeploymentSupport::Served(deployment) => {
                 let of = deployment.generation;
                 Finding::ok(SUBJECT, format!("{version} at {address}, of {of}"))
             }
             DeploymentSupport::Upgraded { .. } => {
                 Finding::ok(SUBJECT, format!("{version} at {address}"))
             }
-            DeploymentSupport::Served(_) => Finding::fail(
-                SUBJECT,
-                format!("{version} at {address} is from G12 on: its requests are held"),
-                "upgrade the connector to a version that serves it",
-            ),
             DeploymentSupport::Newer { .. } => Finding::fail(
                 SUBJECT,
                 format!(

@@ -396,13 +396,13 @@ async fn events_of_later_generations_are_kept() -> Result<()> {
 
 /// Field failure T34.
 #[world::test]
-async fn a_contract_from_g12_on_is_recognised_and_not_served() -> Result<()> {
+async fn from_g12_on_nobody_is_asked_without_the_host_chain() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(Variant::G12)).await?;
     scene.start(program())?;
     let requests = scene.deployment.request(vec![public(), user()]).await?;
     for request in &requests {
-        let row = scene.held(request.id, "unsupported_generation").await?;
-        assert!(row.detail.contains("Decryption v0.4.0"), "{row:?}");
+        let row = scene.held(request.id, "host_chain_not_configured").await?;
+        assert!(row.detail.contains("[[host_chains]]"), "{row:?}");
     }
     // Held ones are looked at again, and still nobody is asked.
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -426,7 +426,7 @@ async fn an_upgrade_to_g12_and_back_is_noticed_at_once() -> Result<()> {
         scene.deployment.upload(&asks).await?;
         let requests = upgrade_and_request(&mut scene, Variant::G12, asks).await?;
         for id in &requests {
-            scene.held(*id, "unsupported_generation").await?;
+            scene.held(*id, "host_chain_not_configured").await?;
         }
         assert_eq!(scene.core.asks().len(), asked, "round {round}: the Core was asked");
         scene.deployment.upgrade(Variant::G10).await?;
