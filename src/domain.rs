@@ -1,7 +1,7 @@
 //! The words that all modules share. Imports no module of this crate.
 //!
 //! A **request** is one id on chain for which this KMS node is asked for one answer. It is identified
-//! by its id *and* the hash of its event: ids are counters, and after a reorganisation another request
+//! by its id *and* the hash of what it asks for: ids are counters, and after a reorganisation another request
 //! can have the same id. Its state is its [`stage::Stage`]; its end is its [`Outcome`].
 
 mod core_address;
@@ -170,7 +170,8 @@ impl fmt::Display for EventShape {
     }
 }
 
-/// The identity of a request: its source, its id there, and the hash of its event (topics and data).
+/// The identity of a request: its source, its id there, and the hash of what it asks for. What its event
+/// says of the ciphertexts is no part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestKey {
     pub source: RequestSource,

@@ -28,6 +28,7 @@ mod g14;
 mod head;
 mod legacy_call;
 mod consensus;
+mod content;
 mod errors;
 mod counter;
 mod responses;
@@ -35,6 +36,7 @@ mod views;
 mod deployment;
 
 pub use consensus::{CONSENSUS_TOPICS, consensus_id};
+pub use content::{early_content, materials_hash};
 pub use counter::{Counter, HIGHEST_COUNT, empty_response_call, request_event_id};
 pub use deployment::{
     CiphertextSource, ContextRule, Deployment, DeploymentProbes, Generation, ToldDeployment,
@@ -54,7 +56,7 @@ pub use views::{
 };
 pub use views::{acl, protocol_config};
 
-use alloy::primitives::{Keccak256, b256};
+use alloy::primitives::b256;
 use alloy::sol_types::{self, abi::AbiDecoderConfig};
 
 use crate::domain::{
@@ -117,6 +119,13 @@ pub fn request_topics() -> Vec<B256> {
     SHAPES.iter().map(|shape| shape.topic0).chain([UPGRADED_TOPIC]).collect()
 }
 
+/// Whether a request's event says where its ciphertexts are.
+#[must_use]
+pub fn names_materials(event: &Event) -> bool {
+    let overloads = [head::PUBLIC_REQUEST, head::USER_REQUEST, head::UNIFIED_USER_REQUEST];
+    event.topics.first().is_some_and(|topic0| overloads.iter().all(|one| one.topic0 != *topic0))
+}
+
 /// The kind of request that a log with this `topic0` is. `None`: not a request.
 #[must_use]
 pub fn kind_of_topic(topic0: B256) -> Option<Kind> {
@@ -125,7 +134,8 @@ pub fn kind_of_topic(topic0: B256) -> Option<Kind> {
 
 /// Decodes a request from a log.
 ///
-/// The content of its key is keccak256(topic0 ‖ topic1 ‖ data), over the bytes as they came.
+/// The content of its key is the hash of what is asked for, not of the bytes that came: the overloads of one
+/// request are one request.
 pub fn decode(source: RequestSource, event: &Event) -> Result<Request, DecodeError> {
     let fail = |problem| DecodeError {
         block: event.block,
@@ -146,12 +156,9 @@ pub fn decode(source: RequestSource, event: &Event) -> Result<Request, DecodeErr
         fail(DecodeProblem::Data { event: shape.event, source: Box::new(cause) })
     })?;
 
-    let mut content = Keccak256::new();
-    content.update(topic0);
-    content.update(topic1);
-    content.update(&event.data);
+    let content = content::content(id, shape, &operation);
     Ok(Request {
-        key: RequestKey { source, id, content: content.finalize() },
+        key: RequestKey { source, id, content },
         shape,
         block: event.block,
         transaction: event.transaction,

@@ -54,6 +54,8 @@ hold_reasons! {
     SignerMismatch = "signer_mismatch",
     /// Its event is malformed, and not every gateway node has confirmed it.
     Unconfirmed = "unconfirmed",
+    /// Two events of its transaction ask for different things under its id.
+    EventsDisagree = "events_disagree",
     /// The Core's answer is invalid (empty signature, wrong id, undecodable).
     InvalidAnswer = "invalid_answer",
     /// The wallet is not a registered KMS transaction sender.
@@ -186,6 +188,10 @@ impl HoldReason {
             Self::CoreForgets => "restart the Core, or give each Core an address of its own",
             Self::Unconfirmed => {
                 "nothing: it is read again; if nodes differ for long, ask their operators"
+            }
+            Self::EventsDisagree => {
+                "nothing: it is looked at again; if it stays so, compare what the gateway nodes show of its \
+                 transaction"
             }
             Self::StaleAnswer => {
                 "restart the Core, or wait until later requests have pushed the id out"

@@ -210,6 +210,11 @@ impl StoredRequest {
         }
     }
 
+    /// Whether no Core has been asked.
+    pub fn is_unasked(&self) -> bool {
+        matches!(self, Self::Open(open) if open.progress().stage == StageName::Arrived)
+    }
+
     /// Its event is seen again. `elsewhere`: in another block than the stored one.
     pub fn seen_again(self, seen: Sighting, elsewhere: bool, now_ms: u64) -> SeenAgain {
         let is_orphan =

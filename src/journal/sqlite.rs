@@ -2,6 +2,7 @@
 //! [`super::store`].
 
 mod aside;
+mod contents;
 mod create;
 pub(super) mod journal_chains;
 mod errors;

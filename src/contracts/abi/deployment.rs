@@ -142,7 +142,8 @@ impl Deployment {
             ContractError::InvalidExtraDataLength { .. }
             | ContractError::UnsupportedExtraDataVersion(_) => self.generation >= Generation::G12,
             ContractError::DecryptionContextMismatch { .. }
-            | ContractError::InvalidKmsContext(_) => self.generation >= Generation::G13,
+            | ContractError::InvalidKmsContext(_)
+            | ContractError::InvalidNullContextId => self.generation >= Generation::G13,
             ContractError::DecryptionNotRequested(_)
             | ContractError::KmsNodeAlreadySigned { .. }
             | ContractError::NotKmsSigner(_)

@@ -26,6 +26,7 @@ sol! {
         error InvalidExtraDataLength(uint256 length, uint256 minimumLength);
         error UnsupportedExtraDataVersion(uint8 version);
         error InvalidKmsContext(uint256 kmsContextId);
+        error InvalidNullContextId();
         error ECDSAInvalidSignature();
         error ECDSAInvalidSignatureLength(uint256 length);
         error ECDSAInvalidSignatureS(bytes32 s);
@@ -69,6 +70,8 @@ pub enum ContractError {
     UnsupportedExtraDataVersion(u8),
     #[error("KMS context {0:#066x} is unknown to the contract or destroyed")]
     InvalidKmsContext(U256),
+    #[error("the contract does not take KMS context 0")]
+    InvalidNullContextId,
     #[error("the answer's signature is malformed")]
     ECDSAInvalidSignature,
     #[error("the answer's signature has {0} bytes instead of 65")]
@@ -145,6 +148,7 @@ impl ContractError {
             Self::InvalidExtraDataLength { .. } => "InvalidExtraDataLength",
             Self::UnsupportedExtraDataVersion(_) => "UnsupportedExtraDataVersion",
             Self::InvalidKmsContext(_) => "InvalidKmsContext",
+            Self::InvalidNullContextId => "InvalidNullContextId",
             Self::ECDSAInvalidSignature => "ECDSAInvalidSignature",
             Self::ECDSAInvalidSignatureLength(_) => "ECDSAInvalidSignatureLength",
             Self::ECDSAInvalidSignatureS(_) => "ECDSAInvalidSignatureS",
@@ -169,15 +173,16 @@ impl ContractError {
             }
             // Only v0.7.x pauses responses, and a pause ends.
             Self::EnforcedPause => RevertMeaning::Retry,
-            // Contexts exist from G12 on, which is not served yet.
-            Self::DecryptionContextMismatch { .. }
-            | Self::InvalidExtraDataLength { .. }
-            | Self::UnsupportedExtraDataVersion(_)
-            | Self::InvalidKmsContext(_) => RevertMeaning::Hold(HoldReason::UnsupportedGeneration),
             Self::ECDSAInvalidSignature
             | Self::ECDSAInvalidSignatureLength(_)
             | Self::ECDSAInvalidSignatureS(_) => RevertMeaning::Hold(HoldReason::InvalidAnswer),
-            Self::DecryptionNotDone(_)
+            // Those about contexts are permanent for this answer; a context may still become valid.
+            Self::DecryptionContextMismatch { .. }
+            | Self::InvalidExtraDataLength { .. }
+            | Self::UnsupportedExtraDataVersion(_)
+            | Self::InvalidKmsContext(_)
+            | Self::InvalidNullContextId
+            | Self::DecryptionNotDone(_)
             | Self::Error(_)
             | Self::Panic(_)
             | Self::Other { .. }
@@ -210,6 +215,7 @@ impl From<Raised> for ContractError {
             }
             Raised::UnsupportedExtraDataVersion(e) => Self::UnsupportedExtraDataVersion(e.version),
             Raised::InvalidKmsContext(e) => Self::InvalidKmsContext(e.kmsContextId),
+            Raised::InvalidNullContextId(_) => Self::InvalidNullContextId,
             Raised::ECDSAInvalidSignature(_) => Self::ECDSAInvalidSignature,
             Raised::ECDSAInvalidSignatureLength(e) => Self::ECDSAInvalidSignatureLength(e.length),
             Raised::ECDSAInvalidSignatureS(e) => Self::ECDSAInvalidSignatureS(e.s),
@@ -288,28 +294,35 @@ mod tests {
                     requested: U256::from(1),
                     answered: U256::from(2),
                 },
-                held(HoldReason::UnsupportedGeneration),
+                held(HoldReason::ContractRejected),
             ),
             (
                 "InvalidExtraDataLength(uint256,uint256)",
                 "93548a66",
                 vec!["3", "21"],
                 E::InvalidExtraDataLength { length: U256::from(3), minimum: U256::from(33) },
-                held(HoldReason::UnsupportedGeneration),
+                held(HoldReason::ContractRejected),
             ),
             (
                 "UnsupportedExtraDataVersion(uint8)",
                 "2139cc2c",
                 vec!["9"],
                 E::UnsupportedExtraDataVersion(9),
-                held(HoldReason::UnsupportedGeneration),
+                held(HoldReason::ContractRejected),
             ),
             (
                 "InvalidKmsContext(uint256)",
                 "77ddbe81",
                 vec!["7"],
                 E::InvalidKmsContext(seven),
-                held(HoldReason::UnsupportedGeneration),
+                held(HoldReason::ContractRejected),
+            ),
+            (
+                "InvalidNullContextId()",
+                "cb17b7a5",
+                vec![],
+                E::InvalidNullContextId,
+                held(HoldReason::ContractRejected),
             ),
             (
                 "ECDSAInvalidSignature()",

@@ -148,11 +148,9 @@ fn reads_a_g7_public_request_word_by_word() {
     let event = event(&[G7_PUBLIC, topic(U256::from(7))], data.clone());
     let request = decode(SOURCE, &event).unwrap();
 
-    let content = [G7_PUBLIC.as_slice(), topic(U256::from(7)).as_slice(), &data].concat();
-    assert_eq!(
-        request.key,
-        RequestKey { source: SOURCE, id: U256::from(7), content: keccak256(content) }
-    );
+    assert_eq!((request.key.source, request.key.id), (SOURCE, U256::from(7)));
+    let bytes = [G7_PUBLIC.as_slice(), topic(U256::from(7)).as_slice(), &data].concat();
+    assert_eq!(early_content(&event), Some(keccak256(bytes)));
     assert_eq!(request.shape, EventShape::G7);
     assert_eq!((request.block, request.transaction), (event.block, event.transaction));
     let expected = PublicDecryption::of_materials(
@@ -343,20 +341,30 @@ fn g15_reads_handle_only_requests_word_by_word() {
 }
 
 #[test]
-fn the_key_hashes_what_came() {
-    let key = |topics: &[B256], data: Vec<u8>| decode(SOURCE, &event(topics, data)).unwrap().key;
+fn g7_the_key_is_what_is_asked_for_and_the_rest_is_compared_apart() {
+    let read = |topics: &[B256], data: Vec<u8>| decode(SOURCE, &event(topics, data)).unwrap();
     let data = words(G7_PUBLIC_DATA);
-    let known = key(&[G7_PUBLIC, topic(U256::ONE)], data.clone());
-    assert_eq!(known, key(&[G7_PUBLIC, topic(U256::ONE)], data.clone()));
-    assert_ne!(known.content, key(&[G7_PUBLIC, topic(U256::from(2))], data.clone()).content);
+    let known = read(&[G7_PUBLIC, topic(U256::ONE)], data.clone());
+    let again = read(&[G7_PUBLIC, topic(U256::ONE)], data.clone());
+    assert_eq!((again.key, materials_hash(&again)), (known.key, materials_hash(&known)));
+    let next = read(&[G7_PUBLIC, topic(U256::from(2))], data.clone());
+    assert_ne!(next.key.content, known.key.content);
 
-    // The same request with another digest, as after a reorganisation, and with trailing bytes.
+    // Another digest, and another coprocessor.
+    for word in [6, 9] {
+        let mut other = data.clone();
+        other[word * 32 + 31] ^= 1;
+        let other = read(&[G7_PUBLIC, topic(U256::ONE)], other);
+        assert_eq!(other.key, known.key);
+        assert_ne!(materials_hash(&other), materials_hash(&known));
+    }
+    // Another handle.
     let mut other = data.clone();
-    other[6 * 32] ^= 1;
-    assert_ne!(known.content, key(&[G7_PUBLIC, topic(U256::ONE)], other).content);
-    let mut longer = data;
-    longer.push(0);
-    assert_ne!(known.content, key(&[G7_PUBLIC, topic(U256::ONE)], longer).content);
+    other[4 * 32] ^= 1;
+    assert_ne!(read(&[G7_PUBLIC, topic(U256::ONE)], other).key, known.key);
+    // Trailing bytes mean nothing.
+    let longer = [data, vec![0]].concat();
+    assert_eq!(read(&[G7_PUBLIC, topic(U256::ONE)], longer).key, known.key);
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl IdStatus {
                 | ContractError::InvalidExtraDataLength { .. }
                 | ContractError::UnsupportedExtraDataVersion(_)
                 | ContractError::InvalidKmsContext(_)
+                | ContractError::InvalidNullContextId
                 | ContractError::ECDSAInvalidSignature
                 | ContractError::ECDSAInvalidSignatureLength(_)
                 | ContractError::ECDSAInvalidSignatureS(_),

@@ -2,8 +2,9 @@
 //! is a counter value, may belong to another request now.
 //!
 //! A transaction that moves to another block may get another id there, so the transaction alone proves
-//! nothing: the request is where its event is. No single node ends a request: that it is gone must be
-//! reported twice, seconds apart, and by every node ([`super::agreement`]).
+//! nothing: the request is where its event is. What an event says of the ciphertexts does not matter here:
+//! before anything is asked, [`super::witness`] compares that. No single node ends a request: that it is gone
+//! must be reported twice, seconds apart, and by every node ([`super::agreement`]).
 
 use std::time::Duration;
 

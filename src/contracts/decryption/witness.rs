@@ -18,6 +18,8 @@
 //! On a chain without new blocks no node advances, and a node that is behind cannot be told from a
 //! correct one.
 //!
+//! A node shows the event if it shows the same words: what is asked for, and the same of the ciphertexts.
+//!
 //! It does not matter which node reported the request first: two nodes that show it are two witnesses.
 //!
 //! An attacker who forges one log may forge thousands in a block. So all requests of a block share a

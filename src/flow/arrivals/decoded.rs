@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::source::EventSource;
 use crate::{
-    domain::{B256, BlockRef, Event, EventShape, Request, U256},
+    domain::{BlockRef, Event, Request, RequestKey},
     flow::ledger::{Arrival, Batch, Sighting, StoredBatch},
 };
 
@@ -27,7 +27,7 @@ pub(super) fn decode<S: EventSource>(
 ) -> DecodedEvents {
     let mut decoded =
         DecodedEvents { batch: Batch::default(), requests: Vec::new(), upgrades: Vec::new() };
-    let mut known: HashSet<(B256, U256)> = HashSet::new();
+    let mut known: HashSet<RequestKey> = HashSet::new();
     for event in events {
         if source.is_upgrade(&event) {
             decoded.upgrades.push(event);
@@ -35,10 +35,9 @@ pub(super) fn decode<S: EventSource>(
         }
         match source.decode(&event) {
             Ok(request) => {
-                // From v0.15-dev on each request has two events in one transaction: one with its materials,
-                // one with handles only. It is one request.
-                let first = known.insert((event.transaction, request.key.id));
-                if !first && request.shape == EventShape::Head {
+                // From v0.15-dev on each request has two events in one transaction: first one with its
+                // materials, then one with handles only. It is one request.
+                if !known.insert(request.key) {
                     continue;
                 }
                 let (key, kind, seen) = (request.key, request.kind(), seen(event.block));

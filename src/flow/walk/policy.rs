@@ -30,6 +30,7 @@
 
 pub(in crate::flow) mod blame;
 pub(in crate::flow) mod core_history;
+pub(in crate::flow) mod overloads;
 pub(in crate::flow) mod setback;
 
 use std::time::Duration;

@@ -11,16 +11,19 @@ use super::{
         History,
         blame::{self, Blame},
         core_history::NextCall,
+        overloads,
         setback::{Cause, Setback},
     },
 };
 use crate::{
     chain::sender::TransactionSender,
     contracts::{
-        abi::Deployment,
-        decryption::{DeploymentSupport, RequestLocation},
+        abi::{self, Deployment},
+        decryption::{DeploymentSupport, RequestLocation, WitnessVerdict},
     },
-    domain::{Answer, BlockRef, Hold, HoldReason, Outcome, Remedy, Request, stage::Stage},
+    domain::{
+        Answer, BlockRef, EventShape, Hold, HoldReason, Outcome, Remedy, Request, stage::Stage,
+    },
     flow::{
         AnswerStages, Flow, Mode, RequestLedger, Step,
         access::{AccessHistory, AccessPass},
@@ -43,6 +46,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         attendance: &AttendanceGuard,
     ) -> Result<Transition, Setback> {
         let deployment = self.check_support(request).await?;
+        self.check_overloads(request, &deployment).await?;
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), error))?;
         let again = history.maybe_asked;
         // What was not granted lately is checked before it takes anybody's time.
@@ -180,6 +184,44 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         })?;
         self.metrics.observe_room(Room::Access, begun.elapsed());
         Ok(pass)
+    }
+
+    /// Holds a request that another event of its transaction contradicts: one request has two events there,
+    /// and whichever is read first stands for both only if they say the same. An event that other nodes
+    /// deny contradicts nothing.
+    async fn check_overloads(
+        &self,
+        request: &Request,
+        deployment: &Deployment,
+    ) -> Result<(), Setback> {
+        if !deployment.emits(EventShape::Head) {
+            return Ok(());
+        }
+        let Ok(others) = self.ledger.events_of_same_id(request.key).await else {
+            // A failing journal ends the instance elsewhere.
+            return Err(Setback::retry(Cause::Stopping));
+        };
+        for event in others {
+            let Ok(other) = abi::decode(request.key.source, &event) else { continue };
+            if !overloads::disagree(request, &other) {
+                continue;
+            }
+            match self.confirmation.ask_witnesses(&other, other.block, true).await {
+                WitnessVerdict::Disputed { .. } | WitnessVerdict::NeverExisted => {}
+                WitnessVerdict::OnlyNode
+                | WitnessVerdict::TwoNodes
+                | WitnessVerdict::OneNode
+                | WitnessVerdict::NoNode => {
+                    let detail = format!(
+                        "transaction {} tells of this id in two events, of {} and of {}, that ask for \
+                         different things: neither is asked",
+                        request.transaction, request.shape, other.shape
+                    );
+                    return Err(Setback::held(Hold::new(HoldReason::EventsDisagree, detail)));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The deployment that the request is judged by. Waits while the contract is looked at again.

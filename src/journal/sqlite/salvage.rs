@@ -2,10 +2,14 @@
 //!
 //! Nothing is believed because the file says it. A signed transaction proves itself: its bytes hash to its
 //! hash and carry the wallet's signature over its nonce and calldata. A request proves itself: its event
-//! hashes to its key. Stages, answers and outcomes prove nothing and are not recovered: the Core and the
+//! hashes to its key, or to the one that earlier versions gave it. Stages, answers and outcomes prove nothing and are not recovered: the Core and the
 //! contract are asked again.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    time::Duration,
+};
 
 use alloy::{
     consensus::{Transaction, TxEnvelope, transaction::SignerRecoverable},
@@ -22,7 +26,7 @@ use super::{
 use crate::{
     chain::lane::SignedTransaction,
     contracts::abi,
-    domain::{Address, RequestSource},
+    domain::{Address, RequestKey, RequestSource},
     flow::ledger::{Arrival, Sighting},
     journal::Identity,
 };
@@ -68,16 +72,26 @@ pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Sal
         ))
     });
     requests.sort_by_key(|(seq, ..)| *seq);
-    let requests = requests.into_iter().filter_map(|(_, key, event)| {
-        let request =
-            abi::decode(source, &event).ok().filter(|request| Some(request.key) == key)?;
-        let (key, kind, seen) = (request.key, request.kind(), Sighting::Found);
+    let mut renewed = HashMap::new();
+    let requests = requests.into_iter().filter_map(|(_, stored, event)| {
+        let (stored, request) = (stored?, abi::decode(source, &event).ok()?);
+        let key = request.key;
+        if stored != key {
+            let early = abi::early_content(&event).map(|content| RequestKey { content, ..key });
+            if early != Some(stored) {
+                return None;
+            }
+            renewed.insert(stored, key);
+        }
+        let (kind, seen) = (request.kind(), Sighting::Found);
         keys.insert(key).then_some(Arrival { key, kind, event, seen })
     });
-    Salvage {
-        requests: requests.collect(),
-        transactions: transactions.into_iter().map(|(_, transaction)| transaction).collect(),
-    }
+    let requests = requests.collect();
+    let transactions = transactions.into_iter().map(|(_, transaction)| {
+        let request = transaction.request.map(|key| *renewed.get(&key).unwrap_or(&key));
+        SignedTransaction { request, ..transaction }
+    });
+    Salvage { requests, transactions: transactions.collect() }
 }
 
 /// The first block that must be read again, as far as the damaged `file` can be read: the block of its oldest

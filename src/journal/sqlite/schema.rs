@@ -12,11 +12,19 @@ use std::{fs, path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use super::contents;
+
 /// "KMSJ": identifies our files among other databases (`file`, `PRAGMA application_id`).
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9, V10];
+
+/// A request is identified by what it asks for, no more by the bytes of its event: [`contents::renew`] does
+/// that beside the SQL.
+const V10: &str = "";
+/// Its number.
+pub(super) const RENEWED_CONTENTS: i64 = 10;
 
 /// The Core that was asked last, as host and port; and the last access check of a request: in lines what was
 /// asked of whom, and the KMS context that was current when a request was made that names none. No released
@@ -357,8 +365,11 @@ pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusql
     let seen: usize = transaction.pragma_query_value(None, "user_version", |row| {
         row.get::<_, i64>(0).map(|version| usize::try_from(version).unwrap_or(usize::MAX))
     })?;
-    for migration in migrations.iter().skip(seen) {
+    for (version, migration) in (1_i64..).zip(migrations).skip(seen) {
         transaction.execute_batch(migration)?;
+        if version == RENEWED_CONTENTS {
+            contents::renew(&transaction)?;
+        }
     }
     if seen < migrations.len() {
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;

@@ -13,9 +13,10 @@ INSERT INTO events
     (seq, block_number, block_hash, transaction_hash, log_index, topics, data)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
-/// After a reorganisation the event is in another block. Topics and data are the key, so they stay.
+/// After a reorganisation the event is in another block, and may say something else of the ciphertexts.
 pub(super) const MOVE_EVENT: &str = "
-UPDATE events SET block_number = ?2, block_hash = ?3, transaction_hash = ?4, log_index = ?5
+UPDATE events SET block_number = ?2, block_hash = ?3, transaction_hash = ?4, log_index = ?5,
+    topics = ?6, data = ?7
 WHERE seq = ?1";
 
 /// Removes the outcome.
@@ -106,11 +107,11 @@ pub(super) const SELECT_PROGRESS: &str = concat!(
     ", r.seq, r.kind FROM requests r WHERE r.contract = ?1 AND r.id = ?2 AND r.content = ?3"
 );
 
-/// The same, with the hash of the event's block.
+/// The same, with the hash of the event's block, and whether the event has topics `?4` and data `?5`.
 pub(super) const SELECT_PLACE: &str = concat!(
     "SELECT ",
     progress_columns!(),
-    ", r.seq, e.block_hash FROM requests r JOIN events e ON e.seq = r.seq
+    ", r.seq, e.block_hash, e.topics = ?4 AND e.data = ?5 FROM requests r JOIN events e ON e.seq = r.seq
      WHERE r.contract = ?1 AND r.id = ?2 AND r.content = ?3"
 );
 

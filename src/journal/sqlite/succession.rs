@@ -27,6 +27,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::{
     aside,
     columns::{Number, SourceColumn},
+    contents,
     create::read_identity,
     errors::is_corrupt,
     files,
@@ -322,6 +323,10 @@ fn copy(
     transaction.execute(sql::inherit::EVENTS, of)?;
     transaction.execute(sql::inherit::ANSWERS, of)?;
     transaction.execute(sql::inherit::ACCESS, of)?;
+    let version: i64 = transaction.query_row("PRAGMA old.user_version", [], |row| row.get(0))?;
+    if version < schema::RENEWED_CONTENTS {
+        contents::renew(&transaction)?;
+    }
     transaction.execute(sql::inherit::SEEN_IDS, of)?;
     let requests = rows.in_hand()?;
     transaction.commit()?;

@@ -14,8 +14,11 @@ use super::{
 };
 use crate::{
     chain::lane::{SignedTransaction, TransactionId},
-    domain::{B256, BlockRef, CoreAddress, Kind, RequestKey, RequestSource, SignedResult},
-    flow::ledger::{AccessNote, Arrival, Batch, IdRange, Step, StoredBatch, UnprovenRange},
+    contracts::abi,
+    domain::{B256, BlockRef, CoreAddress, Event, Kind, RequestKey, RequestSource, SignedResult},
+    flow::ledger::{
+        AccessNote, Arrival, Batch, IdRange, Sighting, Step, StoredBatch, UnprovenRange,
+    },
     journal::{
         Pruned,
         commands::{CommandResult, Settlement, Work},
@@ -153,29 +156,55 @@ impl Tables<'_> {
         let known = self
             .transaction
             .prepare_cached(sql::SELECT_PLACE)?
-            .query_row(params![self.origin(key.source), Fixed(key.id), Fixed(key.content)], |row| {
-                let (seq, stored) = read_stored(row)?;
-                let block: Fixed<B256> = row.get(sql::PROGRESS_COLUMNS + 1)?;
-                Ok((seq, stored, block.0))
-            })
+            .query_row(
+                params![
+                    self.origin(key.source),
+                    Fixed(key.id),
+                    Fixed(key.content),
+                    topics_to_blob(&event.topics),
+                    event.data.as_ref(),
+                ],
+                |row| {
+                    let (seq, stored) = read_stored(row)?;
+                    let block: Fixed<B256> = row.get(sql::PROGRESS_COLUMNS + 1)?;
+                    let is_same: bool = row.get(sql::PROGRESS_COLUMNS + 2)?;
+                    Ok((seq, stored, block.0, is_same))
+                },
+            )
             .optional()?;
-        let Some((seq, stored, block)) = known else { return Ok(false) };
-        let open = match stored.seen_again(*seen, block != event.block.hash, now_ms) {
-            SeenAgain::Unchanged => return Ok(false),
+        let Some((seq, stored, block, is_same)) = known else { return Ok(false) };
+        let (elsewhere, is_unasked) = (block != event.block.hash, stored.is_unasked());
+        let open = match stored.seen_again(*seen, elsewhere, now_ms) {
+            SeenAgain::Unchanged => {
+                // A node shows it with other ciphertexts than the one before. Whoever is right: nothing is
+                // asked before two nodes agree, and when they do, it must be stored as they show it.
+                let replaces = !is_same && abi::names_materials(event);
+                if replaces && is_unasked && !elsewhere && *seen != Sighting::Stale {
+                    self.move_event(seq, event)?;
+                }
+                return Ok(false);
+            }
             SeenAgain::Moved => None,
             SeenAgain::Reopened(open) => Some(open),
         };
+        self.move_event(seq, event)?;
+        if let Some(open) = &open {
+            self.write_reopened(seq, open)?;
+        }
+        Ok(open.is_some())
+    }
+
+    fn move_event(&self, seq: i64, event: &Event) -> rusqlite::Result<()> {
         self.transaction.prepare_cached(sql::MOVE_EVENT)?.execute(params![
             seq,
             Number(event.block.number),
             Fixed(event.block.hash),
             Fixed(event.transaction),
             Number(event.log_index),
+            topics_to_blob(&event.topics),
+            event.data.as_ref(),
         ])?;
-        if let Some(open) = &open {
-            self.write_reopened(seq, open)?;
-        }
-        Ok(open.is_some())
+        Ok(())
     }
 
     /// Returns whether it was new.

@@ -45,6 +45,43 @@ async fn the_same_id_with_other_content_is_another_request() {
     journal.close().await.unwrap();
 }
 
+/// Nodes tell of other ciphertexts of one request: the last word is stored until the Core is asked.
+#[tokio::test]
+async fn g7_what_is_said_of_the_ciphertexts_may_change_until_it_is_asked() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let told = |data, topic0| {
+        let mut one = arrival(5);
+        one.event.data = Bytes::from(vec![data; 9]);
+        one.event.topics[0] = topic0;
+        Batch { arrivals: vec![one], ..Batch::default() }
+    };
+    let named = B256::repeat_byte(1);
+    let overload = crate::contracts::abi::request_topics()[6];
+    for (data, topic0, new, stored) in [
+        (1, named, 1, 1),
+        (2, named, 0, 2),
+        // It says nothing of the ciphertexts.
+        (3, overload, 0, 2),
+        (1, named, 0, 1),
+    ] {
+        let taken = journal.store_batch(told(data, topic0)).await.unwrap();
+        assert_eq!((taken.new.len(), taken.reopened.len()), (new, 0));
+        let page = records(&journal, RequestFilter::Unfinished).await;
+        assert_eq!(page.iter().map(|one| one.event.data[0]).collect::<Vec<_>>(), [stored]);
+    }
+    journal.note(key(5), asked()).await.unwrap();
+    journal.store_batch(told(2, named)).await.unwrap();
+    assert_eq!(records(&journal, RequestFilter::Unfinished).await[0].event.data[0], 1);
+    // In another block it is as that block has it.
+    let mut moved = told(2, named);
+    moved.arrivals[0].event.block = block(6);
+    journal.store_batch(moved).await.unwrap();
+    let page = records(&journal, RequestFilter::Unfinished).await;
+    assert_eq!((page[0].event.data[0], page[0].event.block), (2, block(6)));
+    journal.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn steps_are_stored_and_survive() {
     let dir = TempDir::new().unwrap();

@@ -224,8 +224,8 @@ fn raised(variant: Variant) -> Vec<(Bytes, &'static str, &'static str)> {
         raised.push((error.abi_encode().into(), "contract_rejected", "not done"));
     }
     if variant == Variant::G10 {
-        // Errors of contracts that came after: known by name, should a proxy be upgraded below us.
-        let reason = "unsupported_generation";
+        // Errors of contracts that came after: known by name, and the deployment is read again.
+        let reason = "contract_rejected";
         let mismatch =
             DecryptionContextMismatch { decryptionId: one, requested: one, answered: U256::ZERO };
         let length = Decryption::InvalidExtraDataLength { length: one, expected: U256::from(33) };

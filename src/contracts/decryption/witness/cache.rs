@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{sync::Mutex, time::Instant};
 
-use super::AGAIN_AFTER;
+use super::{AGAIN_AFTER, statement::ShownRequest};
 use crate::{
     chain::reader::NodeId,
     domain::{B256, BlockRef, RequestKey},
@@ -36,16 +36,16 @@ pub(super) const ABSENT_FOR: Duration = Duration::from_millis(500);
 pub(super) struct BlockAnswer {
     pub(super) at: Instant,
     /// Requests in its logs. `None`: no answer.
-    pub(super) shown: Option<HashSet<RequestKey>>,
+    pub(super) shown: Option<HashSet<ShownRequest>>,
     /// The block at that height, once asked: a block, none, or no answer.
     pub(super) block_at_height: Option<Result<Option<BlockRef>, ()>>,
 }
 
 impl BlockAnswer {
     /// Whether the answer can be reused for this request. `fresh`: lifetime of a positive answer.
-    pub(super) fn answers(&self, key: &RequestKey, fresh: Duration) -> bool {
+    pub(super) fn answers(&self, request: &ShownRequest, fresh: Duration) -> bool {
         let lasts = match (&self.shown, self.block_at_height) {
-            (Some(shown), _) if shown.contains(key) => fresh,
+            (Some(shown), _) if shown.contains(request) => fresh,
             (Some(_), None | Some(Ok(Some(_)))) => ABSENT_FOR,
             (None, _) | (Some(_), Some(Ok(None) | Err(()))) => AGAIN_AFTER,
         };
@@ -60,7 +60,7 @@ pub(super) struct BlockKnowledge {
     /// All transactions of the block with this hash; they never change.
     pub(super) transactions: Option<HashSet<B256>>,
     /// Requests in their receipts.
-    pub(super) receipt_requests: HashMap<B256, HashSet<RequestKey>>,
+    pub(super) receipt_requests: HashMap<B256, HashSet<ShownRequest>>,
 }
 
 impl BlockKnowledge {

@@ -29,8 +29,17 @@ pub(super) enum NodeStatement {
     Unknown,
 }
 
-fn request_keys(source: RequestSource, events: &[Event]) -> HashSet<RequestKey> {
-    events.iter().filter_map(|event| Some(abi::decode(source, event).ok()?.key)).collect()
+/// What a node shows of a request: the whole event, as far as it means anything. The key alone is not
+/// enough: one node could put other ciphertexts under the same request.
+pub(super) type ShownRequest = (RequestKey, B256);
+
+fn shown_request(request: &Request) -> ShownRequest {
+    (request.key, abi::materials_hash(request))
+}
+
+fn shown_requests(source: RequestSource, events: &[Event]) -> HashSet<ShownRequest> {
+    let decoded = events.iter().filter_map(|event| abi::decode(source, event).ok());
+    decoded.map(|request| shown_request(&request)).collect()
 }
 
 impl<P: ChainReader> DecryptionAdapter<P> {
@@ -58,11 +67,11 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         request: &Request,
         (block, fresh): (BlockRef, Duration),
     ) -> NodeStatement {
-        let (key, transaction) = (request.key, request.transaction);
+        let (asked, transaction) = (shown_request(request), request.transaction);
         if known.excludes(&transaction) {
             return NodeStatement::Absent;
         }
-        if !known.answer.as_ref().is_some_and(|told| told.answers(&key, fresh)) {
+        if !known.answer.as_ref().is_some_and(|told| told.answers(&asked, fresh)) {
             let within = self.witness_cache.logs_within(node);
             let logs = self.provider.logs(self.filter(), LogRange::Block(block.hash));
             let asking = timeout(within, logs).await;
@@ -72,11 +81,11 @@ impl<P: ChainReader> DecryptionAdapter<P> {
             let shown = asking
                 .ok()
                 .and_then(Result::ok)
-                .map(|shown| request_keys(self.source(), &shown.value));
+                .map(|shown| shown_requests(self.source(), &shown.value));
             known.answer = Some(BlockAnswer { at: Instant::now(), shown, block_at_height: None });
         }
         let Some(told) = known.answer.as_mut() else { return NodeStatement::Unknown };
-        if told.shown.as_ref().is_some_and(|shown| shown.contains(&key)) {
+        if told.shown.as_ref().is_some_and(|shown| shown.contains(&asked)) {
             return NodeStatement::Shows;
         }
         let uncertain =
@@ -108,7 +117,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
             }
             known.receipt_requests.insert(transaction, emitted);
         }
-        match known.receipt_requests.get(&transaction).map(|emitted| emitted.contains(&key)) {
+        match known.receipt_requests.get(&transaction).map(|emitted| emitted.contains(&asked)) {
             Some(true) => NodeStatement::Shows,
             Some(false) => NodeStatement::Absent,
             None => uncertain,
@@ -121,12 +130,13 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         &self,
         transaction: B256,
         block: BlockRef,
-    ) -> Option<HashSet<RequestKey>> {
+    ) -> Option<HashSet<ShownRequest>> {
         let emitted = self.provider.receipt_logs(transaction).await.ok()??;
         if emitted.iter().any(|emitted| emitted.event.block.hash != block.hash) {
             return None;
         }
         let own = emitted.iter().filter(|emitted| emitted.address == self.address());
-        Some(own.filter_map(|emitted| Some(self.decode(&emitted.event).ok()?.key)).collect())
+        let decoded = own.filter_map(|emitted| self.decode(&emitted.event).ok());
+        Some(decoded.map(|request| shown_request(&request)).collect())
     }
 }

@@ -1,13 +1,15 @@
 //! Nodes that show a request, deny it, lag, do not answer or lie.
 
+use alloy::sol_types::SolValue as _;
+
 use super::{
     cache::{ABSENT_FOR, SECOND_NODE_GRACE},
     *,
 };
 use crate::{
-    chain::fake_chain::{ADDRESSES, FakeChain, NodeFaults, SOURCE, request_event},
+    chain::fake_chain::{ADDRESSES, CONTRACT, FakeChain, NodeFaults, SOURCE, request_event},
     contracts::abi,
-    domain::{Address, B256, Event},
+    domain::{Address, B256, Bytes, Event, U256},
 };
 
 /// A block with requests 1 and 2, shown by two nodes.
@@ -300,4 +302,27 @@ async fn b5_a_node_that_is_behind_or_down_delays_by_two_seconds_at_most() {
         assert_eq!(witnessed, WitnessVerdict::TwoNodes);
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     }
+}
+
+/// One node puts another ciphertext under the same request: its handle would be answered with a stranger's
+/// value.
+#[tokio::test(start_paused = true)]
+async fn g7_a_digest_that_one_node_alone_shows_is_disputed() {
+    let chain = FakeChain::new(10);
+    chain.state().faults.push(NodeFaults::default());
+    let event = |digest: u8| {
+        let material = (B256::repeat_byte(1), U256::ONE, B256::repeat_byte(digest), vec![CONTRACT]);
+        let data = (vec![material], Address::ZERO, Bytes::new(), Bytes::new()).abi_encode_params();
+        Event { data: data.into(), ..request_event(1) }
+    };
+    chain.mine(vec![event(7)]);
+    let block = chain.block(11);
+    let [right, swapped] = [7, 8].map(|digest| Event { block, ..event(digest) });
+    chain.state().faults[0].forges.push(swapped.clone());
+    let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+    let [right, swapped] = [right, swapped].map(|one| abi::decode(SOURCE, &one).unwrap());
+    assert_eq!(right.key, swapped.key);
+    let verdict = ask(&adapter, &swapped).await;
+    assert!(matches!(verdict, WitnessVerdict::Disputed { .. }), "{verdict:?}");
+    assert_eq!(ask(&adapter, &right).await, WitnessVerdict::TwoNodes);
 }

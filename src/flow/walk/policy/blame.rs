@@ -46,6 +46,7 @@ pub(in crate::flow) fn blame_for(
         | ContractError::InvalidExtraDataLength { .. }
         | ContractError::UnsupportedExtraDataVersion(_)
         | ContractError::InvalidKmsContext(_)
+        | ContractError::InvalidNullContextId
         | ContractError::ECDSAInvalidSignature
         | ContractError::ECDSAInvalidSignatureLength(_)
         | ContractError::ECDSAInvalidSignatureS(_)
