@@ -1,6 +1,7 @@
 //! The product seen from outside, on real servers. `scripts/setup` installs those.
 
 mod requests;
+mod access;
 mod chain;
 mod kms_core;
 mod buckets;

@@ -10,9 +10,11 @@ use alloy::{
 use super::{
     Result,
     contracts::{
-        ContractsInfo, CtHandleContractPair, DelegationAccounts, G8, G14, HandleEntry,
-        RequestValidity, RequestValiditySeconds, UserDecryptionRequestPayload,
+        ContractsInfo, CtHandleContractPair, Decryption, DelegationAccounts, G8, G14, HandleEntry,
+        HeadHandles, HeadUnified, RequestValidity, RequestValiditySeconds,
+        UserDecryptionRequestPayload, Variant, raw,
     },
+    deployment::Deployment,
     random_address, random_key,
     request::{Ask, Kind},
     signing::{Domain, sign},
@@ -85,6 +87,31 @@ impl Access {
 }
 
 impl Ask {
+    /// As [`Ask::mixed`], where users ask in turn in each way that the variant has.
+    pub fn mixed_of(variant: Variant, public: usize, user: usize) -> Vec<Self> {
+        let ways = if variant.since(Variant::G14) {
+            4
+        } else if variant.since(Variant::G12) {
+            2
+        } else {
+            1
+        };
+        let mut users = 0;
+        let in_turn = |ask: Self| {
+            if ask.kind == Kind::Public {
+                return ask;
+            }
+            users += 1;
+            match users % ways {
+                1 => ask.delegated(),
+                2 => ask.unified(),
+                3 => ask.delegated().unified(),
+                _ => ask,
+            }
+        };
+        Self::mixed(public, user).into_iter().map(in_turn).collect()
+    }
+
     /// For handles of somebody who has delegated to the user.
     #[must_use]
     pub fn delegated(mut self) -> Self {
@@ -291,6 +318,73 @@ impl Ask {
             .abi_encode()
         };
         Ok(data.into())
+    }
+}
+
+impl Deployment {
+    /// The logs of a request of this id, of HEAD: up to v0.14 there is the first of them only.
+    pub fn told(&self, ask: &Ask, id: U256) -> Result<[Decryption::RawLog; 2]> {
+        let (materials, handles) = (self.materials(ask), ask.handles());
+        let (user, key, extra) = (ask.user, ask.public_key.clone(), ask.extra_data.clone());
+        Ok(if ask.kind == Kind::Public {
+            [
+                raw(&G8::PublicDecryptionRequest {
+                    decryptionId: id,
+                    snsCtMaterials: materials,
+                    extraData: extra.clone(),
+                }),
+                raw(&HeadHandles::PublicDecryptionRequest {
+                    decryptionId: id,
+                    ctHandles: handles,
+                    extraData: extra,
+                }),
+            ]
+        } else if ask.access.path == Path::Unified {
+            let payload = ask.payload(self.domain())?;
+            [
+                raw(&G14::UserDecryptionRequest {
+                    decryptionId: id,
+                    snsCtMaterials: materials,
+                    handles: ask.entries(),
+                    payload: payload.clone(),
+                }),
+                raw(&HeadUnified::UserDecryptionRequest {
+                    decryptionId: id,
+                    handles: ask.entries(),
+                    payload,
+                }),
+            ]
+        } else {
+            [
+                raw(&G8::UserDecryptionRequest {
+                    decryptionId: id,
+                    snsCtMaterials: materials,
+                    userAddress: user,
+                    publicKey: key.clone(),
+                    extraData: extra.clone(),
+                }),
+                raw(&HeadHandles::UserDecryptionRequest {
+                    decryptionId: id,
+                    ctHandles: handles,
+                    userAddress: user,
+                    publicKey: key,
+                    extraData: extra,
+                }),
+            ]
+        })
+    }
+
+    /// The id of the next request of a kind, where the top byte of an id tells its kind.
+    pub async fn next_id(&self, kind: Kind) -> Result<U256> {
+        let (tag, last) = match kind {
+            Kind::Public => {
+                (1, self.chain.call(self.decryption, &Decryption::publicCounterCall {}).await?)
+            }
+            Kind::User => {
+                (2, self.chain.call(self.decryption, &Decryption::userCounterCall {}).await?)
+            }
+        };
+        Ok((U256::from(tag) << 248) + last + U256::ONE)
     }
 }
 

@@ -7,12 +7,8 @@ use alloy::{
 use serde_json::{Value, json};
 use world::{
     Result,
-    access::Path,
-    contracts::{
-        Decryption, G8, G14, GatewayConfig, HeadHandles, HeadUnified, HostChain, Proxy, Variant,
-        raw, reverted,
-    },
-    deployment::{Deployment, Node, Store, Thresholds},
+    contracts::{Decryption, G8, GatewayConfig, HostChain, Proxy, Variant, raw, reverted},
+    deployment::{Node, Store, Thresholds},
     ministack::Bucket,
     random_address, random_key,
     request::{Ask, Issued, Kind, fhe},
@@ -268,8 +264,8 @@ async fn from_g12_on_requests_come_by_the_protocols_functions() {
             assert!(receipt.logs.iter().all(|log| log.topics[1] == B256::from(request.id)));
             let logs: Vec<_> =
                 receipt.logs.iter().map(|log| (log.topics.clone(), log.data.clone())).collect();
-            let expected: Vec<_> =
-                told(deployment, ask, request).unwrap().into_iter().take(twice).collect();
+            let told = deployment.told(ask, request.id).unwrap().map(|log| (log.topics, log.data));
+            let expected: Vec<_> = told.into_iter().take(twice).collect();
             assert_eq!(logs, expected, "{variant:?} {ask:?}");
             if ask.kind == Kind::User {
                 let signature = ask.signature(deployment.domain()).unwrap();
@@ -290,60 +286,6 @@ async fn from_g12_on_requests_come_by_the_protocols_functions() {
             assert_absent(net.send(call).await);
         }
     }
-}
-
-/// The logs of a request, at HEAD both.
-fn told(deployment: &Deployment, ask: &Ask, request: &Issued) -> Result<Vec<(Vec<B256>, Bytes)>> {
-    let id = request.id;
-    let (materials, handles) = (deployment.materials(ask), ask.handles());
-    let (user, key, extra) = (ask.user, ask.public_key.clone(), ask.extra_data.clone());
-    let logs = if ask.kind == Kind::Public {
-        vec![
-            raw(&G8::PublicDecryptionRequest {
-                decryptionId: id,
-                snsCtMaterials: materials,
-                extraData: extra.clone(),
-            }),
-            raw(&HeadHandles::PublicDecryptionRequest {
-                decryptionId: id,
-                ctHandles: handles,
-                extraData: extra,
-            }),
-        ]
-    } else if ask.access.path == Path::Unified {
-        let payload = ask.payload(deployment.domain())?;
-        vec![
-            raw(&G14::UserDecryptionRequest {
-                decryptionId: id,
-                snsCtMaterials: materials,
-                handles: ask.entries(),
-                payload: payload.clone(),
-            }),
-            raw(&HeadUnified::UserDecryptionRequest {
-                decryptionId: id,
-                handles: ask.entries(),
-                payload,
-            }),
-        ]
-    } else {
-        vec![
-            raw(&G8::UserDecryptionRequest {
-                decryptionId: id,
-                snsCtMaterials: materials,
-                userAddress: user,
-                publicKey: key.clone(),
-                extraData: extra.clone(),
-            }),
-            raw(&HeadHandles::UserDecryptionRequest {
-                decryptionId: id,
-                ctHandles: handles,
-                userAddress: user,
-                publicKey: key,
-                extraData: extra,
-            }),
-        ]
-    };
-    Ok(logs.into_iter().map(|log| (log.topics, log.data)).collect())
 }
 
 #[tokio::test]
