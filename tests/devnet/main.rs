@@ -1,8 +1,9 @@
 //! A whole local network to try a connector on.
 //!
 //! ```text
-//! devnet quickstart              a chain, S3, two KMS nodes and one kms-connector that serves both;
-//!                                ten requests, a configuration changed meanwhile; a verdict
+//! devnet quickstart              a Gateway chain, a host chain, S3, two KMS nodes and one kms-connector
+//!                                that serves both; ten requests, a configuration changed meanwhile; a
+//!                                verdict
 //! devnet up     --dir D [--nodes N]             the same without connector and requests, until Ctrl-C
 //! devnet emit   --dir D --public N --user N     requests on chain, noted in D/requests.jsonl
 //! devnet status --dir D [--json] [--wait S]     which of them are answered, and rightly
@@ -31,11 +32,12 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 use world::{
     Result,
+    contracts::Variant,
     request::{Ask, Kind},
     run::run,
 };
 
-use network::{Network, Servers};
+use network::{Network, Servers, generation};
 
 #[derive(Parser)]
 #[command(name = "devnet", about = "A local Gateway chain with contracts, S3 and a KMS Core stub")]
@@ -62,8 +64,11 @@ enum Command {
         /// KMS nodes; all of them must answer.
         #[arg(long, default_value_t = 1)]
         nodes: u16,
+        /// What the contracts are: G7 to HEAD.
+        #[arg(long, value_name = "NAME", default_value = "HEAD", value_parser = generation)]
+        generation: Variant,
     },
-    /// Puts requests on chain.
+    /// Has the host chain grant requests, and puts them on chain.
     Emit {
         #[arg(long)]
         dir: PathBuf,
@@ -91,9 +96,10 @@ async fn main() -> ExitCode {
         Command::Quickstart(options) => quickstart::run(&options, interrupts).await,
         Command::Idle(options) => interrupts.or(idle::run(&options)).await,
         Command::Watch(options) => interrupts.or(watch::run(&options)).await,
-        Command::Up { dir, block_time, nodes } => {
+        Command::Up { dir, block_time, nodes, generation } => {
+            let block_time = Duration::from_millis(block_time);
             tokio::select! {
-                ended = up(&dir, Duration::from_millis(block_time), nodes) => ended,
+                ended = up(&dir, generation, block_time, nodes) => ended,
                 _signal = interrupts.next() => Ok(ExitCode::SUCCESS),
             }
         }
@@ -105,8 +111,8 @@ async fn main() -> ExitCode {
     .await
 }
 
-async fn up(dir: &Path, block_time: Duration, nodes: u16) -> Result<ExitCode> {
-    let mut servers = Servers::start(dir, block_time, nodes).await?;
+async fn up(dir: &Path, variant: Variant, block_time: Duration, nodes: u16) -> Result<ExitCode> {
+    let mut servers = Servers::start(dir, variant, block_time, nodes).await?;
     println!("{}", serde_json::to_string_pretty(&servers.network)?);
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -115,8 +121,9 @@ async fn up(dir: &Path, block_time: Duration, nodes: u16) -> Result<ExitCode> {
 }
 
 async fn emit(dir: &Path, public: usize, user: usize) -> Result<ExitCode> {
-    let (_, deployment) = Network::attach(dir)?;
-    for request in network::emit(dir, &deployment, Ask::mixed(public, user)).await? {
+    let (network, deployment) = Network::attach(dir)?;
+    let (asks, host) = (Ask::mixed_of(network.variant, public, user), network.host()?);
+    for request in network::emit(dir, (&deployment, host.as_ref()), asks).await? {
         println!("{:#066x}", request.id);
     }
     Ok(ExitCode::SUCCESS)

@@ -16,6 +16,7 @@ use world::{
     attestation::Layout,
     contracts::Variant,
     deployment::{Answer, Deployment, Store, Thresholds},
+    host::{self, Host, HostChain, HostOptions},
     ministack::Bucket,
     parties::{Parties, Party},
     request::{Ask, Issued},
@@ -25,6 +26,30 @@ use world::{
 
 const NETWORK: &str = "devnet.json";
 const REQUESTS: &str = "requests.jsonl";
+const HOST_BLOCK_TIME: Duration = Duration::from_secs(1);
+/// A connector asks for the state of a block that may be some seconds old.
+const HOST_STATES: &str = "64";
+
+/// The generations by the names that the documentation uses.
+const GENERATIONS: [(&str, Variant); 8] = [
+    ("G7", Variant::G7),
+    ("G8", Variant::G8),
+    ("G9", Variant::V0_9_7),
+    ("G10", Variant::G10),
+    ("G12", Variant::G12),
+    ("G13", Variant::G13),
+    ("G14", Variant::G14),
+    ("HEAD", Variant::Head),
+];
+
+/// The generation of this name.
+pub fn generation(name: &str) -> Result<Variant, String> {
+    let found = GENERATIONS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    found.map(|(_, variant)| *variant).ok_or_else(|| {
+        let names = GENERATIONS.map(|(known, _)| known);
+        format!("there are {}", names.join(", "))
+    })
+}
 
 /// `devnet.json`: all that connectors and the other subcommands need. Holds the keys of a network
 /// that lives on this machine only.
@@ -42,8 +67,45 @@ pub struct Network {
     pub coprocessor: Address,
     pub bucket_url: String,
     pub nodes: Vec<Node>,
+    /// From G12 on: the chain whose contracts own the handles.
+    pub host_chain: Option<HostNetwork>,
     pub anvil_pid: Option<u32>,
     pub ministack_pid: Option<u32>,
+}
+
+/// The host chain.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HostNetwork {
+    pub http_url: String,
+    pub ws_url: String,
+    pub chain_id: u64,
+    pub acl: Address,
+    pub protocol_config: Address,
+    pub anvil_pid: Option<u32>,
+}
+
+impl HostNetwork {
+    fn of(HostChain { anvil, host }: &HostChain) -> Self {
+        Self {
+            http_url: anvil.http_url(),
+            ws_url: anvil.ws_url(),
+            chain_id: host.chain_id,
+            acl: host.acl,
+            protocol_config: host.protocol_config,
+            anvil_pid: anvil.pid(),
+        }
+    }
+
+    fn host(&self, variant: Variant) -> Result<Host> {
+        Ok(Host {
+            chain: Chain::new(&self.http_url, anvil::ADMIN)?,
+            chain_id: self.chain_id,
+            acl: self.acl,
+            acl_variant: variant,
+            protocol_config: self.protocol_config,
+            protocol_variant: variant,
+        })
+    }
 }
 
 /// One KMS node.
@@ -68,7 +130,12 @@ pub struct Servers {
 
 impl Servers {
     /// A fresh network of `nodes` KMS nodes with its data in `dir`. All of them must agree.
-    pub async fn start(dir: &Path, block_time: Duration, nodes: u16) -> Result<Self> {
+    pub async fn start(
+        dir: &Path,
+        variant: Variant,
+        block_time: Duration,
+        nodes: u16,
+    ) -> Result<Self> {
         forget_the_last(dir)?;
         // It may be left running for days: whatever it keeps of each block would fill memory and disk.
         let anvil = AnvilOptions {
@@ -77,10 +144,17 @@ impl Servers {
             arguments: vec![anvil::NO_OLD_STATES.to_owned()],
             ..AnvilOptions::default()
         };
-        let options = SceneOptions { anvil, ..SceneOptions::of(Variant::G10) };
+        let mut hosts = Vec::new();
+        if variant.since(Variant::G12) {
+            let mut host = HostOptions::of(variant).block_time(Some(HOST_BLOCK_TIME));
+            host.anvil.durable = false;
+            host.anvil.arguments.extend([anvil::NO_OLD_STATES.to_owned(), HOST_STATES.to_owned()]);
+            hosts.push(host);
+        }
+        let options = SceneOptions { anvil, hosts, ..SceneOptions::of(variant) };
         let thresholds = Thresholds { public: nodes.into(), user: nodes.into() };
         let parties = Parties::start(dir, &options, nodes.into(), thresholds).await?;
-        let Parties { list, deployment, anvil, ministack, .. } = &parties;
+        let Parties { list, deployment, anvil, ministack, hosts } = &parties;
         let node = |(index, party): (usize, &Party)| Node {
             name: format!("node-{}", index + 1),
             core_endpoint: party.core.endpoint(),
@@ -104,6 +178,7 @@ impl Servers {
             coprocessor: store.tx_sender,
             bucket_url: bucket_url.into(),
             nodes: list.iter().enumerate().map(node).collect(),
+            host_chain: hosts.first().map(HostNetwork::of),
             anvil_pid: anvil.pid(),
             ministack_pid: ministack.pid(),
         };
@@ -118,6 +193,9 @@ impl Servers {
     /// An error with the last output of a server that has ended by itself.
     pub fn check(&mut self) -> Result<()> {
         self.parties.anvil.check()?;
+        for host in &mut self.parties.hosts {
+            host.anvil.check()?;
+        }
         self.parties.ministack.check()
     }
 }
@@ -149,9 +227,17 @@ impl Network {
         fs::rename(&draft, dir.join(NETWORK)).map_err(|e| io(NETWORK, e))
     }
 
+    /// The contracts of the host chain.
+    pub fn host(&self) -> Result<Option<Host>> {
+        self.host_chain.as_ref().map(|network| network.host(self.variant)).transpose()
+    }
+
     /// The configuration of the connector of one node.
-    pub fn connector_config(&self, node: &Node) -> String {
-        format!(
+    pub fn connector_config(&self, node: &Node) -> Result<String> {
+        let host = self.host()?;
+        let chain = self.host_chain.as_ref().zip(host.as_ref());
+        let chain = chain.map(|(network, host)| host::config_of(&[(&network.ws_url, host)]));
+        Ok(format!(
             "# A connector of a network that lives on this machine only.\n\
              # config/environments/config-base.toml documents every key.\n\
              gateway_url = \"{}\"\n\
@@ -160,7 +246,8 @@ impl Network {
              gateway_config_address = \"{}\"\n\
              starting_block = {}\n\
              kms_core_endpoint = \"{}\"\n\
-             private_key = \"{}\"\n",
+             private_key = \"{}\"\n\
+             {}",
             self.ws_url,
             self.chain_id,
             self.decryption,
@@ -168,7 +255,8 @@ impl Network {
             self.since_block,
             node.core_endpoint,
             node.wallet_private_key,
-        )
+            chain.unwrap_or_default(),
+        ))
     }
 }
 
@@ -189,8 +277,15 @@ impl Node {
     }
 }
 
-/// Puts requests on chain and notes them in `dir`.
-pub async fn emit(dir: &Path, deployment: &Deployment, asks: Vec<Ask>) -> Result<Vec<Issued>> {
+/// Has the host chain grant requests, puts them on chain, and notes them in `dir`.
+pub async fn emit(
+    dir: &Path,
+    (deployment, host): (&Deployment, Option<&Host>),
+    asks: Vec<Ask>,
+) -> Result<Vec<Issued>> {
+    if let Some(host) = host {
+        host.grant(&asks).await?;
+    }
     let requests = deployment.request(asks).await?;
     let mut lines = String::new();
     for request in &requests {

@@ -13,6 +13,7 @@ use clap::Args;
 use tokio::time::{Instant, sleep};
 use world::{
     Error, Result,
+    contracts::Variant,
     folders::Run,
     journal::{self, Entry},
     request::{Ask, Issued},
@@ -23,7 +24,7 @@ use world::{
 };
 
 use crate::{
-    network::{Servers, emit},
+    network::{Servers, emit, generation},
     verdict::{self, Verdict},
 };
 
@@ -40,6 +41,9 @@ pub struct Options {
     /// The connector's program [default: the one built beside this program].
     #[arg(long, value_name = "FILE")]
     connector: Option<PathBuf>,
+    /// What the contracts are: G7 to HEAD. From G12 on there is a host chain, where access is checked.
+    #[arg(long, value_name = "NAME", default_value = "HEAD", value_parser = generation)]
+    generation: Variant,
     /// Public decryption requests to emit.
     #[arg(long, default_value_t = 5, value_name = "N")]
     public: usize,
@@ -109,15 +113,15 @@ fn interrupted(signal: i32) -> ExitCode {
 async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
     let program = connector_program(options.connector.as_deref())?;
     let log = Progress::start();
-    log.say("starting", "a Gateway chain (anvil), S3 (ministack), a KMS Core stub for each node");
-    let servers = Servers::start(&run.dir, BLOCK_TIME, NODES).await?;
+    log.say("starting", "chains (anvil), S3 (ministack), a KMS Core stub for each node");
+    let servers = Servers::start(&run.dir, options.generation, BLOCK_TIME, NODES).await?;
     tell_the_network(&log, &servers);
 
     let network = &servers.network;
     // From where the operator is: the path of a socket must be short.
     let mut supervisor = Supervised::new(Path::new(&near(&run.dir)))?;
     for node in &network.nodes {
-        supervisor.configs.write(&node.name, &network.connector_config(node))?;
+        supervisor.configs.write(&node.name, &network.connector_config(node)?)?;
     }
     supervisor.start(&program)?;
     let mut scene = Scene { supervisor, servers, program };
@@ -126,13 +130,14 @@ async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
     log.say("kms-connector", format!("one process, {}, runs both nodes", before.pid));
     scene.show_status();
 
-    let deployment = scene.servers.deployment().clone();
+    let (deployment, host) = (scene.servers.deployment().clone(), scene.servers.network.host()?);
+    let contracts = (&deployment, host.as_ref());
     // A part of them before the change, a part while it is applied, a part after it.
-    let mut asks = Ask::mixed(options.public, options.user);
+    let mut asks = Ask::mixed_of(options.generation, options.public, options.user);
     let all = asks.len();
     let after = asks.split_off(all - all / 3);
     let meanwhile = asks.split_off(all - 2 * (all / 3));
-    let mut requests = emit(&run.dir, &deployment, asks).await?;
+    let mut requests = emit(&run.dir, contracts, asks).await?;
     log.say("emitted", format!("{} of {all} decryption requests", requests.len()));
 
     let changed = &names[1];
@@ -141,7 +146,7 @@ async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
     let file = near(&scene.supervisor.configs.file(changed));
     log.say("edited", format!("{file}: retry_interval_secs = 2 (it was the default, 5)"));
     log.say("emitted", format!("{} more, while that is applied", meanwhile.len()));
-    requests.extend(emit(&run.dir, &deployment, meanwhile).await?);
+    requests.extend(emit(&run.dir, contracts, meanwhile).await?);
     let reloaded = scene.reloaded(changed, &before).await?;
     log.say("reloaded", format!("{changed}, {} ms after the edit", edited.elapsed().as_millis()));
     let mut good = true;
@@ -152,7 +157,7 @@ async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
         good &= right;
     }
     log.say("emitted", format!("{} more, after it", after.len()));
-    requests.extend(emit(&run.dir, &deployment, after).await?);
+    requests.extend(emit(&run.dir, contracts, after).await?);
 
     let deadline = Duration::from_secs(options.wait);
     // Who is late stands in the table.
@@ -226,11 +231,11 @@ impl Scene {
         }
     }
 
-    /// As an operator does it with an editor.
+    /// As an operator does it with an editor: in front of all tables.
     fn edit(&self, name: &str, line: &str) -> Result<()> {
         let file = self.supervisor.configs.file(name);
         let text = fs::read_to_string(&file).map_err(|e| Error::Io(near(&file), e))?;
-        self.supervisor.configs.overwrite(name, &format!("{text}{line}\n"))
+        self.supervisor.configs.overwrite(name, &format!("{line}\n{text}"))
     }
 
     /// Waits for the next generation of an instance.
@@ -309,8 +314,13 @@ impl Progress {
 fn tell_the_network(log: &Progress, servers: &Servers) {
     let network = &servers.network;
     log.say("Gateway chain", format!("{} (chain id {})", network.ws_url, network.chain_id));
-    log.say("contracts", format!("Decryption {}", network.decryption));
+    log.say("contracts", format!("Decryption {} ({:?})", network.decryption, network.variant));
     log.say("", format!("GatewayConfig {}", network.gateway_config));
+    if let Some(host) = &network.host_chain {
+        log.say("host chain", format!("{} (chain id {})", host.ws_url, host.chain_id));
+        log.say("contracts", format!("ACL {}", host.acl));
+        log.say("", format!("ProtocolConfig {}", host.protocol_config));
+    }
     log.say("S3 bucket", &network.bucket_url);
     for node in &network.nodes {
         let (core, wallet) = (&node.core_endpoint, node.wallet_address);

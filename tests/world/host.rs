@@ -81,16 +81,24 @@ impl HostChain {
 /// What a connector's configuration says of these chains, after all other keys. The contexts are on the
 /// first.
 pub fn config(chains: &[HostChain]) -> String {
-    let contexts = chains.first().map(|HostChain { anvil, host }| {
-        let (url, id, contexts) = (anvil.http_url(), host.chain_id, host.protocol_config);
+    let urls: Vec<String> = chains.iter().map(|chain| chain.anvil.http_url()).collect();
+    let each: Vec<_> =
+        urls.iter().map(String::as_str).zip(chains.iter().map(|c| &c.host)).collect();
+    config_of(&each)
+}
+
+/// The same of chains that are known by a URL of their nodes.
+pub fn config_of(chains: &[(&str, &Host)]) -> String {
+    let contexts = chains.first().map(|(url, Host { chain_id, protocol_config, .. })| {
         format!(
-            "ethereum_url = \"{url}\"\nethereum_chain_id = {id}\n\
-             protocol_config_address = \"{contexts}\"\n"
+            "ethereum_url = \"{url}\"\nethereum_chain_id = {chain_id}\n\
+             protocol_config_address = \"{protocol_config}\"\n"
         )
     });
-    let each = chains.iter().map(|HostChain { anvil, host }| {
-        let (url, id, acl) = (anvil.http_url(), host.chain_id, host.acl);
-        format!("[[host_chains]]\nchain_id = {id}\nurl = \"{url}\"\nacl_address = \"{acl}\"\n")
+    let each = chains.iter().map(|(url, Host { chain_id, acl, .. })| {
+        format!(
+            "[[host_chains]]\nchain_id = {chain_id}\nurl = \"{url}\"\nacl_address = \"{acl}\"\n"
+        )
     });
     contexts.into_iter().chain(each).collect()
 }
