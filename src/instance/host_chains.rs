@@ -33,6 +33,8 @@ use crate::{
 /// How often a chain is looked at.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(20);
 const REPORTED_EVERY: Duration = Duration::from_secs(1);
+/// At a start: a node is connected by then.
+const FIRST_LOOK_AFTER: Duration = Duration::from_secs(1);
 /// The oldest block by which a context is judged.
 const ETHEREUM_MAX_AGE: Duration = Duration::from_mins(2);
 /// One of the chain's endpoints is enough to judge a context.
@@ -122,6 +124,7 @@ impl<P: ChainReader> HostContract<P> {
     /// Looks at it from time to time, for ever.
     async fn follow(self) {
         let (chain, mut repeats, mut is_lost) = (self.chain_id(), LogThrottle::default(), false);
+        sleep(FIRST_LOOK_AFTER).await;
         loop {
             match self.look().await {
                 Ok(()) if std::mem::take(&mut is_lost) => {
@@ -195,7 +198,8 @@ pub(super) async fn follow<P: ChainReader>(
 pub(super) fn lack_for(config: &Config, deployment: &Deployment) -> Option<String> {
     if deployment.checks_access() && config.host_chains.is_empty() {
         return Some(format!(
-            "contracts of {} check no access themselves and no host chain is configured, so their              requests are held: add a table [[host_chains]] for each chain whose handles are decrypted",
+            "contracts of {} check no access themselves and no host chain is configured, so their \
+             requests are held: add a table [[host_chains]] for each chain whose handles are decrypted",
             deployment.generation
         ));
     }
