@@ -12,6 +12,10 @@ use kms_connector::telemetry::logging;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// How long a thread for blocking work waits for more of it. Every instance looks at its journal's files
+/// every ten seconds: with the default of as many, each instance would keep a thread.
+const IDLE_THREAD_KEPT: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
     let cli = match Cli::from_process() {
         Ok(cli) => cli,
@@ -31,7 +35,11 @@ fn main() -> ExitCode {
     }
     // The one TLS provider. An error would mean that it is installed already.
     kms_connector::net::tls::install_provider();
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_keep_alive(IDLE_THREAD_KEPT)
+        .build();
+    match runtime {
         Ok(runtime) => {
             let exit = runtime.block_on(cli.run(environment, kept));
             // A file read on a hanging disk must not delay the exit.

@@ -27,6 +27,7 @@
 //! moment gains nothing either: one that was lost just now is waited for.
 
 mod cache;
+mod shown_request;
 mod statement;
 
 use std::time::Duration;

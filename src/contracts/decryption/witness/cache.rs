@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{AGAIN_AFTER, statement::ShownRequest};
+use super::{AGAIN_AFTER, shown_request::ShownRequest};
 use crate::{
     chain::reader::NodeId,
     domain::{B256, BlockRef, RequestKey},

@@ -4,11 +4,14 @@ use std::{collections::HashSet, time::Duration};
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::cache::{BlockAnswer, BlockKnowledge};
+use super::{
+    cache::{BlockAnswer, BlockKnowledge},
+    shown_request::{ShownRequest, shown_request, shown_requests},
+};
 use crate::{
     chain::reader::{BlockId, ChainReader, LogRange, NodeId},
-    contracts::{abi, decryption::DecryptionAdapter},
-    domain::{B256, BlockRef, Event, Request, RequestKey, RequestSource},
+    contracts::decryption::DecryptionAdapter,
+    domain::{B256, BlockRef, Request},
 };
 
 /// Receipts of a block remembered per node.
@@ -27,19 +30,6 @@ pub(super) enum NodeStatement {
     NoBlock,
     /// It is behind or does not answer.
     Unknown,
-}
-
-/// What a node shows of a request: the whole event, as far as it means anything. The key alone is not
-/// enough: one node could put other ciphertexts under the same request.
-pub(super) type ShownRequest = (RequestKey, B256);
-
-fn shown_request(request: &Request) -> ShownRequest {
-    (request.key, abi::materials_hash(request))
-}
-
-fn shown_requests(source: RequestSource, events: &[Event]) -> HashSet<ShownRequest> {
-    let decoded = events.iter().filter_map(|event| abi::decode(source, event).ok());
-    decoded.map(|request| shown_request(&request)).collect()
 }
 
 impl<P: ChainReader> DecryptionAdapter<P> {
