@@ -2,6 +2,7 @@
 //! grant, and nothing else.
 
 mod walk;
+mod two_events;
 mod upgrades;
 mod denials;
 mod host_nodes;
