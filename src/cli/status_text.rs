@@ -284,6 +284,7 @@ fn facts(instance: &InstanceStatus, now_ms: u64) -> Lines {
         ("restarts", instance.restarts.to_string()),
         ("chain id", number(instance.chain_id)),
         ("decryption", text(instance.decryption.as_ref())),
+        ("contracts", text(gauges.contracts.as_ref())),
         ("gateway", text(instance.gateway.as_ref())),
         ("kms core", text(instance.kms_core.as_ref())),
         ("wallet", text(gauges.wallet.as_ref())),

@@ -146,7 +146,8 @@ impl Instance {
             housekeeping::follow_support(name, adapter, support.clone(), self.machine.dice.clone());
         self.tasks.spawn_endless(&self.support_stop, "contract support", following);
         let reporter = self.supervision.reporter.clone();
-        let following = host_chains::follow_lack(config.clone(), support.subscribe(), reporter);
+        let following =
+            host_chains::follow_deployment(config.clone(), support.subscribe(), reporter);
         self.tasks.spawn_endless(&self.support_stop, "configuration of host chains", following);
         support
     }

@@ -213,22 +213,32 @@ pub(super) fn lack_for(config: &Config, deployment: &Deployment) -> Option<Strin
     })
 }
 
-/// Reports what the configuration lacks for the deployment of now, for ever. Contracts are upgraded under
-/// running instances.
-pub(super) async fn follow_lack(
+/// Reports the deployment of now and what the configuration lacks for it, for ever. Contracts are upgraded
+/// under running instances.
+pub(super) async fn follow_deployment(
     config: Config,
     mut support: watch::Receiver<DeploymentSupport>,
     reporter: Reporter,
 ) {
     loop {
-        let lack = match &*support.borrow_and_update() {
-            DeploymentSupport::Served(deployment) => lack_for(&config, deployment),
-            DeploymentSupport::Newer { .. } | DeploymentSupport::Upgraded { .. } => None,
+        let (contracts, lack) = match &*support.borrow_and_update() {
+            DeploymentSupport::Served(deployment) => {
+                (deployment.to_string(), lack_for(&config, deployment))
+            }
+            DeploymentSupport::Newer { version } => {
+                (format!("newer than this version knows (\"{version}\"): held"), None)
+            }
+            DeploymentSupport::Upgraded { block } => {
+                (format!("upgraded in block {block}, and being read again"), None)
+            }
         };
         if let Some(lack) = &lack {
             warn!(lack, "the configuration lacks what these contracts need");
         }
-        reporter.gauges.send_if_modified(|gauges| replace_if_changed(&mut gauges.lack, lack));
+        reporter.gauges.send_if_modified(|gauges| {
+            let is_new = replace_if_changed(&mut gauges.contracts, Some(contracts));
+            replace_if_changed(&mut gauges.lack, lack) || is_new
+        });
         if support.changed().await.is_err() {
             return std::future::pending().await;
         }

@@ -83,7 +83,7 @@ pub enum OpenError {
     /// Another process, or another instance of this one, has it open.
     #[error(
         "journal {} is in use by {}: one wallet is served by one instance; stop the other, or give \
-         this one another wallet or state directory",
+         this one another wallet",
         path.display(), holder(*pid)
     )]
     Locked { path: PathBuf, pid: Option<u32> },

@@ -11,6 +11,9 @@ use crate::time::clock;
 pub struct Gauges {
     /// The wallet's address, once it is known.
     pub wallet: Option<String>,
+    /// The deployed contracts, by the versions that they tell.
+    #[serde(default)]
+    pub contracts: Option<String>,
     /// The newest block seen.
     pub head: Option<u64>,
     /// The last block whose requests are all stored.

@@ -34,6 +34,7 @@ fn instance(name: &str, state: InstanceState) -> InstanceStatus {
         kms_core: Some("core-1.example:50052".to_owned()),
         gauges: Gauges {
             wallet: Some("0x2c7536E3605D9C16a7a3D7b1898e529396a65c23".to_owned()),
+            contracts: Some("G14 (\"Decryption v0.6.0\")".to_owned()),
             head: Some(5_000_000),
             cursor: Some(4_999_999),
             in_hand: 2,
@@ -256,6 +257,7 @@ config-3: backing-off
   restarts       3
   chain id       261131
   decryption     0x5fbdb2315678afecb367f032d93f642f64180aa3
+  contracts      -
   gateway        gateway.example
   kms core       core-1.example:50052
   wallet         -

@@ -345,6 +345,7 @@ async fn events_of_later_generations_are_kept() -> Result<()> {
         ownerAddress: random_address(),
     };
     let id = |id: u64| U256::from(id);
+    let asked_twice = payload();
     let logs = vec![
         raw(&G14::UserDecryptionRequest {
             decryptionId: id(0xc001),
@@ -374,12 +375,12 @@ async fn events_of_later_generations_are_kept() -> Result<()> {
             decryptionId: id(0xc005),
             snsCtMaterials: public().materials(&senders),
             handles: vec![entry.clone()],
-            payload: payload(),
+            payload: asked_twice.clone(),
         }),
         raw(&HeadUnified::UserDecryptionRequest {
             decryptionId: id(0xc005),
             handles: vec![entry],
-            payload: payload(),
+            payload: asked_twice,
         }),
     ];
     deployment.emit_raw(logs).await?;
@@ -422,7 +423,7 @@ async fn an_upgrade_to_g12_and_back_is_noticed_at_once() -> Result<()> {
     for round in 1..=3 {
         let asked = scene.core.asks().len();
         // The request follows the upgrade in the same block: there access is not checked any more.
-        let asks = vec![public(), user()];
+        let asks = vec![public(), public()];
         scene.deployment.upload(&asks).await?;
         let requests = upgrade_and_request(&mut scene, Variant::G12, asks).await?;
         for id in &requests {
