@@ -31,7 +31,7 @@ use kms_connector::{
         Operation, Request, RequestSource, SignedResult, SigningDomain, U256,
     },
     flow::{
-        Arrival, Batch, RequestLedger as _,
+        Arrival, Batch, RequestLedger as _, Sighting,
         kms_core::wire::{self, ExtraDataMeaning},
     },
     journal::{Identity, Journal},
@@ -221,7 +221,7 @@ fn batch(count: u64, size: u64) -> Batch {
     let arrival = |count| {
         let event = event(Kind::PublicDecryption, 1, count);
         let request = abi::decode(SOURCE, &event).expect("an event of a shape that is served");
-        Arrival { key: request.key, kind: request.kind(), event }
+        Arrival { key: request.key, kind: request.kind(), event, seen: Sighting::Joined }
     };
     Batch {
         arrivals: (count..count + size).map(arrival).collect(),
@@ -255,6 +255,7 @@ fn empty_book(wallet: &Wallet, max_in_flight: usize) -> LaneState {
             base_fee: Some(1_000_000_000),
             gas_limit: None,
             connection: 1,
+            timestamp: None,
         },
         now,
     );
