@@ -6,11 +6,12 @@
 
 mod core_address;
 mod access_refusal;
-mod eip712;
+pub mod eip712;
 mod id;
 mod ciphertext;
 mod terms;
 pub mod stage;
+mod stable_words;
 mod hold;
 mod untrusted_text;
 

@@ -2,29 +2,12 @@
 
 use std::fmt;
 
-macro_rules! access_refusals {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
-        /// The words are stable: the journal, logs and metrics use them.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum AccessRefusalReason { $($(#[$doc])* $variant,)+ }
+use super::stable_words::stable_words;
 
-        impl AccessRefusalReason {
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+stable_words! {
+    /// The words are stable: the journal, logs and metrics use them.
+    pub enum AccessRefusalReason;
 
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)+ }
-            }
-
-            #[must_use]
-            pub fn from_name(name: &str) -> Option<Self> {
-                match name { $($name => Some(Self::$variant),)+ _ => None }
-            }
-        }
-    };
-}
-
-access_refusals! {
     /// The request's transaction does not call the Decryption contract itself.
     ForeignCall = "foreign_call",
     /// The transaction's calldata does not ask for what the event says.

@@ -4,7 +4,8 @@ use alloy::primitives::{Keccak256, keccak256};
 
 use super::{B256, SigningDomain, U256};
 
-const DOMAIN_TYPE: &str =
+/// The type of a [`SigningDomain`].
+pub const DOMAIN_TYPE: &str =
     "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)";
 
 impl SigningDomain {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::stable_words::stable_words;
+
 /// Why a request is set aside that only time or an operator can fix. Not terminal: retried slowly, and
 /// at once after a restart or reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,29 +25,10 @@ impl fmt::Display for Hold {
     }
 }
 
-macro_rules! hold_reasons {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
-        /// Why a request is held. The names are stable: logs, metrics and the journal use them.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum HoldReason { $($(#[$doc])* $variant,)+ }
+stable_words! {
+    /// Why a request is held. The names are stable: logs, metrics and the journal use them.
+    pub enum HoldReason;
 
-        impl HoldReason {
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)+ }
-            }
-
-            #[must_use]
-            pub fn from_name(name: &str) -> Option<Self> {
-                match name { $($name => Some(Self::$variant),)+ _ => None }
-            }
-        }
-    };
-}
-
-hold_reasons! {
     /// The contract or the event is of a generation that this connector cannot serve.
     UnsupportedGeneration = "unsupported_generation",
     /// An FHE type that this connector does not know.

@@ -2,10 +2,7 @@
 
 use alloy::primitives::{Keccak256, keccak256};
 
-use crate::domain::{B256, SigningDomain, U256};
-
-const DOMAIN_TYPE: &str =
-    "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)";
+use crate::domain::{B256, SigningDomain};
 
 /// The type strings of one structure, without and with `extraData`.
 struct Types {
@@ -22,18 +19,6 @@ const USER: Types = Types {
     without_extra_data: "UserDecryptResponseVerification(bytes publicKey,bytes32[] ctHandles,bytes userDecryptedShare)",
     with_extra_data: "UserDecryptResponseVerification(bytes publicKey,bytes32[] ctHandles,bytes userDecryptedShare,bytes extraData)",
 };
-
-/// The domain separator.
-#[must_use]
-pub fn domain_separator(domain: &SigningDomain) -> B256 {
-    let mut hasher = Keccak256::new();
-    hasher.update(keccak256(DOMAIN_TYPE));
-    hasher.update(keccak256(&domain.name));
-    hasher.update(keccak256(&domain.version));
-    hasher.update(U256::from(domain.chain_id).to_be_bytes::<32>());
-    hasher.update(domain.verifying_contract.into_word());
-    hasher.finalize()
-}
 
 /// The digest a Core signs for a public decryption. `extra_data` is `None` where the contract's
 /// structure has no such member (G7).
@@ -87,11 +72,7 @@ fn digest(
     if let Some(extra_data) = extra_data {
         structure.update(keccak256(extra_data));
     }
-    let mut message = Keccak256::new();
-    message.update([0x19, 0x01]);
-    message.update(domain_separator(domain));
-    message.update(structure.finalize());
-    message.finalize()
+    domain.digest(structure.finalize())
 }
 
 #[cfg(test)]
