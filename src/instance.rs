@@ -113,11 +113,13 @@ pub async fn run(
     edges: Edges,
     estate: Option<JournalTenure>,
 ) -> EndedInstance {
+    let machine = edges.machine.clone();
+    let kept = estate.map(|estate| KeptJournal::of(estate, &machine));
     let mut instance = Instance {
         tasks: Tasks::default(),
-        journal_state: JournalState::NotOpen(estate.map(KeptJournal::of)),
+        journal_state: JournalState::NotOpen(kept),
         supervision,
-        machine: edges.machine.clone(),
+        machine,
         support_stop: CancellationToken::new(),
     };
     let built = {

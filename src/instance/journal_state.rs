@@ -57,9 +57,9 @@ pub(super) struct KeptJournal {
 }
 
 impl KeptJournal {
-    pub(super) fn of(tenure: JournalTenure) -> Self {
+    pub(super) fn of(tenure: JournalTenure, machine: &Machine) -> Self {
         let (stop, mut keeping) = (CancellationToken::new(), JoinSet::new());
-        let kept = tenure.store.keep(stop.clone());
+        let kept = tenure.store.keep(machine.clone(), stop.clone());
         let keep = async move {
             kept.await
                 .inspect_err(|error| {

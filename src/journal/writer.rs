@@ -281,13 +281,18 @@ impl<S: Store> IdleStore<S> {
         self.shared.identity
     }
 
-    /// Keeps it for the next writer until `until`. An error, which also closes it: the tenure was lost. If the
-    /// files were deleted, they are written again.
-    pub async fn keep(mut self, until: CancellationToken) -> Result<Self, JournalError> {
+    /// Keeps it for the next writer until `until`, on the machine of who waits: the writer that left it may be
+    /// of a process that is gone. An error, which also closes it: the tenure was lost. If the files were
+    /// deleted, they are written again.
+    pub async fn keep(
+        mut self,
+        machine: Machine,
+        until: CancellationToken,
+    ) -> Result<Self, JournalError> {
         loop {
             let pause = sleep(TENURE_CHECK_INTERVAL);
             let is_over = until.run_until_cancelled(pause).await.is_none();
-            let (machine, path) = (self.shared.machine.clone(), self.shared.path.clone());
+            let path = self.shared.path.clone();
             let checking = machine.run(move || match self.store.tenure_loss() {
                 None => Ok(self),
                 Some(lost) => Err(lost),

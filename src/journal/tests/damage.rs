@@ -499,11 +499,11 @@ async fn d8_a_journal_deleted_between_two_writers_is_written_again() {
     let kept = journal.keep().await.unwrap();
     let stop = CancellationToken::new();
     let mut keeping = JoinSet::new();
-    keeping.spawn(kept.keep(stop.clone()));
+    keeping.spawn(kept.keep(Machine::default(), stop.clone()));
     tokio::time::sleep(Duration::from_mins(1)).await;
     stop.cancel();
     let kept = keeping.join_next().await.unwrap().unwrap().expect("it is as it was");
-    keeping.spawn(kept.keep(CancellationToken::new()));
+    keeping.spawn(kept.keep(Machine::default(), CancellationToken::new()));
     fs::remove_dir_all(dir.path()).unwrap();
     let lost = keeping.join_next().await.unwrap().unwrap().unwrap_err();
     assert!(matches!(lost, JournalError::Deleted { .. }), "{lost}");
