@@ -2,6 +2,9 @@
 
 mod sample;
 mod protocol;
+mod statuses;
+mod answers;
+mod connections;
 mod contexts;
 mod trouble;
 mod forgotten;

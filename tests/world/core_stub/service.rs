@@ -1,0 +1,91 @@
+//! The services as gRPC has them.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    decryptions::{Question, traceparent},
+    state::Shared,
+};
+use crate::proto::{
+    grpc::health::v1 as health_v1, kms::v1,
+    kms_service::v1::core_service_endpoint_server::CoreServiceEndpoint,
+};
+
+#[derive(Clone)]
+pub(super) struct Service(pub(super) Arc<Shared>);
+
+#[tonic::async_trait]
+impl CoreServiceEndpoint for Service {
+    async fn public_decrypt(
+        &self,
+        request: Request<v1::PublicDecryptionRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let traceparent = traceparent(&request);
+        let request = request.into_inner();
+        self.0.ask(&Question {
+            id: request.request_id,
+            key_id: request.key_id,
+            domain: request.domain,
+            ciphertexts: request.ciphertexts,
+            extra_data: request.extra_data,
+            context_id: request.context_id,
+            epoch_id: request.epoch_id,
+            client: None,
+            traceparent,
+        })
+    }
+
+    async fn get_public_decryption_result(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::PublicDecryptionResponse>, Status> {
+        let id = request.into_inner();
+        let (entry, behaviour) = self.0.result(id.clone()).await?;
+        Ok(Response::new(self.0.public_response(id, entry, &behaviour)))
+    }
+
+    async fn user_decrypt(
+        &self,
+        request: Request<v1::UserDecryptionRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let traceparent = traceparent(&request);
+        let request = request.into_inner();
+        self.0.ask(&Question {
+            id: request.request_id,
+            key_id: request.key_id,
+            domain: request.domain,
+            ciphertexts: request.typed_ciphertexts,
+            extra_data: request.extra_data,
+            context_id: request.context_id,
+            epoch_id: request.epoch_id,
+            client: Some((request.client_address, request.enc_key)),
+            traceparent,
+        })
+    }
+
+    async fn get_user_decryption_result(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::UserDecryptionResponse>, Status> {
+        let (entry, behaviour) = self.0.result(request.into_inner()).await?;
+        Ok(Response::new(self.0.user_response(entry, &behaviour)))
+    }
+}
+
+#[tonic::async_trait]
+impl health_v1::health_server::Health for Service {
+    async fn check(
+        &self,
+        request: Request<health_v1::HealthCheckRequest>,
+    ) -> Result<Response<health_v1::HealthCheckResponse>, Status> {
+        use health_v1::health_check_response::ServingStatus;
+        if request.into_inner().service != "kms_service.v1.CoreServiceEndpoint" {
+            return Err(Status::not_found("service not registered"));
+        }
+        let serving = self.0.state().behaviour.serving;
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        Ok(Response::new(health_v1::HealthCheckResponse { status: status.into() }))
+    }
+}
