@@ -6,10 +6,11 @@
 //!
 //! Plaintexts are made from the ciphertext's bytes ([`plaintext_of`]), so that a test can tell from
 //! the decrypted result whether the right bytes arrived. Like the real Core it keeps everything in
-//! memory: [`CoreStub::restart`] forgets it all.
+//! memory but finished keys and CRSs: [`CoreStub::restart`] forgets the rest.
 
 mod connections;
 mod decryptions;
+mod keys;
 mod results;
 mod service;
 mod signature;
@@ -24,7 +25,8 @@ use std::{
 };
 
 use alloy::{
-    primitives::{Address, U256},
+    hex,
+    primitives::{Address, U256, keccak256},
     signers::local::PrivateKeySigner,
 };
 use futures_util::StreamExt as _;
@@ -36,7 +38,7 @@ use tonic::{
 };
 
 use super::proto::{
-    grpc::health::v1 as health_v1,
+    grpc::health::v1 as health_v1, kms::v1,
     kms_service::v1::core_service_endpoint_server::CoreServiceEndpointServer,
 };
 use connections::Cuttable;
@@ -44,6 +46,7 @@ use service::Service;
 use state::{Shared, State};
 
 pub use decryptions::Ask;
+pub use keys::{KeyAsk, KeyOperation, crs_digest, key_digests};
 pub use results::{
     decrypted_result, plaintext_of, plaintext_of_digest, signcrypted, user_decrypted_share,
 };
@@ -57,6 +60,8 @@ pub struct CoreOptions {
     /// The EIP-712 domain every request must come with.
     pub chain_id: u64,
     pub decryption: Address,
+    /// Chain and contract in the domain of requests for keys. `None`: it refuses them.
+    pub key_generation: Option<(u64, Address)>,
     /// `None`: any free one.
     pub port: Option<u16>,
     /// The keys it has. `None`: every key.
@@ -82,6 +87,7 @@ impl CoreOptions {
             signer: PrivateKeySigner::random(),
             chain_id,
             decryption,
+            key_generation: None,
             port: None,
             keys: None,
             contexts: None,
@@ -101,6 +107,12 @@ pub struct Behaviour {
     pub latency: Duration,
     /// How long a poll is held before `Unavailable`. Zero: says so at once.
     pub hold: Duration,
+    /// The same of a preprocessing, a key, a CRS.
+    pub key_latency: Duration,
+    /// How long a poll for one of those is held. `None`: as long as its version does.
+    pub key_hold: Option<Duration>,
+    /// Keys and CRSs are not begun: something else runs that excludes them.
+    pub lifecycle_runs: bool,
     /// Results never come.
     pub never_finish: bool,
     /// That many asks are answered with `ResourceExhausted`.
@@ -126,6 +138,9 @@ impl Default for Behaviour {
         Self {
             latency: Duration::from_millis(50),
             hold: Duration::from_mins(1),
+            key_latency: Duration::from_millis(200),
+            key_hold: None,
+            lifecycle_runs: false,
             never_finish: false,
             busy: 0,
             per_second: None,
@@ -159,16 +174,20 @@ pub enum Fault {
     NoSignature,
     ShortSignature,
     HighS,
-    /// Names another request id (public) or other handles (user).
+    /// Names another request id (public, keys) or other handles (user).
     OtherRequest,
-    /// One result less than handles.
+    /// One result less than handles, one digest less than signed.
     TooFew,
-    /// The payload is no message.
+    /// The payload is no message; a digest is not the one that was signed.
     Garbage,
-    /// No payload at all.
+    /// No payload, no digest at all.
     Empty,
     /// Does not echo the `extraData` it signed.
     NoEcho,
+    /// Its digests are of a kind that nobody knows.
+    UnknownKeyType,
+    /// Its digests are its own: no other stub comes to them.
+    Diverges,
 }
 
 /// The running stub. Dropping it stops it.
@@ -201,6 +220,8 @@ impl CoreStub {
             entries: HashMap::new(),
             deleted: HashSet::new(),
             asks: Vec::new(),
+            keys: HashMap::new(),
+            key_asks: Vec::new(),
             polls: HashMap::new(),
             second: (Instant::now(), 0),
         };
@@ -250,11 +271,12 @@ impl CoreStub {
         self.shared.changed.notify_waiters();
     }
 
-    /// Loses its memory, but not its connections.
+    /// Loses its memory, but neither its connections nor the keys and CRSs that it has made.
     pub fn forget(&self) {
         let mut state = self.shared.state();
         state.entries.clear();
         state.deleted.clear();
+        state.forget_unfinished_keys();
         drop(state);
         self.shared.changed.notify_waiters();
     }
@@ -333,6 +355,10 @@ impl CoreStub {
         });
         self.server = Some(Running { cut, tasks });
     }
+}
+
+fn another(id: &v1::RequestId) -> v1::RequestId {
+    v1::RequestId { request_id: hex::encode(keccak256(&id.request_id)) }
 }
 
 fn text_of(id: U256) -> String {

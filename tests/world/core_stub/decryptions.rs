@@ -1,20 +1,17 @@
 //! Decryptions: what is checked of an ask, how long its result takes, and the answer in the form of a
 //! version.
 
-use alloy::{
-    hex,
-    primitives::{Address, B256, U256, keccak256},
-};
+use alloy::primitives::{Address, B256, U256, keccak256};
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    Behaviour, CoreVersion, Fault, Hopeless, check_id,
+    Behaviour, CoreVersion, Fault, Hopeless, another, check_id,
     results::{decrypted_result, plaintext_of_digest, share_bytes, share_payload},
     signature::{PUBLIC_TYPEHASHES, USER_TYPEHASHES},
-    state::{Entry, Shared},
+    state::{Entry, Look, Shared},
     text_of,
     version::UnknownKey,
 };
@@ -94,19 +91,7 @@ impl Shared {
         let version = self.options.version;
         let values = self.examine(question, ask);
         let mut state = self.state();
-        if let Some((code, text)) = state.behaviour.ask_status {
-            return Err(Status::new(code, text));
-        }
-        if state.behaviour.busy > 0 {
-            state.behaviour.busy -= 1;
-            return Err(Status::resource_exhausted("rate limit exceeded"));
-        }
-        if state.exhausted() {
-            return Err(Status::resource_exhausted("rate limit exceeded"));
-        }
-        if state.hopeless(&ask.id) == Some(Hopeless::Breaks) {
-            return Err(Status::unknown("broken"));
-        }
+        state.admit(&ask.id)?;
         let values = values.map_err(|why| self.refusal(Code::InvalidArgument, &ask.id, &why))?;
         let failed = state.hopeless(&ask.id) == Some(Hopeless::Fails);
         let is_deleted = version.remembers_deleted() && state.deleted.contains(&ask.id);
@@ -117,17 +102,9 @@ impl Shared {
         if state.entries.len() >= self.options.capacity {
             return Err(Status::new(version.full_store(), "the store is full"));
         }
-        let known = |list: &Option<Vec<String>>, one: &str| {
-            list.as_ref().is_none_or(|list| list.iter().any(|each| each == one))
-        };
-        if let Some(context) = version.context(ask.context_id.as_deref())
-            && !known(&self.options.contexts, &context)
-        {
-            return Err(self.refusal(version.unknown_context(), &ask.id, "unknown context"));
-        }
+        self.check_context(&ask.id, ask.context_id.as_deref())?;
         let keys = self.options.keys.as_ref();
-        let keys = keys.map(|keys| keys.iter().map(|key| text_of(*key)).collect());
-        let stuck = !known(&keys, &ask.key_id);
+        let stuck = keys.is_some_and(|keys| keys.iter().all(|key| text_of(*key) != ask.key_id));
         let unknown = || self.refusal(Code::NotFound, &ask.id, "unknown key");
         let refusal = match version.unknown_key() {
             UnknownKey::Refused if stuck => return Err(unknown()),
@@ -192,16 +169,6 @@ impl Shared {
         Ok(values)
     }
 
-    fn refusal(&self, code: Code, id: &str, why: &str) -> Status {
-        let version = self.options.version;
-        let mut text = version.text(code, id, why);
-        if version.says_aborted() {
-            text.truncate(128);
-            return Status::aborted(text);
-        }
-        Status::new(code, text)
-    }
-
     /// Waits for the result as the real Core does. The state comes along, unlocked.
     pub(super) async fn result(&self, id: v1::RequestId) -> Result<(Entry, Behaviour), Status> {
         let id = id.request_id;
@@ -209,45 +176,34 @@ impl Shared {
         if let Err(why) = check_id(&id) {
             return Err(self.refusal(Code::InvalidArgument, &id, &why));
         }
-        let begin = Instant::now();
-        loop {
-            let changed = self.changed.notified();
-            let mut changed = std::pin::pin!(changed);
-            changed.as_mut().enable();
-            let wake = {
-                let mut state = self.state();
-                let behaviour = state.behaviour.clone();
-                if let Some((code, text)) = behaviour.poll_status {
-                    return Err(Status::new(code, text));
-                }
-                let hopeless = state.hopeless(&id);
-                let Some(entry) = state.entries.get_mut(&id) else {
-                    return Err(Status::not_found(format!("unknown request {id}")));
-                };
-                if hopeless == Some(Hopeless::Fails) {
-                    return Err(self.refusal(Code::Internal, &id, "failed"));
-                }
-                let stuck = entry.stuck || hopeless == Some(Hopeless::Pends);
-                let ready = entry.since + behaviour.latency;
-                let ready = (!behaviour.never_finish && !stuck).then_some(ready);
-                let now = Instant::now();
-                if ready.is_some_and(|ready| ready <= now) {
-                    entry.told.get_or_insert(now);
-                    return Ok((entry.clone(), behaviour));
-                }
-                let patience = begin + behaviour.hold;
-                if patience <= now {
-                    return Err(Status::unavailable(format!("{id} is still running")));
-                }
-                ready.map_or(patience, |ready| ready.min(patience))
-            };
-            tokio::select! {
-                () = sleep_until(wake) => {}
-                () = changed => {}
+        self.wait(&id, |state| {
+            let behaviour = state.behaviour.clone();
+            if let Some((code, text)) = behaviour.poll_status {
+                return Err(Status::new(code, text));
             }
-        }
+            let hopeless = state.hopeless(&id);
+            let Some(entry) = state.entries.get_mut(&id) else {
+                return Err(Status::not_found(format!("unknown request {id}")));
+            };
+            if hopeless == Some(Hopeless::Fails) {
+                return Err(self.refusal(Code::Internal, &id, "failed"));
+            }
+            let stuck = entry.stuck || hopeless == Some(Hopeless::Pends);
+            let ready = entry.since + behaviour.latency;
+            let ready = (!behaviour.never_finish && !stuck).then_some(ready);
+            let now = Instant::now();
+            if ready.is_some_and(|ready| ready <= now) {
+                entry.told.get_or_insert(now);
+                return Ok(Look::Done((entry.clone(), behaviour)));
+            }
+            Ok(Look::Pending { ready, hold: behaviour.hold })
+        })
+        .await
     }
+}
 
+/// The answers.
+impl Shared {
     pub(super) fn public_response(
         &self,
         id: v1::RequestId,
@@ -342,8 +298,4 @@ impl Shared {
 
 fn echo(extra_data: Bytes, fault: Option<Fault>) -> Bytes {
     if fault == Some(Fault::NoEcho) { Bytes::new() } else { extra_data }
-}
-
-fn another(id: &v1::RequestId) -> v1::RequestId {
-    v1::RequestId { request_id: hex::encode(keccak256(&id.request_id)) }
 }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use bytes::Bytes;
+use tonic::{Code, Request, Response, Status};
 
 use super::{
+    KeyAsk, KeyOperation,
     decryptions::{Question, traceparent},
     state::Shared,
 };
@@ -71,6 +73,103 @@ impl CoreServiceEndpoint for Service {
     ) -> Result<Response<v1::UserDecryptionResponse>, Status> {
         let (entry, behaviour) = self.0.result(request.into_inner()).await?;
         Ok(Response::new(self.0.user_response(entry, &behaviour)))
+    }
+
+    async fn key_gen_preproc(
+        &self,
+        request: Request<v1::KeyGenPreprocRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        let ask = KeyAsk {
+            params: Some(request.params),
+            keyset: request.keyset_config,
+            extra_data: request.extra_data,
+            context_id: text(request.context_id),
+            epoch_id: text(request.epoch_id),
+            ..ask(KeyOperation::Preprocessing, request.request_id)
+        };
+        self.0.ask_key(ask, request.domain.as_ref())
+    }
+
+    async fn get_key_gen_preproc_result(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::KeyGenPreprocResult>, Status> {
+        self.0.preprocessing_result(request.into_inner()).await
+    }
+
+    async fn key_gen(
+        &self,
+        request: Request<v1::KeyGenRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        let ask = KeyAsk {
+            params: request.params,
+            preprocessing: Some(text(request.preproc_id).unwrap_or_default()),
+            keyset: request.keyset_config,
+            extra_data: request.extra_data,
+            context_id: text(request.context_id),
+            epoch_id: text(request.epoch_id),
+            ..ask(KeyOperation::Key, request.request_id)
+        };
+        self.0.ask_key(ask, request.domain.as_ref())
+    }
+
+    async fn get_key_gen_result(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::KeyGenResult>, Status> {
+        self.0.key_gen_result(request.into_inner()).await
+    }
+
+    async fn crs_gen(
+        &self,
+        request: Request<v1::CrsGenRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        let ask = KeyAsk {
+            params: Some(request.params),
+            max_bits: request.max_num_bits,
+            extra_data: request.extra_data,
+            context_id: text(request.context_id),
+            epoch_id: text(request.epoch_id),
+            ..ask(KeyOperation::Crs, request.request_id)
+        };
+        self.0.ask_key(ask, request.domain.as_ref())
+    }
+
+    async fn get_crs_gen_result(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::CrsGenResult>, Status> {
+        self.0.crs_gen_result(request.into_inner()).await
+    }
+
+    async fn abort_key_gen(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        self.0.abort_key(request.get_ref())
+    }
+}
+
+fn text(id: Option<v1::RequestId>) -> Option<String> {
+    id.map(|id| id.request_id)
+}
+
+/// An ask that says nothing yet but what it is for.
+fn ask(operation: KeyOperation, id: Option<v1::RequestId>) -> KeyAsk {
+    KeyAsk {
+        operation,
+        id: text(id).unwrap_or_default(),
+        params: None,
+        preprocessing: None,
+        max_bits: None,
+        keyset: None,
+        extra_data: Bytes::new(),
+        context_id: None,
+        epoch_id: None,
+        code: Code::Ok,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The signatures of a Core: EIP-712 by the protocol's constants (gateway-abi 10).
 
 use alloy::{
-    primitives::{B256, U256, b256, keccak256},
+    primitives::{Address, B256, U256, b256, keccak256},
     signers::SignerSync as _,
 };
 use bytes::Bytes;
@@ -22,6 +22,20 @@ pub(super) const USER_TYPEHASHES: [B256; 2] = [
     b256!("0x66b7de8ddbdfcd47d72af09b73afd147c55ee65b08d2da318d957728ceb27b65"),
     b256!("0x2c4b1a55fe4090104eb889f0e48d4cf11c7cc4b95cf47117b9f0008cbcc10f5f"),
 ];
+pub(super) const PREP_KEYGEN_TYPEHASHES: [B256; 2] = [
+    b256!("0x5f9676496d7809c84f94f0ba86890bd661594fa715e72e57cc327238eb3c5265"),
+    b256!("0x76e9aa7d78d48bc6c0bcdce52b7c722f8bce936a97a619baae97af05193c9c66"),
+];
+pub(super) const KEYGEN_TYPEHASHES: [B256; 2] = [
+    b256!("0xa291f9864173cc77db6137c9f5a1d097994dd8ef4d71725f0b12dd94a85dbfb0"),
+    b256!("0xbd14835bb4ae13c78ecb88ded2c3370325f39e6006eb94ff45e95f98e4c85a2a"),
+];
+pub(super) const CRSGEN_TYPEHASHES: [B256; 2] = [
+    b256!("0x3778e83715e573b1c60ad238000d5a03bf815d401f31c1de9e6756135b9e5c6a"),
+    b256!("0xa264b318e95080300a3f06a6656a8e7fe24f9903f0e6bcca307efbe39c4c4e09"),
+];
+pub(super) const KEY_DIGEST_TYPEHASH: B256 =
+    b256!("0xddd108772e6a3899feb04d148ae915cbe3eb5ebd202688080399e9921ac3616b");
 /// The order of secp256k1.
 const ORDER: U256 = U256::from_limbs([
     0xbfd2_5e8c_d036_4141,
@@ -31,7 +45,7 @@ const ORDER: U256 = U256::from_limbs([
 ]);
 
 impl Shared {
-    /// The EIP-712 signature over the structure of this version.
+    /// The EIP-712 signature over the structure of this version, of a decryption.
     pub(super) fn sign(
         &self,
         types: [B256; 2],
@@ -40,19 +54,34 @@ impl Shared {
         fault: Option<Fault>,
     ) -> Bytes {
         let with_extra_data = self.options.version.signs_extra_data();
-        let mut structure = types[usize::from(with_extra_data)].to_vec();
+        let extra_data = with_extra_data.then_some(&entry.extra_data);
+        let domain = ("Decryption", self.options.chain_id, self.options.decryption);
+        self.sign_structure(domain, types, members, extra_data, fault)
+    }
+
+    /// The same over any structure that ends with `extraData`, or has none, under a domain: its name,
+    /// chain and contract.
+    pub(super) fn sign_structure(
+        &self,
+        (name, chain_id, contract): (&str, u64, Address),
+        types: [B256; 2],
+        members: &[B256],
+        extra_data: Option<&Bytes>,
+        fault: Option<Fault>,
+    ) -> Bytes {
+        let mut structure = types[usize::from(extra_data.is_some())].to_vec();
         for member in members {
             structure.extend_from_slice(member.as_slice());
         }
-        if with_extra_data {
-            structure.extend_from_slice(keccak256(&entry.extra_data).as_slice());
+        if let Some(extra_data) = extra_data {
+            structure.extend_from_slice(keccak256(extra_data).as_slice());
         }
         let mut domain = DOMAIN_TYPEHASH.to_vec();
-        domain.extend_from_slice(keccak256("Decryption").as_slice());
+        domain.extend_from_slice(keccak256(name).as_slice());
         domain.extend_from_slice(keccak256("1").as_slice());
-        domain.extend_from_slice(&U256::from(self.options.chain_id).to_be_bytes::<32>());
+        domain.extend_from_slice(&U256::from(chain_id).to_be_bytes::<32>());
         domain.extend_from_slice(&[0; 12]);
-        domain.extend_from_slice(self.options.decryption.as_slice());
+        domain.extend_from_slice(contract.as_slice());
         let mut message = vec![0x19, 0x01];
         message.extend_from_slice(keccak256(domain).as_slice());
         message.extend_from_slice(keccak256(structure).as_slice());

@@ -11,9 +11,13 @@ use alloy::{
     signers::local::PrivateKeySigner,
 };
 use bytes::Bytes;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+use tonic::{Code, Status};
 
-use super::{Ask, Behaviour, CoreOptions, Hopeless};
+use super::{Ask, Behaviour, CoreOptions, Hopeless, KeyAsk, KeyOperation, keys::KeyEntry};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -27,6 +31,65 @@ impl Shared {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while locked")
     }
+
+    /// Whether it has the context that a request is for.
+    pub(super) fn check_context(&self, id: &str, named: Option<&str>) -> Result<(), Status> {
+        let version = self.options.version;
+        let Some(contexts) = &self.options.contexts else { return Ok(()) };
+        match version.context(named) {
+            Some(context) if !contexts.contains(&context) => {
+                Err(self.refusal(version.unknown_context(), id, "unknown context"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn refusal(&self, code: Code, id: &str, why: &str) -> Status {
+        let version = self.options.version;
+        let mut text = version.text(code, id, why);
+        if version.says_aborted() {
+            text.truncate(128);
+            return Status::aborted(text);
+        }
+        Status::new(code, text)
+    }
+
+    /// Waits for the result of `id` as the real Core does, and looks again after every change.
+    pub(super) async fn wait<T>(
+        &self,
+        id: &str,
+        mut look: impl FnMut(&mut State) -> Result<Look<T>, Status>,
+    ) -> Result<T, Status> {
+        let begin = Instant::now();
+        loop {
+            let changed = self.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            let (ready, hold) = match look(&mut self.state())? {
+                Look::Done(result) => return Ok(result),
+                Look::Pending { ready, hold } => (ready, hold),
+            };
+            let patience = begin + hold;
+            if patience <= Instant::now() {
+                return Err(Status::unavailable(format!("{id} is still running")));
+            }
+            let wake = ready.map_or(patience, |ready| ready.min(patience));
+            tokio::select! {
+                () = sleep_until(wake) => {}
+                () = changed => {}
+            }
+        }
+    }
+}
+
+/// What a poll sees.
+pub(super) enum Look<T> {
+    Done(T),
+    /// There is no result before `ready`, if ever; the poll is held for so long from its beginning on.
+    Pending {
+        ready: Option<Instant>,
+        hold: Duration,
+    },
 }
 
 #[derive(Debug)]
@@ -36,6 +99,8 @@ pub(super) struct State {
     pub(super) entries: HashMap<String, Entry>,
     pub(super) deleted: HashSet<String>,
     pub(super) asks: Vec<Ask>,
+    pub(super) keys: HashMap<(KeyOperation, String), KeyEntry>,
+    pub(super) key_asks: Vec<KeyAsk>,
     pub(super) polls: HashMap<String, usize>,
     /// The second that counts for [`Behaviour::per_second`], and the asks in it.
     pub(super) second: (Instant, u32),
@@ -47,8 +112,26 @@ impl State {
         self.behaviour.hopeless.get(&id).copied()
     }
 
+    /// What is said to an ask, whatever it asks for.
+    pub(super) fn admit(&mut self, id: &str) -> Result<(), Status> {
+        if let Some((code, text)) = self.behaviour.ask_status {
+            return Err(Status::new(code, text));
+        }
+        if self.behaviour.busy > 0 {
+            self.behaviour.busy -= 1;
+            return Err(Status::resource_exhausted("rate limit exceeded"));
+        }
+        if self.exhausted() {
+            return Err(Status::resource_exhausted("rate limit exceeded"));
+        }
+        if self.hopeless(id) == Some(Hopeless::Breaks) {
+            return Err(Status::unknown("broken"));
+        }
+        Ok(())
+    }
+
     /// Whether the rate is exhausted by this ask.
-    pub(super) fn exhausted(&mut self) -> bool {
+    fn exhausted(&mut self) -> bool {
         let Some(most) = self.behaviour.per_second else { return false };
         if self.second.0.elapsed() >= Duration::from_secs(1) {
             self.second = (Instant::now(), 0);

@@ -1,6 +1,10 @@
 //! The Core versions that differ on the wire, and in what (protocol: kms-core-grpc 6).
 
+use std::time::Duration;
+
 use tonic::Code;
+
+use super::KeyOperation;
 
 /// A version, from the oldest to the newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +69,35 @@ impl CoreVersion {
     /// Whether `decryptedResult` is one word per value.
     pub fn writes_words(self) -> bool {
         self >= Self::V0_12
+    }
+
+    /// Whether it makes keys in the form in which contracts of v0.9 and later take them.
+    pub fn makes_keys(self) -> bool {
+        self >= Self::V0_12
+    }
+
+    /// Whether results of key generation are signed with `extraData`. With that, the numbers of
+    /// `CompressedKeyConfig` and the kind that is made without one were flipped.
+    pub fn signs_key_extra_data(self) -> bool {
+        self >= Self::V0_13_20
+    }
+
+    /// Whether a key generation can be aborted.
+    pub fn aborts_keys(self) -> bool {
+        self >= Self::V0_13_20
+    }
+
+    /// How long a poll for a result of key generation is held.
+    pub fn key_hold(self, operation: KeyOperation) -> Duration {
+        let long = self >= Self::V0_13_10;
+        match operation {
+            KeyOperation::Preprocessing if long => Duration::from_mins(5),
+            KeyOperation::Key | KeyOperation::Crs if self >= Self::V0_14 => Duration::ZERO,
+            KeyOperation::Key if long => Duration::from_mins(5),
+            KeyOperation::Preprocessing | KeyOperation::Key | KeyOperation::Crs => {
+                Duration::from_mins(1)
+            }
+        }
     }
 
     /// The context that a request is answered in.

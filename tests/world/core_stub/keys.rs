@@ -1,0 +1,383 @@
+//! The generation of keys and CRSs: preprocessing, key, CRS, and the end of one before its time.
+//!
+//! Digests follow from the request's id, so that all stubs of a network make the same. What is finished is
+//! stored: a key and a CRS outlive [`CoreStub::restart`]. A preprocessing does not, and its key uses it up.
+
+use alloy::primitives::{B256, U256, keccak256};
+use bytes::Bytes;
+use tokio::time::Instant;
+use tonic::{Code, Response, Status};
+
+use super::{
+    Behaviour, CoreStub, CoreVersion, Fault, Hopeless, another, check_id,
+    signature::{
+        CRSGEN_TYPEHASHES, KEY_DIGEST_TYPEHASH, KEYGEN_TYPEHASHES, PREP_KEYGEN_TYPEHASHES,
+    },
+    state::{Look, Shared, State},
+    text_of,
+};
+use crate::proto::kms::v1;
+
+/// What it is asked to make. The store of each is its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyOperation {
+    Preprocessing,
+    Key,
+    Crs,
+}
+
+/// One ask as it came in, whatever became of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyAsk {
+    pub operation: KeyOperation,
+    pub id: String,
+    /// As on the wire. A key's are unset: they are those of its preprocessing.
+    pub params: Option<i32>,
+    /// The preprocessing of a key.
+    pub preprocessing: Option<String>,
+    /// Of a CRS.
+    pub max_bits: Option<u32>,
+    pub keyset: Option<v1::KeySetConfig>,
+    pub extra_data: Bytes,
+    pub context_id: Option<String>,
+    pub epoch_id: Option<String>,
+    /// `Code::Ok`: accepted.
+    pub code: Code,
+}
+
+/// What it remembers of one.
+#[derive(Clone, Debug)]
+pub(super) struct KeyEntry {
+    since: Instant,
+    aborted: bool,
+    ask: KeyAsk,
+}
+
+/// What each kind of key is called, and its number on chain.
+const SERVER: (&str, u8) = ("ServerKey", 0);
+const PUBLIC: (&str, u8) = ("PublicKey", 1);
+const COMPRESSED: (&str, u8) = ("CompressedXofKeySet", 3);
+
+/// The parts of a key in the order in which they are signed.
+fn parts(compressed: bool) -> [(&'static str, u8); 2] {
+    if compressed { [PUBLIC, COMPRESSED] } else { [SERVER, PUBLIC] }
+}
+
+/// The digests of a key as every stub makes it: number on chain and bytes.
+pub fn key_digests(key_id: U256, compressed: bool) -> Vec<(u8, Bytes)> {
+    parts(compressed).map(|(name, number)| (number, digest_of(&text_of(key_id), name))).into()
+}
+
+/// The digest of a CRS as every stub makes it.
+pub fn crs_digest(crs_id: U256) -> Bytes {
+    digest_of(&text_of(crs_id), "CRS")
+}
+
+fn digest_of(id: &str, name: &str) -> Bytes {
+    Bytes::copy_from_slice(keccak256(format!("{name} {id}")).as_slice())
+}
+
+impl CoreStub {
+    /// Every ask for keys and CRSs so far, in order of arrival.
+    pub fn key_asks(&self) -> Vec<KeyAsk> {
+        self.shared.state().key_asks.clone()
+    }
+
+    /// How often it accepted this one.
+    pub fn accepted_key(&self, operation: KeyOperation, id: U256) -> usize {
+        let id = text_of(id);
+        let mine = |ask: &&KeyAsk| ask.operation == operation && ask.id == id;
+        self.shared.state().key_asks.iter().filter(mine).filter(|ask| ask.code == Code::Ok).count()
+    }
+
+    /// Loses also what it had stored.
+    pub fn lose_keys(&self) {
+        self.shared.state().keys.clear();
+        self.shared.changed.notify_waiters();
+    }
+}
+
+impl State {
+    /// What a restart leaves.
+    pub(super) fn forget_unfinished_keys(&mut self) {
+        let behaviour = self.behaviour.clone();
+        self.keys.retain(|(operation, _), entry| {
+            *operation != KeyOperation::Preprocessing && entry.is_done(&behaviour)
+        });
+    }
+}
+
+impl KeyEntry {
+    fn ready(&self, behaviour: &Behaviour) -> Option<Instant> {
+        (!behaviour.never_finish).then(|| self.since + behaviour.key_latency)
+    }
+
+    fn is_done(&self, behaviour: &Behaviour) -> bool {
+        !self.aborted && self.ready(behaviour).is_some_and(|ready| ready <= Instant::now())
+    }
+}
+
+impl Shared {
+    pub(super) fn ask_key(
+        &self,
+        mut ask: KeyAsk,
+        domain: Option<&v1::Eip712DomainMsg>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let outcome = self.register_key(&ask, domain);
+        if let Err(status) = &outcome {
+            ask.code = status.code();
+        }
+        self.state().key_asks.push(ask);
+        outcome.map(|()| Response::new(v1::Empty {}))
+    }
+
+    fn register_key(
+        &self,
+        ask: &KeyAsk,
+        domain: Option<&v1::Eip712DomainMsg>,
+    ) -> Result<(), Status> {
+        let KeyAsk { operation, id, .. } = ask;
+        if !self.options.version.makes_keys() {
+            return Err(Status::unimplemented("key generation in another form"));
+        }
+        let refusal = |code, why: &str| self.refusal(code, id, why);
+        let mut state = self.state();
+        state.admit(id)?;
+        self.examine_key(ask, domain).map_err(|why| refusal(Code::InvalidArgument, &why))?;
+        if state.behaviour.lifecycle_runs {
+            return Err(refusal(Code::FailedPrecondition, "another lifecycle operation runs"));
+        }
+        if state.keys.contains_key(&(*operation, id.clone())) {
+            return Err(refusal(Code::AlreadyExists, "already exists"));
+        }
+        self.check_context(id, ask.context_id.as_deref())?;
+        if let Some(preprocessing) = &ask.preprocessing {
+            let place = (KeyOperation::Preprocessing, preprocessing.clone());
+            let Some(entry) = state.keys.get(&place).filter(|entry| !entry.aborted) else {
+                return Err(refusal(Code::NotFound, "unknown preprocessing"));
+            };
+            if !entry.is_done(&state.behaviour) {
+                return Err(Status::unavailable(format!("{preprocessing} is still running")));
+            }
+            if entry.ask.keyset != ask.keyset {
+                return Err(refusal(Code::InvalidArgument, "another keyset than preprocessed"));
+            }
+            state.keys.remove(&place);
+        }
+        if state.hopeless(id) != Some(Hopeless::Forgotten) {
+            let entry = KeyEntry { since: Instant::now(), aborted: false, ask: ask.clone() };
+            state.keys.insert((*operation, id.clone()), entry);
+        }
+        Ok(())
+    }
+
+    /// What the real Core checks about the form of a request.
+    fn examine_key(
+        &self,
+        ask: &KeyAsk,
+        domain: Option<&v1::Eip712DomainMsg>,
+    ) -> Result<(), String> {
+        for id in [
+            Some(&ask.id),
+            ask.preprocessing.as_ref(),
+            ask.context_id.as_ref(),
+            ask.epoch_id.as_ref(),
+        ] {
+            id.map_or(Ok(()), |id| check_id(id))?;
+        }
+        let domain = domain.ok_or("no domain")?;
+        let (chain_id, contract) = self.options.key_generation.ok_or("serves no such contract")?;
+        if (domain.name.as_str(), domain.version.as_str()) != ("KMSGeneration", "1")
+            || domain.chain_id != U256::from(chain_id).to_be_bytes::<32>().as_slice()
+            || domain.verifying_contract != contract.to_checksum(None)
+            || domain.salt.is_some()
+        {
+            return Err(format!("unexpected domain {domain:?}"));
+        }
+        if ask.params.is_some_and(|params| !matches!(params, 0 | 1)) {
+            return Err("no such parameters".into());
+        }
+        if ask.operation == KeyOperation::Crs && ask.max_bits.is_none_or(|bits| bits == 0) {
+            return Err("a CRS of no bits".into());
+        }
+        Ok(())
+    }
+
+    /// Ends a key generation, by the id of its preprocessing.
+    pub(super) fn abort_key(&self, id: &v1::RequestId) -> Result<Response<v1::Empty>, Status> {
+        let id = &id.request_id;
+        if !self.options.version.aborts_keys() {
+            return Err(Status::unimplemented("no such method"));
+        }
+        check_id(id).map_err(|why| self.refusal(Code::InvalidArgument, id, &why))?;
+        let mut state = self.state();
+        let behaviour = state.behaviour.clone();
+        let mut running = state.keys.values_mut().filter(|entry| {
+            let is_its_key = entry.ask.preprocessing.as_ref() == Some(id);
+            let is_itself =
+                entry.ask.operation == KeyOperation::Preprocessing && entry.ask.id == *id;
+            (is_itself || is_its_key) && !entry.aborted && !entry.is_done(&behaviour)
+        });
+        let Some(entry) = running.next() else {
+            return Err(self.refusal(Code::NotFound, id, "nothing to abort"));
+        };
+        entry.aborted = true;
+        drop(state);
+        self.changed.notify_waiters();
+        Ok(Response::new(v1::Empty {}))
+    }
+
+    /// Waits for a result. The state comes along, unlocked.
+    async fn key_result(
+        &self,
+        operation: KeyOperation,
+        id: &v1::RequestId,
+    ) -> Result<(KeyAsk, Behaviour), Status> {
+        let id = &id.request_id;
+        *self.state().polls.entry(id.clone()).or_default() += 1;
+        check_id(id).map_err(|why| self.refusal(Code::InvalidArgument, id, &why))?;
+        self.wait(id, |state| {
+            let behaviour = state.behaviour.clone();
+            if let Some((code, text)) = behaviour.poll_status {
+                return Err(Status::new(code, text));
+            }
+            let Some(entry) = state.keys.get(&(operation, id.clone())) else {
+                return Err(Status::not_found(format!("unknown request {id}")));
+            };
+            let hopeless = state.hopeless(id);
+            if hopeless == Some(Hopeless::Fails) {
+                return Err(self.refusal(Code::Internal, id, "failed"));
+            }
+            if entry.aborted {
+                return Err(self.refusal(Code::Aborted, id, "aborted"));
+            }
+            let pends = hopeless == Some(Hopeless::Pends);
+            if !pends && entry.is_done(&behaviour) {
+                return Ok(Look::Done((entry.ask.clone(), behaviour)));
+            }
+            let ready = entry.ready(&behaviour).filter(|_| !pends);
+            let hold = self.options.version.key_hold(operation);
+            Ok(Look::Pending { ready, hold: behaviour.key_hold.unwrap_or(hold) })
+        })
+        .await
+    }
+
+    pub(super) async fn preprocessing_result(
+        &self,
+        id: v1::RequestId,
+    ) -> Result<Response<v1::KeyGenPreprocResult>, Status> {
+        let (ask, Behaviour { fault, .. }) =
+            self.key_result(KeyOperation::Preprocessing, &id).await?;
+        let members = [word_of(&ask.id)];
+        Ok(Response::new(v1::KeyGenPreprocResult {
+            preprocessing_id: named(id, fault),
+            external_signature: self.sign_key(PREP_KEYGEN_TYPEHASHES, &members, &ask, fault),
+        }))
+    }
+
+    pub(super) async fn key_gen_result(
+        &self,
+        id: v1::RequestId,
+    ) -> Result<Response<v1::KeyGenResult>, Status> {
+        let (ask, Behaviour { fault, .. }) = self.key_result(KeyOperation::Key, &id).await?;
+        let compressed = self.options.version.compresses(ask.keyset.as_ref());
+        let mut digests = parts(compressed).map(|(name, number)| {
+            let name = if fault == Some(Fault::UnknownKeyType) {
+                ("SecretKey", 9)
+            } else {
+                (name, number)
+            };
+            (name, self.diverging(digest_of(&ask.id, name.0), fault))
+        });
+        let hashes: Vec<u8> =
+            digests.iter().flat_map(|((_, number), digest)| hash_of(*number, digest).0).collect();
+        let preprocessing = ask.preprocessing.clone().unwrap_or_default();
+        let members = [word_of(&preprocessing), word_of(&ask.id), keccak256(hashes)];
+        let signature = self.sign_key(KEYGEN_TYPEHASHES, &members, &ask, fault);
+        if fault == Some(Fault::Garbage) {
+            digests[0].1 = Bytes::from_static(&[0xFF; 32]);
+        }
+        let count = match fault {
+            Some(Fault::Empty) => 0,
+            Some(Fault::TooFew) => 1,
+            Some(_) | None => digests.len(),
+        };
+        let digests = digests.into_iter().take(count);
+        Ok(Response::new(v1::KeyGenResult {
+            request_id: named(id, fault),
+            preprocessing_id: Some(v1::RequestId { request_id: preprocessing }),
+            key_digests: digests
+                .map(|((name, _), digest)| v1::KeyDigest { key_type: name.into(), digest })
+                .collect(),
+            external_signature: signature,
+        }))
+    }
+
+    pub(super) async fn crs_gen_result(
+        &self,
+        id: v1::RequestId,
+    ) -> Result<Response<v1::CrsGenResult>, Status> {
+        let (ask, Behaviour { fault, .. }) = self.key_result(KeyOperation::Crs, &id).await?;
+        let max_num_bits = ask.max_bits.unwrap_or_default();
+        let digest = self.diverging(digest_of(&ask.id, "CRS"), fault);
+        let members = [word_of(&ask.id), B256::from(U256::from(max_num_bits)), keccak256(&digest)];
+        let signature = self.sign_key(CRSGEN_TYPEHASHES, &members, &ask, fault);
+        Ok(Response::new(v1::CrsGenResult {
+            request_id: named(id, fault),
+            crs_digest: match fault {
+                Some(Fault::Empty) => Bytes::new(),
+                Some(Fault::Garbage) => Bytes::from_static(&[0xFF; 32]),
+                Some(_) | None => digest,
+            },
+            max_num_bits,
+            external_signature: signature,
+        }))
+    }
+
+    /// The digest, or one that no other stub has.
+    fn diverging(&self, digest: Bytes, fault: Option<Fault>) -> Bytes {
+        if fault != Some(Fault::Diverges) {
+            return digest;
+        }
+        let own = self.state().signer.address();
+        Bytes::copy_from_slice(keccak256([digest.as_ref(), own.as_slice()].concat()).as_slice())
+    }
+
+    fn sign_key(
+        &self,
+        types: [B256; 2],
+        members: &[B256],
+        ask: &KeyAsk,
+        fault: Option<Fault>,
+    ) -> Bytes {
+        let with_extra_data = self.options.version.signs_key_extra_data();
+        let extra_data = with_extra_data.then(|| ask.extra_data.clone());
+        let (chain_id, contract) = self.options.key_generation.unwrap_or_default();
+        let domain = ("KMSGeneration", chain_id, contract);
+        self.sign_structure(domain, types, members, extra_data.as_ref(), fault)
+    }
+}
+
+/// An id as a word.
+fn word_of(id: &str) -> B256 {
+    U256::from_str_radix(id, 16).unwrap_or_default().into()
+}
+
+/// The hash of a member of the signed list.
+fn hash_of(number: u8, digest: &[u8]) -> B256 {
+    let words = [KEY_DIGEST_TYPEHASH, U256::from(number).into(), keccak256(digest)];
+    keccak256(words.concat())
+}
+
+fn named(id: v1::RequestId, fault: Option<Fault>) -> Option<v1::RequestId> {
+    Some(if fault == Some(Fault::OtherRequest) { another(&id) } else { id })
+}
+
+impl CoreVersion {
+    /// Whether what is made is compressed, asked for like this.
+    fn compresses(self, keyset: Option<&v1::KeySetConfig>) -> bool {
+        let flipped = self.signs_key_extra_data();
+        let number = keyset.and_then(|keyset| keyset.standard_keyset_config.as_ref());
+        number.map_or(flipped, |standard| (standard.compressed_key_config == 0) == flipped)
+    }
+}
