@@ -94,6 +94,9 @@ fn event(kind: Kind, materials: usize, count: u64) -> Event {
             extraData: Bytes::new(),
         }
         .encode_log_data(),
+        Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
+            panic!("no decryption")
+        }
     };
     Event {
         block: block(),

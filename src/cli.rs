@@ -276,6 +276,9 @@ impl RequestsCommand {
             Self::Retry { id, json, whose } => {
                 requests::retry(whose.target(environment), id, json).await
             }
+            Self::Approve { id, json, whose } => {
+                requests::approve(whose.target(environment), id, json).await
+            }
             Self::Export { which, whose } => {
                 requests::export(whose.target(environment), which.filter()).await
             }

@@ -8,6 +8,7 @@ mod core_address;
 mod access_refusal;
 pub mod eip712;
 mod id;
+mod key_operation;
 mod ciphertext;
 mod terms;
 pub mod stage;
@@ -29,6 +30,7 @@ pub use self::{
     core_address::CoreAddress,
     hold::{Hold, HoldReason},
     id::DisplayId,
+    key_operation::{KeyOperation, KeyParameters},
     terms::{HandleEntry, RequestTerms, UnifiedTerms},
     untrusted_text::{EscapingWriter, UntrustedText, excerpt, is_printable},
 };
@@ -40,7 +42,8 @@ pub struct BlockRef {
     pub hash: B256,
 }
 
-/// A contract on a chain that emits requests.
+/// A contract on a chain that emits requests. What the `KMSGeneration` of a gateway asks for is named by the
+/// Decryption contract beside which it stands: their ids have no values in common (protocol: gateway-abi 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestSource {
     pub chain_id: u64,
@@ -52,10 +55,22 @@ pub struct RequestSource {
 pub enum Kind {
     PublicDecryption,
     UserDecryption,
+    PrepKeygen,
+    Keygen,
+    Crsgen,
+    /// Of the contract that asks for key operations.
+    UnsupportedEvent,
 }
 
 impl Kind {
-    pub const ALL: [Self; 2] = [Self::PublicDecryption, Self::UserDecryption];
+    pub const ALL: [Self; 6] = [
+        Self::PublicDecryption,
+        Self::UserDecryption,
+        Self::PrepKeygen,
+        Self::Keygen,
+        Self::Crsgen,
+        Self::UnsupportedEvent,
+    ];
 
     /// The name in logs, metrics and the journal.
     #[must_use]
@@ -63,6 +78,19 @@ impl Kind {
         match self {
             Self::PublicDecryption => "public_decryption",
             Self::UserDecryption => "user_decryption",
+            Self::PrepKeygen => "prep_keygen",
+            Self::Keygen => "keygen",
+            Self::Crsgen => "crsgen",
+            Self::UnsupportedEvent => "unsupported_event",
+        }
+    }
+
+    /// Whether it is asked for by the contract of key operations.
+    #[must_use]
+    pub fn is_key_operation(self) -> bool {
+        match self {
+            Self::PublicDecryption | Self::UserDecryption => false,
+            Self::PrepKeygen | Self::Keygen | Self::Crsgen | Self::UnsupportedEvent => true,
         }
     }
 }
@@ -75,24 +103,29 @@ impl Kind {
     }
 }
 
-/// One value for each kind.
+/// One value for each kind of decryption, and one for all key operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerKind<T> {
     pub public_decryption: T,
     pub user_decryption: T,
+    pub key_operation: T,
 }
 
 impl<T: Copy> PerKind<T> {
     /// The same value for each kind.
     #[must_use]
     pub const fn all(value: T) -> Self {
-        Self { public_decryption: value, user_decryption: value }
+        Self { public_decryption: value, user_decryption: value, key_operation: value }
     }
 
     #[must_use]
     pub fn map<U>(self, mut of: impl FnMut(T) -> U) -> PerKind<U> {
-        let Self { public_decryption, user_decryption } = self;
-        PerKind { public_decryption: of(public_decryption), user_decryption: of(user_decryption) }
+        let Self { public_decryption, user_decryption, key_operation } = self;
+        PerKind {
+            public_decryption: of(public_decryption),
+            user_decryption: of(user_decryption),
+            key_operation: of(key_operation),
+        }
     }
 }
 
@@ -103,6 +136,9 @@ impl<T> Index<Kind> for PerKind<T> {
         match kind {
             Kind::PublicDecryption => &self.public_decryption,
             Kind::UserDecryption => &self.user_decryption,
+            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
+                &self.key_operation
+            }
         }
     }
 }
@@ -112,6 +148,9 @@ impl<T> IndexMut<Kind> for PerKind<T> {
         match kind {
             Kind::PublicDecryption => &mut self.public_decryption,
             Kind::UserDecryption => &mut self.user_decryption,
+            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
+                &mut self.key_operation
+            }
         }
     }
 }
@@ -186,7 +225,7 @@ impl fmt::Display for RequestKey {
     }
 }
 
-/// One log of the Decryption contract as read. The journal keeps it so that a later version can decode
+/// One log of a contract that emits requests, as read. The journal keeps it so that a later version can decode
 /// it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -213,15 +252,20 @@ impl Request {
         match &self.operation {
             Operation::PublicDecryption(_) => Kind::PublicDecryption,
             Operation::UserDecryption(_) => Kind::UserDecryption,
+            Operation::Key(KeyOperation::PrepKeygen { .. }) => Kind::PrepKeygen,
+            Operation::Key(KeyOperation::Keygen { .. }) => Kind::Keygen,
+            Operation::Key(KeyOperation::Crsgen { .. }) => Kind::Crsgen,
+            Operation::Key(KeyOperation::UnsupportedEvent { .. }) => Kind::UnsupportedEvent,
         }
     }
 
-    /// The values that are asked for, in on-chain order.
+    /// The values that are asked for, in on-chain order; none by a key operation.
     #[must_use]
     pub fn handles(&self) -> &[B256] {
         match &self.operation {
             Operation::PublicDecryption(public) => &public.handles,
             Operation::UserDecryption(user) => &user.handles,
+            Operation::Key(_) => &[],
         }
     }
 
@@ -232,15 +276,18 @@ impl Request {
         match &self.operation {
             Operation::PublicDecryption(public) => public.materials.as_deref(),
             Operation::UserDecryption(user) => user.materials.as_deref(),
+            Operation::Key(_) => None,
         }
     }
 
-    /// Empty in G7.
+    /// Empty in G7, and of key operations on the gateway.
     #[must_use]
     pub fn extra_data(&self) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
         match &self.operation {
             Operation::PublicDecryption(public) => &public.extra_data,
             Operation::UserDecryption(user) => &user.extra_data,
+            Operation::Key(_) => &NONE,
         }
     }
 }
@@ -250,6 +297,7 @@ impl Request {
 pub enum Operation {
     PublicDecryption(PublicDecryption),
     UserDecryption(UserDecryption),
+    Key(KeyOperation),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -309,6 +357,9 @@ fn handles_of(materials: &[Material]) -> Vec<B256> {
 pub enum Answer {
     PublicDecryption(SignedResult),
     UserDecryption(SignedResult),
+    /// The payload is what the contract takes between id and signature: nothing for a preparation, the
+    /// ABI-encoded key digests, or the digest of a CRS.
+    Key(SignedResult),
 }
 
 impl Answer {
@@ -318,21 +369,27 @@ impl Answer {
         match kind {
             Kind::PublicDecryption => Self::PublicDecryption(signed),
             Kind::UserDecryption => Self::UserDecryption(signed),
+            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
+                Self::Key(signed)
+            }
         }
     }
 
     #[must_use]
     pub fn signed(&self) -> &SignedResult {
         match self {
-            Self::PublicDecryption(signed) | Self::UserDecryption(signed) => signed,
+            Self::PublicDecryption(signed) | Self::UserDecryption(signed) | Self::Key(signed) => {
+                signed
+            }
         }
     }
 }
 
-/// A decryption result and the Core's signature.
+/// A result and the Core's signature.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SignedResult {
-    /// `decryptedResult` or `userDecryptedShare`: the signed bytes.
+    /// `decryptedResult` or `userDecryptedShare`: the signed bytes. Of a key operation: see
+    /// [`Answer::Key`].
     pub payload: Bytes,
     /// The 65-byte EIP-712 signature of the Core's signer.
     pub signature: Bytes,
@@ -340,7 +397,7 @@ pub struct SignedResult {
     pub extra_data: Bytes,
 }
 
-/// The EIP-712 domain of the Decryption contract (protocol: gateway-abi 10).
+/// The EIP-712 domain of a contract (protocol: gateway-abi 10).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SigningDomain {
     pub name: String,

@@ -20,6 +20,7 @@ pub mod access;
 pub mod ciphertexts;
 pub mod kms_core;
 pub mod submission;
+mod key_management;
 pub mod finality;
 mod walk_queue;
 mod confirmation;
@@ -40,19 +41,21 @@ use tokio::{sync::watch, time::Instant};
 use self::{access::Access, ciphertexts::Ciphertexts, kms_core::KmsCore, submission::Submission};
 pub use self::{
     confirmation::Confirmation,
+    key_management::{KeyManagement, KeyPolicy},
     ledger::{
         AccessNote, AnsweredHere, Arrival, Batch, IdRange, RequestLedger, RequestState, Sighting,
         Step, StoredBatch, UnprovenRange,
     },
     walk_queue::{
-        Activity, AttendanceState, QueuedRequest, WalkReceivers, WalkSender, walk_channels,
+        Activity, AttendanceState, QueueReceivers, QueuedRequest, WalkReceivers, WalkSender,
+        walk_channels,
     },
 };
 use crate::flow::finality::rule::FinalHeight;
 use crate::{
     contracts::{decryption::DeploymentSupport, gateway_config::GatewayConfigAdapter},
     dice::Dice,
-    domain::PerKind,
+    domain::{PerKind, Request},
     telemetry::{log_throttle::LogThrottle, metrics::Metrics, trace_context::Whose},
 };
 
@@ -90,6 +93,22 @@ pub struct AnswerStages<P> {
     /// An earlier run may have answered requests up to this block without the ledger knowing: because the
     /// journal was lost, rebuilt, or restored from a backup.
     pub maybe_answered_up_to: u64,
+    /// `None`: the configuration names no contract that asks for key operations.
+    pub keys: Option<Box<KeyManagement<P>>>,
+}
+
+impl<P> AnswerStages<P> {
+    fn keys_of(&self, request: &Request) -> Option<&KeyManagement<P>> {
+        self.keys.as_deref().filter(|_| request.kind().is_key_operation())
+    }
+
+    fn core_of(&self, request: &Request) -> &KmsCore {
+        self.keys_of(request).map_or(&self.core, |keys| &keys.core)
+    }
+
+    fn submission_of(&self, request: &Request) -> &Submission<P> {
+        self.keys_of(request).map_or(&self.submission, |keys| &keys.submission)
+    }
 }
 
 /// The stages, and everything else that a walk needs.
@@ -115,6 +134,15 @@ pub struct Flow<P, B, L> {
 }
 
 impl<P, B, L> Flow<P, B, L> {
+    /// Asks the nodes about this request at the contract that emitted it.
+    fn confirmation_of(&self, request: &Request) -> &Confirmation<P> {
+        let keys = match &self.mode {
+            Mode::Answer(rooms) => rooms.keys_of(request),
+            Mode::Observe { .. } => None,
+        };
+        keys.map_or(&self.confirmation, |keys| &keys.confirmation)
+    }
+
     /// For an event that happens to many requests: the number of occurrences since the last log, if it
     /// should be logged now.
     fn should_log(&self, whose: &str, code: &'static str) -> Option<u64> {

@@ -39,6 +39,7 @@ mod prior_answers;
 mod bucket_lookup;
 mod edges;
 mod host_chains;
+mod key_requests;
 mod errors;
 mod rooms;
 mod journal_state;

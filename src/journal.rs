@@ -48,7 +48,8 @@ pub use self::{
     progress::{Progress, StageName, StoredHold},
     queries::Queries,
     records::{
-        Counts, FailingRequest, JournaledTransaction, Pruned, RequestRecord, Space, Statistics,
+        Approval, Counts, FailingRequest, JournaledTransaction, Pruned, RequestRecord, Space,
+        Statistics,
     },
     request_page::{Position, RequestFilter, RequestPage, RequestSummary},
     sqlite::{

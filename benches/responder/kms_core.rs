@@ -79,6 +79,7 @@ impl KmsCore {
                 let message = wire::user_request(id, key_id, user, ciphertexts, domain, meaning);
                 client.user_decrypt(message).await
             }
+            Operation::Key(_) => return Err("a key operation is answered by nobody here".into()),
         };
         match asked {
             Ok(_) => Ok(()),
@@ -108,6 +109,7 @@ impl KmsCore {
                 });
                 user_answer(request, response.await?)
             }
+            Operation::Key(_) => Err("a key operation is answered by nobody here".into()),
         }
     }
 

@@ -21,6 +21,13 @@ pub enum Inquiry {
     Show { id: String },
     /// Try the requests of this id again, now.
     Retry { id: String },
+    /// Have the key operations of this id answered, which wait for an operator.
+    Approve {
+        id: String,
+        /// The user who asks, as the socket knows it. What a client writes here is replaced.
+        #[serde(default)]
+        by: String,
+    },
     /// Read these blocks again, as many as possible within a few seconds.
     Backfill { from: u64, to: Option<u64> },
 }
@@ -31,7 +38,7 @@ impl Inquiry {
     pub fn is_action(&self) -> bool {
         match self {
             Self::List { .. } | Self::Export { .. } | Self::Show { .. } => false,
-            Self::Retry { .. } | Self::Backfill { .. } => true,
+            Self::Retry { .. } | Self::Approve { .. } | Self::Backfill { .. } => true,
         }
     }
 }
@@ -66,6 +73,7 @@ pub enum InquiryAnswer {
     Stories {
         requests: Vec<RequestDetail>,
     },
+    /// Retried, or approved.
     Retried {
         requests: Vec<Retried>,
     },
@@ -136,6 +144,9 @@ pub struct RequestDetail {
     /// Host and port of the KMS Core that was asked last.
     #[serde(default)]
     pub kms_core: Option<String>,
+    /// Who approved it, and when.
+    #[serde(default)]
+    pub approved: Option<Approved>,
     /// The last access check: what was asked of whom, and what came back. Empty: there was none.
     #[serde(default)]
     pub access: Vec<String>,
@@ -145,6 +156,13 @@ pub struct RequestDetail {
     pub accepted: Option<Accepted>,
     /// All transactions signed for it, oldest first.
     pub transactions: Vec<TransactionSummary>,
+}
+
+/// An operator's approval.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approved {
+    pub by: String,
+    pub at_ms: u64,
 }
 
 /// Where on chain a request was emitted.

@@ -129,13 +129,21 @@ pub struct Transaction {
     pub block: Option<BlockRef>,
 }
 
-/// Which logs: of these contracts, with one of `first` as their first topic; and with one of `topic1` as
-/// their second, if there are any.
+/// Which logs: of these contracts, with one of `topic0` as their first topic, if there are any; and with one
+/// of `topic1` as their second, if there are any.
 #[derive(Clone, Copy, Debug)]
 pub struct LogFilter<'t> {
     pub addresses: &'t [Address],
     pub topic0: &'t [B256],
     pub topic1: &'t [B256],
+}
+
+impl LogFilter<'_> {
+    /// Whether a log with this first topic is wanted. `None`: it has no topics.
+    #[must_use]
+    pub fn wants(self, first: Option<&B256>) -> bool {
+        self.topic0.is_empty() || first.is_some_and(|first| self.topic0.contains(first))
+    }
 }
 
 /// The nodes of a provider by state.

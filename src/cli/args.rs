@@ -269,6 +269,17 @@ pub(super) enum RequestsCommand {
         #[command(flatten)]
         whose: RequestsArgs,
     },
+    /// Have a key operation answered that waits for an operator (`key_management = "hold"`). The journal
+    /// keeps who approved it, and when.
+    Approve {
+        /// The id as on chain: 0x and hex digits, or decimal.
+        id: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        whose: RequestsArgs,
+    },
     /// Print all data of the requests as lines of JSON.
     Export {
         #[command(flatten)]

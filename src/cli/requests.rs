@@ -170,8 +170,19 @@ pub(super) async fn show_one(whose: RequestsTarget, id: String, json: bool) -> E
 
 /// Retries the requests of one id.
 pub(super) async fn retry(whose: RequestsTarget, id: String, json: bool) -> ExitStatus {
+    try_now(whose, Inquiry::Retry { id: id.clone() }, &id, json).await
+}
+
+/// Approves the key operations of one id.
+pub(super) async fn approve(whose: RequestsTarget, id: String, json: bool) -> ExitStatus {
+    // The socket tells who asks.
+    try_now(whose, Inquiry::Approve { id: id.clone(), by: String::new() }, &id, json).await
+}
+
+/// Has requests tried now, and tells what came of it.
+async fn try_now(whose: RequestsTarget, inquiry: Inquiry, id: &str, json: bool) -> ExitStatus {
     let mut source = AnswerSource::of(whose);
-    let retried = match source.ask(Inquiry::Retry { id: id.clone() }).await {
+    let retried = match source.ask(inquiry).await {
         Ok(InquiryAnswer::Retried { requests }) => requests,
         Ok(_) => return failed(UNEXPECTED_ANSWER),
         Err(why) => return failed(&why),
@@ -188,7 +199,7 @@ pub(super) async fn retry(whose: RequestsTarget, id: String, json: bool) -> Exit
     if source.journal.is_some() || !retried.iter().any(walks) {
         return told;
     }
-    print(&watch_retry(&mut source, &id).await, told)
+    print(&watch_retry(&mut source, id).await, told)
 }
 
 /// The state some seconds after a retry, which shows whether it helped.
@@ -301,7 +312,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        admin::requests::{Accepted, EventPlace, HoldSummary, RequestDetail, TransactionSummary},
+        admin::requests::{
+            Accepted, Approved, EventPlace, HoldSummary, RequestDetail, TransactionSummary,
+        },
         supervisor::control,
     };
 
@@ -385,6 +398,7 @@ mod tests {
                 log_index: 2,
             },
             kms_core: Some("core.example:50051".to_owned()),
+            approved: Some(Approved { by: "uid 7".to_owned(), at_ms: NOW }),
             access: vec!["chain 5, block 7: denied".to_owned(), "  isAllowed = no".to_owned()],
             worked_ms: 9_000,
             accepted: Some(Accepted { transaction: "0xa".to_owned(), block: 80 }),
@@ -404,6 +418,7 @@ mod tests {
             "(1s after it arrived)",
             "(10s after it arrived)",
             "core.example:50051 was asked",
+            "approved by uid 7",
             "no_funds: fund the wallet",
             "since 2m ago",
             "  fund the wallet\n",

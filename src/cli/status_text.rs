@@ -209,6 +209,10 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     {
         lines.push(("longest wait", waits.to_string()));
     }
+    if state.is_up() && !instance.gauges.key_operations.is_empty() {
+        let each = instance.gauges.key_operations.iter().map(ToString::to_string);
+        lines.push(("key operations", each.collect::<Vec<_>>().join("\n")));
+    }
     if state.is_up() && instance.gauges.held > 0 {
         let held = instance.gauges.held;
         let each = format!("`kms-connector requests --held --instance {name}` shows each");

@@ -6,8 +6,8 @@
 use serde::Serialize;
 
 use super::{
-    Config, Finality, HostChain, Place, Problems, Source, StartingBlock, Wallet, Warning,
-    assemble_bytes, keys::Key, secret::SecretUrl, sources::RawConfig,
+    Config, Finality, HostChain, KeyManagement, Place, Problems, Source, StartingBlock, Wallet,
+    Warning, assemble_bytes, keys::Key, secret::SecretUrl, sources::RawConfig,
 };
 use crate::domain::PerKind;
 
@@ -104,6 +104,16 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
         Key::ChainId => Some(config.chain_id.to_string()),
         Key::DecryptionAddress => Some(config.decryption_address.to_string()),
         Key::GatewayConfigAddress => Some(config.gateway_config_address.to_string()),
+        Key::KmsGenerationAddress => {
+            config.kms_generation_address.map(|address| address.to_string())
+        }
+        Key::ModeOfKeyManagement => Some(
+            match config.key_management {
+                KeyManagement::Answer => "answer",
+                KeyManagement::Hold => "hold",
+            }
+            .to_owned(),
+        ),
         Key::HostChains => {
             let chains: Vec<String> = config.host_chains.iter().map(masked_host_chain).collect();
             (!chains.is_empty()).then(|| chains.join("; "))
@@ -160,7 +170,8 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
         ),
         // Takes effect through the two keys below.
         Key::Confirmations => {
-            let PerKind { public_decryption: all, user_decryption: user } = config.confirmations;
+            let PerKind { public_decryption: all, user_decryption: user, .. } =
+                config.confirmations;
             (all == user).then(|| all.to_string())
         }
         Key::PublicDecryptionConfirmations => {

@@ -35,6 +35,8 @@ keys! {
     ChainId = "chain_id" or "31337",
     DecryptionAddress = "decryption_address" or "0x5fbdb2315678afecb367f032d93f642f64180aa3",
     GatewayConfigAddress = "gateway_config_address" or "0x0000000000000000000000000000000000000001",
+    KmsGenerationAddress = "kms_generation_address",
+    ModeOfKeyManagement = "key_management" or "answer",
     HostChains = "host_chains",
     HostChainMaxConcurrentCalls = "host_chain_max_concurrent_calls" or "128",
     HostChainCallTimeoutSecs = "host_chain_call_timeout_secs" or "10",

@@ -16,7 +16,7 @@ use alloy::primitives::Address;
 use self::{judged::Fault, single::gwei_to_wei};
 use super::keys::Key;
 use super::problems::{Place, Problem, Problems, Warning};
-use super::settings::{Config, Domain, Finality, StartingBlock};
+use super::settings::{Config, Domain, Finality, KeyManagement, StartingBlock};
 use super::sources::{Layer, RawConfig, variable_for};
 use super::values::{Value, show};
 use super::{LoadMode, Source};
@@ -32,6 +32,8 @@ const MIN_CIPHERTEXT_MEMORY_MIB: u64 = 160;
 /// A sequencer buffers this many transactions of one sender.
 const MAX_TRANSACTIONS_IN_FLIGHT: u32 = 1024;
 const DAY_SECS: u64 = 86_400;
+/// A key operation runs for hours. After this time the log says that it still does.
+const KEY_OPERATION_TIMEOUT_SECS: u64 = 600;
 /// More blocks than the Gateway's chain has in an hour.
 const MAX_CONFIRMATIONS: u64 = 20_000;
 /// No answer is used that is older than this when the Core is asked.
@@ -96,6 +98,7 @@ impl Checker<'_> {
         let kms_core_endpoint = self.url(Key::KmsCoreEndpoint, &["http", "https"]);
         let chain_id = self.number(Key::ChainId, 1..=MAX_CHAIN_ID, "");
         let addresses = self.addresses();
+        let key_management = self.key_management(addresses.as_ref().ok());
         let host_chains = self.host_chains();
         let host_calls = self.count(Key::HostChainMaxConcurrentCalls, 1..=10_000);
         let host_call_timeout = self.number(
@@ -140,6 +143,7 @@ impl Checker<'_> {
         let transactions = self.count(Key::MaxTransactionsInFlight, 1..=MAX_TRANSACTIONS_IN_FLIGHT);
 
         let (decryption_address, gateway_config_address) = addresses?;
+        let (kms_generation_address, key_management) = key_management?;
         let (answer_timeout, request_expiry) = timeouts?;
         let gateway_url = set(gateway_url)?;
         let gateway_fallback_urls = gateway_fallback_urls?.unwrap_or_default();
@@ -154,6 +158,8 @@ impl Checker<'_> {
             chain_id: set(chain_id)?,
             decryption_address,
             gateway_config_address,
+            kms_generation_address,
+            key_management,
             host_chains: host_chains?,
             host_chain_max_concurrent_calls: set(host_calls)?,
             host_chain_call_timeout: Duration::from_secs(set(host_call_timeout)?),
@@ -231,6 +237,37 @@ impl Checker<'_> {
         Ok((decryption, gateway_config))
     }
 
+    fn key_management(
+        &mut self,
+        others: Option<&(Address, Address)>,
+    ) -> Result<(Option<Address>, KeyManagement), ProblemNoted> {
+        let address = self.kms_generation_address(others);
+        let mode = self.one_of(
+            Key::ModeOfKeyManagement,
+            &[("answer", KeyManagement::Answer), ("hold", KeyManagement::Hold)],
+        );
+        Ok((address?, set(mode)?))
+    }
+
+    /// It is another contract than the two that every instance has.
+    fn kms_generation_address(
+        &mut self,
+        others: Option<&(Address, Address)>,
+    ) -> CheckedValue<Address> {
+        let key = Key::KmsGenerationAddress;
+        let Some(address) = self.address(key)? else { return Ok(None) };
+        if others.is_some_and(|(decryption, registry)| [*decryption, *registry].contains(&address))
+        {
+            return Err(self.note_bad(
+                key,
+                "the address of the Decryption or GatewayConfig contract".to_owned(),
+                "another contract's address",
+                "One of the addresses is wrong",
+            ));
+        }
+        Ok(Some(address))
+    }
+
     /// The two timeouts and the expiry, which must allow at least one attempt.
     fn timeouts(&mut self) -> Result<(PerKind<Duration>, Duration), ProblemNoted> {
         let public = self.number(Key::PublicDecryptionTimeoutSecs, 1..=DAY_SECS, "seconds");
@@ -245,7 +282,11 @@ impl Checker<'_> {
                 "A request would expire during its first attempt",
             ));
         }
-        let timeouts = PerKind { public_decryption: public, user_decryption: user };
+        let timeouts = PerKind {
+            public_decryption: public,
+            user_decryption: user,
+            key_operation: KEY_OPERATION_TIMEOUT_SECS,
+        };
         Ok((timeouts.map(Duration::from_secs), Duration::from_secs(expiry)))
     }
 
@@ -301,15 +342,16 @@ impl Checker<'_> {
         }
     }
 
-    /// For public and for user decryptions.
+    /// For public and for user decryptions; key operations wait for the larger number.
     fn confirmations(&mut self) -> Result<PerKind<u64>, ProblemNoted> {
         let mut read = |key| self.number(key, 0..=MAX_CONFIRMATIONS, "blocks");
         let all = read(Key::Confirmations);
         let public = read(Key::PublicDecryptionConfirmations);
         let user = read(Key::UserDecryptionConfirmations);
         let all = set(all)?;
-        Ok(PerKind { public_decryption: public?, user_decryption: user? }
-            .map(|own| own.unwrap_or(all)))
+        let (public, user) = (public?.unwrap_or(all), user?.unwrap_or(all));
+        let key_operation = public.max(user);
+        Ok(PerKind { public_decryption: public, user_decryption: user, key_operation })
     }
 
     // ---- noting problems

@@ -31,6 +31,10 @@ pub struct Config {
     pub chain_id: u64,
     pub decryption_address: Address,
     pub gateway_config_address: Address,
+    /// The contract that asks for key operations. `None`: none are served.
+    pub kms_generation_address: Option<Address>,
+    /// What is done about them.
+    pub key_management: KeyManagement,
     /// The chains whose contracts own handles; no two of one id.
     pub host_chains: Vec<HostChain>,
     /// Calls (batches) to one host chain at the same time.
@@ -150,6 +154,14 @@ impl Ethereum {
     pub fn urls(&self) -> impl Iterator<Item = &SecretUrl> {
         std::iter::once(&self.url).chain(&self.fallback_urls)
     }
+}
+
+/// What is done about a key operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyManagement {
+    Answer,
+    /// It waits until an operator approves it.
+    Hold,
 }
 
 /// What signs the transactions.

@@ -9,6 +9,8 @@
 //! | G14 | `g14` | a second, unified user request event |
 //! | HEAD | `head` | handle-only overloads beside every request event |
 //!
+//! `keys` has the events and calls of `KMSGeneration`, which are the same from G9 to G12.
+//!
 //! A generation is chosen once per direction: by `topic0` in [`decode`], by the request in
 //! [`response_call`]. To add one: a file here, its shapes in [`SHAPES`], its arm in [`response_call`].
 //!
@@ -26,6 +28,7 @@ mod g7;
 mod g8;
 mod g14;
 mod head;
+mod keys;
 mod legacy_call;
 mod consensus;
 mod content;
@@ -43,14 +46,17 @@ pub use deployment::{
     told_deployment,
 };
 pub use errors::{ContractError, RevertMeaning};
+pub use keys::{
+    VOTE_TOPICS, Vote, is_notice, key_digests, key_digests_payload, parse_vote, unserved_event,
+};
 pub use legacy_call::LegacyUserCall;
 pub use responses::{
     RESPONSE_TOPICS, Responder, has_answer_events, parse_response_event, response_calldata_id,
 };
 pub use views::{
-    Coprocessor, KmsNode, View, ViewDecodeError, ViewProblem, contract_version, coprocessor,
-    coprocessor_majority_threshold, coprocessor_tx_senders, current_kms_context_id,
-    decryption_consensus_tx_senders, is_decryption_done, is_valid_kms_context, kms_node,
+    Coprocessor, KmsNode, View, ViewDecodeError, ViewProblem, consensus_tx_senders,
+    contract_version, coprocessor, coprocessor_majority_threshold, coprocessor_tx_senders,
+    current_kms_context_id, is_decryption_done, is_valid_kms_context, kms_node,
     kms_node_for_context, kms_signers, kms_signers_for_context, kms_tx_senders, signing_domain,
     unified_request_is_ready,
 };
@@ -61,7 +67,7 @@ use alloy::sol_types::{self, abi::AbiDecoderConfig};
 
 use crate::domain::{
     Address, Answer, B256, BlockRef, Bytes, Event, EventShape, Kind, Material, Operation, Request,
-    RequestKey, RequestSource, U256,
+    RequestKey, RequestSource, SignedResult, U256,
 };
 
 /// `Upgraded(address)` of the contract's proxy (ERC-1967): the deployment has to be probed again.
@@ -135,7 +141,8 @@ pub fn kind_of_topic(topic0: B256) -> Option<Kind> {
 /// Decodes a request from a log.
 ///
 /// The content of its key is the hash of what is asked for, not of the bytes that came: the overloads of one
-/// request are one request.
+/// request are one request. A log that no table knows is a request of kind [`Kind::UnsupportedEvent`]: whether
+/// a contract may emit it is known where the contract is read.
 pub fn decode(source: RequestSource, event: &Event) -> Result<Request, DecodeError> {
     let fail = |problem| DecodeError {
         block: event.block,
@@ -143,18 +150,13 @@ pub fn decode(source: RequestSource, event: &Event) -> Result<Request, DecodeErr
         log_index: event.log_index,
         problem,
     };
-    let topic0 = *event.topics.first().ok_or_else(|| fail(DecodeProblem::Anonymous))?;
-    let shape = SHAPES
-        .iter()
-        .find(|shape| shape.topic0 == topic0)
-        .ok_or_else(|| fail(DecodeProblem::NotARequest { topic0 }))?;
-    let &[_, topic1] = event.topics.as_slice() else {
-        return Err(fail(DecodeProblem::Topics { event: shape.event, found: event.topics.len() }));
-    };
-    let id = U256::from_be_bytes(topic1.0);
-    let (shape, operation) = (shape.read)(id, &event.data).map_err(|cause| {
-        fail(DecodeProblem::Data { event: shape.event, source: Box::new(cause) })
-    })?;
+    let topic0 = event.topics.first();
+    let (id, shape, operation) = match SHAPES.iter().find(|shape| Some(&shape.topic0) == topic0) {
+        Some(shape) => read_decryption(shape, event),
+        // All generations that ask for key operations here also emit decryptions of this shape.
+        None => keys::decode(event).map(|(id, key)| (id, EventShape::G9, Operation::Key(key))),
+    }
+    .map_err(fail)?;
 
     let content = content::content(id, shape, &operation);
     Ok(Request {
@@ -166,13 +168,27 @@ pub fn decode(source: RequestSource, event: &Event) -> Result<Request, DecodeErr
     })
 }
 
+fn read_decryption(
+    shape: &RequestEventShape,
+    event: &Event,
+) -> Result<(U256, EventShape, Operation), DecodeProblem> {
+    let &[_, topic1] = event.topics.as_slice() else {
+        let (event, found) = (shape.event, event.topics.len());
+        return Err(DecodeProblem::Topics { event, expected: 2, found });
+    };
+    let id = U256::from_be_bytes(topic1.0);
+    let (emitted, operation) = (shape.read)(id, &event.data)
+        .map_err(|cause| DecodeProblem::Data { event: shape.event, source: Box::new(cause) })?;
+    Ok((id, emitted, operation))
+}
+
 /// The calldata that delivers `answer` to the contract, in the form that goes with the request's
 /// shape.
 ///
 /// In G7 the answer's `extra_data` is left out.
 #[must_use]
 pub fn response_call(request: &Request, answer: &Answer) -> Bytes {
-    ResponseForm::of(request.shape).call(request.key.id, answer)
+    ResponseForm::of(request.shape).call(request.kind(), request.key.id, answer.signed())
 }
 
 /// The form of the functions that bring answers: what a deployment takes.
@@ -190,10 +206,19 @@ impl ResponseForm {
         if shape.has_extra_data() { Self::WithExtraData } else { Self::Plain }
     }
 
-    fn call(self, id: U256, answer: &Answer) -> Bytes {
-        match self {
-            Self::Plain => g7::response_call(id, answer),
-            Self::WithExtraData => g8::response_call(id, answer),
+    fn call(self, kind: Kind, id: U256, answer: &SignedResult) -> Bytes {
+        match (self, kind) {
+            (Self::Plain, Kind::PublicDecryption) => g7::public_response_call(id, answer.clone()),
+            (Self::Plain, Kind::UserDecryption) => g7::user_response_call(id, answer.clone()),
+            (Self::WithExtraData, Kind::PublicDecryption) => {
+                g8::public_response_call(id, answer.clone())
+            }
+            (Self::WithExtraData, Kind::UserDecryption) => {
+                g8::user_response_call(id, answer.clone())
+            }
+            (_, Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent) => {
+                keys::response_call(kind, id, answer)
+            }
         }
     }
 }
@@ -210,16 +235,26 @@ pub struct DecodeError {
     pub problem: DecodeProblem,
 }
 
+impl DecodeError {
+    /// The log is a request, and not one of the contract that emitted it.
+    #[must_use]
+    pub fn of_other_contract(event: &Event) -> Self {
+        let Event { block, transaction, log_index, .. } = *event;
+        Self { block, transaction, log_index, problem: DecodeProblem::OtherContract }
+    }
+}
+
 /// Why a log does not decode.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum DecodeProblem {
-    #[error("it has no topics")]
-    Anonymous,
-    /// Also [`UPGRADED_TOPIC`], which is watched and is no request.
+    /// It asks for nothing: [`UPGRADED_TOPIC`], for example, which is watched and is no request.
     #[error("its topic {topic0} is no request event")]
     NotARequest { topic0: B256 },
-    #[error("{event} has two topics (signature and decryption id), found {found}")]
-    Topics { event: &'static str, found: usize },
+    /// It asks for what another contract asks for.
+    #[error("it is no event of this contract")]
+    OtherContract,
+    #[error("{event} has {expected} topics, found {found}")]
+    Topics { event: &'static str, expected: usize, found: usize },
     #[error("the data is not that of {event}: {source}")]
     Data { event: &'static str, source: Box<sol_types::Error> },
 }

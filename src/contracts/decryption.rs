@@ -1,8 +1,12 @@
 //! ADAPTER: the Decryption contract. Knows its events, response functions and versions; reads the chain
 //! through a provider.
+//!
+//! The `KMSGeneration` contract beside it emits requests that are read, located, confirmed and answered in the
+//! same way: [`DecryptionAdapter::key_generation`] is the adapter of that one.
 
 mod agreement;
 mod deployments;
+mod votes;
 mod wallet_answers;
 mod id_probe;
 mod location;
@@ -15,6 +19,7 @@ pub use self::{
     deployments::DeploymentSupport,
     id_probe::{IdProbe, IdStatus},
     location::{ORPHANED_AFTER, RequestLocation},
+    votes::Votes,
     wallet_answers::{AnswerQuery, AnswerStatus},
     witness::WitnessVerdict,
 };
@@ -41,10 +46,19 @@ pub struct Addresses {
 pub struct DecryptionAdapter<P> {
     provider: P,
     addresses: Addresses,
+    emitter: Emitter,
     topics: std::sync::Arc<[B256]>,
     witness_cache: witness::WitnessCache,
     uncontested: agreement::UncontestedClaims,
     deployment_doubt: deployments::DeploymentDoubt,
+}
+
+/// The contract whose events and functions are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Emitter {
+    Decryption,
+    /// At this address.
+    KeyGeneration(Address),
 }
 
 /// Why a view returned no value.
@@ -93,11 +107,19 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         Self {
             provider,
             addresses,
+            emitter: Emitter::Decryption,
             topics: abi::request_topics().into(),
             witness_cache,
             uncontested,
             deployment_doubt,
         }
+    }
+
+    /// The adapter of the `KMSGeneration` contract at this address. Every event of it is read.
+    #[must_use]
+    pub fn key_generation(&self, at: Address) -> Self {
+        let emitter = Emitter::KeyGeneration(at);
+        Self { emitter, topics: [].into(), ..Self::new(self.provider.clone(), self.addresses) }
     }
 
     pub fn provider(&self) -> &P {
@@ -110,14 +132,21 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         Self { provider: self.provider.for_node(node), ..self.clone() }
     }
 
-    /// Where its requests come from.
+    /// What names its requests.
     pub fn source(&self) -> RequestSource {
         let Addresses { chain_id, decryption: contract, .. } = self.addresses;
         RequestSource { chain_id, contract }
     }
 
     pub fn address(&self) -> Address {
-        self.addresses.decryption
+        *self.emitting_address()
+    }
+
+    fn emitting_address(&self) -> &Address {
+        match &self.emitter {
+            Emitter::Decryption => &self.addresses.decryption,
+            Emitter::KeyGeneration(at) => at,
+        }
     }
 
     /// Everything this adapter reads: all request events of all generations, and the proxy's upgrade.
@@ -127,7 +156,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
 
     fn of<'t>(&'t self, first: &'t [B256], second: &'t [B256]) -> LogFilter<'t> {
         LogFilter {
-            addresses: std::slice::from_ref(&self.addresses.decryption),
+            addresses: std::slice::from_ref(self.emitting_address()),
             topic0: first,
             topic1: second,
         }
@@ -144,8 +173,16 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         event.topics.first() == Some(&abi::UPGRADED_TOPIC)
     }
 
+    /// Whether the event is known and asks for nothing.
+    pub fn is_notice(&self, event: &Event) -> bool {
+        self.emitter != Emitter::Decryption && abi::is_notice(event)
+    }
+
+    /// An event of another contract is refused, whichever of the two this is.
     pub fn decode(&self, event: &Event) -> Result<Request, DecodeError> {
-        abi::decode(self.source(), event)
+        let request = abi::decode(self.source(), event)?;
+        let is_ours = request.kind().is_key_operation() != (self.emitter == Emitter::Decryption);
+        if is_ours { Ok(request) } else { Err(DecodeError::of_other_contract(event)) }
     }
 
     /// The calldata that delivers `answer`.

@@ -103,6 +103,20 @@ stable_words! {
     MessageTooLarge = "message_too_large",
     /// The contract rejects the answer for another reason.
     ContractRejected = "contract_rejected",
+    /// The contract that asks for key operations emitted an event that this version does not serve.
+    UnsupportedEvent = "unsupported_event",
+    /// The configuration lacks the contract that asks for key operations.
+    KeyManagementNotConfigured = "key_management_not_configured",
+    /// `key_management = "hold"`: an operator has to approve a key operation.
+    OperatorApproval = "operator_approval",
+    /// This node has not finished the preparation of the key.
+    WaitsForPreparation = "waits_for_preparation",
+    /// The Core does not know the preparation of the key.
+    CoreLacksPreparation = "core_lacks_preparation",
+    /// The Core is of another age than the contract that asks for a key.
+    CoreVersion = "core_version",
+    /// Another node has answered a key operation with another result.
+    ResultDiffers = "result_differs",
     /// Its problem is transient but lasts, and other requests needed its permit.
     NoProgress = "no_progress",
     /// The walk of this request panicked three times.
@@ -122,7 +136,19 @@ impl HoldReason {
     #[must_use]
     pub fn remedy(self) -> &'static str {
         match self {
-            Self::UnsupportedGeneration | Self::UnsupportedType => "upgrade the connector",
+            Self::UnsupportedGeneration | Self::UnsupportedType | Self::UnsupportedEvent => {
+                "upgrade the connector"
+            }
+            Self::KeyManagementNotConfigured => "set `kms_generation_address`",
+            Self::OperatorApproval => "approve it: `kms-connector requests approve ID`",
+            Self::WaitsForPreparation => {
+                "nothing: it is tried again once the preparation is answered"
+            }
+            Self::CoreLacksPreparation => {
+                "look at the Core's log: a Core that was restarted has lost its preparations"
+            }
+            Self::CoreVersion => "run the Core that goes with these contracts",
+            Self::ResultDiffers => "compare the digests in its detail with the other operators",
             Self::SignerMismatch => "connect the right Core, or have its signer registered",
             Self::InvalidAnswer => "compare the versions of Core and contract",
             Self::WalletNotRegistered => "have the owner of GatewayConfig register the wallet",

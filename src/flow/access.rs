@@ -190,6 +190,8 @@ impl<P: ChainReader> Access<P> {
                     Ok(vec![plan.map_err(malformed)?])
                 }
             },
+            // It names no handle.
+            Operation::Key(_) => Ok(Vec::new()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Limits the number of walks: each needs a permit, and at most half of the permits go to requests from
-//! the journal. A walk that only waits gives its permit to a request that needs one.
+//! the journal. A walk that only waits gives its permit to a request that needs one. Decryptions and key
+//! operations have permits of their own ([`Places`]).
 
 mod not_final;
 mod waiting_queue;
@@ -20,7 +21,7 @@ use tokio::{
 
 use self::waiting_queue::WaitingQueue;
 use super::{
-    QueuedRequest, WalkReceivers,
+    QueueReceivers, QueuedRequest,
     walk_queue::{Activity, AttendanceGuard},
 };
 use crate::{
@@ -132,13 +133,13 @@ impl Capacity {
     /// `coin`: which channel is polled first.
     pub(super) async fn next_request(
         &self,
-        receivers: &mut WalkReceivers,
+        receivers: &mut QueueReceivers,
         queues: &mut WaitingQueues,
         final_height: FinalHeight,
         coin: bool,
     ) -> Option<(Permit, QueuedRequest)> {
         let (
-            WalkReceivers { from_chain: fresh, from_journal: again },
+            QueueReceivers { from_chain: fresh, from_journal: again },
             WaitingQueues { from_chain: queue, from_journal: recovered_queue },
         ) = (receivers, queues);
         let waiting = || {
@@ -167,6 +168,29 @@ impl Capacity {
         next.map(|(again, intake)| {
             (Permit { _total: one, recovered: again, share: Wanted::default() }, intake)
         })
+    }
+}
+
+/// The permits and the waiting requests of one class.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub capacity: Capacity,
+    pub queues: WaitingQueues,
+}
+
+impl Places {
+    pub(super) fn new(max: usize) -> Self {
+        Self { capacity: Capacity::new(max), queues: WaitingQueues::new(max) }
+    }
+
+    /// As [`Capacity::next_request`].
+    pub(super) async fn next_request(
+        &mut self,
+        receivers: &mut QueueReceivers,
+        final_height: FinalHeight,
+        coin: bool,
+    ) -> Option<(Permit, QueuedRequest)> {
+        self.capacity.next_request(receivers, &mut self.queues, final_height, coin).await
     }
 }
 

@@ -131,7 +131,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 return Ok(setback);
             }
             Remedy::Refuse(Refusal::Malformed(_) | Refusal::AccessRefused(_)) => {
-                match self.confirmation.verify(request, before).await {
+                match self.confirmation_of(request).verify(request, before).await {
                     Confirmed::Yes => return Ok(setback),
                     Confirmed::Gone => return Err(Outcome::Orphaned),
                     Confirmed::NotYet(hold) => Setback::held(hold),
@@ -139,7 +139,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             }
             Remedy::Hold(hold) => {
                 if hold.reason == HoldReason::UnsupportedType {
-                    self.confirmation.reread_block(request);
+                    self.confirmation_of(request).reread_block(request);
                 }
                 setback
             }

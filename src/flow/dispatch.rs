@@ -16,7 +16,7 @@ use tracing::{Instrument, error, error_span};
 
 use super::{
     Flow, QueuedRequest, RequestLedger, Step, WalkReceivers,
-    capacity::{Capacity, Permit, PermitHolder, WaitingQueues},
+    capacity::{Capacity, Permit, PermitHolder, Places},
     ciphertexts::BucketRegistry,
     walk::{WalkEnd, policy},
 };
@@ -25,6 +25,9 @@ use crate::{
     domain::{LedgerError, RequestKey},
     telemetry::heartbeat::Heartbeat,
 };
+
+/// Key operations that are walked at the same time. A contract has one in hand, or two.
+const KEY_OPERATIONS_AT_ONCE: usize = 64;
 
 /// The running walks.
 #[derive(Default)]
@@ -45,15 +48,16 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         heart: Heartbeat,
         stop: CancellationToken,
     ) -> Result<(), LedgerError> {
-        let (mut walks, mut queues) =
-            (Walks::default(), WaitingQueues::new(self.options.max_in_flight));
-        let capacity = Capacity::new(self.options.max_in_flight);
+        let mut walks = Walks::default();
+        let mut decryptions = Places::new(self.options.max_in_flight);
+        let mut key_operations = Places::new(KEY_OPERATIONS_AT_ONCE);
         let mut final_height = self.final_height.clone();
         loop {
             self.metrics.walking(walks.walked_keys.len(), self.options.max_in_flight);
             heart.rest();
             let height = *final_height.borrow_and_update();
-            queues.release_final(height);
+            decryptions.queues.release_final(height);
+            key_operations.queues.release_final(height);
             tokio::select! {
                 biased;
                 Some(ended) = walks.tasks.join_next_with_id() => {
@@ -64,6 +68,9 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                     };
                     let Some((mut walked, permit)) = walks.walking.remove(&id) else { continue };
                     let key = walked.request.key;
+                    let is_key_operation = walked.request.kind().is_key_operation();
+                    let Places { capacity, queues } =
+                        if is_key_operation { &mut key_operations } else { &mut decryptions };
                     walks.walked_keys.remove(&key);
                     if let Ok(WalkEnd::NotFinal(block)) = result {
                         queues.walk_ended(walked.request.block);
@@ -76,7 +83,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                     if let Some(pause) = again {
                         // It may have advanced since it began.
                         walked.recovered = true;
-                        self.start(&mut walks, walked, permit, pause, &capacity, &stop);
+                        self.start(&mut walks, walked, permit, pause, capacity, &stop);
                     } else {
                         walks.panics.remove(&key);
                         queues.walk_ended(walked.request.block);
@@ -84,14 +91,18 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 }
                 () = stop.cancelled() => break,
                 Ok(()) = final_height.changed() => {}
-                next = capacity.next_request(&mut receivers, &mut queues, height, self.dice.coin()) => {
-                    let Some((mut place, entry)) = next else { break };
+                Some((place, entry)) =
+                    key_operations.next_request(&mut receivers.key_operations, height, true) =>
+                {
                     heart.beat().await;
-                    // The retry of held requests may find one whose walk is running.
-                    if !walks.walked_keys.contains(&entry.request.key) {
-                        place.share = queues.walk_began(entry.request.block);
-                        self.start(&mut walks, entry, place, Duration::ZERO, &capacity, &stop);
-                    }
+                    self.begin(&mut walks, &mut key_operations, entry, place, &stop);
+                }
+                next = decryptions.next_request(
+                    &mut receivers.decryptions, height, self.dice.coin()
+                ) => {
+                    let Some((place, entry)) = next else { break };
+                    heart.beat().await;
+                    self.begin(&mut walks, &mut decryptions, entry, place, &stop);
                 }
             }
         }
@@ -102,6 +113,22 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             }
         }
         Ok(())
+    }
+
+    /// Starts a walk, unless it is running: the retry of held requests may find such a request.
+    fn begin(
+        self: &Arc<Self>,
+        walks: &mut Walks,
+        places: &mut Places,
+        queued: QueuedRequest,
+        mut permit: Permit,
+        stop: &CancellationToken,
+    ) {
+        if walks.walked_keys.contains(&queued.request.key) {
+            return;
+        }
+        permit.share = places.queues.walk_began(queued.request.block);
+        self.start(walks, queued, permit, Duration::ZERO, &places.capacity, stop);
     }
 
     fn start(

@@ -23,6 +23,7 @@
 //! it knows the request. This module logs nothing; the caller that decides on an error logs it.
 
 mod results;
+mod key_operations;
 mod answer_error;
 pub mod codec;
 mod endpoint;
@@ -47,6 +48,7 @@ use tonic::Status;
 
 pub use self::{
     answer_error::{AnswerError, WrongSigner, WrongSignerCause},
+    key_operations::CoreAge,
     results::{AskResult, CoreError, CoreHealth, PollResult, PollingEnd},
     transport::{EndpointError, GrpcService, Transport},
 };
@@ -82,6 +84,8 @@ pub struct Options {
     pub ask: Duration,
     /// Deadline of a poll: longer than the 60 s for which the Core holds it.
     pub poll: Duration,
+    /// Deadline of a poll for a key operation: longer than the 300 s for which some Cores hold it.
+    pub key_poll: Duration,
     /// Deadline of the poll that resolves an `Aborted`. A Core that does not know the id says so at
     /// once; one that holds the poll knows it.
     pub probe: Duration,
@@ -94,6 +98,7 @@ impl Default for Options {
         Self {
             ask: Duration::from_mins(1),
             poll: Duration::from_secs(65),
+            key_poll: Duration::from_secs(310),
             probe: Duration::from_secs(2),
             health: Duration::from_secs(5),
         }
@@ -109,7 +114,7 @@ pub struct Expected<'a> {
     pub signers: &'a [Address],
 }
 
-/// The client of one KMS Core for one Decryption contract. Cheap to clone; clones share the connections.
+/// The client of one KMS Core for one contract. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
 pub struct KmsCore {
     endpoint: CoreEndpoint,
@@ -137,6 +142,12 @@ impl KmsCore {
     #[must_use]
     pub fn rolling(self, dice: Dice) -> Self {
         Self { dice, ..self }
+    }
+
+    /// The same Core, for requests of a contract with this domain. The connections are shared.
+    #[must_use]
+    pub fn under(&self, domain: SigningDomain) -> Self {
+        Self { domain: Arc::new(domain), ..self.clone() }
     }
 
     /// Names the endpoint, in messages and in the journal.
@@ -200,7 +211,23 @@ impl KmsCore {
                 let asking = client.user_decrypt(traced(message));
                 self.endpoint.call("user_decrypt", self.options.ask, asking).await
             }
+            // The caller has ciphertexts, which a key operation does not need.
+            Operation::Key(operation) => self.send_key_operation(id, operation).await?,
         };
+        self.conclude_ask(request, outcome, || {
+            let named = extra_data.named_context(request.extra_data());
+            lacking(key_id, named, extra_data)
+        })
+        .await
+    }
+
+    /// What the reply to an ask comes to. `lacking`: what the Core may lack of the request.
+    async fn conclude_ask(
+        &self,
+        request: &Request,
+        outcome: Result<v1::Empty, NoReply>,
+        lacking: impl FnOnce() -> (HoldReason, String),
+    ) -> Result<AskResult, CoreError> {
         let status = match outcome {
             Ok(v1::Empty {}) => return Ok(AskResult::Accepted),
             Err(NoReply::TimedOut) => return Err(timeout_error(self.options.ask)),
@@ -210,8 +237,7 @@ impl KmsCore {
             StatusMeaning::AlreadyKnown => Ok(AskResult::AlreadyKnown),
             StatusMeaning::Ambiguous => self.resolve_aborted(request, &status).await,
             StatusMeaning::Lacking => {
-                let named = extra_data.named_context(request.extra_data());
-                let (reason, what) = lacking(key_id, named, extra_data);
+                let (reason, what) = lacking();
                 Err(CoreError::Held(hold(reason, &what, &status, request)))
             }
             StatusMeaning::Busy => Err(busy_error(&status)),
@@ -261,7 +287,12 @@ impl KmsCore {
         request: &Request,
         expected: Expected<'_>,
     ) -> Result<PollResult, CoreError> {
-        self.poll_within(self.options.poll, request, expected).await
+        self.poll_within(self.poll_deadline(request), request, expected).await
+    }
+
+    fn poll_deadline(&self, request: &Request) -> Duration {
+        let Options { poll, key_poll, .. } = self.options;
+        if request.kind().is_key_operation() { key_poll } else { poll }
     }
 
     /// Polls until there is an answer, the Core turns out not to know the request, or `deadline` has
@@ -286,7 +317,7 @@ impl KmsCore {
             else {
                 return Ok(PollingEnd::TimedOut);
             };
-            let limit = self.options.poll.min(left);
+            let limit = self.poll_deadline(request).min(left);
             polls = polls.saturating_add(1);
             match self.poll_within(limit, request, expected).await {
                 Ok(PollResult::Answer(answer)) => {
@@ -330,12 +361,12 @@ impl KmsCore {
         }
     }
 
-    /// The gRPC call behind a poll, for either kind.
+    /// The gRPC call behind a poll, for any kind.
     async fn fetch_result<'a>(
         &self,
         request: &'a Request,
         limit: Duration,
-    ) -> Result<DecryptionResponse<'a>, NoReply> {
+    ) -> Result<CoreResponse<'a>, NoReply> {
         let (mut client, _place) = self.endpoint.poll_client();
         let question = || {
             let mut question = traced(wire::request_id(request.key.id));
@@ -348,14 +379,18 @@ impl KmsCore {
                 self.endpoint
                     .call("get_public_decryption_result", limit, polling)
                     .await
-                    .map(|response| DecryptionResponse::Public(public, response))
+                    .map(|response| CoreResponse::Public(public, response))
             }
             Operation::UserDecryption(user) => {
                 let polling = client.get_user_decryption_result(question());
                 self.endpoint
                     .call("get_user_decryption_result", limit, polling)
                     .await
-                    .map(|response| DecryptionResponse::User(user, response))
+                    .map(|response| CoreResponse::User(user, response))
+            }
+            Operation::Key(operation) => {
+                let reply = self.fetch_key_result(client, operation, question(), limit).await?;
+                Ok(CoreResponse::Key(operation, reply))
             }
         }
     }
@@ -363,19 +398,23 @@ impl KmsCore {
     fn verify(
         &self,
         request: &Request,
-        reply: DecryptionResponse<'_>,
+        reply: CoreResponse<'_>,
         expected: Expected<'_>,
     ) -> Result<Answer, AnswerError> {
         let Expected { extra_data, signers } = expected;
         let domain = &self.domain;
         match reply {
-            DecryptionResponse::Public(operation, response) => signature::decode_public_answer(
+            CoreResponse::Public(operation, response) => signature::decode_public_answer(
                 domain, request, operation, extra_data, response, signers,
             )
             .map(Answer::PublicDecryption),
-            DecryptionResponse::User(operation, response) => {
+            CoreResponse::User(operation, response) => {
                 signature::user_answer(domain, request, operation, extra_data, response, signers)
                     .map(Answer::UserDecryption)
+            }
+            CoreResponse::Key(operation, reply) => {
+                let of = (request.key.id, operation);
+                signature::key_answer(domain, of, reply, signers).map(Answer::Key)
             }
         }
     }
@@ -387,9 +426,10 @@ impl KmsCore {
     }
 }
 
-enum DecryptionResponse<'a> {
+enum CoreResponse<'a> {
     Public(&'a crate::domain::PublicDecryption, v1::PublicDecryptionResponse),
     User(&'a crate::domain::UserDecryption, v1::UserDecryptionResponse),
+    Key(&'a crate::domain::KeyOperation, signature::KeyReply),
 }
 
 /// Adds the current trace context, if any.

@@ -126,6 +126,8 @@ pub struct RequestState {
     pub worked: Duration,
     /// Of the last [`Step::AccessChecked`].
     pub bound_context: Option<U256>,
+    /// An operator has approved it.
+    pub is_approved: bool,
 }
 
 /// Whether this node has answered a request, by its id.

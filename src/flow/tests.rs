@@ -5,6 +5,7 @@ mod bucket_refuses;
 mod core_contradicts;
 mod core_never_answers;
 mod forged_requests;
+mod key_operations;
 mod only_observed;
 mod panics;
 mod scene;
@@ -39,8 +40,13 @@ fn answer() -> Answer {
 
 #[test]
 fn what_the_core_may_have_is_polled_first() {
-    let standing =
-        |stage, held| RequestState { stage, held, worked: Duration::ZERO, bound_context: None };
+    let standing = |stage, held| RequestState {
+        stage,
+        held,
+        worked: Duration::ZERO,
+        bound_context: None,
+        is_approved: false,
+    };
     for reason in [HoldReason::CoreFailed, HoldReason::CoreStuck, HoldReason::CoreForgets] {
         assert_eq!(stage_to_resume(standing(Stage::Asked, Some(reason))), Stage::Asked);
         assert_eq!(stage_to_resume(standing(Stage::Arrived, Some(reason))), Stage::Asked);
@@ -61,7 +67,7 @@ async fn what_was_left_does_not_delay_what_is_new() {
     let places = Capacity::new(4);
     let (fresh, fresh_intake) = mpsc::channel(10);
     let (again, again_intake) = mpsc::channel(10);
-    let mut intakes = WalkReceivers { from_chain: fresh_intake, from_journal: again_intake };
+    let mut intakes = QueueReceivers { from_chain: fresh_intake, from_journal: again_intake };
     let mut rows = WaitingQueues::new(1000);
     for id in 0..10 {
         again.send(intake(id, true)).await.unwrap();
@@ -104,7 +110,7 @@ async fn a_single_place_serves_both_sides() {
     let places = Capacity::new(1);
     let (fresh, fresh_intake) = mpsc::channel(10);
     let (again, again_intake) = mpsc::channel(10);
-    let mut intakes = WalkReceivers { from_chain: fresh_intake, from_journal: again_intake };
+    let mut intakes = QueueReceivers { from_chain: fresh_intake, from_journal: again_intake };
     let mut rows = WaitingQueues::new(1000);
     for round in 0..20 {
         let waiting = tokio::time::timeout(
@@ -132,7 +138,7 @@ async fn places_are_asked_back_one_by_one_while_a_request_waits() {
     let places = Capacity::new(2);
     let (fresh, fresh_intake) = mpsc::channel(10);
     let (_again, again_intake) = mpsc::channel(10);
-    let mut intakes = WalkReceivers { from_chain: fresh_intake, from_journal: again_intake };
+    let mut intakes = QueueReceivers { from_chain: fresh_intake, from_journal: again_intake };
     let mut rows = WaitingQueues::new(1000);
     let mut walking = Vec::new();
     for id in 0..2 {
@@ -185,7 +191,7 @@ async fn places_are_asked_back_one_by_one_while_a_request_waits() {
 async fn those_of_one_block_give_way_to_the_rest_of_it_one_by_one() {
     let (fresh, fresh_intake) = mpsc::channel(10);
     let (_again, again_intake) = mpsc::channel(10);
-    let mut intakes = WalkReceivers { from_chain: fresh_intake, from_journal: again_intake };
+    let mut intakes = QueueReceivers { from_chain: fresh_intake, from_journal: again_intake };
     let (places, mut rows) = (Capacity::new(8), WaitingQueues::new(4));
     let minute = Duration::from_mins(1);
     for id in 0..5 {
@@ -247,7 +253,7 @@ async fn t17_a_request_that_has_moved_up_waits_until_its_block_is_final() {
     let (_again, from_journal) = mpsc::channel(1);
     fresh.send(QueuedRequest::alone(request, false)).await.unwrap();
     let stop = CancellationToken::new();
-    let receivers = WalkReceivers { from_chain, from_journal };
+    let receivers = WalkReceivers::of_decryptions(from_chain, from_journal);
     let running = Arc::new(flow).run(receivers, Heartbeat::default(), stop.clone());
     let moving = async {
         for height in 55..61 {

@@ -3,8 +3,11 @@
 
 pub(super) mod policy;
 mod stages;
+mod key_operations;
 mod foreign_answer;
 mod notes;
+
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -16,17 +19,17 @@ use self::policy::{
     setback::{Cause, Setback},
 };
 use super::{
-    Flow, Mode, QueuedRequest, RequestLedger, Step,
+    Flow, Mode, QueuedRequest, RequestLedger, RequestState, Step,
     capacity::PermitHolder,
     ciphertexts::BucketRegistry,
     finality::rule::FinalHeight,
     submission::{PriorAnswer, SubmissionProgress},
-    walk_queue::Activity,
+    walk_queue::{Activity, AttendanceGuard},
 };
 use crate::{
     chain::{rpc_error::RpcError, sender::TransactionSender},
     contracts::decryption::RequestLocation,
-    domain::{BlockRef, Hold, LedgerError, Outcome, Remedy, Request, stage::Stage},
+    domain::{BlockRef, Hold, LedgerError, Operation, Outcome, Remedy, Request, stage::Stage},
 };
 
 /// How a walk ended.
@@ -68,9 +71,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             // It was settled in the meantime.
             return Ok(WalkEnd::Settled);
         }
-        let (forgotten, pause) =
-            (self.may_be_answered_already(&request), self.options.retry_interval);
-        let mut history = History::begin(standing.as_ref(), forgotten, pause);
+        let mut history = self.begin_history(&request, standing.as_ref());
         let mut stage = standing.map_or(Stage::Arrived, stage_to_resume);
         let mut sending = None;
         loop {
@@ -124,7 +125,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             };
             let (wanted, dice) = (holder.is_recalled(), self.dice.roll());
             let at = FailedAttempt { begun, now: Instant::now(), is_recalled: wanted, dice };
-            let expiry = self.options.request_expiry;
+            let expiry = self.expiry_of(&request);
             let decision = policy::decide(&stage, &setback, &mut history, at, expiry);
             self.note_decided(key, &decision, &mut history.access).await?;
             match decision {
@@ -161,6 +162,39 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
+    fn begin_history(&self, request: &Request, standing: Option<&RequestState>) -> History {
+        let (forgotten, pause) =
+            (self.may_be_answered_already(request), self.options.retry_interval);
+        let mut history = History::begin(standing, forgotten, pause);
+        if request.kind().is_key_operation() {
+            history.simulate_first();
+        }
+        history
+    }
+
+    /// Working time after which the request ends. A key operation takes as long as it takes.
+    fn expiry_of(&self, request: &Request) -> Duration {
+        let expires = !request.kind().is_key_operation();
+        if expires { self.options.request_expiry } else { Duration::MAX }
+    }
+
+    /// Asks the Core for what the request asks for.
+    async fn ask_stage(
+        &self,
+        request: &Request,
+        history: &mut History,
+        attendance: &AttendanceGuard,
+    ) -> Result<Transition, Setback> {
+        match &request.operation {
+            Operation::PublicDecryption(_) | Operation::UserDecryption(_) => {
+                self.ask(request, history, attendance).await
+            }
+            Operation::Key(operation) => {
+                self.ask_key_operation(request, operation, history, attendance).await
+            }
+        }
+    }
+
     /// A run whose journal is gone may have answered a request that was on chain before this start.
     fn may_be_answered_already(&self, request: &Request) -> bool {
         match &self.mode {
@@ -184,7 +218,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             && matches!(stage, Stage::Arrived | Stage::Asked)
         {
             holder.attendance.set_activity(Activity::CheckingChain);
-            let looking = Box::pin(rooms.submission.find_prior_answer(request));
+            let looking = Box::pin(rooms.submission_of(request).find_prior_answer(request));
             match stop.run_until_cancelled(looking).await? {
                 Ok(Some(outcome)) => return Some(Ok(Transition::End(outcome))),
                 Ok(None) => history.no_forgotten_answer(),
@@ -208,13 +242,16 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         holder: PermitHolder<'_>,
         stop: &CancellationToken,
     ) -> Option<Result<Transition, Setback>> {
+        if request.kind().is_key_operation() && self.key_stages(request).is_none() {
+            return Some(Err(key_operations::not_configured()));
+        }
         match (&self.mode, stage) {
             (Mode::Observe { .. }, _) | (Mode::Answer(_), Stage::Arrived) => {
                 holder.attendance.set_activity(Activity::CheckingChain);
                 let asking = async {
                     match self.check_final(request).await? {
                         Some(instead) => Ok(instead),
-                        None => self.ask(request, history, holder.attendance).await,
+                        None => self.ask_stage(request, history, holder.attendance).await,
                     }
                 };
                 stop.run_until_cancelled(Box::pin(asking)).await
@@ -265,13 +302,13 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
 
     /// Returns where the chain has the request now. The journal knows other requests with the same id.
     pub(super) async fn whereabouts(&self, request: &Request) -> Result<RequestLocation, RpcError> {
-        let found = self.confirmation.whereabouts(request, &[]).await?;
+        let found = self.confirmation_of(request).whereabouts(request, &[]).await?;
         if found != RequestLocation::Unknown {
             return Ok(found);
         }
         match self.ledger.events_of_same_id(request.key).await {
             Ok(namesakes) if !namesakes.is_empty() => {
-                self.confirmation.whereabouts(request, &namesakes).await
+                self.confirmation_of(request).whereabouts(request, &namesakes).await
             }
             Ok(_) | Err(_) => Ok(found),
         }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 pub(crate) use self::attendance::AttendanceGuard;
 use self::attendance::Attendances;
 pub use self::attendance::{Activity, AttendanceState};
-use crate::domain::{Request, RequestKey};
+use crate::domain::{Kind, Request, RequestKey};
 
 /// A request on its way to its walk.
 #[derive(Clone, Debug)]
@@ -36,9 +36,29 @@ impl QueuedRequest {
     }
 }
 
-/// The receiving ends of the channels to the walks.
+/// The receiving ends of the channels to the walks: decryptions never delay a key operation.
 #[derive(Debug)]
 pub struct WalkReceivers {
+    pub decryptions: QueueReceivers,
+    pub key_operations: QueueReceivers,
+}
+
+#[cfg(test)]
+impl WalkReceivers {
+    /// Without key operations.
+    pub(crate) fn of_decryptions(
+        from_chain: mpsc::Receiver<QueuedRequest>,
+        from_journal: mpsc::Receiver<QueuedRequest>,
+    ) -> Self {
+        let decryptions = QueueReceivers { from_chain, from_journal };
+        let (from_chain, from_journal) = (mpsc::channel(1).1, mpsc::channel(1).1);
+        Self { decryptions, key_operations: QueueReceivers { from_chain, from_journal } }
+    }
+}
+
+/// Those of one class of requests.
+#[derive(Debug)]
+pub struct QueueReceivers {
     /// New requests from the chain.
     pub from_chain: mpsc::Receiver<QueuedRequest>,
     /// Requests from the journal. They never use more than half of the permits, so that thousands of old or
@@ -49,17 +69,32 @@ pub struct WalkReceivers {
 /// A sending end of a channel to the walks.
 #[derive(Clone, Debug)]
 pub struct WalkSender {
-    sender: mpsc::Sender<QueuedRequest>,
+    decryptions: mpsc::Sender<QueuedRequest>,
+    key_operations: mpsc::Sender<QueuedRequest>,
     attendances: Attendances,
 }
+
+/// Key operations on their way: a contract asks for a few a month.
+const KEY_OPERATION_QUEUE: usize = 16;
 
 /// The channels to the walks: one for new requests (capacity `fresh`), one for repeated ones (`again`).
 #[must_use]
 pub fn walk_channels(fresh: usize, again: usize) -> (WalkReceivers, WalkSender, WalkSender) {
-    let ((walk, fresh), (walk_again, again)) = (mpsc::channel(fresh), mpsc::channel(again));
+    let channels = |fresh, again| {
+        let ((walk, from_chain), (walk_again, from_journal)) =
+            (mpsc::channel(fresh), mpsc::channel(again));
+        (walk, walk_again, QueueReceivers { from_chain, from_journal })
+    };
+    let (walk, walk_again, decryptions) = channels(fresh, again);
+    let (key_walk, key_walk_again, key_operations) =
+        channels(KEY_OPERATION_QUEUE, KEY_OPERATION_QUEUE);
     let attendances = Attendances::default();
-    let entrance = |walk| WalkSender { sender: walk, attendances: attendances.clone() };
-    (WalkReceivers { from_chain: fresh, from_journal: again }, entrance(walk), entrance(walk_again))
+    let entrance = |decryptions, key_operations| {
+        let attendances = attendances.clone();
+        WalkSender { decryptions, key_operations, attendances }
+    };
+    let receivers = WalkReceivers { decryptions, key_operations };
+    (receivers, entrance(walk, key_walk), entrance(walk_again, key_walk_again))
 }
 
 /// The dispatcher takes no more requests: the instance is stopping.
@@ -93,12 +128,16 @@ impl WalkSender {
 
     /// Waits until there is room. Cancel-safe, except that the queued request is dropped.
     pub async fn send(&self, queued: QueuedRequest) -> Result<(), Closed> {
-        self.sender.send(queued).await.map_err(|_| Closed)
+        self.sender(queued.request.kind()).send(queued).await.map_err(|_| Closed)
     }
 
-    /// Waits until there is room for one request.
-    pub async fn reserve(&self) -> Result<mpsc::Permit<'_, QueuedRequest>, Closed> {
-        self.sender.reserve().await.map_err(|_| Closed)
+    /// Waits until there is room for one request of this kind.
+    pub async fn reserve(&self, kind: Kind) -> Result<mpsc::Permit<'_, QueuedRequest>, Closed> {
+        self.sender(kind).reserve().await.map_err(|_| Closed)
+    }
+
+    fn sender(&self, kind: Kind) -> &mpsc::Sender<QueuedRequest> {
+        if kind.is_key_operation() { &self.key_operations } else { &self.decryptions }
     }
 }
 
@@ -118,7 +157,7 @@ mod tests {
         let intake = entrance.attend(request, false);
         assert!(entrance.is_attended(key) && again.is_attended(key));
         entrance.send(intake).await.unwrap();
-        let taken = intakes.from_chain.recv().await.unwrap();
+        let taken = intakes.decryptions.from_chain.recv().await.unwrap();
         let kept = taken.clone();
         drop(taken);
         assert!(again.is_attended(key));

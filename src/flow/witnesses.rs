@@ -24,7 +24,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         again: bool,
         doubted: &mut bool,
     ) -> Result<Option<Outcome>, Setback> {
-        let witnessed = self.confirmation.ask_witnesses(request, block, again).await;
+        let witnessed = self.confirmation_of(request).ask_witnesses(request, block, again).await;
         *doubted = matches!(witnessed, WitnessVerdict::NoNode | WitnessVerdict::Disputed { .. });
         match witnessed {
             WitnessVerdict::OnlyNode => {}
@@ -41,7 +41,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             WitnessVerdict::NeverExisted => {
                 self.metrics.count_witnessed("nowhere");
                 // The block may contain another request instead.
-                self.confirmation.reread_block(request);
+                self.confirmation_of(request).reread_block(request);
                 return Ok(Some(Outcome::Orphaned));
             }
         }

@@ -11,7 +11,7 @@ use super::{
     edges::{ConnectTask, Edges, HostEdges},
     errors::BuildError,
     host_chains::{self, Hosts},
-    housekeeping, prior_answers, report,
+    housekeeping, key_requests, prior_answers, report,
     rooms::{CommonParts, RoomParts, open_access, open_ciphertexts},
     stored_state::StoredState,
 };
@@ -58,6 +58,7 @@ impl Instance {
         let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
         let domain = dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
         let support = self.follow_support(config, &waits, &gateway, &decryption).await;
+        key_requests::log_what_is_not_served(config, &support.borrow());
         let address = wallet.address();
         let registry = dependencies::find_registry_and_registration(
             &waits, &gateway, &provider, address, config,

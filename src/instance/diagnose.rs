@@ -273,8 +273,17 @@ async fn diagnose_chain(
     let of_contract = contracts::diagnose_decryption(provider, config);
     let of_tag =
         within_deadline("finality", nodes::diagnose_tag(provider, config.finality, seen.newest));
-    let (mut contracts, registry, balance, journal, of_tag) =
-        tokio::join!(of_contract, registry, balance, journal, of_tag);
+    let of_keys = async {
+        // An observing instance answers nothing.
+        if config.observes() {
+            None
+        } else {
+            contracts::diagnose_key_generation(provider, config).await
+        }
+    };
+    let (mut contracts, of_keys, registry, balance, journal, of_tag) =
+        tokio::join!(of_contract, of_keys, registry, balance, journal, of_tag);
+    contracts.extend(of_keys);
     contracts.extend(of_tag.unwrap_or_else(Some));
     let (of_registry, (buckets, dates)) = registry.unwrap_or_else(|| {
         let finding = Finding::fail(

@@ -90,7 +90,7 @@ impl Instance {
             config,
             parts,
             mode,
-            WalkInputs { walk, walk_again, final_height: height_sender, suspects },
+            WalkInputs { walk, walk_again, final_height: height_sender, suspects, keys: None },
         );
         info!("instance running");
         Ok(())

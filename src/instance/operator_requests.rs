@@ -35,7 +35,7 @@ use crate::{
     },
     chain::reader::ChainReader,
     contracts::decryption::DecryptionAdapter,
-    domain::{BlockRef, Outcome},
+    domain::{BlockRef, Kind, Outcome},
     flow::{QueuedRequest, WalkSender, arrivals::backfill::Backfill},
     journal::{Journal, Query, ReadOnly, RequestRecord},
     telemetry::{heartbeat::Heartbeat, metrics::Metrics},
@@ -83,6 +83,8 @@ impl<P: ChainReader> OperatorRequests<P> {
                     None => std::future::pending().await,
                 }
             };
+            let next_kind =
+                waiting.front().map_or(Kind::PublicDecryption, |next| next.request.kind());
             tokio::select! {
                 biased;
                 asked = inquiries.recv() => {
@@ -107,7 +109,7 @@ impl<P: ChainReader> OperatorRequests<P> {
                     action = None;
                     waiting.extend(found);
                 }
-                Ok(place) = walk.reserve(), if !waiting.is_empty() => {
+                Ok(place) = walk.reserve(next_kind), if !waiting.is_empty() => {
                     if let Some(queued) = waiting.pop_front() {
                         place.send(queued);
                     }
@@ -212,6 +214,7 @@ pub async fn answer_stopped(found: &ReadOnly, inquiry: &Inquiry) -> Result<Inqui
             retry_stopped(found, records).await
         }
         Inquiry::Backfill { .. } => Err("blocks are read again by a running instance".to_owned()),
+        Inquiry::Approve { .. } => Err("an approval needs a running instance: start it".to_owned()),
     }
 }
 

@@ -192,7 +192,7 @@ mod tests {
         ] {
             support.send_replace(told.clone());
             let within = if walked { Duration::from_secs(5) } else { Duration::from_millis(100) };
-            let next = timeout(within, intakes.from_journal.recv()).await;
+            let next = timeout(within, intakes.decryptions.from_journal.recv()).await;
             assert_eq!(next.is_ok(), walked, "{told:?}");
         }
         stop.cancel();

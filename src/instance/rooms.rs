@@ -10,6 +10,7 @@ use super::{
     dependencies::configured_domain,
     host_chains::Hosts,
     housekeeping,
+    key_requests::KeyContract,
     operator_requests::OperatorRequests,
     recovery::Recovery,
     report::{Report, ReportMode},
@@ -87,6 +88,8 @@ pub(super) struct WalkInputs {
     pub final_height: watch::Sender<FinalHeight>,
     /// Blocks that the walk wants to have read again.
     pub suspects: SuspectBlocks,
+    /// The contract that asks for key operations, if they are served.
+    pub keys: Option<KeyContract>,
 }
 
 impl Instance {
@@ -119,6 +122,9 @@ impl Instance {
             lane_task.rolling(self.machine.dice.clone()).run(heart, self.support_stop.clone()),
         );
 
+        let keys = KeyContract::of(config, &common.decryption);
+        let key_stages =
+            keys.as_ref().map(|keys| keys.stages(config, &parts.core, lane.clone(), &metrics));
         let (height_sender, final_height) =
             watch::channel(configured_finality(config).final_height(0, None));
         let suspects = SuspectBlocks::default();
@@ -136,6 +142,7 @@ impl Instance {
                 ),
                 gateway_config: parts.registry,
                 maybe_answered_up_to: parts.maybe_answered_up_to,
+                keys: key_stages.map(Box::new),
             })),
             confirmation: Confirmation::new(common.decryption.clone(), suspects.clone()),
             support: common.support.subscribe(),
@@ -149,7 +156,7 @@ impl Instance {
         let (intakes, walk, walk_again) = open_walk_queues(config);
         let (heart, stop) = (hearts.heartbeat(heartbeat::WALK), self.supervision.stop.clone());
         self.tasks.spawn(heartbeat::WALK, Arc::new(flow).run(intakes, heart, stop));
-        let inputs = WalkInputs { walk, walk_again, final_height: height_sender, suspects };
+        let inputs = WalkInputs { walk, walk_again, final_height: height_sender, suspects, keys };
         self.open_support(config, common, mode, inputs);
     }
 
@@ -162,7 +169,7 @@ impl Instance {
         inputs: WalkInputs,
     ) {
         let CommonParts { provider, journal, decryption, support, reading } = parts;
-        let WalkInputs { walk, walk_again, final_height: height_sender, suspects } = inputs;
+        let WalkInputs { walk, walk_again, final_height: height_sender, suspects, keys } = inputs;
         let hearts = self.supervision.heartbeats.clone();
         let final_height = height_sender.subscribe();
         let clock = self.machine.clock;
@@ -173,6 +180,9 @@ impl Instance {
         let ReadingPosition { cursor, began_after, begun_before, newest, .. } = reading;
         let (ledger, metrics) = (journal.clone(), self.supervision.reporter.metrics.clone());
         let ids = SharedIds::new(reading.ids);
+        if let Some(keys) = keys {
+            self.read_key_requests(config, keys, &journal, walk.clone(), cursor);
+        }
         let backfill = Backfill::new(decryption.clone(), journal.clone()).with_ids(ids.clone());
         let arrivals = Arrivals::new(
             decryption.clone(),
@@ -211,8 +221,7 @@ impl Instance {
         };
         let looking = async { lookout.run().await.map(|never| match never {}) };
         self.tasks.spawn_until(&self.supervision.stop, "lookout", looking);
-        let (chain_id, contract) = (config.chain_id, config.decryption_address);
-        let source = RequestSource { chain_id, contract };
+        let source = request_source(config);
         let why =
             WaitReasons::new(source, configured_finality(config), &final_height, &tag, &walk_again);
         let (heart, stop) = (hearts.heartbeat(heartbeat::ARRIVALS), self.supervision.stop.clone());
@@ -351,6 +360,21 @@ fn reading_start(config: &Config, cursor: Option<BlockRef>, begun_before: Option
             begun_before.map_or(Start::Latest, |block| Start::Block(block.saturating_add(1)))
         }
         config::StartingBlock::Number(number) => Start::Block(number),
+    }
+}
+
+/// What names the requests of this configuration.
+pub(super) fn request_source(config: &Config) -> RequestSource {
+    RequestSource { chain_id: config.chain_id, contract: config.decryption_address }
+}
+
+/// Where reading of key operations begins if they were never read: with the Decryption contract, unless the
+/// operator names a block. `cursor`: up to where that one was read.
+pub(super) fn key_reading_start(config: &Config, cursor: Option<BlockRef>) -> Start {
+    match (config.starting_block, cursor) {
+        (config::StartingBlock::Number(number), _) => Start::Block(number),
+        (config::StartingBlock::Latest, Some(cursor)) => Start::Block(cursor.number + 1),
+        (config::StartingBlock::Latest, None) => Start::Latest,
     }
 }
 

@@ -209,7 +209,7 @@ mod tests {
         async fn walked(&mut self, minutes: u64) -> Vec<u64> {
             tokio::time::sleep(Duration::from_mins(minutes)).await;
             let mut ids = Vec::new();
-            while let Ok(queued) = self.receivers.from_journal.try_recv() {
+            while let Ok(queued) = self.receivers.decryptions.from_journal.try_recv() {
                 assert!(queued.recovered);
                 ids.push(queued.request.key.id.to());
             }

@@ -25,6 +25,13 @@ pub enum Work {
     Reopen(Vec<TransactionId>),
     /// A request that ended without an answer.
     OpenAgain(RequestKey),
+    /// An operator approves the request.
+    Approve {
+        key: RequestKey,
+        by: String,
+    },
+    /// The contract of this handle stands beside this Decryption contract, which names its requests.
+    StandBeside(RequestSource),
     /// Answers to requests up to this block may be missing.
     ForgetUpTo(u64),
     /// One chunk of old rows.
@@ -46,6 +53,8 @@ impl Work {
             | Self::Mined(..)
             | Self::GiveUp(..)
             | Self::Prune { .. }
+            | Self::Approve { .. }
+            | Self::StandBeside(_)
             | Self::ForgetUpTo(_)
             | Self::Flush => false,
         }
@@ -108,6 +117,8 @@ impl Command {
             | Work::GiveUp(..)
             | Work::Reopen(_)
             | Work::OpenAgain(_)
+            | Work::Approve { .. }
+            | Work::StandBeside(_)
             | Work::ForgetUpTo(_)
             | Work::Flush => 0,
         };

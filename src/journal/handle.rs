@@ -181,6 +181,17 @@ impl Journal {
         Ok(matches!(self.durable(Work::OpenAgain(key)).await?, CommandResult::OpenedAgain(true)))
     }
 
+    /// Records that an operator approved the request. The first approval stays. Durable.
+    pub async fn approve(&self, key: RequestKey, by: String) -> Result<(), LedgerError> {
+        self.durable(Work::Approve { key, by }).await.map(|_| ())
+    }
+
+    /// Records that this handle's contract stands beside a Decryption contract, which names its requests: its
+    /// cursor does not tell which contract the journal is of. Durable.
+    pub async fn stand_beside(&self, decryption: RequestSource) -> Result<(), LedgerError> {
+        self.durable(Work::StandBeside(decryption)).await.map(|_| ())
+    }
+
     /// Removes old rows of every contract in the file:
     ///
     /// - requests settled before `settled_before_ms` (Unix ms) whose outcome's block is at most

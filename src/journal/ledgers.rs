@@ -38,6 +38,7 @@ impl RequestLedger for Journal {
             held: record.progress.held.map(|held| held.hold.reason),
             worked: Duration::from_millis(record.progress.worked_ms),
             bound_context: record.access.and_then(|access| access.bound_context),
+            is_approved: record.approval.is_some(),
         }))
     }
 

@@ -23,7 +23,17 @@ pub struct RequestRecord {
     pub answer: Option<Answer>,
     /// The last access check.
     pub access: Option<AccessNote>,
+    pub approval: Option<Approval>,
     pub progress: Progress,
+}
+
+/// An operator's approval of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    /// The user.
+    pub by: String,
+    /// Unix ms.
+    pub at_ms: u64,
 }
 
 impl RequestRecord {

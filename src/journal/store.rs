@@ -101,7 +101,7 @@ pub enum Query {
     Records(RequestPage, QueryReply<Vec<RequestRecord>>),
     /// All requests with this id: after a reorganisation there may be several.
     WithId(U256, QueryReply<Vec<RequestRecord>>),
-    /// The oldest request that has no outcome and is not held.
+    /// The oldest decryption that has no outcome and is not held.
     Oldest(QueryReply<Option<RequestSummary>>),
     /// Signed transactions whose nonce no stored transaction is known to have used; by nonce, then by age.
     OpenTransactions(QueryReply<Vec<SignedTransaction>>),

@@ -1,5 +1,6 @@
 //! Tests the journal from outside: what is stored, what is read back, what an operator is told.
 
+mod beside;
 mod damage;
 mod files;
 mod listing;

@@ -63,6 +63,15 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Writes who asks into what is stored with the user: no client can name another one.
+    fn name_user(&mut self, uid: Option<u32>) {
+        if let Self::Requests { inquiry: Inquiry::Approve { by, .. }, .. } = self {
+            *by = uid.map_or("unknown user".to_owned(), |uid| format!("uid {uid}"));
+        }
+    }
+}
+
 /// The form used in the log.
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,6 +83,7 @@ impl fmt::Display for Request {
             Self::Stop { name } => write!(f, "stop {name}"),
             Self::Requests { name, inquiry } => match inquiry {
                 Inquiry::Retry { id } => write!(f, "requests retry {id} of {name}"),
+                Inquiry::Approve { id, by } => write!(f, "requests approve {id} of {name} by {by}"),
                 Inquiry::Backfill { from, .. } => write!(f, "backfill from {from} of {name}"),
                 Inquiry::List { .. } | Inquiry::Show { .. } | Inquiry::Export { .. } => {
                     write!(f, "requests of {name}")

@@ -34,6 +34,8 @@ pub const HOST_CONNECTION: &str = "host chain connection";
 pub const LANE: &str = "lane";
 pub const WALK: &str = "walk";
 pub const ARRIVALS: &str = "arrivals";
+/// Only instances that serve key operations have it.
+pub const KEY_ARRIVALS: &str = "key arrivals";
 pub const RECOVERY: &str = "recovery";
 pub const HOUSEKEEPING: &str = "housekeeping";
 pub const REPORT: &str = "report";

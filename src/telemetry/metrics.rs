@@ -213,7 +213,10 @@ impl Metrics {
             held.with_label_values(&[reason.as_str()]).set(here);
         }
         for (is_held, to) in [false, true].into_iter().zip(oldest_ms) {
-            let those = standings.iter().filter(|one| one.held.is_some() == is_held);
+            // A key operation is at the Core for hours.
+            let is_long = |one: &RequestGauges| one.kind.is_key_operation() && one.stage == "asked";
+            let those =
+                standings.iter().filter(|one| one.held.is_some() == is_held && !is_long(one));
             to.store(those.map(|one| one.oldest_ms).min().unwrap_or(0), Ordering::Relaxed);
         }
     }

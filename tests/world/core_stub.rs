@@ -102,6 +102,7 @@ impl CoreOptions {
 
 /// What it does with requests; can be changed while it runs ([`CoreStub::change`]).
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a behaviour of its own")]
 pub struct Behaviour {
     /// From an accepted ask to its result.
     pub latency: Duration,

@@ -27,6 +27,9 @@ pub struct Gauges {
     /// The oldest request that is not held, if it has not progressed for long.
     #[serde(default)]
     pub waits: Option<WaitingRequest>,
+    /// Key operations in hand: one takes hours.
+    #[serde(default)]
+    pub key_operations: Vec<KeyOperationStatus>,
     pub catching_up: Option<CatchUp>,
     /// Observing instances only: requests processed completely since the start.
     #[serde(default)]
@@ -252,6 +255,31 @@ impl fmt::Display for WaitingRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, stage, since_ms, why } = self;
         write!(f, "request {id} {stage} since {}: {why}", clock::utc(*since_ms))
+    }
+}
+
+/// Key operations of one kind, all at one stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyOperationStatus {
+    pub kind: String,
+    /// The last stage that they entered.
+    pub stage: String,
+    /// The reason for which they are held.
+    pub held: Option<String>,
+    pub requests: u64,
+    /// When the oldest arrived (Unix ms).
+    pub since_ms: u64,
+}
+
+/// A description.
+impl fmt::Display for KeyOperationStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, stage, held, requests, since_ms } = self;
+        if *requests > 1 {
+            write!(f, "{requests} ")?;
+        }
+        write!(f, "{kind} {stage}, since {}", clock::utc(*since_ms))?;
+        held.as_ref().map_or(Ok(()), |reason| write!(f, ", held: {reason}"))
     }
 }
 

@@ -80,6 +80,9 @@ impl FakeChain {
                 let data = (none.clone(), none.clone(), sender, none).abi_encode_params();
                 (abi::RESPONSE_TOPICS[0], data.into())
             }
+            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
+                panic!("no decryption")
+            }
         };
         let topics = vec![topic, B256::from(id)];
         let event = Event { block: place, transaction, log_index: 0, topics, data };
@@ -106,7 +109,7 @@ impl FakeChainState {
             return Some(version.ok_or_else(no_function));
         }
         let id = U256::from_be_slice(data.get(4..36)?);
-        if data != &abi::decryption_consensus_tx_senders(id).calldata()[..] {
+        if data != &abi::consensus_tx_senders(Kind::PublicDecryption, id).calldata()[..] {
             return None;
         }
         if self.answer_history.no_lists {

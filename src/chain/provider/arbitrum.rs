@@ -394,14 +394,14 @@ impl ArbitrumProvider {
         filter: LogFilter<'_>,
         range: LogRange,
     ) -> Result<Vec<Event>, RpcError> {
-        let LogFilter { addresses, topic0: first, topic1: second } = filter;
+        let LogFilter { addresses, topic0: _, topic1: second } = filter;
         let mut events = Vec::with_capacity(logs.len());
         for log in logs {
             // A node may return more than was asked.
             if !addresses.contains(&log.address) || log.is_removed() {
                 continue;
             }
-            if !log.topic0().is_some_and(|topic| first.contains(topic)) {
+            if !filter.wants(log.topic0()) {
                 continue;
             }
             let event = self.event_of(log)?;

@@ -10,7 +10,13 @@ pub(super) fn filter_parameter(
     range: LogRange,
 ) -> Value {
     let address = if let [one] = addresses { json!(one) } else { json!(addresses) };
-    let topics = if second.is_empty() { json!([first]) } else { json!([first, second]) };
+    // Nodes differ in what an empty list means.
+    let topics = match (first, second) {
+        ([], []) => json!([]),
+        ([], second) => json!([null, second]),
+        (first, []) => json!([first]),
+        (first, second) => json!([first, second]),
+    };
     match range {
         LogRange::Block(hash) => {
             json!([{ "address": address, "topics": topics, "blockHash": hash }])

@@ -60,6 +60,7 @@ pub(super) fn story(story: &RequestDetail, now_ms: u64) -> String {
         generation,
         event,
         kms_core,
+        approved,
         access,
         worked_ms,
         accepted,
@@ -90,6 +91,9 @@ pub(super) fn story(story: &RequestDetail, now_ms: u64) -> String {
     ];
     lines.extend(times.into_iter().filter_map(|(name, at)| Some((name, passed(at)?))));
     lines.extend(kms_core.iter().map(|core| ("KMS Core", format!("{core} was asked"))));
+    lines.extend(approved.iter().map(|approved| {
+        ("approved", format!("approved by {}, {}", approved.by, when(now_ms, approved.at_ms)))
+    }));
     if !access.is_empty() {
         lines.push(("access", access.join("\n")));
     }

@@ -41,6 +41,7 @@ fn instance(name: &str, state: InstanceState) -> InstanceStatus {
             held: 0,
             held_by: std::collections::BTreeMap::default(),
             waits: None,
+            key_operations: Vec::new(),
             catching_up: None,
             observed: None,
             stale: Vec::new(),

@@ -15,7 +15,9 @@ fn defaults_are_the_seeds() {
     assert_eq!(hex(config.gateway_config_address), "0x0000000000000000000000000000000000000001");
     assert_eq!(config.channel_size, 1000);
     assert_eq!(config.service_name, "kms-connector");
-    assert_eq!(config.answer_timeout, PerKind::all(Duration::from_mins(5)));
+    let five_minutes = PerKind::all(Duration::from_mins(5));
+    let key_operation = Duration::from_mins(10);
+    assert_eq!(config.answer_timeout, PerKind { key_operation, ..five_minutes });
     assert_eq!(config.retry_interval, Duration::from_secs(5));
     assert_eq!(config.decryption_domain.name, "Decryption");
     assert_eq!(config.decryption_domain.version, "1");
@@ -71,7 +73,7 @@ fn fallback_urls_are_a_list_or_stand_between_commas() {
 #[test]
 fn confirmations_count_for_all_kinds_or_for_one() {
     let of = |text: &str| {
-        let PerKind { public_decryption, user_decryption } = good(text).config.confirmations;
+        let PerKind { public_decryption, user_decryption, .. } = good(text).config.confirmations;
         (public_decryption, user_decryption)
     };
     assert_eq!(of("confirmations = 5"), (5, 5));

@@ -6,8 +6,8 @@
 use alloy::primitives::Keccak256;
 
 use crate::domain::{
-    Address, B256, Event, EventShape, HandleEntry, Material, Operation, Request, RequestTerms,
-    U256, UnifiedTerms,
+    Address, B256, Event, EventShape, HandleEntry, KeyOperation, Material, Operation, Request,
+    RequestTerms, U256, UnifiedTerms,
 };
 
 /// The hash of what the request `id` asks for.
@@ -21,6 +21,10 @@ pub(super) fn content(id: U256, shape: EventShape, operation: &Operation) -> B25
     let (kind, handles, extra_data) = match operation {
         Operation::PublicDecryption(public) => (1, &public.handles, &public.extra_data),
         Operation::UserDecryption(user) => (2, &user.handles, &user.extra_data),
+        Operation::Key(operation) => {
+            hash.key_operation(operation);
+            return hash.0.finalize();
+        }
     };
     hash.choice(kind);
     hash.list(handles, |hash, handle| hash.word(*handle));
@@ -68,6 +72,26 @@ impl ContentHash {
         self.length(items.len());
         for item in items {
             put(self, item);
+        }
+    }
+
+    fn key_operation(&mut self, operation: &KeyOperation) {
+        match operation {
+            KeyOperation::PrepKeygen { parameters } => {
+                self.choice(3);
+                self.choice(parameters.number());
+            }
+            KeyOperation::Keygen { preparation } => {
+                self.choice(4);
+                self.word((*preparation).into());
+            }
+            KeyOperation::Crsgen { max_bits, parameters } => {
+                self.choice(5);
+                self.word((*max_bits).into());
+                self.choice(parameters.number());
+            }
+            // Its id is the hash of everything it says.
+            KeyOperation::UnsupportedEvent { .. } => self.choice(0),
         }
     }
 

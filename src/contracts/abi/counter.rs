@@ -2,7 +2,7 @@
 //! kinds; from G9 on one counter per kind, with the kind's tag in the top byte.
 
 use super::ResponseForm;
-use crate::domain::{Answer, Bytes, Event, Kind, SignedResult, U256};
+use crate::domain::{Bytes, Event, Kind, SignedResult, U256};
 
 /// One counter of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,7 +84,7 @@ pub fn request_event_id(event: &Event) -> Option<U256> {
 /// content, one that does not refuses the id (from v0.8.0-1 on; gateway-abi 4.3).
 #[must_use]
 pub fn empty_response_call(kind: Kind, id: U256, form: ResponseForm) -> Bytes {
-    form.call(id, &Answer::new(kind, SignedResult::default()))
+    form.call(kind, id, &SignedResult::default())
 }
 
 #[cfg(test)]

@@ -153,6 +153,15 @@ impl Deployment {
             | ContractError::ECDSAInvalidSignatureLength(_)
             | ContractError::ECDSAInvalidSignatureS(_)
             | ContractError::DecryptionNotDone(_)
+            | ContractError::KmsAlreadySignedForPrepKeygen { .. }
+            | ContractError::KmsAlreadySignedForKeygen { .. }
+            | ContractError::KmsAlreadySignedForCrsgen { .. }
+            | ContractError::PrepKeygenNotRequested(_)
+            | ContractError::KeygenNotRequested(_)
+            | ContractError::CrsgenNotRequested(_)
+            | ContractError::EmptyKeyDigests(_)
+            | ContractError::KeyManagementRequestPending
+            | ContractError::DeserializingExtraDataFail
             | ContractError::Error(_)
             | ContractError::Panic(_)
             | ContractError::Other { .. }

@@ -31,6 +31,15 @@ sol! {
         error ECDSAInvalidSignatureLength(uint256 length);
         error ECDSAInvalidSignatureS(bytes32 s);
         error DecryptionNotDone(uint256 decryptionId);
+        error KmsAlreadySignedForPrepKeygen(uint256 prepKeygenId, address kmsSigner);
+        error KmsAlreadySignedForKeygen(uint256 keyId, address kmsSigner);
+        error KmsAlreadySignedForCrsgen(uint256 crsId, address kmsSigner);
+        error PrepKeygenNotRequested(uint256 prepKeygenId);
+        error KeygenNotRequested(uint256 keyId);
+        error CrsgenNotRequested(uint256 crsId);
+        error EmptyKeyDigests(uint256 keyId);
+        error KeyManagementRequestPending();
+        error DeserializingExtraDataFail();
     }
 }
 
@@ -82,6 +91,24 @@ pub enum ContractError {
     /// does.
     #[error("decryption {0:#066x} is not done")]
     DecryptionNotDone(U256),
+    #[error("key preparation {id:#066x} already has an answer of KMS signer {signer}")]
+    KmsAlreadySignedForPrepKeygen { id: U256, signer: Address },
+    #[error("key {id:#066x} already has an answer of KMS signer {signer}")]
+    KmsAlreadySignedForKeygen { id: U256, signer: Address },
+    #[error("CRS {id:#066x} already has an answer of KMS signer {signer}")]
+    KmsAlreadySignedForCrsgen { id: U256, signer: Address },
+    #[error("the contract does not know key preparation {0:#066x}")]
+    PrepKeygenNotRequested(U256),
+    #[error("the contract does not know key {0:#066x}")]
+    KeygenNotRequested(U256),
+    #[error("the contract does not know CRS {0:#066x}")]
+    CrsgenNotRequested(U256),
+    #[error("the answer for key {0:#066x} has no key digests")]
+    EmptyKeyDigests(U256),
+    #[error("the key's preparation is not complete yet")]
+    KeyManagementRequestPending,
+    #[error("the contract cannot read the extraData of its own request")]
+    DeserializingExtraDataFail,
     /// `require` or `revert` with a message.
     #[error("the contract reverted: {0}")]
     Error(UntrustedText),
@@ -153,6 +180,15 @@ impl ContractError {
             Self::ECDSAInvalidSignatureLength(_) => "ECDSAInvalidSignatureLength",
             Self::ECDSAInvalidSignatureS(_) => "ECDSAInvalidSignatureS",
             Self::DecryptionNotDone(_) => "DecryptionNotDone",
+            Self::KmsAlreadySignedForPrepKeygen { .. } => "KmsAlreadySignedForPrepKeygen",
+            Self::KmsAlreadySignedForKeygen { .. } => "KmsAlreadySignedForKeygen",
+            Self::KmsAlreadySignedForCrsgen { .. } => "KmsAlreadySignedForCrsgen",
+            Self::PrepKeygenNotRequested(_) => "PrepKeygenNotRequested",
+            Self::KeygenNotRequested(_) => "KeygenNotRequested",
+            Self::CrsgenNotRequested(_) => "CrsgenNotRequested",
+            Self::EmptyKeyDigests(_) => "EmptyKeyDigests",
+            Self::KeyManagementRequestPending => "KeyManagementRequestPending",
+            Self::DeserializingExtraDataFail => "DeserializingExtraDataFail",
             Self::Error(_) => "Error",
             Self::Panic(_) => "Panic",
             Self::Other { .. } => "other",
@@ -160,22 +196,29 @@ impl ContractError {
         }
     }
 
-    /// What it means for the request (gateway-abi 4.4).
+    /// What it means for the request (gateway-abi 4.4, 6.2, 6.3).
     #[must_use]
     pub fn meaning(&self) -> RevertMeaning {
         match self {
-            Self::KmsNodeAlreadySigned { .. } => RevertMeaning::AlreadyAnswered,
-            Self::DecryptionNotRequested(_) => RevertMeaning::NotRequested,
+            Self::KmsNodeAlreadySigned { .. }
+            | Self::KmsAlreadySignedForPrepKeygen { .. }
+            | Self::KmsAlreadySignedForKeygen { .. }
+            | Self::KmsAlreadySignedForCrsgen { .. } => RevertMeaning::AlreadyAnswered,
+            Self::DecryptionNotRequested(_)
+            | Self::PrepKeygenNotRequested(_)
+            | Self::KeygenNotRequested(_)
+            | Self::CrsgenNotRequested(_) => RevertMeaning::NotRequested,
             Self::NotKmsTxSender(_) => RevertMeaning::Hold(HoldReason::WalletNotRegistered),
             Self::NotKmsSigner(_) => RevertMeaning::Hold(HoldReason::SignerNotRegistered),
             Self::KmsSignerDoesNotMatchTxSender { .. } => {
                 RevertMeaning::Hold(HoldReason::WalletCoreMismatch)
             }
-            // Only v0.7.x pauses responses, and a pause ends.
-            Self::EnforcedPause => RevertMeaning::Retry,
+            // Only v0.7.x pauses responses, and a pause ends; so does a preparation.
+            Self::EnforcedPause | Self::KeyManagementRequestPending => RevertMeaning::Retry,
             Self::ECDSAInvalidSignature
             | Self::ECDSAInvalidSignatureLength(_)
-            | Self::ECDSAInvalidSignatureS(_) => RevertMeaning::Hold(HoldReason::InvalidAnswer),
+            | Self::ECDSAInvalidSignatureS(_)
+            | Self::EmptyKeyDigests(_) => RevertMeaning::Hold(HoldReason::InvalidAnswer),
             // Those about contexts are permanent for this answer; a context may still become valid.
             Self::DecryptionContextMismatch { .. }
             | Self::InvalidExtraDataLength { .. }
@@ -183,6 +226,7 @@ impl ContractError {
             | Self::InvalidKmsContext(_)
             | Self::InvalidNullContextId
             | Self::DecryptionNotDone(_)
+            | Self::DeserializingExtraDataFail
             | Self::Error(_)
             | Self::Panic(_)
             | Self::Other { .. }
@@ -220,6 +264,21 @@ impl From<Raised> for ContractError {
             Raised::ECDSAInvalidSignatureLength(e) => Self::ECDSAInvalidSignatureLength(e.length),
             Raised::ECDSAInvalidSignatureS(e) => Self::ECDSAInvalidSignatureS(e.s),
             Raised::DecryptionNotDone(e) => Self::DecryptionNotDone(e.decryptionId),
+            Raised::KmsAlreadySignedForPrepKeygen(e) => {
+                Self::KmsAlreadySignedForPrepKeygen { id: e.prepKeygenId, signer: e.kmsSigner }
+            }
+            Raised::KmsAlreadySignedForKeygen(e) => {
+                Self::KmsAlreadySignedForKeygen { id: e.keyId, signer: e.kmsSigner }
+            }
+            Raised::KmsAlreadySignedForCrsgen(e) => {
+                Self::KmsAlreadySignedForCrsgen { id: e.crsId, signer: e.kmsSigner }
+            }
+            Raised::PrepKeygenNotRequested(e) => Self::PrepKeygenNotRequested(e.prepKeygenId),
+            Raised::KeygenNotRequested(e) => Self::KeygenNotRequested(e.keyId),
+            Raised::CrsgenNotRequested(e) => Self::CrsgenNotRequested(e.crsId),
+            Raised::EmptyKeyDigests(e) => Self::EmptyKeyDigests(e.keyId),
+            Raised::KeyManagementRequestPending(_) => Self::KeyManagementRequestPending,
+            Raised::DeserializingExtraDataFail(_) => Self::DeserializingExtraDataFail,
         }
     }
 }
@@ -241,7 +300,7 @@ mod tests {
         hex::decode(all.concat()).expect("hex")
     }
 
-    /// Every row of gateway-abi 4.4: signature, selector, arguments, variant, verdict.
+    /// Every row of gateway-abi 4.4, and of 6.2 and 6.3: signature, selector, arguments, variant, verdict.
     #[expect(clippy::too_many_lines, reason = "a table, a row per error")]
     fn table() -> Vec<(&'static str, &'static str, Vec<&'static str>, ContractError, RevertMeaning)>
     {
@@ -353,6 +412,69 @@ mod tests {
                 held(HoldReason::ContractRejected),
             ),
             (
+                "KmsAlreadySignedForPrepKeygen(uint256,address)",
+                "33ca1fe3",
+                vec!["7", "aa"],
+                E::KmsAlreadySignedForPrepKeygen { id: seven, signer: NODE },
+                RevertMeaning::AlreadyAnswered,
+            ),
+            (
+                "KmsAlreadySignedForKeygen(uint256,address)",
+                "98fb957d",
+                vec!["7", "aa"],
+                E::KmsAlreadySignedForKeygen { id: seven, signer: NODE },
+                RevertMeaning::AlreadyAnswered,
+            ),
+            (
+                "KmsAlreadySignedForCrsgen(uint256,address)",
+                "fcf5a6e9",
+                vec!["7", "aa"],
+                E::KmsAlreadySignedForCrsgen { id: seven, signer: NODE },
+                RevertMeaning::AlreadyAnswered,
+            ),
+            (
+                "PrepKeygenNotRequested(uint256)",
+                "0ab7f687",
+                vec!["7"],
+                E::PrepKeygenNotRequested(seven),
+                RevertMeaning::NotRequested,
+            ),
+            (
+                "KeygenNotRequested(uint256)",
+                "adfab904",
+                vec!["7"],
+                E::KeygenNotRequested(seven),
+                RevertMeaning::NotRequested,
+            ),
+            (
+                "CrsgenNotRequested(uint256)",
+                "8d8c940a",
+                vec!["7"],
+                E::CrsgenNotRequested(seven),
+                RevertMeaning::NotRequested,
+            ),
+            (
+                "EmptyKeyDigests(uint256)",
+                "e6f9083b",
+                vec!["7"],
+                E::EmptyKeyDigests(seven),
+                held(HoldReason::InvalidAnswer),
+            ),
+            (
+                "KeyManagementRequestPending()",
+                "6fbcdd2b",
+                vec![],
+                E::KeyManagementRequestPending,
+                RevertMeaning::Retry,
+            ),
+            (
+                "DeserializingExtraDataFail()",
+                "8b248b60",
+                vec![],
+                E::DeserializingExtraDataFail,
+                held(HoldReason::ContractRejected),
+            ),
+            (
                 "Panic(uint256)",
                 "4e487b71",
                 vec!["11"],
@@ -451,7 +573,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_data_gets_a_name_and_a_verdict(
-            row in 0..17_usize,
+            row in 0..26_usize,
             noise in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             // Half of the cases start with a known selector.

@@ -7,7 +7,7 @@ use alloy::sol;
 use alloy::sol_types::{SolCall, SolEvent};
 
 use super::{DECODER, RequestEventShape, materials};
-use crate::domain::{Answer, Bytes, EventShape, Kind, Operation, SignedResult, U256};
+use crate::domain::{Bytes, EventShape, Kind, Operation, SignedResult, U256};
 use crate::domain::{PublicDecryption, UserDecryption};
 
 sol! {
@@ -57,16 +57,16 @@ pub(super) const USER_REQUEST: RequestEventShape = RequestEventShape {
     },
 };
 
-pub(super) fn response_call(id: U256, answer: &Answer) -> Bytes {
-    match answer.clone() {
-        Answer::PublicDecryption(SignedResult { payload, signature, extra_data: _ }) => {
-            publicDecryptionResponseCall { decryptionId: id, decryptedResult: payload, signature }
-                .abi_encode()
-        }
-        Answer::UserDecryption(SignedResult { payload, signature, extra_data: _ }) => {
-            userDecryptionResponseCall { decryptionId: id, userDecryptedShare: payload, signature }
-                .abi_encode()
-        }
-    }
-    .into()
+pub(super) fn public_response_call(id: U256, answer: SignedResult) -> Bytes {
+    let SignedResult { payload, signature, extra_data: _ } = answer;
+    publicDecryptionResponseCall { decryptionId: id, decryptedResult: payload, signature }
+        .abi_encode()
+        .into()
+}
+
+pub(super) fn user_response_call(id: U256, answer: SignedResult) -> Bytes {
+    let SignedResult { payload, signature, extra_data: _ } = answer;
+    userDecryptionResponseCall { decryptionId: id, userDecryptedShare: payload, signature }
+        .abi_encode()
+        .into()
 }

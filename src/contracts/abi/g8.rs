@@ -6,7 +6,7 @@ use alloy::sol;
 use alloy::sol_types::{SolCall, SolEvent};
 
 use super::{DECODER, RequestEventShape, materials};
-use crate::domain::{Answer, Bytes, EventShape, Kind, Operation, SignedResult, U256};
+use crate::domain::{Bytes, EventShape, Kind, Operation, SignedResult, U256};
 use crate::domain::{PublicDecryption, UserDecryption};
 
 sol! {
@@ -64,26 +64,26 @@ fn shape_of(id: U256) -> EventShape {
     if (id >> 248_usize).is_zero() { EventShape::G8 } else { EventShape::G9 }
 }
 
-pub(super) fn response_call(id: U256, answer: &Answer) -> Bytes {
-    match answer.clone() {
-        Answer::PublicDecryption(SignedResult { payload, signature, extra_data }) => {
-            publicDecryptionResponseCall {
-                decryptionId: id,
-                decryptedResult: payload,
-                signature,
-                extraData: extra_data,
-            }
-            .abi_encode()
-        }
-        Answer::UserDecryption(SignedResult { payload, signature, extra_data }) => {
-            userDecryptionResponseCall {
-                decryptionId: id,
-                userDecryptedShare: payload,
-                signature,
-                extraData: extra_data,
-            }
-            .abi_encode()
-        }
+pub(super) fn public_response_call(id: U256, answer: SignedResult) -> Bytes {
+    let SignedResult { payload, signature, extra_data } = answer;
+    publicDecryptionResponseCall {
+        decryptionId: id,
+        decryptedResult: payload,
+        signature,
+        extraData: extra_data,
     }
+    .abi_encode()
+    .into()
+}
+
+pub(super) fn user_response_call(id: U256, answer: SignedResult) -> Bytes {
+    let SignedResult { payload, signature, extra_data } = answer;
+    userDecryptionResponseCall {
+        decryptionId: id,
+        userDecryptedShare: payload,
+        signature,
+        extraData: extra_data,
+    }
+    .abi_encode()
     .into()
 }

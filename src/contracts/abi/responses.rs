@@ -5,7 +5,7 @@
 use alloy::sol;
 use alloy::sol_types::SolEvent;
 
-use super::{DECODER, g7, g8};
+use super::{DECODER, g7, g8, keys};
 use crate::domain::{Address, B256, Event, Kind, U256};
 
 sol! {
@@ -62,7 +62,8 @@ pub fn parse_response_event(event: &Event) -> Option<(U256, Responder)> {
 pub fn response_calldata_id(calldata: &[u8]) -> Option<U256> {
     let (selector, arguments) = calldata.split_first_chunk::<4>()?;
     let id = arguments.first_chunk::<32>()?;
-    let mut known = g7::RESPONSE_SELECTORS.iter().chain(&g8::RESPONSE_SELECTORS);
+    let decryptions = g7::RESPONSE_SELECTORS.iter().chain(&g8::RESPONSE_SELECTORS);
+    let mut known = decryptions.chain(&keys::RESPONSE_SELECTORS);
     known.any(|known| known == selector).then(|| U256::from_be_bytes(*id))
 }
 
@@ -80,6 +81,8 @@ pub fn has_answer_events(kind: Kind, id: U256, version: Option<&str>) -> bool {
         Kind::PublicDecryption => version
             .and_then(|text| super::deployment::version_numbers("Decryption", text))
             .is_some_and(|numbers| numbers >= (0, 3, 0)),
+        // Those are events of another contract.
+        Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => false,
     }
 }
 
@@ -150,7 +153,15 @@ mod tests {
                 assert_eq!(response_calldata_id(&calldata[..35]), None, "cut");
             }
         }
-        for selector in [hex!("02fd1a64"), hex!("6f8913bc"), hex!("b9bfe0a8"), hex!("046f9eb3")] {
+        for selector in [
+            hex!("02fd1a64"),
+            hex!("6f8913bc"),
+            hex!("b9bfe0a8"),
+            hex!("046f9eb3"),
+            hex!("589adb0e"),
+            hex!("4610ffe8"),
+            hex!("62978787"),
+        ] {
             assert_eq!(response_calldata_id(&[&selector[..], &[0; 32]].concat()), Some(U256::ZERO));
         }
         assert_eq!(response_calldata_id(&[0; 100]), None);

@@ -13,7 +13,7 @@ use alloy::sol_types::{self, SolCall};
 
 pub use self::{
     decryption::{
-        contract_version, decryption_consensus_tx_senders, is_decryption_done, signing_domain,
+        consensus_tx_senders, contract_version, is_decryption_done, signing_domain,
         unified_request_is_ready,
     },
     gateway_config::{

@@ -69,6 +69,15 @@ impl IdStatus {
                 | ContractError::NotKmsTxSender(_)
                 | ContractError::EnforcedPause
                 | ContractError::DecryptionNotDone(_)
+                | ContractError::KmsAlreadySignedForPrepKeygen { .. }
+                | ContractError::KmsAlreadySignedForKeygen { .. }
+                | ContractError::KmsAlreadySignedForCrsgen { .. }
+                | ContractError::PrepKeygenNotRequested(_)
+                | ContractError::KeygenNotRequested(_)
+                | ContractError::CrsgenNotRequested(_)
+                | ContractError::EmptyKeyDigests(_)
+                | ContractError::KeyManagementRequestPending
+                | ContractError::DeserializingExtraDataFail
                 | ContractError::Error(_)
                 | ContractError::Panic(_)
                 | ContractError::Other { .. }

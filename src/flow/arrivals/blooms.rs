@@ -17,7 +17,7 @@ use alloy::primitives::{Bloom, BloomInput};
 
 use crate::{
     chain::reader::{EmittedLog, Head, LogFilter, NodeId},
-    domain::Event,
+    domain::{B256, Event},
 };
 
 /// Nodes whose blooms were wrong.
@@ -46,19 +46,21 @@ impl LogFilter<'_> {
 
     /// Returns whether the bloom contains one that is not among those shown.
     pub(super) fn may_hide(self, bloom: &Bloom, shown: &[Event]) -> bool {
-        let is_shown = |topic| shown.iter().any(|event| event.topics.first() == Some(topic));
+        let is_shown = |topic: &B256| shown.iter().any(|event| event.topics.first() == Some(topic));
+        let may_hide_topic =
+            |topic: &B256| bloom_contains(bloom, topic.as_slice()) && !is_shown(topic);
+        // Without topics, the contract alone can be looked for, and one log explains it.
         self.addresses.iter().any(|address| bloom_contains(bloom, address.as_slice()))
-            && self
-                .topic0
-                .iter()
-                .any(|topic| bloom_contains(bloom, topic.as_slice()) && !is_shown(topic))
+            && match self.topic0 {
+                [] => shown.is_empty(),
+                topics => topics.iter().any(may_hide_topic),
+            }
     }
 
     /// Those among all logs of a block, in its order.
     pub(super) fn select(self, all: &[EmittedLog]) -> Vec<Event> {
         let is_wanted = |one: &&EmittedLog| {
-            self.addresses.contains(&one.address)
-                && one.event.topics.first().is_some_and(|topic| self.topic0.contains(topic))
+            self.addresses.contains(&one.address) && self.wants(one.event.topics.first())
         };
         let mut events: Vec<Event> =
             all.iter().filter(is_wanted).map(|one| one.event.clone()).collect();
@@ -176,7 +178,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{Address, B256};
+    use crate::domain::Address;
     use crate::domain::{BlockRef, Bytes};
 
     const OURS: Address = Address::repeat_byte(0xdc);
@@ -226,8 +228,15 @@ mod tests {
             assert!(!wanted.may_match(Some(&Bloom::ZERO)));
             assert!(wanted.may_hide(&bloom, &[]));
             assert!(wanted.may_hide(&bloom, std::slice::from_ref(&one.event)));
-            assert!(!wanted.may_hide(&bloom, &[one.event, two.event]));
+            assert!(!wanted.may_hide(&bloom, &[one.event.clone(), two.event]));
         });
+        // Every log of the contract is wanted.
+        let all = LogFilter { addresses: &[OURS], topic0: &[], topic1: &[] };
+        assert!(all.may_match(Some(&bloom)) && !all.may_match(Some(&Bloom::ZERO)));
+        assert!(all.may_hide(&bloom, &[]));
+        assert!(!all.may_hide(&bloom, std::slice::from_ref(&one.event)));
+        let odd = [log(OURS, 1, &[77]), log(OURS, 0, &[]), log(Address::ZERO, 2, &[1])];
+        assert_eq!(all.select(&odd), [odd[1].event.clone(), odd[0].event.clone()]);
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub(super) fn decode<S: EventSource>(
             decoded.upgrades.push(event);
             continue;
         }
+        if source.is_notice(&event) {
+            continue;
+        }
         match source.decode(&event) {
             Ok(request) => {
                 // From v0.15-dev on each request has two events in one transaction: first one with its

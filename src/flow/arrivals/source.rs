@@ -22,6 +22,8 @@ pub trait EventSource: Clone + Send + Sync + 'static {
     fn filter(&self) -> LogFilter<'_>;
     /// Returns whether the event is not a request but reports an upgrade of the contract.
     fn is_upgrade(&self, event: &Event) -> bool;
+    /// Returns whether the event is known and asks for nothing.
+    fn is_notice(&self, event: &Event) -> bool;
     fn decode(&self, event: &Event) -> Result<Request, DecodeError>;
 
     /// The events of a block or of a range, in chain order.
@@ -59,6 +61,10 @@ impl<P: ChainReader> EventSource for DecryptionAdapter<P> {
 
     fn is_upgrade(&self, event: &Event) -> bool {
         self.is_upgrade(event)
+    }
+
+    fn is_notice(&self, event: &Event) -> bool {
+        self.is_notice(event)
     }
 
     fn decode(&self, event: &Event) -> Result<Request, DecodeError> {

@@ -129,7 +129,7 @@ impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
         batch.cursor = cursor;
         for event in upgrades {
             if self.upgrades.insert((event.transaction, event.log_index)) {
-                info!(block = event.block.number, "the Decryption contract was upgraded");
+                info!(block = event.block.number, "the contract was upgraded");
                 let block = event.block.number;
                 self.support.send_replace(DeploymentSupport::Upgraded { block });
             }

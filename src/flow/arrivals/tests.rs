@@ -63,7 +63,7 @@ impl Reading {
         let (suspects, notes) = (arrivals.suspects(), arrivals.state());
         let mut running = JoinSet::new();
         running.spawn(arrivals.run(start, Heartbeat::default(), stop.clone()));
-        let walk = intakes.from_chain;
+        let walk = intakes.decryptions.from_chain;
         Self { ledger, progress, walk, entrance, support, suspects, notes, metrics, stop, running }
     }
 

@@ -42,6 +42,8 @@ impl NotFinal {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        Kind::ALL.map(|kind| self.waiting[kind].len()).iter().sum::<usize>() >= MAX_WAITING
+        let PerKind { public_decryption, user_decryption, key_operation } = &self.waiting;
+        let all = [public_decryption, user_decryption, key_operation];
+        all.map(BTreeMap::len).iter().sum::<usize>() >= MAX_WAITING
     }
 }

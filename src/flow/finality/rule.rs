@@ -186,12 +186,13 @@ impl FinalHeight {
 mod tests {
     use super::*;
 
-    const FIVE: PerKind<u64> = PerKind { public_decryption: 0, user_decryption: 5 };
+    const FIVE: PerKind<u64> =
+        PerKind { public_decryption: 0, user_decryption: 5, key_operation: 5 };
 
     #[test]
     fn a_block_is_deep_enough_with_so_many_on_top() {
         let depth = FinalityRule {
-            confirmations: PerKind { public_decryption: 3, user_decryption: 1 },
+            confirmations: PerKind { public_decryption: 3, user_decryption: 1, key_operation: 3 },
             ..FinalityRule::NONE
         };
         let line = depth.final_height(10, None);
@@ -206,7 +207,9 @@ mod tests {
         let depth = FinalityRule { finality: FinalityTag::Safe, confirmations: FIVE };
         assert_eq!(depth.final_height(100, None), FinalHeight::NOTHING, "a tag that is not told");
         let line = depth.final_height(100, Some(97));
-        assert_eq!(line.0, PerKind { public_decryption: Some(97), user_decryption: Some(95) });
+        let (public_decryption, rest) = (Some(97), Some(95));
+        let expected = PerKind { public_decryption, user_decryption: rest, key_operation: rest };
+        assert_eq!(line.0, expected);
     }
 
     #[test]

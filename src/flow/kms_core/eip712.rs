@@ -2,7 +2,7 @@
 
 use alloy::primitives::{Keccak256, keccak256};
 
-use crate::domain::{B256, SigningDomain};
+use crate::domain::{B256, Bytes, SigningDomain, U256};
 
 /// The type strings of one structure, without and with `extraData`.
 struct Types {
@@ -18,6 +18,23 @@ const PUBLIC: Types = Types {
 const USER: Types = Types {
     without_extra_data: "UserDecryptResponseVerification(bytes publicKey,bytes32[] ctHandles,bytes userDecryptedShare)",
     with_extra_data: "UserDecryptResponseVerification(bytes publicKey,bytes32[] ctHandles,bytes userDecryptedShare,bytes extraData)",
+};
+
+const PREPARATION: Types = Types {
+    without_extra_data: "PrepKeygenVerification(uint256 prepKeygenId)",
+    with_extra_data: "PrepKeygenVerification(uint256 prepKeygenId,bytes extraData)",
+};
+
+const KEY: Types = Types {
+    without_extra_data: "KeygenVerification(uint256 prepKeygenId,uint256 keyId,KeyDigest[] keyDigests)KeyDigest(uint8 keyType,bytes digest)",
+    with_extra_data: "KeygenVerification(uint256 prepKeygenId,uint256 keyId,KeyDigest[] keyDigests,bytes extraData)KeyDigest(uint8 keyType,bytes digest)",
+};
+
+const KEY_DIGEST: &str = "KeyDigest(uint8 keyType,bytes digest)";
+
+const CRS: Types = Types {
+    without_extra_data: "CrsgenVerification(uint256 crsId,uint256 maxBitLength,bytes crsDigest)",
+    with_extra_data: "CrsgenVerification(uint256 crsId,uint256 maxBitLength,bytes crsDigest,bytes extraData)",
 };
 
 /// The digest a Core signs for a public decryption. `extra_data` is `None` where the contract's
@@ -45,6 +62,45 @@ pub fn user_digest(
     let members =
         [keccak256(public_key), hash_of_handles(handles), keccak256(user_decrypted_share)];
     digest(domain, &USER, &members, extra_data)
+}
+
+/// The digest a Core signs for a preparation. `extra_data` is `None` up to G12, as in the next two.
+#[must_use]
+pub fn preparation_digest(domain: &SigningDomain, id: U256, extra_data: Option<&[u8]>) -> B256 {
+    digest(domain, &PREPARATION, &[id.into()], extra_data)
+}
+
+/// The digest a Core signs for a key. `digests`: by key type, in the order received.
+#[must_use]
+pub fn key_digest(
+    domain: &SigningDomain,
+    preparation: U256,
+    id: U256,
+    digests: &[(u8, Bytes)],
+    extra_data: Option<&[u8]>,
+) -> B256 {
+    let mut hasher = Keccak256::new();
+    for (key_type, digest) in digests {
+        let mut structure = Keccak256::new();
+        structure.update(keccak256(KEY_DIGEST));
+        structure.update(B256::with_last_byte(*key_type));
+        structure.update(keccak256(digest));
+        hasher.update(structure.finalize());
+    }
+    let members = [preparation.into(), id.into(), hasher.finalize()];
+    digest(domain, &KEY, &members, extra_data)
+}
+
+/// The digest a Core signs for a CRS.
+#[must_use]
+pub fn crs_digest(
+    domain: &SigningDomain,
+    id: U256,
+    max_bits: U256,
+    crs: &[u8],
+    extra_data: Option<&[u8]>,
+) -> B256 {
+    digest(domain, &CRS, &[id.into(), max_bits.into(), keccak256(crs)], extra_data)
 }
 
 fn hash_of_handles(handles: &[B256]) -> B256 {

@@ -31,6 +31,8 @@ pub(crate) struct FakeCore {
     ask: Script<Result<(), Status>>,
     /// `None`: pending.
     poll: Script<Option<Status>>,
+    /// It has the calls of Cores from v0.13.20 on.
+    pub is_new: bool,
     counts: Arc<Mutex<CallCounts>>,
 }
 
@@ -48,7 +50,8 @@ impl FakeCore {
         ask: impl Fn(usize) -> Result<(), Status> + Send + Sync + 'static,
         poll: impl Fn(usize) -> Option<Status> + Send + Sync + 'static,
     ) -> Self {
-        Self { ask: Arc::new(ask), poll: Arc::new(poll), counts: Arc::default() }
+        let (ask, poll) = (Arc::new(ask), Arc::new(poll));
+        Self { ask, poll, is_new: false, counts: Arc::default() }
     }
 
     /// Accepts everything and answers nothing.
@@ -135,6 +138,39 @@ impl CoreServiceEndpoint for FakeCore {
         _: tonic::Request<v1::RequestId>,
     ) -> Reply<v1::UserDecryptionResponse> {
         self.polled().await
+    }
+
+    async fn key_gen_preproc(
+        &self,
+        _: tonic::Request<v1::KeyGenPreprocRequest>,
+    ) -> Reply<v1::Empty> {
+        self.asked()
+    }
+
+    async fn get_key_gen_preproc_result(
+        &self,
+        _: tonic::Request<v1::RequestId>,
+    ) -> Reply<v1::KeyGenPreprocResult> {
+        self.polled().await
+    }
+
+    async fn key_gen(&self, _: tonic::Request<v1::KeyGenRequest>) -> Reply<v1::Empty> {
+        self.asked()
+    }
+
+    async fn get_key_gen_result(
+        &self,
+        _: tonic::Request<v1::RequestId>,
+    ) -> Reply<v1::KeyGenResult> {
+        self.polled().await
+    }
+
+    async fn abort_key_gen(&self, _: tonic::Request<v1::RequestId>) -> Reply<v1::Empty> {
+        Err(if self.is_new {
+            Status::invalid_argument("no id")
+        } else {
+            Status::unimplemented("no such call")
+        })
     }
 }
 

@@ -5,9 +5,12 @@
 //! signed (two result encodings, old Cores that do not echo `extraData`), each candidate is tried, the
 //! likeliest first, and the signature decides (protocol: gateway-abi 10).
 
+mod keys;
+
 use alloy::primitives::Signature;
 use bytes::Bytes;
 
+pub use self::keys::{KeyReply, key_answer, signer_of_key};
 use super::{
     answer_error::{AnswerError, WrongSigner, WrongSignerCause},
     eip712::{public_digest, user_digest},
@@ -72,6 +75,9 @@ pub fn signer_of(
             user_digest(domain, &user.public_key, handles, payload, extra_data)
         }
         Operation::PublicDecryption(_) => public_digest(domain, handles, payload, extra_data),
+        Operation::Key(operation) => {
+            return signer_of_key(domain, request, operation, answer.signed());
+        }
     };
     recover(&signature, digest)
 }

@@ -6,10 +6,12 @@
 
 mod request;
 mod reply;
+mod keys;
 mod signed_bytes;
 
 pub use self::{
-    reply::{PublicReply, ReplyError, public_reply, user_payload},
+    keys::{crsgen_request, key_digests, keygen_request, malformed_id, preparation_request},
+    reply::{PublicReply, ReplyError, is_id, public_reply, user_payload},
     request::{
         CiphertextMismatch, ExtraDataMeaning, NamedContext, RequestError, check, public_request,
         request_id, typed_ciphertexts, user_request,

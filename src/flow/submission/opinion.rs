@@ -18,7 +18,7 @@ use crate::{
         survey::Survey,
     },
     contracts::{
-        abi::ContractError,
+        abi::{ContractError, RevertMeaning},
         decryption::{Agreement, DecryptionAdapter, EndClaim, ORPHANED_AFTER, RequestLocation},
     },
     domain::{Bytes, Outcome, Request},
@@ -61,8 +61,7 @@ impl<P: TransactionSender> Submission<P> {
         request: &Request,
         call: &EthCall,
     ) -> Result<(), SubmissionError> {
-        let is_signed =
-            |error: &ContractError| matches!(error, ContractError::KmsNodeAlreadySigned { .. });
+        let is_signed = |error: &ContractError| error.meaning() == RevertMeaning::AlreadyAnswered;
         let ending = (EndClaim::Answered, request);
         decisions::answered(self.all_say(ending, call, BlockId::Latest, is_signed).await?)
     }
@@ -82,8 +81,7 @@ impl<P: TransactionSender> Submission<P> {
             RequestLocation::Gone => return Ok(Outcome::Orphaned),
         };
         sleep(RECHECK_AFTER).await;
-        let unknown =
-            |error: &ContractError| matches!(error, ContractError::DecryptionNotRequested(_));
+        let unknown = |error: &ContractError| error.meaning() == RevertMeaning::NotRequested;
         let ending = (EndClaim::NotRequested, request);
         let mut again = self.all_say(ending, call, BlockId::Hash(block.hash), unknown).await;
         let head = self.adapter.provider().header(BlockId::Latest).await?;

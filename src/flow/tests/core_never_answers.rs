@@ -43,7 +43,7 @@ async fn t63_it_gives_way_to_who_waits_for_its_place() {
     let places = Capacity::new(1);
     let (fresh, fresh_intake) = mpsc::channel(1);
     let (_again, again_intake) = mpsc::channel(1);
-    let mut intakes = WalkReceivers { from_chain: fresh_intake, from_journal: again_intake };
+    let mut intakes = QueueReceivers { from_chain: fresh_intake, from_journal: again_intake };
     let mut rows = WaitingQueues::new(1000);
     let waiting = || {
         let request = scene.request.clone();

@@ -23,7 +23,7 @@ async fn observe(refusing: impl Fn(usize) -> bool + Send + Sync + 'static) -> (S
     let (again, again_intake) = mpsc::channel(1);
     let (_fresh, fresh_intake) = mpsc::channel(1);
     again.send(QueuedRequest::alone(request, true)).await.unwrap();
-    let intakes = WalkReceivers { from_chain: fresh_intake, from_journal: again_intake };
+    let intakes = WalkReceivers::of_decryptions(fresh_intake, again_intake);
     let stop = CancellationToken::new();
     let running = Arc::new(flow).run(intakes, Heartbeat::default(), stop.clone());
     let ended = async {

@@ -22,7 +22,7 @@ pub(super) use crate::flow::kms_core::fake_core::FakeCore;
 use crate::{
     chain::{
         fake_chain::{ADDRESSES, FakeChain, SOURCE},
-        lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
+        lane::{HIGHEST_FEE, Lane, LaneOptions, Recovered, lane},
         wallet::Wallet,
     },
     contracts::{
@@ -37,8 +37,8 @@ use crate::{
         RequestKey, SigningDomain, U256, stage::Stage,
     },
     flow::{
-        AnswerStages, Batch, Flow, FlowOptions, Mode, QueuedRequest, RequestLedger, RequestState,
-        Step, StoredBatch,
+        AnswerStages, Batch, Flow, FlowOptions, KeyManagement, KeyPolicy, Mode, QueuedRequest,
+        RequestLedger, RequestState, Step, StoredBatch,
         access::{Access, AccessOptions},
         arrivals::suspects::SuspectBlocks,
         capacity::{Capacity, PermitHolder, Wanted},
@@ -75,8 +75,13 @@ pub(super) struct Stored {
 
 impl OneRequest {
     fn at(stage: Stage) -> Self {
-        let standing =
-            RequestState { stage, held: None, worked: Duration::ZERO, bound_context: None };
+        let standing = RequestState {
+            stage,
+            held: None,
+            worked: Duration::ZERO,
+            bound_context: None,
+            is_approved: false,
+        };
         let (last_error, detail, access) = Default::default();
         let stored = Stored { standing, outcome: None, attempts: 0, last_error, detail, access };
         Self(Arc::new(Mutex::new(stored)))
@@ -84,6 +89,12 @@ impl OneRequest {
 
     pub fn now(&self) -> Stored {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl OneRequest {
+    pub fn change(&self, change: impl FnOnce(&mut Stored)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -217,6 +228,7 @@ pub(super) struct Scene {
     pub lookup_delay: Arc<Mutex<Duration>>,
     pub bucket_delay: Arc<Mutex<Duration>>,
     gets: Arc<AtomicUsize>,
+    pub lane: Lane,
     _lane: JoinSet<Result<(), LedgerError>>,
     pub final_height: watch::Sender<FinalHeight>,
     pub support: watch::Sender<DeploymentSupport>,
@@ -312,7 +324,7 @@ impl Scene {
                     metrics.clone(),
                 ),
                 submission: Submission::new(
-                    lane,
+                    lane.clone(),
                     DecryptionAdapter::new(chain.clone(), ADDRESSES),
                     None,
                     metrics.clone(),
@@ -325,6 +337,7 @@ impl Scene {
                 .await
                 .unwrap(),
                 maybe_answered_up_to: 0,
+                keys: None,
             })),
             support: supported,
             final_height: covered,
@@ -348,10 +361,35 @@ impl Scene {
             lookup_delay,
             bucket_delay,
             gets,
+            lane,
             _lane: running,
             final_height: depth,
             support,
         }
+    }
+
+    /// A key operation instead, whose event is in the newest block.
+    pub async fn with_key_operation(core: FakeCore, event: Event, policy: KeyPolicy) -> Self {
+        let mut scene = Self::new(core, Stage::Arrived).await;
+        scene.chain.mine(vec![event.clone()]);
+        let block = scene.chain.block(scene.chain.height());
+        scene.request = abi::decode(SOURCE, &Event { block, ..event }).expect("a request");
+        let chain = scene.chain.clone();
+        let contract = DecryptionAdapter::new(chain, ADDRESSES).key_generation(SOURCE.contract);
+        if let Mode::Answer(rooms) = &mut scene.flow.mode {
+            let metrics = scene.flow.metrics.clone();
+            rooms.keys = Some(Box::new(KeyManagement {
+                core: rooms.core.under(domain()),
+                submission: Submission::new(scene.lane.clone(), contract.clone(), None, metrics),
+                confirmation: crate::flow::Confirmation::new(
+                    contract.clone(),
+                    scene.suspects.clone(),
+                ),
+                contract,
+                policy,
+            }));
+        }
+        scene
     }
 
     /// One walk, as after a restart or a retry of a held request. Also returns how long it takes.

@@ -70,7 +70,10 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         for event in namesakes {
             let Ok(other) = abi::decode(request.key.source, &event) else { continue };
             if other.kind() == request.kind()
-                && matches!(rooms.core.poll(&other, expected).await, Ok(PollResult::Answer(_)))
+                && matches!(
+                    rooms.core_of(&other).poll(&other, expected).await,
+                    Ok(PollResult::Answer(_))
+                )
             {
                 return true;
             }

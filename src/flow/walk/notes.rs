@@ -142,7 +142,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             observed.send_modify(|count| *count += 1);
         }
         if outcome == Outcome::Orphaned {
-            self.confirmation.report_orphan(request);
+            self.confirmation_of(request).report_orphan(request);
         }
         self.ledger.note(request.key, Step::Settled(outcome)).await?;
         Ok(WalkEnd::Settled)

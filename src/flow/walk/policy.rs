@@ -60,6 +60,13 @@ const MAX_PANICS: u32 = 3;
 /// The pause after a panic.
 const PANIC_PAUSE: Duration = Duration::from_millis(100);
 
+/// An operator's approval of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::flow) enum Approval {
+    Missing,
+    Given,
+}
+
 /// What has happened to a request so far.
 #[derive(Clone, Debug)]
 pub(in crate::flow) struct History {
@@ -73,6 +80,8 @@ pub(in crate::flow) struct History {
     pub held: Option<HoldReason>,
     /// At the last check a node denied it, or no node showed it.
     pub doubted: bool,
+    /// Whether an operator has approved it.
+    pub approval: Approval,
     /// How its access checks went.
     pub access: AccessHistory,
     /// When buckets refused its ciphertexts.
@@ -111,6 +120,11 @@ impl History {
             },
             held,
             doubted: held == Some(HoldReason::NoProgress),
+            approval: if standing.is_some_and(|standing| standing.is_approved) {
+                Approval::Given
+            } else {
+                Approval::Missing
+            },
             access: AccessHistory::begin(
                 held,
                 standing.and_then(|standing| standing.bound_context),
@@ -129,6 +143,13 @@ impl History {
     pub fn visited(&mut self, stage: &Stage) {
         self.maybe_asked = true;
         if stage.answer().is_some() && self.prior_answer == PriorAnswer::Impossible {
+            self.prior_answer = PriorAnswer::MaybeSent;
+        }
+    }
+
+    /// Gas is spent on its answer only after a node's simulation has accepted it.
+    pub fn simulate_first(&mut self) {
+        if self.prior_answer == PriorAnswer::Impossible {
             self.prior_answer = PriorAnswer::MaybeSent;
         }
     }

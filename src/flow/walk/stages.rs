@@ -22,7 +22,8 @@ use crate::{
         decryption::{DeploymentSupport, RequestLocation, WitnessVerdict},
     },
     domain::{
-        Answer, BlockRef, EventShape, Hold, HoldReason, Outcome, Remedy, Request, stage::Stage,
+        Answer, BlockRef, EventShape, Hold, HoldReason, Operation, Outcome, Remedy, Request,
+        stage::Stage,
     },
     flow::{
         AnswerStages, Flow, Mode, RequestLedger, Step,
@@ -152,7 +153,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     }
 
     /// The block that the request is in now, or how it ends. Not `again`: it was just read there.
-    async fn block_of(
+    pub(super) async fn block_of(
         &self,
         request: &Request,
         again: bool,
@@ -247,8 +248,12 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         history: &mut History,
     ) -> Result<Transition, Setback> {
-        let deployment = self.check_support(request).await?;
-        let extra_data = ExtraDataMeaning::of(&deployment);
+        let extra_data = match &request.operation {
+            Operation::PublicDecryption(_) | Operation::UserDecryption(_) => {
+                ExtraDataMeaning::of(&self.check_support(request).await?)
+            }
+            Operation::Key(_) => ExtraDataMeaning::Opaque,
+        };
         // A request that names none is of the one that was current when it was made.
         let named = extra_data.named_context(request.extra_data()).context;
         let context = named.or(history.access.bound_context);
@@ -257,7 +262,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let expected = Expected { extra_data, signers: &signers };
         let patience = self.options.answer_timeout[request.kind()];
         let begun = Instant::now();
-        let polling = rooms.core.poll_until_answered(
+        let polling = rooms.core_of(request).poll_until_answered(
             request,
             expected,
             patience,
@@ -303,6 +308,10 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                     Ok(Transition::BackToCore(Stage::Arrived, odd))
                 }
             },
+            PollingEnd::TimedOut if request.kind().is_key_operation() => {
+                info!(polled_for = ?patience, "the KMS Core still works on it");
+                Ok(Transition::BackToCore(Stage::Asked, None))
+            }
             PollingEnd::TimedOut => Err(Setback::no_answer(Some(patience))),
         }
     }
@@ -315,7 +324,10 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         (stage, answer): (&Stage, &Answer),
         sending: &mut SubmissionProgress,
     ) -> Result<Transition, Setback> {
-        let (room, span) = (&rooms.submission, debug_span!("gateway"));
+        if let Stage::Answered(_) = stage {
+            self.compare_votes(rooms, request, answer).await?;
+        }
+        let (room, span) = (rooms.submission_of(request), debug_span!("gateway"));
         let begun = sending.begun;
         let event = if let Stage::Submitted(_) = stage {
             room.follow(request, answer, sending).instrument(span).await
@@ -387,17 +399,21 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 Vec::new()
             }
         };
-        let fault = blame::blame_for(rejection, rooms.core.signer_of(request, answer), &registered);
+        let fault = blame::blame_for(
+            rejection,
+            rooms.core_of(request).signer_of(request, answer),
+            &registered,
+        );
         if fault == Blame::Content {
             // The block may contain another request instead.
-            self.confirmation.reread_block(request);
+            self.confirmation_of(request).reread_block(request);
         }
         Err(blame::setback(fault, error, request.block.number))
     }
 }
 
 /// If the Core answers others but not this request, the problem is this request's own.
-async fn core_setback<P>(rooms: &AnswerStages<P>, error: &CoreError) -> Setback {
+pub(super) async fn core_setback<P>(rooms: &AnswerStages<P>, error: &CoreError) -> Setback {
     let unanswered = matches!(error, CoreError::Unreachable { .. });
     let own = unanswered && rooms.core.is_answering().await;
     Setback { is_own: own, ..Setback::new(error.remedy(), error.clone()) }

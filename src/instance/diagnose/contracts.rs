@@ -2,12 +2,15 @@
 
 use tokio::time::timeout;
 
-use super::{super::host_chains::lack_for, DEADLINE, Finding, dependencies, within_deadline};
+use super::{
+    super::{host_chains::lack_for, key_requests::key_signing_domain},
+    DEADLINE, Finding, dependencies, within_deadline,
+};
 use crate::{
     chain::{reader::ChainReader, rpc_error::RpcError},
     config::Config,
     contracts::{
-        abi::CiphertextSource,
+        abi::{CiphertextSource, Generation},
         decryption::{DecryptionAdapter, DeploymentSupport},
         gateway_config::GatewayConfigAdapter,
     },
@@ -105,6 +108,58 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
             vec![Finding::fail(SUBJECT, error.to_string(), ASK_AGAIN)]
         }
         Err(late) => vec![late],
+    }
+}
+
+/// Probes the contract that asks for key operations: whether it exists, and is one.
+pub(super) async fn diagnose_key_generation<P: ChainReader>(
+    provider: &P,
+    config: &Config,
+) -> Option<Finding> {
+    const SUBJECT: &str = "KMSGeneration";
+    let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
+    let looking = async {
+        let Some(address) = config.kms_generation_address else {
+            let support = decryption.support().await?;
+            let asks_here =
+                support.answered().is_some_and(|found| found.generation <= Generation::G12);
+            return Ok(asks_here.then(|| {
+                let found = "kms_generation_address is not set: key operations are not served";
+                let remedy = "set it if this node takes part in key and CRS generation";
+                Finding::warn(SUBJECT, found, remedy)
+            }));
+        };
+        let contract = decryption.key_generation(address);
+        if !contract.is_deployed().await? {
+            let found = format!("there is no code at {address}");
+            let remedy = "correct kms_generation_address, or wait until the contract is deployed";
+            return Ok(Some(Finding::fail(SUBJECT, found, remedy)));
+        }
+        let domain = contract.signing_domain().await?;
+        let expected = key_signing_domain(config.chain_id, address);
+        Ok(Some(match domain {
+            Some(domain) if domain == expected => {
+                Finding::ok(SUBJECT, format!("{} {} at {address}", domain.name, domain.version))
+            }
+            Some(domain) => Finding::fail(
+                SUBJECT,
+                format!("the contract says {domain}; its requests are signed for {expected}"),
+                "correct kms_generation_address",
+            ),
+            None => Finding::warn(
+                SUBJECT,
+                format!("the contract at {address} does not report its EIP-712 domain"),
+                "make sure that kms_generation_address is the KMSGeneration contract",
+            ),
+        }))
+    };
+    match within_deadline(SUBJECT, looking).await {
+        Ok(Ok(finding)) => finding,
+        Ok(Err(error)) => {
+            let error: RpcError = error;
+            Some(Finding::fail(SUBJECT, error.to_string(), ASK_AGAIN))
+        }
+        Err(late) => Some(late),
     }
 }
 

@@ -15,10 +15,10 @@ use tracing::{info, warn};
 
 use super::{RetryContext, parse_id, require_found, retry};
 use crate::{
-    admin::requests::{Backfilled, Inquiry, InquiryAnswer, InquiryReply},
+    admin::requests::{Backfilled, Inquiry, InquiryAnswer, InquiryReply, Retried, RetryVerdict},
     chain::reader::ChainReader,
     contracts::{abi, decryption::DecryptionAdapter},
-    domain::BlockRef,
+    domain::{BlockRef, HoldReason},
     flow::{QueuedRequest, WalkSender, arrivals::backfill::Backfill, finality::rule::FinalHeight},
     journal::{Journal, Query, RequestRecord, StageName},
 };
@@ -62,6 +62,30 @@ impl ReplyOnce {
     }
 }
 
+/// What comes of the approval of this request.
+fn approval_of(record: &RequestRecord, by: &str) -> (RetryVerdict, String) {
+    let held = record.progress.held.as_ref().map(|held| held.hold.reason);
+    match (&record.approval, &record.progress.outcome, held) {
+        _ if !record.kind.is_key_operation() => {
+            (RetryVerdict::Refused, format!("it is a {}: no operator approves that", record.kind))
+        }
+        (_, Some(outcome), _) => {
+            (RetryVerdict::Refused, format!("it has ended as {}", outcome.as_str()))
+        }
+        (Some(before), None, _) => {
+            (RetryVerdict::InHand, format!("it was approved before, by {}", before.by))
+        }
+        (None, None, Some(HoldReason::OperatorApproval)) => {
+            (RetryVerdict::Tried, format!("approved by {by}: it is tried now"))
+        }
+        (None, None, held) => {
+            let held =
+                held.map_or("not held".to_owned(), |held| format!("held ({})", held.as_str()));
+            (RetryVerdict::Refused, format!("it does not wait for an approval: it is {held}"))
+        }
+    }
+}
+
 impl<P: ChainReader> OperatorActions<P> {
     pub(super) fn new(
         journal: Journal,
@@ -84,6 +108,9 @@ impl<P: ChainReader> OperatorActions<P> {
         let (mut asker, mut found) = (ReplyOnce(Some(reply)), Vec::new());
         match inquiry {
             Inquiry::Retry { id } => self.retry(&id, &mut asker, &mut found).await,
+            Inquiry::Approve { id, by } => {
+                self.answer_in_time(self.approve(&id, &by, &mut found), &mut asker).await;
+            }
             Inquiry::Backfill { from, to } => {
                 let told = self.backfill(from, to, waiting, &mut asker, &mut found).await;
                 asker.answer(told.map(InquiryAnswer::Backfilled));
@@ -94,8 +121,17 @@ impl<P: ChainReader> OperatorActions<P> {
     }
 
     async fn retry(&self, id: &str, asker: &mut ReplyOnce, found: &mut Vec<QueuedRequest>) {
-        let trying = self.try_again(id, found);
-        let told = self.or_tell_delay(trying, asker, |why| {
+        self.answer_in_time(self.try_again(id, found), asker).await;
+    }
+
+    /// Carries something out that stores something, and answers with its result, or in time that it takes
+    /// longer.
+    async fn answer_in_time(
+        &self,
+        doing: impl Future<Output = Result<InquiryAnswer, String>>,
+        asker: &mut ReplyOnce,
+    ) {
+        let told = self.or_tell_delay(doing, asker, |why| {
             format!(
                 "{why}; what was asked is done as soon as it is, unless the instance ends before"
             )
@@ -149,6 +185,35 @@ impl<P: ChainReader> OperatorActions<P> {
             retried.push(told);
         }
         Ok(InquiryAnswer::Retried { requests: retried })
+    }
+
+    async fn approve(
+        &self,
+        id: &str,
+        by: &str,
+        found: &mut Vec<QueuedRequest>,
+    ) -> Result<InquiryAnswer, String> {
+        let id = parse_id(id)?;
+        // Notes must be visible to the query.
+        self.journal.flush().await.map_err(|error| error.to_string())?;
+        let records = self.journal.ask(|slot| Query::WithId(id, slot)).await;
+        let records = require_found(records.map_err(|error| error.to_string())?, id)?;
+        let mut approved = Vec::new();
+        for record in records {
+            let (verdict, text) = approval_of(&record, by);
+            if verdict == RetryVerdict::Tried {
+                let stored = self.journal.approve(record.key, by.to_owned()).await;
+                stored.map_err(|error| error.to_string())?;
+                let request = abi::decode(record.key.source, &record.event).map_err(|error| {
+                    format!("a stored request cannot be decoded by this version: {error}")
+                })?;
+                found.push(QueuedRequest { is_final: true, ..self.walk.attend(request, true) });
+                info!(request = %record.key, kind = %record.kind, by, "an operator approves a key operation");
+            }
+            let (id, content) = (record.key.to_string(), record.key.content.to_string());
+            approved.push(Retried { id, content, verdict, text });
+        }
+        Ok(InquiryAnswer::Retried { requests: approved })
     }
 
     /// Returns whether it may be walked: its block is final, or was.

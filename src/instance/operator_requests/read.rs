@@ -2,7 +2,7 @@
 
 use crate::{
     admin::requests::{
-        Accepted, EventPlace, ExportedAnswer, ExportedRequest, Inquiry, InquiryAnswer,
+        Accepted, Approved, EventPlace, ExportedAnswer, ExportedRequest, Inquiry, InquiryAnswer,
         InquiryFilter, RequestDetail, TransactionSummary,
     },
     contracts::abi,
@@ -63,7 +63,7 @@ pub(super) fn read(look: &Queries<'_>, inquiry: &Inquiry) -> Result<InquiryAnswe
             let requests = stories.collect::<Result<_, StoreError>>().map_err(failed)?;
             Ok(InquiryAnswer::Stories { requests })
         }
-        Inquiry::Retry { .. } | Inquiry::Backfill { .. } => {
+        Inquiry::Retry { .. } | Inquiry::Approve { .. } | Inquiry::Backfill { .. } => {
             Err("that needs a running instance".to_owned())
         }
     }
@@ -156,6 +156,10 @@ pub(super) fn detail(
             log_index: event.log_index,
         },
         kms_core: progress.asked_core.as_ref().map(ToString::to_string),
+        approved: record
+            .approval
+            .as_ref()
+            .map(|approval| Approved { by: approval.by.clone(), at_ms: approval.at_ms }),
         access: record
             .access
             .iter()

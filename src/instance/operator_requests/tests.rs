@@ -122,7 +122,7 @@ impl World {
     }
 
     async fn walked(&mut self) -> u64 {
-        let next = timeout(Duration::from_secs(30), self.intakes.from_journal.recv());
+        let next = timeout(Duration::from_secs(30), self.intakes.decryptions.from_journal.recv());
         let queued = next.await.expect("somebody to be walked").unwrap();
         assert!(queued.recovered && self.walk.is_attended(queued.request.key));
         queued.request.key.id.to()
@@ -267,6 +267,7 @@ fn an_export_is_cut_at_its_bytes_and_goes_on() {
         },
         answer: None,
         access: None,
+        approval: None,
         progress: just_arrived(),
     };
     let (half, whole) = (EXPORT_PAGE_BYTES / 2, EXPORT_PAGE_BYTES + 1);
@@ -318,7 +319,7 @@ async fn c9_whatever_waits_for_long_says_why() {
     entrance.send(entrance.attend(request, false)).await.unwrap();
     assert_eq!(reason(StageName::Arrived, long - 1, None), None, "it is on its way");
     assert!(reason(StageName::Arrived, long, None).unwrap().contains("max_in_flight"));
-    let taken = intakes.from_chain.recv().await.unwrap();
+    let taken = intakes.decryptions.from_chain.recv().await.unwrap();
     taken.attendance.set_activity(Activity::Polling);
     assert!(reason(StageName::Asked, long, None).unwrap().contains("the KMS Core works on it"));
     let held = HoldSummary { reason: "core_silent".into(), detail: String::new(), since_ms: 0 };

@@ -8,7 +8,8 @@ use tracing::info;
 use super::{REPORT_INTERVAL, Report, ReportMode};
 use crate::{
     admin::status::{
-        HiddenRequests, ReadOnce, StaleTag, UnansweredRequests, UnprovenBlocks, UnsentAnswers,
+        HiddenRequests, KeyOperationStatus, ReadOnce, StaleTag, UnansweredRequests, UnprovenBlocks,
+        UnsentAnswers,
     },
     chain::reader::ChainReader as _,
     domain::DisplayId,
@@ -95,6 +96,7 @@ impl Report {
                 (new.head, new.cursor) = (head, cursor);
                 (new.in_hand, new.held) = (counted.2.requests, counted.2.held);
                 new.held_by.clone_from(&counted.2.held_by);
+                new.key_operations.clone_from(&counted.2.key_operations);
                 new.observed = observed;
                 new.still_tag = tag.filter(|tag| tag.is_stale(now_ms)).map(|tag| StaleTag {
                     tag: tag.finality.as_str().to_owned(),
@@ -165,6 +167,7 @@ struct RequestCounts {
     requests: u64,
     held: u64,
     held_by: BTreeMap<String, u64>,
+    key_operations: Vec<KeyOperationStatus>,
 }
 
 impl RequestCounts {
@@ -175,11 +178,23 @@ impl RequestCounts {
                 *held_by.entry(reason.as_str().to_owned()).or_default() += one.requests;
             }
         }
+        let key_operations = standings.iter().filter(|one| one.kind.is_key_operation());
         Self {
             requests: standings.iter().map(|one| one.requests).sum(),
             held: held_by.values().sum(),
             held_by,
+            key_operations: key_operations.map(key_operation).collect(),
         }
+    }
+}
+
+fn key_operation(standing: &RequestGauges) -> KeyOperationStatus {
+    KeyOperationStatus {
+        kind: standing.kind.as_str().to_owned(),
+        stage: standing.stage.to_owned(),
+        held: standing.held.map(|reason| reason.as_str().to_owned()),
+        requests: standing.requests,
+        since_ms: standing.oldest_ms,
     }
 }
 

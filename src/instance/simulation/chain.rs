@@ -299,6 +299,7 @@ impl Chain {
             Operation::PublicDecryption(_) => {
                 eip712::public_digest(&domain(), handles, &payload, Some(&extra_data))
             }
+            Operation::Key(_) => return Ok(()),
         };
         let signer = signature::parse_signature(&signature)
             .and_then(|signature| signature::recover(&signature, digest))

@@ -187,7 +187,7 @@ impl Plan {
         let limits = [limit(), limit()];
         let urls = dice.usize(1..=2);
         let confirmations = FinalityRule {
-            confirmations: PerKind { public_decryption: 3, user_decryption: 1 },
+            confirmations: PerKind { public_decryption: 3, user_decryption: 1, key_operation: 3 },
             ..FinalityRule::NONE
         };
         let depths = [

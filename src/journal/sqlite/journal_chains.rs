@@ -93,7 +93,9 @@ fn read_facts(path: &Path) -> rusqlite::Result<JournalFacts> {
     let connection = schema::connect_read_only(path, schema::BUSY_TIMEOUT)?;
     let identity = read_identity(&connection)?;
     let keeper = connection.query_row(sql::SELECT_KEEPER, [], |row| row.get(0)).ok();
-    let read = connection.query_row(sql::SELECT_LAST_CURSOR, [], |row| {
+    let newer = connection.prepare(sql::SELECT_LAST_CURSOR);
+    let last_cursor = newer.map_or(sql::SELECT_LAST_CURSOR_V10, |_| sql::SELECT_LAST_CURSOR);
+    let read = connection.query_row(last_cursor, [], |row| {
         let (number, hash) = (row.get::<_, Number>(1)?.0, row.get::<_, Fixed<B256>>(2)?.0);
         Ok((row.get::<_, Number>(0)?.0, BlockRef { number, hash }))
     });

@@ -25,7 +25,8 @@ use crate::{
     },
     flow::ledger::{AccessNote, AnsweredHere, IdRange, UnprovenRange},
     journal::{
-        Position, Progress, RequestFilter, RequestPage, RequestRecord, RequestSummary, StageName,
+        Approval, Position, Progress, RequestFilter, RequestPage, RequestRecord, RequestSummary,
+        StageName,
     },
 };
 
@@ -136,8 +137,11 @@ pub(super) fn read_record(row: &Row<'_>, source: RequestSource) -> Result<Reques
         bound_context: bound_context.map(|context| context.0),
         record: bounded_lines(&record),
     });
+    let by: Option<String> = bounded_text(row.get(ACCESS + 2)?);
+    let at_ms = maybe_number(row, ACCESS + 3)?;
+    let approval = by.zip(at_ms).map(|(by, at_ms)| Approval { by, at_ms });
     let progress = read_progress(row)?;
-    Ok(RequestRecord { position, key, kind, event, answer, access, progress })
+    Ok(RequestRecord { position, key, kind, event, answer, access, approval, progress })
 }
 
 /// In a journal of the chain `home`.

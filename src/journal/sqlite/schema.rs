@@ -18,7 +18,24 @@ use super::contents;
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9, V10];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11];
+
+/// `beside`: contracts with a cursor of their own whose requests are named by the Decryption contract that
+/// they stand beside. `approvals`: who approved a request, and when. Older versions cannot read the kinds of
+/// key operations.
+const V11: &str = "
+CREATE TABLE beside (
+    contract BLOB PRIMARY KEY,
+    decryption BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE approvals (
+    seq INTEGER PRIMARY KEY,
+    approved_by TEXT NOT NULL,
+    approved_at INTEGER NOT NULL
+) STRICT;
+";
+/// Its number.
+pub(super) const KNOWS_BESIDE: i64 = 11;
 
 /// A request is identified by what it asks for, no more by the bytes of its event: [`contents::renew`] does
 /// that beside the SQL.

@@ -69,10 +69,16 @@ pub(super) const FORGET: &str = "
 INSERT INTO forgotten (contract, up_to) VALUES (?1, ?2)
 ON CONFLICT (contract) DO UPDATE SET up_to = max(up_to, excluded.up_to)";
 
-/// The blocks read for the contract whose cursor moved last: the number of its first cursor, which no later
-/// cursor changes, and its cursor.
+/// The blocks read for the Decryption contract whose cursor moved last: the number of its first cursor, which
+/// no later cursor changes, and its cursor.
 pub(super) const SELECT_LAST_CURSOR: &str = "\
+SELECT begun_after, number, hash FROM cursors WHERE contract NOT IN (SELECT contract FROM beside)
+ORDER BY moved_at DESC LIMIT 1";
+/// For versions before 11.
+pub(super) const SELECT_LAST_CURSOR_V10: &str = "\
 SELECT begun_after, number, hash FROM cursors ORDER BY moved_at DESC LIMIT 1";
+/// Contract `?1` stands beside Decryption contract `?2`.
+pub(super) const PUT_BESIDE: &str = "REPLACE INTO beside (contract, decryption) VALUES (?1, ?2)";
 pub(super) const SELECT_BEGUN_AFTER: &str = "SELECT begun_after FROM cursors WHERE contract = ?1";
 
 /// Lowers the block after which reading began to at most `?2`.
@@ -140,6 +146,12 @@ WHERE seq = ?1";
 pub(super) const PUT_ANSWER: &str =
     "REPLACE INTO answers (seq, payload, signature, extra_data) VALUES (?1, ?2, ?3, ?4)";
 
+/// `?1` contract, `?2` id, `?3` content, `?4` who, `?5` now. The first approval stays.
+pub(super) const APPROVE: &str = "
+INSERT INTO approvals (seq, approved_by, approved_at)
+SELECT seq, ?4, ?5 FROM requests WHERE contract = ?1 AND id = ?2 AND content = ?3
+ON CONFLICT DO NOTHING";
+
 pub(super) const PUT_ACCESS: &str =
     "REPLACE INTO access (seq, bound_context, record) VALUES (?1, ?2, ?3)";
 
@@ -168,9 +180,9 @@ macro_rules! unfinished {
             progress_columns!(),
             ", r.seq, r.id, r.content, r.kind, e.block_number, e.block_hash, e.transaction_hash,
              e.log_index, e.topics, e.data, a.payload, a.signature, a.extra_data, c.record,
-             c.bound_context
+             c.bound_context, p.approved_by, p.approved_at
              FROM requests r JOIN events e ON e.seq = r.seq LEFT JOIN answers a ON a.seq = r.seq
-             LEFT JOIN access c ON c.seq = r.seq
+             LEFT JOIN access c ON c.seq = r.seq LEFT JOIN approvals p ON p.seq = r.seq
              WHERE ",
             $filter
         )
@@ -224,18 +236,21 @@ macro_rules! listed {
 
 pub(super) const LISTED_UNFINISHED: &str =
     listed!("r.contract = ?1 AND r.outcome IS NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3");
-/// The oldest request that is not held.
+/// The oldest decryption that is not held. Key operations take hours.
 pub(super) const LISTED_OLDEST: &str = listed!(
-    "r.contract = ?1 AND r.outcome IS NULL AND r.hold_reason IS NULL ORDER BY r.seq LIMIT 1"
+    "r.contract = ?1 AND r.outcome IS NULL AND r.hold_reason IS NULL
+     AND r.kind IN ('public_decryption', 'user_decryption') ORDER BY r.seq LIMIT 1"
 );
 pub(super) const LISTED_HELD: &str =
     listed!("r.contract = ?1 AND r.hold_reason IS NOT NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3");
 pub(super) const LISTED_ENDED: &str = listed!(ended!());
 pub(super) const LISTED_ALL: &str = listed!(all!());
 
-/// The contract on the journal's own chain whose cursor moved last.
+/// The Decryption contract on the journal's own chain whose cursor moved last.
 pub(super) const LATEST_CONTRACT: &str = "
-SELECT contract FROM cursors WHERE length(contract) = 20 ORDER BY moved_at DESC LIMIT 1";
+SELECT contract FROM cursors
+WHERE length(contract) = 20 AND contract NOT IN (SELECT contract FROM beside)
+ORDER BY moved_at DESC LIMIT 1";
 
 /// Unfinished and not held, keys only: `?1` contract, `?2` the last position seen, `?3` limit.
 pub(super) const UNFINISHED_KEYS: &str = "
@@ -377,6 +392,9 @@ pub(super) const DELETE_REQUEST: [&str; 4] = [
     "DELETE FROM events WHERE seq = ?1",
     "DELETE FROM requests WHERE seq = ?1",
 ];
+
+/// Beside [`DELETE_REQUEST`]: from version 11 on.
+pub(super) const DELETE_APPROVAL: &str = "DELETE FROM approvals WHERE seq = ?1";
 
 /// `?1` stored before, `?2` final block, `?3` limit, `?4` chain prefix.
 pub(super) const DELETE_OLD_SKIPPED: &str = concat!(

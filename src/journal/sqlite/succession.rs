@@ -328,6 +328,13 @@ fn copy(
         contents::renew(&transaction)?;
     }
     transaction.execute(sql::inherit::SEEN_IDS, of)?;
+    if version >= schema::KNOWS_BESIDE {
+        transaction.execute(sql::inherit::APPROVALS, of)?;
+        transaction.execute(sql::inherit::BESIDE, of)?;
+        let with_time = params![SourceColumn::home(contract), now];
+        transaction.execute(sql::inherit::CURSORS_BESIDE, with_time)?;
+        transaction.execute(sql::inherit::UNPROVEN_BESIDE, of)?;
+    }
     let requests = rows.in_hand()?;
     transaction.commit()?;
     Ok((cursor, requests))

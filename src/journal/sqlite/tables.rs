@@ -59,6 +59,22 @@ impl Tables<'_> {
             }
             Work::Reopen(ids) => self.reopen(ids, now_ms).map(CommandResult::Reopened),
             Work::OpenAgain(key) => self.open_again(*key, now_ms).map(CommandResult::OpenedAgain),
+            Work::Approve { key, by } => {
+                let approval = params![
+                    self.origin(key.source),
+                    Fixed(key.id),
+                    Fixed(key.content),
+                    by,
+                    Number(now_ms),
+                ];
+                self.transaction.prepare_cached(sql::APPROVE)?.execute(approval)?;
+                Ok(CommandResult::Nothing)
+            }
+            Work::StandBeside(decryption) => {
+                let both = params![self.of, self.origin(*decryption)];
+                self.transaction.prepare_cached(sql::PUT_BESIDE)?.execute(both)?;
+                Ok(CommandResult::Nothing)
+            }
             Work::ForgetUpTo(block) => {
                 let up_to = params![self.of, Number(*block)];
                 self.transaction.prepare_cached(sql::FORGET)?.execute(up_to)?;
@@ -417,7 +433,7 @@ impl Tables<'_> {
             .prepare_cached(sql::OLD_REQUESTS)?
             .query_map(params![before, last, PRUNE_CHUNK, of_chain], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
-        for statement in sql::DELETE_REQUEST {
+        for statement in [sql::DELETE_APPROVAL].into_iter().chain(sql::DELETE_REQUEST) {
             let mut statement = self.transaction.prepare_cached(statement)?;
             for seq in &old {
                 statement.execute([seq])?;

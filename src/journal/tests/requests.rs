@@ -275,6 +275,7 @@ async fn standing_sees_what_was_noted_just_before() {
             held: Some(HoldReason::CoreFailed),
             worked: Duration::from_millis(100),
             bound_context: note.bound_context,
+            is_approved: false,
         }
     );
     assert_eq!(journal.request(key(1)).await.unwrap().unwrap().access, Some(note));

@@ -243,8 +243,9 @@ async fn serve_connection(
         // The client only tested the connection.
         Ok(Ok(None)) => return,
         Ok(Ok(Some(Request::Status))) => forward(Request::Status, &commands).await,
-        Ok(Ok(Some(request))) => {
+        Ok(Ok(Some(mut request))) => {
             place.mark_served();
+            request.name_user(uid);
             // Questions come in many pages and are not worth a log line each.
             let is_question = |request: &Request| matches!(request, Request::Requests { inquiry, .. } if !inquiry.is_action());
             if !is_question(&request) {

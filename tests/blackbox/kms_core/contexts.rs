@@ -21,6 +21,7 @@ fn samples(version: CoreVersion, extra_data: &[u8]) -> [Sample; 2] {
         match &mut sample.request.operation {
             Operation::PublicDecryption(public) => public.extra_data = bytes,
             Operation::UserDecryption(user) => user.extra_data = bytes,
+            Operation::Key(_) => panic!("a decryption"),
         }
     }
     samples

@@ -96,6 +96,9 @@ impl Sample {
             (EventShape::G7 | EventShape::G8, _) => 0,
             (_, Kind::PublicDecryption) => 1,
             (_, Kind::UserDecryption) => 2,
+            (_, Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent) => {
+                panic!("a decryption")
+            }
         };
         let extra_data = match shape {
             EventShape::G7 => Bytes::new(),
@@ -139,6 +142,9 @@ impl Sample {
                 Bytes::from_static(ENC_KEY),
                 extra_data,
             )),
+            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
+                panic!("a decryption")
+            }
         };
         let request = Request {
             key: RequestKey {
@@ -209,6 +215,9 @@ impl Sample {
             Kind::UserDecryption => {
                 let handles: Vec<B256> = self.ciphertexts.iter().map(|one| one.handle).collect();
                 user_decrypted_share(ENC_KEY, &handles, &values)
+            }
+            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
+                panic!("a decryption")
             }
         }
     }

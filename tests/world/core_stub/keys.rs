@@ -270,7 +270,7 @@ impl Shared {
             self.key_result(KeyOperation::Preprocessing, &id).await?;
         let members = [word_of(&ask.id)];
         Ok(Response::new(v1::KeyGenPreprocResult {
-            preprocessing_id: named(id, fault),
+            preprocessing_id: Some(named(id, fault)),
             external_signature: self.sign_key(PREP_KEYGEN_TYPEHASHES, &members, &ask, fault),
         }))
     }
@@ -304,7 +304,7 @@ impl Shared {
         };
         let digests = digests.into_iter().take(count);
         Ok(Response::new(v1::KeyGenResult {
-            request_id: named(id, fault),
+            request_id: Some(named(id, fault)),
             preprocessing_id: Some(v1::RequestId { request_id: preprocessing }),
             key_digests: digests
                 .map(|((name, _), digest)| v1::KeyDigest { key_type: name.into(), digest })
@@ -323,7 +323,7 @@ impl Shared {
         let members = [word_of(&ask.id), B256::from(U256::from(max_num_bits)), keccak256(&digest)];
         let signature = self.sign_key(CRSGEN_TYPEHASHES, &members, &ask, fault);
         Ok(Response::new(v1::CrsGenResult {
-            request_id: named(id, fault),
+            request_id: Some(named(id, fault)),
             crs_digest: match fault {
                 Some(Fault::Empty) => Bytes::new(),
                 Some(Fault::Garbage) => Bytes::from_static(&[0xFF; 32]),
@@ -369,8 +369,8 @@ fn hash_of(number: u8, digest: &[u8]) -> B256 {
     keccak256(words.concat())
 }
 
-fn named(id: v1::RequestId, fault: Option<Fault>) -> Option<v1::RequestId> {
-    Some(if fault == Some(Fault::OtherRequest) { another(&id) } else { id })
+fn named(id: v1::RequestId, fault: Option<Fault>) -> v1::RequestId {
+    if fault == Some(Fault::OtherRequest) { another(&id) } else { id }
 }
 
 impl CoreVersion {

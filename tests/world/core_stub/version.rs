@@ -91,9 +91,8 @@ impl CoreVersion {
     pub fn key_hold(self, operation: KeyOperation) -> Duration {
         let long = self >= Self::V0_13_10;
         match operation {
-            KeyOperation::Preprocessing if long => Duration::from_mins(5),
             KeyOperation::Key | KeyOperation::Crs if self >= Self::V0_14 => Duration::ZERO,
-            KeyOperation::Key if long => Duration::from_mins(5),
+            KeyOperation::Preprocessing | KeyOperation::Key if long => Duration::from_mins(5),
             KeyOperation::Preprocessing | KeyOperation::Key | KeyOperation::Crs => {
                 Duration::from_mins(1)
             }

@@ -5,7 +5,7 @@ use alloy::sol_types::SolCall;
 
 use super::{View, ViewProblem};
 use crate::contracts::abi::DECODER;
-use crate::domain::{Address, Bytes, SigningDomain, U256};
+use crate::domain::{Address, Bytes, Kind, SigningDomain, U256};
 
 sol! {
     function getVersion() external pure returns (string version);
@@ -23,6 +23,7 @@ sol! {
     function isDecryptionDone(uint256 decryptionId) external view returns (bool done);
     function getDecryptionConsensusTxSenders(uint256 decryptionId) external view
         returns (address[] txSenders);
+    function getConsensusTxSenders(uint256 requestId) external view returns (address[] txSenders);
 }
 
 /// `getVersion`, which each contract has, for
@@ -74,10 +75,16 @@ pub fn is_decryption_done(id: U256) -> View<bool> {
     })
 }
 
-/// `getDecryptionConsensusTxSenders`: the senders whose answers formed the consensus; empty before there
-/// is one. From v0.8.0-1 on.
+/// The senders whose answers formed the consensus; empty before there is one.
+/// `getDecryptionConsensusTxSenders` of Decryption (from v0.8.0-1 on), `getConsensusTxSenders` of
+/// `KMSGeneration`.
 #[must_use]
-pub fn decryption_consensus_tx_senders(id: U256) -> View<Vec<Address>> {
+pub fn consensus_tx_senders(kind: Kind, id: U256) -> View<Vec<Address>> {
+    if kind.is_key_operation() {
+        return View::of(&getConsensusTxSendersCall { requestId: id }, |returned| {
+            Ok(getConsensusTxSendersCall::abi_decode_returns_with_config(returned, DECODER)?)
+        });
+    }
     View::of(&getDecryptionConsensusTxSendersCall { decryptionId: id }, |returned| {
         Ok(getDecryptionConsensusTxSendersCall::abi_decode_returns_with_config(returned, DECODER)?)
     })

@@ -4,7 +4,7 @@ use alloy::primitives::address;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Address, SigningDomain};
+use crate::domain::{Address, Kind, SigningDomain};
 
 const WALLET: Address = address!("00000000000000000000000000000000000000bb");
 const SIGNER: Address = address!("00000000000000000000000000000000000000aa");
@@ -44,7 +44,8 @@ fn calldata_is_that_of_the_tables() {
         (contract_version().calldata(), "0d8e6e2c", ""),
         (signing_domain().calldata(), "84b0196e", ""),
         (is_decryption_done(id).calldata(), "58f5b8ab", seven),
-        (decryption_consensus_tx_senders(id).calldata(), "0900cc69", seven),
+        (consensus_tx_senders(Kind::UserDecryption, id).calldata(), "0900cc69", seven),
+        (consensus_tx_senders(Kind::Keygen, id).calldata(), "16c713d9", seven),
     ] {
         assert_eq!(hex::encode(calldata), format!("{selector}{argument}"));
     }
@@ -101,7 +102,7 @@ fn reads_lists_and_scalars() {
         coprocessor_tx_senders(),
         kms_tx_senders(),
         kms_signers(),
-        decryption_consensus_tx_senders(U256::from(7)),
+        consensus_tx_senders(Kind::UserDecryption, U256::from(7)),
     ] {
         assert_eq!(view.decode(&list).unwrap(), [SIGNER, WALLET]);
         assert!(view.decode(&words("20 0")).unwrap().is_empty());

@@ -28,7 +28,9 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         wallet: Address,
         look: &mut AnswerSearch<'_>,
     ) -> Result<(), RpcError> {
-        let has_events = |one: &AnswerQuery| !(one.id >> 248_usize).is_zero();
+        // Those of key operations index nothing, and come hours later.
+        let has_events =
+            |one: &AnswerQuery| !(one.id >> 248_usize).is_zero() && !one.kind.is_key_operation();
         let (mut left, mut page) = (MOST_PAGES, PAGE);
         for window in look.windows(has_events, EVENTS_WITHIN) {
             let mut next = window.from;

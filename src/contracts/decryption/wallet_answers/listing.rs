@@ -37,7 +37,8 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         }
         let views: Vec<_> = of
             .iter()
-            .map(|index| abi::decryption_consensus_tx_senders(look.queries[*index].id))
+            .map(|index| &look.queries[*index])
+            .map(|query| abi::consensus_tx_senders(query.kind, query.id))
             .collect();
         let to = self.address();
         let calls: Vec<EthCall> =

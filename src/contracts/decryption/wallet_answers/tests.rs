@@ -21,6 +21,10 @@ fn tagged(kind: Kind, number: u64) -> U256 {
     let tag = match kind {
         Kind::PublicDecryption => U256::from(1),
         Kind::UserDecryption => U256::from(2),
+        Kind::PrepKeygen => U256::from(3),
+        Kind::Keygen => U256::from(4),
+        Kind::Crsgen => U256::from(5),
+        Kind::UnsupportedEvent => U256::ZERO,
     };
     (tag << 248_usize) | U256::from(number)
 }

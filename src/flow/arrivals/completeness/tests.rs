@@ -34,7 +34,7 @@ impl Watched {
     /// Like a process that continues from an earlier one's ledger.
     fn go_on(chain: &FakeChain, ledger: FakeLedger, start: Start) -> Self {
         let (intakes, entrance, _) = crate::flow::walk_channels(1000, 1);
-        let walk = intakes.from_chain;
+        let walk = intakes.decryptions.from_chain;
         let (support, _) = watch::channel(DeploymentSupport::up_to_g10());
         let cursor = ledger.contents().cursor;
         let runs = ledger.contents().ids.clone();

@@ -53,6 +53,31 @@ fn the_type_strings_hash_to_the_protocols_constants() {
     for (text, hash) in [
         (DOMAIN_TYPE, b256!("0x8b73c3c69bb8fe3d512ecc4cf759cc79239f7b179b0ffacaa9a75d522b39400f")),
         (
+            PREPARATION.without_extra_data,
+            b256!("0x5f9676496d7809c84f94f0ba86890bd661594fa715e72e57cc327238eb3c5265"),
+        ),
+        (
+            PREPARATION.with_extra_data,
+            b256!("0x76e9aa7d78d48bc6c0bcdce52b7c722f8bce936a97a619baae97af05193c9c66"),
+        ),
+        (
+            KEY.without_extra_data,
+            b256!("0xa291f9864173cc77db6137c9f5a1d097994dd8ef4d71725f0b12dd94a85dbfb0"),
+        ),
+        (
+            KEY.with_extra_data,
+            b256!("0xbd14835bb4ae13c78ecb88ded2c3370325f39e6006eb94ff45e95f98e4c85a2a"),
+        ),
+        (KEY_DIGEST, b256!("0xddd108772e6a3899feb04d148ae915cbe3eb5ebd202688080399e9921ac3616b")),
+        (
+            CRS.without_extra_data,
+            b256!("0x3778e83715e573b1c60ad238000d5a03bf815d401f31c1de9e6756135b9e5c6a"),
+        ),
+        (
+            CRS.with_extra_data,
+            b256!("0xa264b318e95080300a3f06a6656a8e7fe24f9903f0e6bcca307efbe39c4c4e09"),
+        ),
+        (
             PUBLIC.without_extra_data,
             b256!("0x0fadf98b8136b99fb0131ba0fcbca3082d7d632509fad62cf0d18ebdf9670cc1"),
         ),

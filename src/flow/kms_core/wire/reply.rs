@@ -31,6 +31,11 @@ pub enum ReplyError {
     TooLong { fhe_type: i32, length: usize, most: usize },
     #[error("FHE type {0} has no result encoding")]
     NoEncoding(i32),
+    /// The contracts up to G14 know two.
+    #[error("the reply has the digest of a {0:?}, for which this contract has no type")]
+    KeyType(UntrustedText),
+    #[error("the reply has no digest")]
+    NoDigest,
 }
 
 /// The reply to a public decryption, of any Core version.
@@ -85,7 +90,8 @@ pub fn public_reply(
 }
 
 /// Returns whether the Core's text is `id`. Newer Cores may write `0x` or upper case.
-pub(super) fn is_id(text: &v1::RequestId, id: U256) -> bool {
+#[must_use]
+pub fn is_id(text: &v1::RequestId, id: U256) -> bool {
     let digits = text.request_id.trim();
     let digits = digits.strip_prefix("0x").unwrap_or(digits);
     digits.eq_ignore_ascii_case(&request_id(id).request_id)

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use crate::{
     contracts::abi::{ContextRule, Deployment},
     domain::{
-        B256, Ciphertext, CiphertextFormat, Hold, HoldReason, PublicDecryption, Refusal, Remedy,
-        Request, SigningDomain, UserDecryption, fhe_type,
+        B256, Ciphertext, CiphertextFormat, Hold, HoldReason, KeyOperation, Operation,
+        PublicDecryption, Refusal, Remedy, Request, SigningDomain, UserDecryption, fhe_type,
     },
     flow::kms_core::proto::kms::v1,
 };
@@ -20,6 +20,12 @@ const LAST_FHE_TYPE: u8 = 83;
 pub enum RequestError {
     #[error("the request names no ciphertext")]
     NoHandles,
+    /// The Core takes 32 bits.
+    #[error(
+        "the CRS is asked for {max_bits} bits (maxBitLength); a KMS Core makes one for up to {} bits",
+        u32::MAX
+    )]
+    CrsTooLarge { max_bits: U256 },
     #[error("handle {handle} is of FHE type {number}, which this connector does not know")]
     UnsupportedType { handle: B256, number: u8 },
 }
@@ -30,6 +36,7 @@ impl RequestError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoHandles => "no_materials",
+            Self::CrsTooLarge { .. } => "crs_too_large",
             Self::UnsupportedType { .. } => "unsupported_type",
         }
     }
@@ -38,7 +45,9 @@ impl RequestError {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::NoHandles => Remedy::Refuse(Refusal::Malformed(self.to_string())),
+            Self::NoHandles | Self::CrsTooLarge { .. } => {
+                Remedy::Refuse(Refusal::Malformed(self.to_string()))
+            }
             Self::UnsupportedType { .. } => {
                 Remedy::Hold(Hold::new(HoldReason::UnsupportedType, self.to_string()))
             }
@@ -49,6 +58,9 @@ impl RequestError {
 /// Checks whether a Core can be asked this request at all. Needs only the event, so it can be called before
 /// anything is fetched.
 pub fn check(request: &Request) -> Result<(), RequestError> {
+    if let Operation::Key(operation) = &request.operation {
+        return check_key_operation(operation);
+    }
     if request.handles().is_empty() {
         return Err(RequestError::NoHandles);
     }
@@ -59,6 +71,15 @@ pub fn check(request: &Request) -> Result<(), RequestError> {
         }
     }
     Ok(())
+}
+
+fn check_key_operation(operation: &KeyOperation) -> Result<(), RequestError> {
+    match operation {
+        KeyOperation::Crsgen { max_bits, .. } => super::keys::max_num_bits(*max_bits).map(|_| ()),
+        KeyOperation::PrepKeygen { .. }
+        | KeyOperation::Keygen { .. }
+        | KeyOperation::UnsupportedEvent { .. } => Ok(()),
+    }
 }
 
 /// What `extraData` means to the deployment (protocol: gateway-abi 11). The event cannot tell: those of v0.9
@@ -163,7 +184,7 @@ pub fn typed_ciphertexts(
         .collect()
 }
 
-fn domain_message(domain: &SigningDomain) -> v1::Eip712DomainMsg {
+pub(super) fn domain_message(domain: &SigningDomain) -> v1::Eip712DomainMsg {
     v1::Eip712DomainMsg {
         name: domain.name.clone(),
         version: domain.version.clone(),

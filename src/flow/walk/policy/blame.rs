@@ -51,6 +51,15 @@ pub(in crate::flow) fn blame_for(
         | ContractError::ECDSAInvalidSignatureLength(_)
         | ContractError::ECDSAInvalidSignatureS(_)
         | ContractError::DecryptionNotDone(_)
+        | ContractError::KmsAlreadySignedForPrepKeygen { .. }
+        | ContractError::KmsAlreadySignedForKeygen { .. }
+        | ContractError::KmsAlreadySignedForCrsgen { .. }
+        | ContractError::PrepKeygenNotRequested(_)
+        | ContractError::KeygenNotRequested(_)
+        | ContractError::CrsgenNotRequested(_)
+        | ContractError::EmptyKeyDigests(_)
+        | ContractError::KeyManagementRequestPending
+        | ContractError::DeserializingExtraDataFail
         | ContractError::Error(_)
         | ContractError::Panic(_)
         | ContractError::Other { .. }
@@ -66,6 +75,7 @@ pub(in crate::flow) fn blames_answer(reason: HoldReason) -> bool {
             | HoldReason::WalletCoreMismatch
             | HoldReason::InvalidAnswer
             | HoldReason::ContractRejected
+            | HoldReason::ResultDiffers
     )
 }
 

@@ -68,7 +68,13 @@ fn setbacks() -> Vec<Setback> {
 }
 
 fn standing(worked: Duration) -> RequestState {
-    RequestState { stage: Stage::Arrived, held: None, worked, bound_context: None }
+    RequestState {
+        stage: Stage::Arrived,
+        held: None,
+        worked,
+        bound_context: None,
+        is_approved: false,
+    }
 }
 
 /// Every history that makes a difference to [`decide`].

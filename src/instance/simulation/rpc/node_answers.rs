@@ -11,7 +11,7 @@ use super::{Answers, Call, CallFate, Node, Said};
 use crate::{
     chain::reader::Head,
     contracts::abi,
-    domain::{Address, B256, Bytes, Event, SigningDomain, U256},
+    domain::{Address, B256, Bytes, Event, Kind, SigningDomain, U256},
     instance::simulation::{
         chain::{Block, CHAIN_ID, DECRYPTION, GATEWAY_CONFIG, Transaction, domain},
         lies::{BlockReceipts, Refusal, refused},
@@ -305,7 +305,7 @@ impl WorldState {
         }
         if to == DECRYPTION
             && let Some(id) = data.get(4..36).map(U256::from_be_slice)
-            && *data == abi::decryption_consensus_tx_senders(id).calldata()
+            && *data == abi::consensus_tx_senders(Kind::PublicDecryption, id).calldata()
         {
             let answered = self.chain.is_answered(id, number);
             return Ok(if answered { vec![wallet] } else { vec![] }.abi_encode().into());

@@ -43,6 +43,31 @@ CROSS JOIN old.requests o ON o.contract = n.contract AND o.id = n.id AND o.conte
 CROSS JOIN old.access a ON a.seq = o.seq
 WHERE n.contract = ?1 ON CONFLICT DO NOTHING";
 
+/// From version 11 on, as the next three. `?1` contract.
+pub(in crate::journal::sqlite) const APPROVALS: &str = "
+INSERT INTO main.approvals (seq, approved_by, approved_at)
+SELECT n.seq, a.approved_by, a.approved_at
+FROM main.requests n
+CROSS JOIN old.requests o ON o.contract = n.contract AND o.id = n.id AND o.content = n.content
+CROSS JOIN old.approvals a ON a.seq = o.seq
+WHERE n.contract = ?1 ON CONFLICT DO NOTHING";
+
+/// The contracts that stand beside Decryption contract `?1`.
+pub(in crate::journal::sqlite) const BESIDE: &str = "
+INSERT INTO main.beside (contract, decryption)
+SELECT contract, decryption FROM old.beside WHERE decryption = ?1 ON CONFLICT DO NOTHING";
+
+/// Their cursors. `?2` now.
+pub(in crate::journal::sqlite) const CURSORS_BESIDE: &str = "
+INSERT INTO main.cursors (contract, begun_after, number, hash, moved_at, read_twice)
+SELECT contract, begun_after, number, hash, ?2, read_twice FROM old.cursors
+WHERE contract IN (SELECT contract FROM old.beside WHERE decryption = ?1) ON CONFLICT DO NOTHING";
+
+/// Their unproven blocks.
+pub(in crate::journal::sqlite) const UNPROVEN_BESIDE: &str = "
+INSERT INTO main.unproven SELECT * FROM old.unproven
+WHERE contract IN (SELECT contract FROM old.beside WHERE decryption = ?1) ON CONFLICT DO NOTHING";
+
 /// `?1` contract, `?2` now.
 pub(in crate::journal::sqlite) const CURSOR: &str = "
 INSERT INTO main.cursors (contract, begun_after, number, hash, moved_at, read_twice)

@@ -1,0 +1,234 @@
+//! The answers to key operations. Contracts up to G12 sign no `extraData`; a Core that signs it anyway is too
+//! new for them, and is named.
+
+use bytes::Bytes;
+
+use super::{AnswerError, SignatureError, WrongSigner, WrongSignerCause, parse_signature, recover};
+use crate::{
+    contracts::abi,
+    domain::{
+        Address, B256, KeyOperation, Request, SignedResult, SigningDomain, U256, UntrustedText,
+    },
+    flow::kms_core::{
+        eip712::{crs_digest, key_digest, preparation_digest},
+        proto::kms::v1,
+        wire::{self, ReplyError},
+    },
+};
+
+/// The Core's result of a key operation.
+#[derive(Clone, Debug)]
+pub enum KeyReply {
+    Preparation(v1::KeyGenPreprocResult),
+    Key(v1::KeyGenResult),
+    Crs(v1::CrsGenResult),
+}
+
+/// Checks the reply to a key operation and returns its answer. `registered`: the signers registered for this
+/// node. Without any, the signature must only recover to some address.
+pub fn key_answer(
+    domain: &SigningDomain,
+    (id, operation): (U256, &KeyOperation),
+    reply: KeyReply,
+    registered: &[Address],
+) -> Result<SignedResult, AnswerError> {
+    let (payload, signature) = read(id, operation, reply).map_err(AnswerError::invalid)?;
+    let signer = |extra_data: Option<&[u8]>| {
+        let parsed = parse_signature(&signature)?;
+        let digest = digest(domain, (id, operation), &payload, extra_data);
+        recover(&parsed, digest.ok_or(SignatureError::Unrecoverable)?)
+    };
+    let said = signer(None).map_err(AnswerError::invalid)?;
+    if let Some(expected) = registered.first()
+        && !registered.contains(&said)
+    {
+        let is_too_new = signer(Some(&[])).is_ok_and(|signer| registered.contains(&signer));
+        let cause =
+            if is_too_new { WrongSignerCause::CoreTooNew } else { WrongSignerCause::Unknown };
+        return Err(WrongSigner { expected: *expected, signer: said, cause }.into());
+    }
+    Ok(SignedResult { payload, signature: signature.into(), ..SignedResult::default() })
+}
+
+/// The signer of this answer. `None`: of nothing that it can be.
+pub fn signer_of_key(
+    domain: &SigningDomain,
+    request: &Request,
+    operation: &KeyOperation,
+    answer: &SignedResult,
+) -> Result<Address, SignatureError> {
+    let digest = digest(domain, (request.key.id, operation), &answer.payload, None);
+    let signature = parse_signature(&answer.signature)?;
+    recover(&signature, digest.ok_or(SignatureError::Unrecoverable)?)
+}
+
+/// Payload and signature of a reply that belongs to the request.
+fn read(
+    id: U256,
+    operation: &KeyOperation,
+    reply: KeyReply,
+) -> Result<(crate::domain::Bytes, Bytes), ReplyError> {
+    let belongs = |said: Option<v1::RequestId>, id: U256| match said {
+        Some(said) if !wire::is_id(&said, id) => {
+            Err(ReplyError::OtherRequest(UntrustedText::from(said.request_id)))
+        }
+        Some(_) | None => Ok(()),
+    };
+    match (operation, reply) {
+        (KeyOperation::PrepKeygen { .. }, KeyReply::Preparation(reply)) => {
+            belongs(reply.preprocessing_id, id)?;
+            Ok((crate::domain::Bytes::new(), reply.external_signature))
+        }
+        (KeyOperation::Keygen { preparation }, KeyReply::Key(reply)) => {
+            belongs(reply.request_id, id)?;
+            belongs(reply.preprocessing_id, *preparation)?;
+            let digests = wire::key_digests(reply.key_digests)?;
+            Ok((abi::key_digests_payload(digests), reply.external_signature))
+        }
+        (KeyOperation::Crsgen { .. }, KeyReply::Crs(reply)) => {
+            belongs(reply.request_id, id)?;
+            if reply.crs_digest.is_empty() {
+                return Err(ReplyError::NoDigest);
+            }
+            Ok((reply.crs_digest.into(), reply.external_signature))
+        }
+        _ => Err(ReplyError::Undecodable),
+    }
+}
+
+/// What is signed. `None`: such an answer has no such payload.
+fn digest(
+    domain: &SigningDomain,
+    (id, operation): (U256, &KeyOperation),
+    payload: &[u8],
+    extra_data: Option<&[u8]>,
+) -> Option<B256> {
+    Some(match operation {
+        KeyOperation::PrepKeygen { .. } => preparation_digest(domain, id, extra_data),
+        KeyOperation::Keygen { preparation } => {
+            let digests = abi::key_digests(payload)?;
+            key_digest(domain, *preparation, id, &digests, extra_data)
+        }
+        KeyOperation::Crsgen { max_bits, .. } => {
+            crs_digest(domain, id, *max_bits, payload, extra_data)
+        }
+        KeyOperation::UnsupportedEvent { .. } => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::signers::{SignerSync as _, local::PrivateKeySigner};
+
+    use super::*;
+    use crate::domain::{HoldReason, KeyParameters};
+
+    const ID: U256 = U256::ONE;
+
+    fn domain() -> SigningDomain {
+        SigningDomain {
+            name: "KMSGeneration".to_owned(),
+            version: "1".to_owned(),
+            chain_id: 5,
+            verifying_contract: Address::repeat_byte(6),
+        }
+    }
+
+    fn signed(signer: &PrivateKeySigner, digest: B256) -> Bytes {
+        signer.sign_hash_sync(&digest).unwrap().as_bytes().to_vec().into()
+    }
+
+    fn key_reply(signer: &PrivateKeySigner, extra_data: Option<&[u8]>) -> v1::KeyGenResult {
+        let digests = [(0, crate::domain::Bytes::from_static(&[1; 32])), (1, [2; 32].into())];
+        let digest = key_digest(&domain(), U256::from(7), ID, &digests, extra_data);
+        let [server, public] = digests.map(|(_, digest)| digest.0);
+        let named =
+            |key_type: &str, digest| v1::KeyDigest { key_type: key_type.to_owned(), digest };
+        v1::KeyGenResult {
+            request_id: Some(wire::request_id(ID)),
+            preprocessing_id: Some(wire::request_id(U256::from(7))),
+            key_digests: vec![named("ServerKey", server), named("PublicKey", public)],
+            external_signature: signed(signer, digest),
+        }
+    }
+
+    fn keygen() -> KeyOperation {
+        KeyOperation::Keygen { preparation: U256::from(7) }
+    }
+
+    fn read_key(reply: v1::KeyGenResult, of: &[Address]) -> Result<SignedResult, AnswerError> {
+        key_answer(&domain(), (ID, &keygen()), KeyReply::Key(reply), of)
+    }
+
+    #[test]
+    fn a_key_is_signed_over_its_digests_in_their_order() {
+        let core = PrivateKeySigner::random();
+        let answer = read_key(key_reply(&core, None), &[core.address()]).unwrap();
+        let digests = abi::key_digests(&answer.payload).unwrap();
+        assert_eq!(digests.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [0, 1]);
+        let mut swapped = key_reply(&core, None);
+        swapped.key_digests.swap(0, 1);
+        let refused = read_key(swapped, &[core.address()]).unwrap_err();
+        assert_eq!(refused.hold().reason, HoldReason::SignerMismatch);
+        let other = read_key(key_reply(&core, None), &[Address::repeat_byte(1)]).unwrap_err();
+        assert_eq!(other.hold().reason, HoldReason::SignerMismatch);
+        read_key(key_reply(&core, None), &[]).unwrap();
+    }
+
+    #[test]
+    fn a_core_that_signs_extra_data_is_named() {
+        let core = PrivateKeySigner::random();
+        let refused = read_key(key_reply(&core, Some(&[])), &[core.address()]).unwrap_err();
+        let AnswerError::WrongSigner(wrong) = refused else { panic!("{refused}") };
+        assert_eq!(wrong.cause, WrongSignerCause::CoreTooNew);
+    }
+
+    #[test]
+    fn what_belongs_to_another_request_or_has_no_digest_is_refused() {
+        let core = PrivateKeySigner::random();
+        let reply = key_reply(&core, None);
+        let mut all = vec![reply.clone(); 5];
+        all[0].request_id = Some(wire::request_id(U256::from(9)));
+        all[1].preprocessing_id = Some(wire::request_id(U256::from(9)));
+        all[2].key_digests.clear();
+        all[3].key_digests[1].key_type = "CompressedXofKeySet".to_owned();
+        all[4].external_signature = Bytes::new();
+        for reply in all {
+            let refused = read_key(reply, &[core.address()]).unwrap_err();
+            assert_eq!(refused.hold().reason, HoldReason::InvalidAnswer, "{refused}");
+        }
+        let reply = KeyReply::Crs(v1::CrsGenResult::default());
+        let (max_bits, parameters) = (U256::from(2048), KeyParameters::Test);
+        let crs = KeyOperation::Crsgen { max_bits, parameters };
+        for operation in [keygen(), crs] {
+            let refused = key_answer(&domain(), (ID, &operation), reply.clone(), &[]).unwrap_err();
+            assert_eq!(refused.hold().reason, HoldReason::InvalidAnswer);
+        }
+    }
+
+    #[test]
+    fn preparation_and_crs_are_checked_as_the_contract_checks_them() {
+        let (core, domain) = (PrivateKeySigner::random(), domain());
+        let parameters = KeyParameters::Test;
+        let prep = KeyOperation::PrepKeygen { parameters };
+        let signature = signed(&core, preparation_digest(&domain, ID, None));
+        let reply =
+            v1::KeyGenPreprocResult { preprocessing_id: None, external_signature: signature };
+        let of = [core.address()];
+        let answer = key_answer(&domain, (ID, &prep), KeyReply::Preparation(reply), &of).unwrap();
+        assert!(answer.payload.is_empty());
+        let max_bits = U256::from(2048);
+        let crs = KeyOperation::Crsgen { max_bits, parameters };
+        let external_signature = signed(&core, crs_digest(&domain, ID, max_bits, &[5], None));
+        let reply = v1::CrsGenResult {
+            crs_digest: Bytes::from_static(&[5]),
+            external_signature,
+            ..v1::CrsGenResult::default()
+        };
+        let answer = key_answer(&domain, (ID, &crs), KeyReply::Crs(reply.clone()), &of).unwrap();
+        assert_eq!(answer.payload.as_ref(), [5]);
+        // Of another length it would be another CRS.
+        let other = KeyOperation::Crsgen { max_bits: U256::from(4096), parameters };
+        key_answer(&domain, (ID, &other), KeyReply::Crs(reply), &of).unwrap_err();
+    }
+}

@@ -1,0 +1,79 @@
+//! A contract that is read beside the Decryption contract, whose requests that one names; and approvals.
+
+use super::*;
+
+const KEYS: RequestSource = RequestSource { contract: Address::repeat_byte(0xee), ..SOURCE };
+
+fn wallet(byte: u8) -> Identity {
+    Identity { wallet: Address::repeat_byte(byte), ..identity() }
+}
+
+/// A key operation arrives.
+async fn fill(journal: &Journal) {
+    journal.store_batch(batch([1], Some(7))).await.unwrap();
+    let beside = journal.for_source(KEYS);
+    beside.stand_beside(SOURCE).await.unwrap();
+    let arrived = Arrival { kind: Kind::Keygen, ..arrival(2) };
+    let batch = Batch { arrivals: vec![arrived], cursor: Some(block(9)), ..Batch::default() };
+    beside.store_batch(batch).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_contract_has_a_cursor_and_the_requests_are_one_list() {
+    let dir = TempDir::new().unwrap();
+    let opened =
+        open_as(&Machine::default(), dir.path(), identity(), CONTRACT, "one", None).unwrap();
+    let running = Running::start((opened.journal, opened.writer));
+    fill(&running).await;
+    assert_eq!(running.ask(Query::Cursor).await.unwrap(), Some(block(7)));
+    let beside = running.for_source(KEYS);
+    assert_eq!(beside.ask(Query::Cursor).await.unwrap(), Some(block(9)));
+    assert_eq!(keys(&running, RequestFilter::Unfinished).await, [1, 2]);
+    assert_eq!(keys(&beside, RequestFilter::Unfinished).await, [0_u64; 0]);
+    // The longest wait is one of a decryption: a key operation takes hours.
+    running.note(key(1), Step::Settled(Outcome::Expired)).await.unwrap();
+    running.flush().await.unwrap();
+    assert_eq!(running.ask(Query::Oldest).await.unwrap(), None);
+    running.close().await.unwrap();
+    // Its cursor moved last, and the journal is still the Decryption contract's.
+    let found = ReadOnly::find(&[dir.path().to_owned()], "one").unwrap();
+    let listed = found.queries().ask(|slot| Query::WithId(U256::from(2), slot)).unwrap();
+    assert_eq!(listed.iter().map(|one| one.kind).collect::<Vec<_>>(), [Kind::Keygen]);
+}
+
+#[tokio::test]
+async fn the_first_approval_stays() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    fill(&running).await;
+    assert!(!running.request_state(key(2)).await.unwrap().unwrap().is_approved);
+    for by in ["uid 7", "uid 8"] {
+        running.approve(key(2), by.to_owned()).await.unwrap();
+    }
+    running.approve(key(99), "uid 7".to_owned()).await.unwrap();
+    let record = running.request(key(2)).await.unwrap().unwrap();
+    let approval = record.approval.unwrap();
+    assert!(approval.by == "uid 7" && approval.at_ms > 0, "{approval:?}");
+    assert!(running.request_state(key(2)).await.unwrap().unwrap().is_approved);
+    assert!(!running.request_state(key(1)).await.unwrap().unwrap().is_approved);
+}
+
+#[tokio::test]
+async fn another_wallet_takes_over_both_cursors_and_approvals() {
+    let dir = TempDir::new().unwrap();
+    let open = |identity| {
+        let opened =
+            open_as(&Machine::default(), dir.path(), identity, CONTRACT, "one", None).unwrap();
+        Running::start((opened.journal, opened.writer))
+    };
+    let old = open(wallet(1));
+    fill(&old).await;
+    old.approve(key(2), "uid 7".to_owned()).await.unwrap();
+    old.close().await.unwrap();
+    let new = open(wallet(2));
+    assert_eq!(new.for_source(KEYS).ask(Query::Cursor).await.unwrap(), Some(block(9)));
+    assert!(new.request_state(key(2)).await.unwrap().unwrap().is_approved);
+    new.close().await.unwrap();
+    let found = ReadOnly::find(&[dir.path().to_owned()], "one").unwrap();
+    assert_eq!(found.queries().ask(|slot| Query::WithId(U256::from(2), slot)).unwrap().len(), 1);
+}
