@@ -147,7 +147,11 @@ impl Checker<'_> {
         let (answer_timeout, request_expiry) = timeouts?;
         let gateway_url = set(gateway_url)?;
         let gateway_fallback_urls = gateway_fallback_urls?.unwrap_or_default();
-        self.different_urls(&gateway_url, Key::GatewayFallbackUrls, &gateway_fallback_urls)?;
+        self.different_urls(
+            (Key::GatewayUrl, &gateway_url),
+            Key::GatewayFallbackUrls,
+            &gateway_fallback_urls,
+        )?;
         Ok(Config {
             enabled: set(enabled)?,
             service_name: set(service_name)?,

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::keys::Key;
+use super::keys::{HostChainKey, Key};
 use super::*;
 use crate::domain::PerKind;
 

@@ -1,12 +1,10 @@
 //! Host chains: `[[host_chains]]`, and the Ethereum keys of the chain that has `ProtocolConfig`.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
-
-use alloy::primitives::Address;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::super::{
-    Ethereum, HostChain, Place, Problem, SecretUrl,
-    keys::{HOST_CHAIN_KEYS, Key, nearest},
+    Ethereum, HostChain, Place, Problem, SecretString, SecretUrl,
+    keys::{HostChainKey, Key, nearest},
     values::{Member, TableValue, Value, show, show_name},
 };
 use super::{
@@ -18,8 +16,6 @@ use super::{
 const MAX_HOST_CHAINS: usize = 32;
 /// Endpoints of one chain.
 const MAX_URLS: u64 = MAX_FALLBACK_URLS as u64 + 1;
-const DEFAULT_AGREEMENT: usize = 1;
-const DEFAULT_MAX_AGE: Duration = Duration::from_mins(2);
 const DAY_SECS: u64 = 86_400;
 
 impl Checker<'_> {
@@ -57,14 +53,14 @@ impl Checker<'_> {
             let mut entry = Entry { check: self, place: &given.place, index, table };
             let chain = entry.chain();
             is_good &= chain.is_ok();
-            let Ok(chain_id) = entry.chain_id() else { continue };
+            let Some(chain_id) = entry.chain_id() else { continue };
             if let Some(first) = by_id.get(&chain_id) {
                 let fault = Fault::new(
                     format!("chain {chain_id}, which host_chains[{first}] is"),
                     "each chain once",
                     "Name more nodes of one chain in its fallback_urls",
                 );
-                entry.note("chain_id", fault);
+                entry.note(HostChainKey::ChainId, fault);
                 is_good = false;
             }
             by_id.entry(chain_id).or_insert(index);
@@ -95,7 +91,7 @@ impl Checker<'_> {
         else {
             return Err(ProblemNoted); // the missing key was noted above
         };
-        self.different_urls(&url, Key::EthereumFallbackUrls, &fallback_urls)?;
+        self.different_urls((Key::EthereumUrl, &url), Key::EthereumFallbackUrls, &fallback_urls)?;
         Ok(Some(Ethereum { url, fallback_urls, chain_id, protocol_config_address }))
     }
 }
@@ -113,16 +109,19 @@ impl<'e> Entry<'e, '_> {
     /// The chain, or its problems, each noted.
     fn chain(&mut self) -> Result<HostChain, ProblemNoted> {
         let known = self.refuse_unknown();
-        let chain_id = self.chain_id().map_err(|fault| self.note_value("chain_id", fault));
-        let url = self.url().map_err(|fault| self.note_value("url", fault));
+        let chain_id = self.checked(HostChainKey::ChainId, judge_chain_id);
+        let url = self.checked(HostChainKey::Url, |value| judged::url(value, &NODE_SCHEMES));
         let fallback_urls = self.fallback_urls();
-        let acl_address = self.acl().map_err(|fault| self.note_value("acl_address", fault));
-        let agreement = self.number("agreement", 1..=MAX_URLS, "endpoints");
-        let max_age = self.number("max_age_secs", 1..=DAY_SECS, "seconds");
+        let acl_address = self.checked(HostChainKey::AclAddress, judged::address);
+        let agreement = self.checked(HostChainKey::Agreement, |value| {
+            judged::number(value, 1..=MAX_URLS, "endpoints")
+        });
+        let max_age = self.checked(HostChainKey::MaxAgeSecs, |value| {
+            judged::number(value, 1..=DAY_SECS, "seconds")
+        });
 
-        let agreement = agreement?
-            .map_or(DEFAULT_AGREEMENT, |count| usize::try_from(count).unwrap_or(usize::MAX));
-        let max_age = max_age?.map_or(DEFAULT_MAX_AGE, Duration::from_secs);
+        let agreement = usize::try_from(agreement?).unwrap_or(usize::MAX);
+        let max_age = Duration::from_secs(max_age?);
         let (url, fallback_urls) = (url?, fallback_urls?);
         self.different_urls(&url, &fallback_urls)?;
         self.enough_urls(agreement, 1 + fallback_urls.len())?;
@@ -131,33 +130,25 @@ impl<'e> Entry<'e, '_> {
         Ok(HostChain { chain_id, url, fallback_urls, acl_address, agreement, max_age })
     }
 
-    fn chain_id(&self) -> Result<u64, MemberFault> {
-        let value = self.required("chain_id")?;
-        judged::number(value, 1..=MAX_CHAIN_ID, "").map_err(MemberFault::Bad)
-    }
-
-    fn url(&self) -> Result<SecretUrl, MemberFault> {
-        judged::url(self.required("url")?, &NODE_SCHEMES).map_err(MemberFault::Bad)
-    }
-
-    fn acl(&self) -> Result<Address, MemberFault> {
-        judged::address(self.required("acl_address")?).map_err(MemberFault::Bad)
+    /// The chain's id, if it is a valid one.
+    fn chain_id(&self) -> Option<u64> {
+        judge_chain_id(&self.value(HostChainKey::ChainId)?).ok()
     }
 
     fn fallback_urls(&mut self) -> Result<Vec<SecretUrl>, ProblemNoted> {
-        let name = "fallback_urls";
-        let Some(member) = self.member(name) else { return Ok(Vec::new()) };
-        judged::urls(&member.value, &NODE_SCHEMES).map_err(|faults| {
+        let key = HostChainKey::FallbackUrls;
+        let Some(value) = self.value(key) else { return Ok(Vec::new()) };
+        judged::urls(&value, &NODE_SCHEMES).map_err(|faults| {
             for fault in faults {
-                self.note(name, fault);
+                self.note(key, fault);
             }
             ProblemNoted
         })
     }
 
     fn different_urls(&mut self, url: &SecretUrl, more: &[SecretUrl]) -> Result<(), ProblemNoted> {
-        judged::repeated_url(url, more)
-            .map_or(Ok(()), |fault| Err(self.note("fallback_urls", fault)))
+        judged::repeated_url((HostChainKey::Url.name(), url), more)
+            .map_or(Ok(()), |fault| Err(self.note(HostChainKey::FallbackUrls, fault)))
     }
 
     fn enough_urls(&mut self, agreement: usize, urls: usize) -> Result<(), ProblemNoted> {
@@ -169,28 +160,17 @@ impl<'e> Entry<'e, '_> {
             "at most as many as there are URLs",
             "Name more nodes in fallback_urls, or lower agreement",
         );
-        Err(self.note("agreement", fault))
-    }
-
-    fn number(
-        &mut self,
-        name: &'static str,
-        range: RangeInclusive<u64>,
-        unit: &str,
-    ) -> CheckedValue<u64> {
-        let Some(member) = self.member(name) else { return Ok(None) };
-        let judged = judged::number(&member.value, range, unit);
-        judged.map(Some).map_err(|fault| self.note(name, fault))
+        Err(self.note(HostChainKey::Agreement, fault))
     }
 
     fn refuse_unknown(&mut self) -> Result<(), ProblemNoted> {
         let mut is_good = true;
         let members = &self.table.members;
         for (index, member) in members.iter().enumerate() {
-            let fault = if !HOST_CHAIN_KEYS.contains(&member.name.as_str()) {
+            let fault = if HostChainKey::from_name(&member.name).is_none() {
                 unknown(&member.name)
             } else if members[..index].iter().any(|other| other.name == member.name) {
-                Fault::new("the key twice", "every key once", "")
+                Fault::new("the key given twice", "every key once", "Keep one of the two")
             } else {
                 continue;
             };
@@ -200,26 +180,33 @@ impl<'e> Entry<'e, '_> {
         if is_good { Ok(()) } else { Err(ProblemNoted) }
     }
 
-    fn member(&self, name: &str) -> Option<&'e Member> {
-        self.table.members.iter().find(|member| member.name == name)
+    fn member(&self, key: HostChainKey) -> Option<&'e Member> {
+        self.table.members.iter().find(|member| member.name == key.name())
     }
 
-    fn required(&self, name: &str) -> Result<&'e Value, MemberFault> {
-        self.member(name).map(|member| &member.value).ok_or(MemberFault::Missing)
+    /// The given value, else the default.
+    fn value(&self, key: HostChainKey) -> Option<Value> {
+        let given = self.member(key).map(|member| member.value.clone());
+        let default = || Some(Value::Text(SecretString::new(key.default()?.to_owned())));
+        given.or_else(default)
     }
 
-    /// Notes the fault of a required member.
-    fn note_value(&mut self, name: &'static str, fault: MemberFault) -> ProblemNoted {
-        let fault = match fault {
-            MemberFault::Missing => Fault::new("nothing", "this key in each host chain", "Add it"),
-            MemberFault::Bad(fault) => fault,
+    /// The meaning of a required value, or of one that has a default.
+    fn checked<T>(
+        &mut self,
+        key: HostChainKey,
+        judge: impl FnOnce(&Value) -> Result<T, Fault>,
+    ) -> Result<T, ProblemNoted> {
+        let judged = match self.value(key) {
+            Some(value) => judge(&value),
+            None => Err(Fault::new("nothing", "this key in each host chain", "Add it")),
         };
-        self.note(name, fault)
+        judged.map_err(|fault| self.note(key, fault))
     }
 
-    fn note(&mut self, name: &str, fault: Fault) -> ProblemNoted {
-        let line = self.member(name).and_then(|member| member.line);
-        self.push(name, line, fault)
+    fn note(&mut self, key: HostChainKey, fault: Fault) -> ProblemNoted {
+        let line = self.member(key).and_then(|member| member.line);
+        self.push(key.name(), line, fault)
     }
 
     fn push(&mut self, name: &str, line: Option<usize>, fault: Fault) -> ProblemNoted {
@@ -238,10 +225,8 @@ impl<'e> Entry<'e, '_> {
     }
 }
 
-/// Why a required member has no value.
-enum MemberFault {
-    Missing,
-    Bad(Fault),
+fn judge_chain_id(value: &Value) -> Result<u64, Fault> {
+    judged::number(value, 1..=MAX_CHAIN_ID, "")
 }
 
 fn unknown(name: &str) -> Fault {
@@ -250,7 +235,7 @@ fn unknown(name: &str) -> Fault {
          first [table]"
             .to_owned()
     } else {
-        let near = nearest(name, HOST_CHAIN_KEYS.iter().map(|key| (*key).to_owned()));
+        let near = nearest(name, HostChainKey::ALL.iter().map(ToString::to_string));
         near.map_or_else(
             || "config/README.md lists a host chain's keys; remove this one".to_owned(),
             |near| format!("Did you mean {near}?"),

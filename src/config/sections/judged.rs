@@ -26,6 +26,14 @@ impl Fault {
     pub(super) fn new(found: impl Into<String>, allowed: impl Into<String>, advice: &str) -> Self {
         Self { found: found.into(), allowed: allowed.into(), advice: advice.to_owned() }
     }
+
+    /// The same of one entry of a list. Entries are counted from 1.
+    fn in_entry(self, index: usize, of: usize) -> Self {
+        if of == 1 {
+            return self;
+        }
+        Self { found: format!("{} as entry {} of {of}", self.found, index + 1), ..self }
+    }
 }
 
 pub(super) fn number(value: &Value, range: RangeInclusive<u64>, unit: &str) -> Result<u64, Fault> {
@@ -87,7 +95,7 @@ pub(super) fn url(value: &Value, schemes: &[&str]) -> Result<SecretUrl, Fault> {
     url_text(text.expose(), schemes)
 }
 
-/// A list of URLs, or a text with commas. All faults are told.
+/// A list of URLs, or a text with commas. All faults are told, each with its entry.
 pub(super) fn urls(value: &Value, schemes: &[&str]) -> Result<Vec<SecretUrl>, Vec<Fault>> {
     let texts: Vec<SecretString> = match value {
         Value::Texts(texts) => texts.clone(),
@@ -109,26 +117,37 @@ pub(super) fn urls(value: &Value, schemes: &[&str]) -> Result<Vec<SecretUrl>, Ve
         return Err(vec![Fault::new(format!("{} URLs", texts.len()), allowed, "")]);
     }
     let (mut urls, mut faults) = (Vec::new(), Vec::new());
-    for text in &texts {
+    for (index, text) in texts.iter().enumerate() {
         match url_text(text.expose(), schemes) {
             Ok(url) => urls.push(url),
-            Err(fault) => faults.push(fault),
+            Err(fault) => faults.push(fault.in_entry(index, texts.len())),
         }
     }
     if faults.is_empty() { Ok(urls) } else { Err(faults) }
 }
 
-/// One URL given twice would count as two nodes.
-pub(super) fn repeated_url(first: &SecretUrl, more: &[SecretUrl]) -> Option<Fault> {
-    let repeated =
-        more.iter().enumerate().any(|(index, url)| url == first || more[..index].contains(url));
-    repeated.then(|| {
-        Fault::new(
-            "the same URL twice",
-            "URLs that differ from each other and from the first one",
-            "Each one counts as a node of its own",
-        )
-    })
+/// One URL given twice would count as two nodes. `first`: the key of the first URL, and that URL.
+pub(super) fn repeated_url((key, first): (&str, &SecretUrl), more: &[SecretUrl]) -> Option<Fault> {
+    let repeated = more.iter().enumerate().find_map(|(index, url)| {
+        if url == first {
+            return Some(format!("entry {} is {key}", index + 1));
+        }
+        let earlier = more[..index].iter().position(|other| other == url)?;
+        Some(format!("entries {} and {}", earlier + 1, index + 1))
+    })?;
+    Some(Fault::new(
+        format!("the same URL twice ({repeated})"),
+        "URLs that differ from each other and from the first one",
+        "Each one counts as a node of its own",
+    ))
+}
+
+/// Only well-known schemes are shown, because anything else may be part of a secret.
+const SHOWN_SCHEMES: [&str; 10] =
+    ["http", "https", "ws", "wss", "grpc", "grpcs", "tcp", "ipc", "unix", "s3"];
+
+fn shown_scheme(scheme: &str) -> Option<&'static str> {
+    SHOWN_SCHEMES.into_iter().find(|known| known.eq_ignore_ascii_case(scheme))
 }
 
 fn url_text(text: &str, schemes: &[&str]) -> Result<SecretUrl, Fault> {
@@ -136,17 +155,22 @@ fn url_text(text: &str, schemes: &[&str]) -> Result<SecretUrl, Fault> {
     let text = text.trim();
     let advice = format!("Begin with {}://", schemes[0]);
     let Some((scheme, _)) = text.split_once("://") else {
-        let found = format!("a text of {} characters without ://", text.chars().count());
+        let scheme = text.split_once(':').and_then(|(scheme, _)| shown_scheme(scheme));
+        if let Some(scheme) = scheme.filter(|scheme| schemes.contains(scheme)) {
+            let advice = format!("Write {scheme}:// and the host");
+            return Err(Fault::new(format!("{scheme}: without //"), allowed, &advice));
+        }
+        let found = if text.is_empty() {
+            "an empty text".to_owned()
+        } else {
+            format!("a text of {} characters without ://", text.chars().count())
+        };
         return Err(Fault::new(found, allowed, &advice));
     };
-    let scheme = scheme.to_ascii_lowercase();
-    if !schemes.contains(&scheme.as_str()) {
-        // Only well-known schemes are shown, because anything else may be part of a secret.
-        let known = ["http", "https", "ws", "wss", "grpc", "grpcs", "tcp", "ipc", "unix", "s3"];
-        let found = if known.contains(&scheme.as_str()) {
-            format!("a URL with {scheme}://")
-        } else {
-            "a URL with an unknown scheme".to_owned()
+    if !schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
+        let found = match shown_scheme(scheme) {
+            Some(scheme) => format!("a URL with {scheme}://"),
+            None => "a URL with an unknown scheme".to_owned(),
         };
         return Err(Fault::new(found, allowed, &advice));
     }

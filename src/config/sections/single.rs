@@ -162,11 +162,11 @@ impl Checker<'_> {
     /// `more`.
     pub(super) fn different_urls(
         &mut self,
-        first: &SecretUrl,
+        (first, url): (Key, &SecretUrl),
         fallbacks: Key,
         more: &[SecretUrl],
     ) -> Result<(), ProblemNoted> {
-        match judged::repeated_url(first, more) {
+        match judged::repeated_url((first.name(), url), more) {
             None => Ok(()),
             Some(fault) => Err(self.note_fault(fallbacks, fault)),
         }

@@ -49,15 +49,12 @@ impl Sources {
             Place::File { path: path.to_owned(), line: Some(line), column: Some(column) }
         };
         for error in errors.iter().take(MAX_OF_A_KIND) {
-            self.problems.push(Problem {
-                place: place(error),
-                key: None,
-                // The parser's message names what it expected, never the text that it read.
-                found: format!("a syntax error ({})", error.message()),
-                allowed: "TOML".to_owned(),
-                advice: "Texts stand in quotes, numbers do not, tables begin with [name]"
-                    .to_owned(),
-            });
+            let place = place(error);
+            let problem = match duplicate(error, text) {
+                Some(again) => given_twice(place, &again, root.get_ref(), &lines),
+                None => syntax_error(place, error),
+            };
+            self.problems.push(problem);
         }
         if let Some(next) = errors.get(MAX_OF_A_KIND) {
             let more = errors.len() - MAX_OF_A_KIND;
@@ -65,6 +62,73 @@ impl Sources {
         }
         false
     }
+}
+
+fn syntax_error(place: Place, error: &toml::de::Error) -> Problem {
+    Problem {
+        place,
+        key: None,
+        // The parser's message names what it expected, never the text that it read.
+        found: format!("a syntax error ({})", error.message()),
+        allowed: "TOML".to_owned(),
+        advice: "Texts stand in quotes, numbers do not, tables begin with [name]".to_owned(),
+    }
+}
+
+/// A key or table that the same table has already.
+struct Duplicate<'a> {
+    name: &'a str,
+    is_table: bool,
+    /// Byte offset of the name.
+    at: usize,
+}
+
+/// The key that the parser refuses because it had it already. Its errors have no kinds, so this goes by
+/// its message.
+fn duplicate<'a>(error: &toml::de::Error, text: &'a str) -> Option<Duplicate<'a>> {
+    let span = error.span().filter(|_| error.message() == "duplicate key")?;
+    let name = text.get(span.clone())?.trim_matches(['"', '\'']);
+    Some(Duplicate { name, is_table: text[..span.start].ends_with('['), at: span.start })
+}
+
+fn given_twice(
+    place: Place,
+    Duplicate { name, is_table, at }: &Duplicate<'_>,
+    root: &DeTable<'_>,
+    lines: &Lines<'_>,
+) -> Problem {
+    let what = if *is_table { "a table" } else { "a key" };
+    let again = lines.position(*at).0;
+    let both = last_before(root, name, *at)
+        .map(|first| format!(", in lines {} and {again}", lines.position(first).0))
+        .unwrap_or_default();
+    Problem {
+        place,
+        key: Some(show_name(name)),
+        found: format!("{what} that is given twice{both}"),
+        allowed: "every key and table once".to_owned(),
+        advice: "Keep one of the two".to_owned(),
+    }
+}
+
+/// The byte offset of the last key of this name before `at`, in whatever table: between a key and its
+/// repetition no other table begins.
+fn last_before(table: &DeTable<'_>, name: &str, at: usize) -> Option<usize> {
+    let own =
+        table.iter().filter(|(key, _)| key.get_ref() == name).map(|(key, _)| key.span().start);
+    let deeper = table.values().filter_map(|value| match value.get_ref() {
+        DeValue::Table(table) => last_before(table, name, at),
+        DeValue::Array(list) => {
+            let tables = list.iter().filter_map(|one| one.get_ref().as_table());
+            tables.filter_map(|table| last_before(table, name, at)).max()
+        }
+        DeValue::String(_)
+        | DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_) => None,
+    });
+    own.chain(deeper).filter(|start| *start < at).max()
 }
 
 /// Reads the tables of one file.
@@ -156,7 +220,7 @@ impl<'a> Reader<'a> {
             self.sources.problems.push(Problem {
                 place,
                 key: Some(key.name().to_owned()),
-                found: format!("the key twice, in lines {first} and {second}"),
+                found: format!("a key that is given twice, in lines {first} and {second}"),
                 allowed: "every key once".to_owned(),
                 advice:
                     "A key below [aws_kms_config] or [s3_config] that is no part of that table \

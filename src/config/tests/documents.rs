@@ -57,12 +57,12 @@ fn fallback_urls_are_a_list_or_stand_between_commas() {
     let nine = (0..9).map(|n| format!("'ws://h{n}'")).collect::<Vec<_>>().join(",");
     for (bad, found) in [
         ("['tcp://x']", "a URL with tcp://"),
-        ("['ws://a', 'ws://']", "a broken URL"),
+        ("['ws://a', 'ws://']", "a broken URL (empty host) as entry 2 of 2"),
         ("[1]", "a list with something else than texts"),
         ("7", "an integer"),
-        ("'ws://a,,ws://b'", "without ://"),
-        ("['ws://a', 'ws://a']", "the same URL twice"),
-        ("['ws://localhost:8545']", "the same URL twice"),
+        ("'ws://a,,ws://b'", "an empty text as entry 2 of 3"),
+        ("['ws://b', 'ws://a', 'ws://a']", "the same URL twice (entries 2 and 3)"),
+        ("['ws://localhost:8545']", "the same URL twice (entry 1 is gateway_url)"),
         (&format!("[{nine}]"), "9 URLs"),
     ] {
         let problem = problem(&format!("gateway_fallback_urls = {bad}"));
@@ -285,6 +285,18 @@ fn the_documentation_tells_every_key_and_its_default() {
         let told = with_default.iter().any(|(name, _)| name == key.name());
         assert_eq!(told, !commented, "{key}");
     }
+}
+
+#[test]
+fn the_documentation_tells_every_key_of_a_host_chain_and_its_default() {
+    let readme = include_str!("../../../config/README.md");
+    let rows = readme.lines().skip_while(|line| !line.starts_with("| key of `[[host_chains]]` |"));
+    let told = rows.skip(2).take_while(|line| line.starts_with('|')).map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        (cells[1].trim_matches('`'), Some(cells[2]).filter(|default| !default.is_empty()))
+    });
+    let known = HostChainKey::ALL.iter().map(|key| (key.name(), key.default()));
+    assert_eq!(told.collect::<Vec<_>>(), known.collect::<Vec<_>>());
 }
 
 /// The README's first configuration contains all required keys.

@@ -100,7 +100,9 @@ fn a_variable_takes_what_other_connectors_take() {
     let problems = load(&source(env([WALLET, ("KMS_CONNECTOR_HOST_CHAINS", twice)]))).unwrap_err();
     let told = problems.to_string();
     assert!(
-        told.contains("KMS_CONNECTOR_HOST_CHAINS: host_chains[0].chain_id: found the key twice")
+        told.contains(
+            "KMS_CONNECTOR_HOST_CHAINS: host_chains[0].chain_id: found the key given twice"
+        )
     );
 }
 
@@ -153,6 +155,9 @@ gateway_url = "ws://x"
         "one.toml:9: host_chains[0].chainid: found an unknown key",
         "Did you mean chain_id?",
         "found chain 7, which host_chains[1] is; allowed: each chain once",
+        "fallback_urls: found a text of 7 characters without :// as entry 1 of 3",
+        "fallback_urls: found a broken URL (empty host) as entry 3 of 3",
+        "fallback_urls: found the same URL twice (entry 1 is url)",
         "one.toml:19: host_chains[2].gateway_url: found an unknown key",
         "move it above the first [table]",
         "one.toml:18: host_chains[2].url: found nothing",

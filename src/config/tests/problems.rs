@@ -72,8 +72,30 @@ fn syntax_errors_have_line_and_column() {
     };
     assert_eq!(problems[0].place, place(2, 20), "{problems:#?}");
     assert!(problems.iter().any(|problem| line(&problem.place) == Some(3)), "{problems:#?}");
-    let twice = problem("chain_id = 1\nchain_id = 2\n");
-    assert_eq!(line(&twice.place), Some(2), "{twice}");
+}
+
+#[test]
+fn what_is_given_twice_is_named_with_both_lines() {
+    let host = |chain_id: &str| format!("[[host_chains]]\n{chain_id}\nurl = 'http://a'\n");
+    for (text, key, at, found) in [
+        ("gas_limit = 1\nchain_id = 1\n\nchain_id = 2\n", "chain_id", 4, "lines 2 and 4"),
+        ("'chain_id' = 1\n\"chain_id\" = 2\n", "chain_id", 2, "lines 1 and 2"),
+        ("[s3_config]\nbucket = 'a'\nbucket = 'b'\n", "bucket", 3, "lines 2 and 3"),
+        ("[s3_config]\nbucket = 'a'\n[s3_config]\n", "s3_config", 3, "a table that is given twice"),
+        (
+            &(host("chain_id = 5") + &host("chain_id = 6\nchain_id = 7")),
+            "chain_id",
+            6,
+            "lines 5 and 6",
+        ),
+    ] {
+        let twice = problem(text);
+        assert_eq!((twice.key.as_deref(), line(&twice.place)), (Some(key), Some(at)), "{twice}");
+        assert!(twice.found.contains("given twice") && twice.found.contains(found), "{twice}");
+    }
+    let secret = "ab".repeat(32);
+    let twice = problem(&format!("{secret} = 1\n{secret} = 2\n"));
+    assert!(!twice.to_string().contains(&secret), "{twice}");
 }
 
 /// Field failure T32.
@@ -135,6 +157,20 @@ fn urls_are_checked() {
         let problems = bad(&format!("{key} = {url:?}"));
         let of_key = |problem: &Problem| problem.key.as_deref() == Some(key);
         assert!(problems.iter().any(of_key), "{key} {url}: {problems:?}");
+    }
+}
+
+#[test]
+fn a_url_without_both_slashes_is_told_by_its_own_scheme() {
+    for (url, found, advice) in [
+        ("wss:/x", "wss: without //", "Write wss://"),
+        ("WS:x", "ws: without //", "Write ws://"),
+        ("grpc:x", "6 characters without ://", "Begin with ws://"),
+        ("token:secret", "12 characters without ://", "Begin with ws://"),
+        ("", "an empty text", "Begin with ws://"),
+    ] {
+        let told = problem(&format!("gateway_url = {url:?}"));
+        assert!(told.found.contains(found) && told.advice.starts_with(advice), "{url}: {told}");
     }
 }
 
