@@ -68,10 +68,12 @@ pub trait InstanceRunner: Send + Sync + 'static {
     /// What one generation leaves to the next: an open, locked journal.
     type Tenure: Send + 'static;
 
-    /// Checks whether an instance of this configuration could run. Opens nothing exclusive.
+    /// Checks whether an instance of this configuration could run in the place of the `running` one. Opens
+    /// nothing exclusive.
     fn preflight(
         &self,
         config: Arc<Config>,
+        running: Option<Arc<Config>>,
     ) -> impl Future<Output = Result<(), PreflightError>> + Send + 'static;
 
     /// Builds one generation and runs it until it exits.
@@ -97,8 +99,9 @@ impl InstanceRunner for ConnectorRunner {
     fn preflight(
         &self,
         config: Arc<Config>,
+        running: Option<Arc<Config>>,
     ) -> impl Future<Output = Result<(), PreflightError>> + Send + 'static {
-        async move { instance::preflight(&config).await }
+        async move { instance::preflight(&config, running.as_deref()).await }
     }
 
     #[expect(clippy::manual_async_fn, reason = "an async fn would borrow self for its whole run")]

@@ -155,7 +155,23 @@ impl HostChainError {
         }
     }
 
-    fn of(chain_id: u64, source: RpcError) -> Self {
+    /// Returns whether only another configuration helps.
+    #[must_use]
+    pub fn is_contradiction(&self) -> bool {
+        match self {
+            Self::WrongChain { .. } | Self::NoContract { .. } => true,
+            Self::Stale { .. }
+            | Self::Disagree { .. }
+            | Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::NoFinalizedBlock { .. }
+            | Self::Unreadable { .. } => false,
+        }
+    }
+
+    /// The error of a call to one of the chain's nodes.
+    #[must_use]
+    pub fn of(chain_id: u64, source: RpcError) -> Self {
         match source {
             RpcError::WrongChain { .. } | RpcError::WrongGenesis { .. } => {
                 Self::WrongChain { chain_id, source }

@@ -7,6 +7,7 @@ use tokio::task::JoinError;
 use super::genesis::Undecided;
 use crate::{
     chain::{rpc_error::RpcError, wallet::WalletError},
+    contracts::pinned_reads::HostChainError,
     domain::{LedgerError, SigningDomain},
     flow::{
         ciphertexts::UnusableUrl,
@@ -54,8 +55,13 @@ pub enum Unready {
     Undecided(#[from] Undecided),
     #[error(transparent)]
     Core(#[from] CoreProblem),
+    /// A host chain contradicts the configuration. One that does not answer is waited for by the requests
+    /// that need it.
+    #[error("{}", of_host_chain(.0))]
+    HostChain(#[source] Box<HostChainError>),
     #[error(
-        "looking for journals in {}: {cause}; check the state directory, its owner and its mode",
+        "looking for journals in {}: {cause}; check the state directory (KMS_CONNECTOR_STATE_DIR or \
+         --state-dir), its owner and its mode",
         dir.display()
     )]
     Directory {
@@ -78,6 +84,7 @@ impl Unready {
     pub(super) fn is_contradiction(&self) -> bool {
         match self {
             Self::WrongChain(_) | Self::OtherDomain { .. } => true,
+            Self::HostChain(error) => error.is_contradiction(),
             Self::Wallet(error) => matches!(
                 error,
                 WalletError::UnsuitableKey { .. }
@@ -99,6 +106,7 @@ impl Unready {
             Self::WrongChain(error) | Self::Gateway(error) => error.code(),
             Self::Wallet(error) => error.code(),
             Self::Core(error) => error.code(),
+            Self::HostChain(error) => error.code(),
             Self::OtherDomain { .. } => "signing_domain",
             Self::Undecided(why) => why.code(),
             Self::Directory { .. } => "state_directory",
@@ -106,6 +114,15 @@ impl Unready {
             Self::Ending => "ending",
         }
     }
+}
+
+/// The error, with what to correct where it does not name that.
+fn of_host_chain(error: &HostChainError) -> String {
+    let HostChainError::WrongChain { .. } = error else { return error.to_string() };
+    format!(
+        "{error}; correct chain_id, url or fallback_urls of that [[host_chains]] entry, or the ethereum_* \
+         keys"
+    )
 }
 
 impl From<RpcError> for Unready {

@@ -66,7 +66,9 @@ impl<I: InstanceRunner> Supervisor<I> {
             Action::Check(target) => {
                 info!(instance = name, "configuration changed: checking it");
                 let config = target.config.clone();
-                let checking = self.runner.preflight(config.clone());
+                let running = self.managed.get(name).and_then(|slot| slot.lifecycle.current());
+                let running = running.map(|running| running.config.clone());
+                let checking = self.runner.preflight(config.clone(), running);
                 let name = name.to_owned();
                 self.preflights.spawn(
                     async move {

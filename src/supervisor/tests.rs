@@ -152,6 +152,7 @@ impl InstanceRunner for Stage {
     fn preflight(
         &self,
         config: Arc<Config>,
+        _: Option<Arc<Config>>,
     ) -> impl Future<Output = Result<(), PreflightError>> + Send + 'static {
         async move {
             sleep(Duration::from_millis(300)).await;

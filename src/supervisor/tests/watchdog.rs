@@ -16,6 +16,7 @@ impl InstanceRunner for Blocking {
     fn preflight(
         &self,
         _: Arc<Config>,
+        _: Option<Arc<Config>>,
     ) -> impl Future<Output = Result<(), PreflightError>> + Send + 'static {
         std::future::ready(Ok(()))
     }

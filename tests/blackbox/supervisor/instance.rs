@@ -1,7 +1,7 @@
 //! One instance as its supervisor has it: what it leaves to the next generation, how it says how it is,
 //! how it ends when a room fails, and how a configuration is checked beside it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fmt::Display, path::Path, sync::Arc, time::Duration};
 
 use kms_connector::{
     admin::status::{Phase, Reporter},
@@ -16,6 +16,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use world::{
     Error, Result,
+    contracts::Variant,
+    host::HostOptions,
+    random_address,
     request::{Ask, Issued},
     scene::{PATIENCE, Scene, SceneOptions},
     until,
@@ -252,10 +255,10 @@ async fn a_check_says_what_would_keep_it_from_running() -> Result<()> {
     // Beside a running instance of the same wallet.
     let generation = Generation::start(config.clone(), &scene.state_dir(), None);
     generation.runs().await?;
-    instance::preflight(&config).await.expect("it may run");
+    instance::preflight(&config, None).await.expect("it may run");
 
     let refused = async |text: &str, words: &str| -> Result<()> {
-        match instance::preflight(&*parse(&scene, text)?).await {
+        match instance::preflight(&*parse(&scene, text)?, None).await {
             Err(why) if why.is_refusal() && why.to_string().contains(words) => Ok(()),
             other => Err(Error::other(format!("{other:?} instead of a refusal with {words:?}"))),
         }
@@ -269,10 +272,10 @@ async fn a_check_says_what_would_keep_it_from_running() -> Result<()> {
     let elsewhere = text.replace(&scene.deployment.decryption.to_string(), &elsewhere);
     let key = world::random_key().to_bytes().to_string();
     let elsewhere = elsewhere.replace(&scene.wallet.to_bytes().to_string(), &key);
-    instance::preflight(&*parse(&scene, &elsewhere)?).await.expect("it would wait");
+    instance::preflight(&*parse(&scene, &elsewhere)?, None).await.expect("it would wait");
 
     let unreachable = async |scene: &Scene, words: &str| -> Result<()> {
-        match instance::preflight(&*parse(scene, &text)?).await {
+        match instance::preflight(&*parse(scene, &text)?, None).await {
             Err(why) if !why.is_refusal() && why.to_string().contains(words) => Ok(()),
             other => Err(Error::other(format!("{other:?} instead of unreachable {words:?}"))),
         }
@@ -284,4 +287,46 @@ async fn a_check_says_what_would_keep_it_from_running() -> Result<()> {
     scene.anvil.stop().await?;
     let node = format!("the gateway node at 127.0.0.1:{}", scene.anvil.port());
     unreachable(&scene, &node).await
+}
+
+/// A running instance reports its host chains and waits for none. A file that contradicts one is a slip.
+#[world::test]
+async fn a_host_chain_that_contradicts_a_change_keeps_it_out_and_one_that_is_away_does_not()
+-> Result<()> {
+    let hosts = vec![HostOptions::of(Variant::G14)];
+    let mut scene = Scene::new(SceneOptions { hosts, ..SceneOptions::default() }).await?;
+    let text = scene.config("");
+    let other = |from: &dyn Display, to: &dyn Display| -> Result<Arc<Config>> {
+        let changed = text.replace(&from.to_string(), &to.to_string());
+        assert_ne!(changed, text, "{from} is in the file");
+        parse(&scene, &changed)
+    };
+    instance::preflight(&*parse(&scene, &text)?, None).await.expect("it may run");
+    let host = &scene.hosts[0].host;
+    let entry = |id: u64| format!("[[host_chains]]\nchain_id = {id}\n");
+    for (config, code, words) in [
+        (other(&entry(host.chain_id), &entry(77))?, "host_chain_other", "url or fallback_urls"),
+        (other(&host.acl, &random_address())?, "host_chain_no_contract", "acl_address"),
+        (
+            other(&host.protocol_config, &random_address())?,
+            "host_chain_no_contract",
+            "protocol_config_address",
+        ),
+    ] {
+        match instance::preflight(&config, None).await {
+            Err(why) if why.is_refusal() && why.code() == code => {
+                assert!(why.to_string().contains(words), "{why}");
+            }
+            other => return Err(Error::other(format!("{other:?} instead of {code}"))),
+        }
+    }
+    // What runs already keeps no other change out.
+    let wrong = other(&host.acl, &random_address())?;
+    let running = Config { held_retry: Duration::from_secs(7), ..(*wrong).clone() };
+    instance::preflight(&wrong, Some(&running)).await.expect("it is no worse");
+    scene.hosts[0].anvil.stop().await?;
+    instance::preflight(&*parse(&scene, &text)?, None)
+        .await
+        .expect("it would hold what needs the chain");
+    Ok(())
 }

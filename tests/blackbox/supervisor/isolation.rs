@@ -48,8 +48,9 @@ impl InstanceRunner for Ailing {
     fn preflight(
         &self,
         config: Arc<Config>,
+        running: Option<Arc<Config>>,
     ) -> impl Future<Output = std::result::Result<(), PreflightError>> + Send + 'static {
-        ConnectorRunner.preflight(config)
+        ConnectorRunner.preflight(config, running)
     }
 
     fn run(
