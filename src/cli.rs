@@ -297,6 +297,17 @@ mod tests {
     }
 
     #[test]
+    fn validate_wants_one_file_or_all() {
+        let parse = |line: &str| Cli::try_parse_from(line.split_whitespace());
+        let told = parse("kms-connector validate").map(drop).unwrap_err().to_string();
+        assert!(told.contains("--config <FILE>") && told.contains("--all"), "{told}");
+        assert!(parse("kms-connector validate --all -c a.toml").is_err());
+        for one in ["--all", "-c a.toml"] {
+            parse(&format!("kms-connector validate {one}")).unwrap();
+        }
+    }
+
+    #[test]
     fn requests_lists_unless_told_otherwise() {
         let parse = |line: &str| Cli::try_parse_from(line.split_whitespace());
         for line in ["--instance a --held", "list --instance a --held"] {

@@ -165,18 +165,6 @@ fn unreadable(place: Place, error: &FileError) -> Problems {
     })
 }
 
-/// The problem of a configuration directory that cannot be read.
-#[must_use]
-pub fn unusable_directory(path: &Path, found: String) -> Problems {
-    Problems::from(Problem {
-        place: Place::file(path),
-        key: None,
-        found,
-        allowed: "a readable directory of configurations".to_owned(),
-        advice: "Set KMS_CONNECTOR_CONFIG_DIR or --config-dir to the right one".to_owned(),
-    })
-}
-
 /// Checks the environment of a process that runs many instances, whatever its files say: above all,
 /// variables shared by all instances that would give two of them the same identity.
 pub fn check_environment(environment: &Environment) -> Result<(), Problems> {

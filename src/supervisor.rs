@@ -43,7 +43,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::startup::{Options, RunError, run};
 use self::{
-    managed::ManagedInstance, operator::PendingReply, plan::WalletClaim, systemd::ServiceManager,
+    managed::ManagedInstance,
+    operator::PendingReply,
+    plan::{Collision, WalletClaim},
+    systemd::ServiceManager,
 };
 use crate::supervisor::config_dir::snapshot::Unlisted;
 use crate::{
@@ -184,6 +187,8 @@ struct Supervisor<I: InstanceRunner> {
     closings: HashMap<Id, ClosingTenure>,
     phases: JoinSet<Option<(u64, watch::Receiver<Phase>)>>,
     directory_problem: Option<Unlisted>,
+    /// Instances whose KMS Core another one has too, as far as that was logged.
+    shared_cores: BTreeMap<String, Collision>,
     reload: ReloadStatus,
     pending: Vec<PendingReply>,
     notify_state: NotifyState,
@@ -219,6 +224,7 @@ impl<I: InstanceRunner> Supervisor<I> {
             closings: HashMap::new(),
             phases: JoinSet::new(),
             directory_problem: None,
+            shared_cores: BTreeMap::new(),
             reload: ReloadStatus::default(),
             pending: Vec::new(),
             notify_state: NotifyState::StartupPending,

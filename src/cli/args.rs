@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::{
     health, manual,
@@ -79,13 +79,14 @@ pub(super) enum Command {
         supervisor: SupervisorArgs,
     },
     /// Validate configurations and print every problem.
+    #[command(group(ArgGroup::new("which").args(["config", "all"]).required(true)))]
     Validate {
-        /// Validate this file as `start` reads it, and note what `supervise` would refuse. A relative path
-        /// is also looked up in the configuration directory.
-        #[arg(short, long, value_name = "FILE", required_unless_present = "all")]
+        /// Validate this file as `start` reads it, and note what `supervise` would refuse, also because of
+        /// another file. A relative path is also looked up in the configuration directory.
+        #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// Validate all files of the configuration directory together, as `supervise` reads them.
-        #[arg(long, conflicts_with = "config")]
+        #[arg(long)]
         all: bool,
         #[command(flatten)]
         configs: ConfigArgs,

@@ -113,6 +113,17 @@ fn exit_status(reports: &[InstanceFindings]) -> ExitStatus {
 }
 
 async fn single(target: &ConfigTarget, places: &CheckContext) -> InstanceFindings {
+    let mut report = report_of(target, places).await;
+    if let ConfigTarget::File(None) = target
+        && let Some(note) = paths::note_environment_alone(&places.config_dir)
+    {
+        let remedy = "`kms-connector check --all` checks those, `--instance NAME` one of them";
+        report.findings.insert(0, Finding::warn(CONFIGURATION, note, remedy));
+    }
+    report
+}
+
+async fn report_of(target: &ConfigTarget, places: &CheckContext) -> InstanceFindings {
     match target.find(&places.config_dir) {
         Ok((file, mode)) => {
             let stem = file.as_deref().and_then(Path::file_stem);
@@ -140,7 +151,8 @@ async fn one(
             let CheckContext { config_dir, environment, .. } = places;
             warnings.extend(paths::unmatched_variables(file.as_deref(), config_dir, environment));
             let name = config::instance_name(mode, None, file.as_deref(), &config);
-            diagnose_config(name, &config, (warnings.as_slice(), None), &places.state_dir).await
+            let known = Known { warnings: &warnings, ..Known::default() };
+            diagnose_config(name, &config, known, &places.state_dir).await
         }
         Err(problems) => InstanceFindings::bad(shown, problem_findings(&problems)),
     }
@@ -149,10 +161,10 @@ async fn one(
 async fn diagnose_config(
     instance: String,
     config: &Config,
-    (warnings, conflict): (&[Warning], Option<&Collision>),
+    known: Known<'_>,
     state_dir: &Path,
 ) -> InstanceFindings {
-    let mut findings = file_findings(warnings, conflict);
+    let mut findings = file_findings(known);
     if !config.enabled {
         findings.push(disabled_finding());
     }
@@ -160,13 +172,26 @@ async fn diagnose_config(
     let state_dir = own.as_deref().unwrap_or(state_dir);
     let Diagnosis { findings: found, wallet } = Box::pin(diagnose(config, state_dir)).await;
     findings.extend(found);
-    InstanceFindings { instance, findings, bad: conflict.is_some(), wallet }
+    InstanceFindings { instance, findings, bad: known.conflict.is_some(), wallet }
+}
+
+/// What is known of a valid file before anything is asked.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known<'a> {
+    warnings: &'a [Warning],
+    /// Another instance has its wallet or Core: a supervisor refuses it.
+    conflict: Option<&'a Collision>,
+    /// Another instance of the same deployment has its Core, too.
+    shared_core: Option<&'a Collision>,
 }
 
 /// The findings about the file itself; "in order" if there is no other.
-fn file_findings(warnings: &[Warning], conflict: Option<&Collision>) -> Vec<Finding> {
-    let mut findings = warning_findings(warnings);
-    if let Some(Collision { why, remedy }) = conflict {
+fn file_findings(known: Known<'_>) -> Vec<Finding> {
+    let mut findings = warning_findings(known.warnings);
+    if let Some(Collision { why, remedy, .. }) = known.shared_core {
+        findings.insert(0, Finding::warn(CONFIGURATION, why, *remedy));
+    }
+    if let Some(Collision { why, remedy, .. }) = known.conflict {
         findings.insert(0, Finding::fail(CONFIGURATION, why, *remedy));
     }
     if findings.is_empty() {
@@ -205,10 +230,10 @@ fn problem_findings(problems: &Problems) -> Vec<Finding> {
 
 async fn all(places: &CheckContext) -> Vec<InstanceFindings> {
     let CheckContext { config_dir, state_dir, environment } = places;
-    let ConfigDirCheck { snapshot: look, settled, conflicts } =
+    let ConfigDirCheck { snapshot: look, settled, conflicts, shared_cores } =
         ConfigDirCheck::load(config_dir, environment, state_dir);
     if let Some(problem) = look.problem {
-        let problems = config::unusable_directory(config_dir, problem.to_string());
+        let problems = problem.to_problems(config_dir);
         return vec![InstanceFindings::bad("-", problem_findings(&problems))];
     }
     let mut reports = Vec::new();
@@ -228,7 +253,7 @@ async fn all(places: &CheckContext) -> Vec<InstanceFindings> {
         reports.push(InstanceFindings { instance: "-".into(), findings, bad: false, wallet: None });
     }
     let looks = look.files.iter().map(|(name, file)| {
-        let conflict = conflicts.get(name);
+        let (conflict, shared_core) = (conflicts.get(name), shared_cores.get(name));
         async move {
             match file {
                 Err(problems) if problems.is_disabled() => {
@@ -237,14 +262,8 @@ async fn all(places: &CheckContext) -> Vec<InstanceFindings> {
                 Err(problems) => InstanceFindings::bad(name, problem_findings(problems)),
                 Ok(wanted) if !wanted.config.enabled => disabled_report(name, &wanted.warnings),
                 Ok(wanted) => {
-                    let (config, warnings) = (&wanted.config, &wanted.warnings);
-                    diagnose_config(
-                        name.clone(),
-                        config,
-                        (warnings.as_slice(), conflict),
-                        state_dir,
-                    )
-                    .await
+                    let known = Known { warnings: &wanted.warnings, conflict, shared_core };
+                    diagnose_config(name.clone(), &wanted.config, known, state_dir).await
                 }
             }
         }
@@ -345,12 +364,37 @@ mod tests {
 
     #[test]
     fn a_file_that_collides_is_told_once_with_what_to_do() {
-        let collision =
-            Collision { why: "its wallet is that of b".to_owned(), remedy: "another one" };
-        let found = file_findings(&[], Some(&collision));
-        let [finding] = &found[..] else { panic!("{found:?}") };
-        assert_eq!((finding.verdict, finding.remedy.as_str()), (Severity::Fail, "another one"));
-        assert_eq!(file_findings(&[], None)[0].verdict, Severity::Ok);
+        let why = "its wallet is that of b".to_owned();
+        let collision = Collision { other: "b".to_owned(), why, remedy: "another one" };
+        let only = |known: Known<'_>| {
+            let found = file_findings(known);
+            let [finding] = &found[..] else { panic!("{found:?}") };
+            (finding.verdict, finding.remedy.clone())
+        };
+        let another = "another one".to_owned();
+        let conflict = Known { conflict: Some(&collision), ..Known::default() };
+        assert_eq!(only(conflict), (Severity::Fail, another.clone()));
+        let shared_core = Known { shared_core: Some(&collision), ..Known::default() };
+        assert_eq!(only(shared_core), (Severity::Warn, another));
+        assert_eq!(only(Known::default()).0, Severity::Ok);
+    }
+
+    /// The environment alone lacks a wallet, which says nothing of the instances that are configured.
+    #[tokio::test]
+    async fn who_names_nothing_beside_files_is_told_what_is_checked() {
+        let (configs, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let places = CheckContext {
+            config_dir: configs.path().to_owned(),
+            state_dir: state.path().to_owned(),
+            environment: Environment::default(),
+        };
+        let found = async || single(&ConfigTarget::File(None), &places).await.findings;
+        assert_eq!(found().await.len(), 1);
+        std::fs::write(configs.path().join("node-1.toml"), "").unwrap();
+        let told = found().await;
+        let Finding { verdict, found, remedy, .. } = &told[0];
+        assert_eq!((told.len(), *verdict), (2, Severity::Warn));
+        assert!(found.contains("node-1") && remedy.contains("check --all"), "{told:?}");
     }
 
     #[test]

@@ -18,6 +18,11 @@ pub(super) fn config(
     environment: Environment,
     json: bool,
 ) -> ExitStatus {
+    if let ConfigTarget::File(None) = which
+        && let Some(note) = paths::note_environment_alone(config_dir)
+    {
+        print_error(format_args!("note: {note}: `--instance NAME` shows one of them"));
+    }
     let odd = config::suspicious_variables(&environment);
     let (entries, warnings) = match entries(which, config_dir, environment) {
         Ok(whole) => whole,

@@ -14,10 +14,11 @@ use super::{
 };
 use crate::{
     admin::status::InstanceStatus,
-    config::{self, Config, Environment, Problems},
+    config::{Config, Environment, Problems},
     supervisor::{
         config_dir::snapshot::{self, DesiredInstance},
         control::{AskError, SocketCandidates},
+        plan::Collision,
     },
     time::clock,
 };
@@ -53,7 +54,7 @@ pub(super) async fn list(
     }
     let check = ConfigDirCheck::load(config_dir, environment, state_dir);
     if let Some(problem) = &check.snapshot.problem {
-        print_error(config::unusable_directory(config_dir, problem.to_string()));
+        print_error(problem.to_problems(config_dir));
         return ExitStatus::BadConfiguration;
     }
     let running = RunningInstances::ask(candidates).await;
@@ -76,6 +77,9 @@ pub(super) async fn list(
                 print_error(format_args!("{}: conflict: {collision}", file.name));
             }
             Verdict::Ok | Verdict::Disabled | Verdict::DisabledAndBad(_) => {}
+        }
+        if let Some(shared) = file.shared_core {
+            print_error(format_args!("warning: {}: {shared}", file.name));
         }
     }
     print(&table(&rows), ExitStatus::Success)
@@ -111,6 +115,8 @@ struct JudgedFile<'a> {
     path: PathBuf,
     loaded: &'a Result<DesiredInstance, Problems>,
     verdict: Verdict<'a>,
+    /// Another instance has its KMS Core, too.
+    shared_core: Option<&'a Collision>,
 }
 
 impl JudgedFile<'_> {
@@ -126,6 +132,7 @@ fn judged_files<'a>(config_dir: &Path, check: &'a ConfigDirCheck) -> Vec<JudgedF
         path: absolute(&config_dir.join(format!("{name}.toml"))),
         loaded,
         verdict: Verdict::of(loaded, check.conflicts.get(name)),
+        shared_core: check.shared_cores.get(name),
     });
     let mut judged: Vec<_> = judged.collect();
     judged.sort_by(|one, other| one.path.cmp(&other.path));
@@ -212,7 +219,9 @@ fn json_entry(file: &JudgedFile<'_>, running: Option<&InstanceStatus>) -> serde_
             entry["decryption_address"] = config.decryption_address.to_string().into();
             entry["mode"] = if config.observes() { "observe" } else { "answer" }.into();
             entry["wallet"] = describe_wallet(config.wallet.as_ref()).into();
-            entry["warnings"] = warnings.iter().map(ToString::to_string).collect();
+            let warnings = warnings.iter().map(ToString::to_string);
+            let shared = file.shared_core.map(ToString::to_string);
+            entry["warnings"] = warnings.chain(shared).collect();
         }
         Err(problems) => {
             entry["problems"] = problems.as_slice().iter().map(ToString::to_string).collect();
@@ -264,5 +273,10 @@ mod tests {
         assert_eq!(entry["status"], "conflict");
         assert!(entry["problems"][0].as_str().unwrap().contains("instance a"), "{entry}");
         assert_eq!(long_row("b".to_owned(), &judged[3], None)[2], "conflict");
+        // One Core for two wallets of one deployment runs, with a warning.
+        let shared = judged.iter().filter(|file| file.shared_core.is_some());
+        assert_eq!(shared.map(|file| file.name).collect::<Vec<_>>(), ["a-1"]);
+        let warnings = json_entry(&judged[0], None)["warnings"].to_string();
+        assert!(warnings.contains("is that of instance a too"), "{warnings}");
     }
 }

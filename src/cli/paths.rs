@@ -99,8 +99,8 @@ fn usual_dir([here, installed]: [&Path; 2]) -> PathBuf {
 /// The names of all `*.toml` in the directory, sorted, without hidden files.
 pub(super) fn config_names(directory: &Path) -> Result<Vec<String>, Problems> {
     let patience = BoundedIo::default();
-    let names = snapshot::list(directory, &patience)
-        .map_err(|problem| config::unusable_directory(directory, problem.to_string()))?;
+    let names =
+        snapshot::list(directory, &patience).map_err(|problem| problem.to_problems(directory))?;
     let paths: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
     // An entry that does not answer is kept: reading it reports that.
     let is_directory = patience.run_each(FileTask::Inspect, &paths, |_, path| path.is_dir());
@@ -112,6 +112,39 @@ pub(super) fn config_names(directory: &Path) -> Result<Vec<String>, Problems> {
 /// reports that.
 pub(super) fn read_keepers(state_dir: &Path) -> Vec<Keeper> {
     BoundedIo::default().run_one(FileTask::Inspect, state_dir, journal::keepers).unwrap_or_default()
+}
+
+/// At most this many files are named where there are others.
+const MAX_NAMED: usize = 5;
+
+/// Says that the environment alone is the configuration, if the directory has files that may have been
+/// meant.
+pub(super) fn note_environment_alone(directory: &Path) -> Option<String> {
+    let files = config_names(directory).ok().filter(|files| !files.is_empty())?;
+    let stems = files.iter().map(|file| file.strip_suffix(".toml").unwrap_or(file));
+    let mut there: Vec<String> = stems.take(MAX_NAMED).map(str::to_owned).collect();
+    if files.len() > MAX_NAMED {
+        there.push(format!("{} more", files.len() - MAX_NAMED));
+    }
+    Some(format!(
+        "no file or instance is named, so the environment alone is the configuration; in {} there are \
+         {}",
+        directory.display(),
+        there.join(", ")
+    ))
+}
+
+/// Returns whether a supervisor of this directory reads the file: its name is one of the directory's.
+pub(super) fn is_in(file: &Path, directory: &Path) -> bool {
+    let above = file.parent().filter(|above| !above.as_os_str().is_empty());
+    let above = above.unwrap_or(Path::new(".")).to_owned();
+    let is_same = move |directory: &Path| {
+        let (above, directory) = (above.canonicalize(), directory.canonicalize());
+        matches!((above, directory), (Ok(above), Ok(directory)) if above == directory)
+    };
+    file.file_name().is_some_and(snapshot::is_configuration)
+        // A directory that does not answer is reported when its files are read.
+        && BoundedIo::default().run_one(FileTask::Inspect, directory, is_same).unwrap_or(false)
 }
 
 /// Loads a configuration as `start` does; without a file, the environment alone.
@@ -191,20 +224,30 @@ fn are_two(one: &Path, other: &Path) -> bool {
 fn look_for(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
     let candidates = [file.to_owned(), directory.join(file)];
     // A file that cannot be examined counts as found: loading it reports the reason.
-    let found = candidates.iter().find(|path| path.try_exists().unwrap_or(true));
-    found.cloned().ok_or_else(|| {
-        Problems::from(Problem {
-            place: Place::File { path: file.to_owned(), line: None, column: None },
-            key: None,
-            found: if file.is_absolute() {
-                "no such file".to_owned()
-            } else {
-                format!("no such file, here or in {}", directory.display())
-            },
-            allowed: "a configuration file".to_owned(),
-            advice: "`kms-connector list` names those in the configuration directory".to_owned(),
-        })
-    })
+    let is_there = |path: &&PathBuf| path.try_exists().unwrap_or(true);
+    if let Some(found) = candidates.iter().find(is_there) {
+        return Ok(found.clone());
+    }
+    let complete = candidates.map(|path| {
+        let mut name = path.into_os_string();
+        name.push(".toml");
+        PathBuf::from(name)
+    });
+    let advice = complete.iter().find(is_there).map_or_else(
+        || "`kms-connector list` names those in the configuration directory".to_owned(),
+        |meant| format!("Did you mean {}?", meant.display()),
+    );
+    Err(Problems::from(Problem {
+        place: Place::File { path: file.to_owned(), line: None, column: None },
+        key: None,
+        found: if file.is_absolute() {
+            "no such file".to_owned()
+        } else {
+            format!("no such file, here or in {}", directory.display())
+        },
+        allowed: "a configuration file".to_owned(),
+        advice,
+    }))
 }
 
 /// The file of this instance in the configuration directory. If it is missing, the error lists the
@@ -227,7 +270,10 @@ pub(super) fn file_of(instance: &str, directory: &Path) -> Result<PathBuf, Probl
         key: None,
         found,
         allowed: "the name of a file in the configuration directory, without .toml".to_owned(),
-        advice: "--config-dir names another directory".to_owned(),
+        advice: match instance.strip_suffix(".toml").filter(|stem| there.contains(stem)) {
+            Some(stem) => format!("Did you mean {stem}?"),
+            None => "--config-dir names another directory".to_owned(),
+        },
     };
     Err(problem.into())
 }
@@ -304,6 +350,8 @@ mod tests {
             fs::write(directory.path().join(name), "").unwrap();
         }
         assert!(told().contains("there are: a, b"), "{}", told());
+        let told_of_file = file_of("b.toml", directory.path()).unwrap_err().to_string();
+        assert!(told_of_file.ends_with("Did you mean b?"), "{told_of_file}");
         assert_eq!(file_of("a", directory.path()).unwrap(), directory.path().join("a.toml"));
         std::os::unix::fs::symlink("nowhere", directory.path().join("zz.toml")).unwrap();
         assert!(
@@ -349,6 +397,25 @@ mod tests {
         assert_eq!(find("only-there.toml").unwrap(), directory.path().join("only-there.toml"));
         assert!(find("nowhere.toml").is_err());
         assert!(find("/nowhere.toml").is_err());
+        // A name without its ending, as of an instance.
+        let meant = directory.path().join("only-there.toml");
+        for name in ["only-there", meant.with_extension("").to_str().unwrap()] {
+            let told = find(name).unwrap_err().to_string();
+            assert!(told.ends_with(&format!("Did you mean {}?", meant.display())), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_the_directory_has_is_named_where_nothing_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let told = || note_environment_alone(directory.path());
+        assert_eq!(told(), None);
+        for n in 1..=7 {
+            fs::write(directory.path().join(format!("node-{n}.toml")), "").unwrap();
+        }
+        let told = told().unwrap();
+        assert!(told.ends_with("node-4, node-5, 2 more") && !told.contains(".toml"), "{told}");
+        assert_eq!(note_environment_alone(Path::new("/nonexistent")), None);
     }
 
     /// A link to a file that blocks readers for ever simulates a hung mount.

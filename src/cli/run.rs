@@ -16,7 +16,7 @@ use super::{
     process::open_files,
 };
 use crate::{
-    config::{self, Environment, LoadMode, Problem, Problems, Warning},
+    config::{self, Environment, LoadMode, Place, Problem, Problems, Warning},
     instance,
     supervisor::{self, ConnectorRunner, Options, RunError, config_dir::snapshot::ConfigFiles},
     telemetry::logging::LogHandles,
@@ -46,6 +46,7 @@ pub(super) async fn start(
     kept: LogHandles,
 ) -> ExitStatus {
     let StartOptions { config, config_dir, name } = start;
+    let is_alone = config.is_none();
     match config.map(|file| paths::find_telling(&file, &config_dir)).transpose() {
         Ok(file) => {
             let file = file.map(absolute);
@@ -54,7 +55,11 @@ pub(super) async fn start(
             log_warnings(unmatched);
             // Fixed for the life of the process: a reload does not rename the instance of `start`.
             let name = name_of(file.as_deref(), name, &places.environment);
-            run(ConfigFiles::One { file, name }, places, kept).await
+            let ended = run(ConfigFiles::One { file, name }, places, kept).await;
+            if is_alone && ended == ExitStatus::BadConfiguration {
+                warn_environment_alone(&config_dir);
+            }
+            ended
         }
         Err(problems) => refuse(&problems),
     }
@@ -116,6 +121,13 @@ async fn run(files: ConfigFiles, places: ServiceOptions, kept: LogHandles) -> Ex
             | RunError::Http(_)),
         ) => cannot_start(&error),
     }
+}
+
+/// A file may have been meant.
+fn warn_environment_alone(config_dir: &Path) {
+    let Some(note) = paths::note_environment_alone(config_dir) else { return };
+    let message = format!("{note}: `start -c FILE` runs one of them, `supervise` all");
+    log_warnings(vec![Warning { place: Place::Configuration, key: None, message }]);
 }
 
 fn log_warnings(warnings: Vec<Warning>) {

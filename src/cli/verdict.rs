@@ -13,7 +13,7 @@ use crate::{
     journal::Keeper,
     supervisor::{
         config_dir::snapshot::{self, ConfigFiles, ConfigSnapshot, DesiredInstance, SettledFiles},
-        plan::{Collision, Configs, Desired, plan},
+        plan::{Collision, Configs, Desired, Plan, plan},
     },
 };
 
@@ -91,6 +91,8 @@ pub(super) struct ConfigDirCheck {
     pub(super) settled: SettledFiles,
     /// Instances that would be refused because of another one, and why.
     pub(super) conflicts: BTreeMap<String, Collision>,
+    /// Instances that run, and whose KMS Core another one has too.
+    pub(super) shared_cores: BTreeMap<String, Collision>,
 }
 
 impl ConfigDirCheck {
@@ -100,12 +102,13 @@ impl ConfigDirCheck {
         let files = ConfigFiles::Directory(config_dir.to_owned());
         let keepers = paths::read_keepers(state_dir);
         let (snapshot, settled) = snapshot::first_snapshot(&files, environment, &keepers);
-        let conflicts = conflicts(&snapshot, &keepers);
-        Self { snapshot, settled, conflicts }
+        let Plan { refused, shared_cores, .. } = plan_start(&snapshot, &keepers);
+        Self { snapshot, settled, conflicts: refused, shared_cores }
     }
 }
 
-fn conflicts(snapshot: &ConfigSnapshot, keepers: &[Keeper]) -> BTreeMap<String, Collision> {
+/// The plan of a supervisor that starts now.
+fn plan_start(snapshot: &ConfigSnapshot, keepers: &[Keeper]) -> Plan {
     let in_order =
         snapshot.files.iter().filter_map(|(name, file)| Some((name, file.as_ref().ok()?)));
     let enabled = in_order.filter(|(_, wanted)| wanted.config.enabled);
@@ -116,7 +119,7 @@ fn conflicts(snapshot: &ConfigSnapshot, keepers: &[Keeper]) -> BTreeMap<String, 
     let bad = snapshot.files.iter().filter(|(_, file)| is_bad(file));
     let broken = bad.map(|(name, _)| name.clone()).collect();
     let desired = Desired { files, broken, ..Desired::default() };
-    plan(&Configs::new(), &desired, &BTreeSet::new(), keepers).refused
+    plan(&Configs::new(), &desired, &BTreeSet::new(), keepers)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ impl FileError {
     pub(super) fn advice(&self) -> &'static str {
         match self {
             Self::Io(_) => "Check its path, owner and mode",
-            Self::NotAFile(_) => "Put a file there",
+            Self::NotAFile(_) => "Put a file there, or name another path",
             Self::TooLong { .. } => "Check its path",
             Self::NotUtf8Encoding => "",
             Self::NoText => "Check its encoding",

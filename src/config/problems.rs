@@ -106,6 +106,17 @@ impl Problems {
         &self.list
     }
 
+    /// Those that `known` does not have. What is advised is not compared.
+    #[must_use]
+    pub fn besides(&self, known: &Self) -> Option<Self> {
+        let is_known = |one: &&Problem| {
+            known.list.iter().any(|other| {
+                (&other.place, &other.key, &other.found) == (&one.place, &one.key, &one.found)
+            })
+        };
+        Self::collect(self.list.iter().filter(|one| !is_known(one)).cloned().collect())
+    }
+
     /// The problems as warnings.
     pub fn as_warnings(&self) -> impl Iterator<Item = Warning> {
         self.list.iter().map(|problem| Warning {

@@ -214,6 +214,11 @@ impl SocketCandidates {
         };
         before.iter().find(usable).unwrap_or(last)
     }
+
+    /// Returns whether this candidate is the one in the state directory.
+    fn is_in_state_dir(&self, path: &Path) -> bool {
+        !self.is_named && self.paths.last().is_some_and(|last| last == path)
+    }
 }
 
 #[cfg(test)]

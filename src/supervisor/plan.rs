@@ -5,6 +5,8 @@
 //! the desired set: an instance that is no longer desired blocks no other, and its wallet under a
 //! new name is a rename. An instance that has a claim keeps it: over a restart because it kept the
 //! wallet's journal, and also while its file is invalid. Among newcomers the first name wins.
+//!
+//! A Core that two instances of one deployment have is granted to both and told: one of them is of no use.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -111,11 +113,15 @@ pub struct Plan {
     /// Refused instances that may not even continue as they are: their claims were granted to
     /// another.
     pub displaced: Vec<String>,
+    /// Instances whose KMS Core is that of another one in the same deployment. They run all the same.
+    pub shared_cores: BTreeMap<String, Collision>,
 }
 
-/// Why a file is refused because of another one, and what to do.
+/// Why a file is in the way of another one, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collision {
+    /// The other instance.
+    pub other: String,
     pub why: String,
     pub remedy: &'static str,
 }
@@ -191,7 +197,37 @@ pub fn plan(
             plan.renamed.insert(old.clone(), name.clone());
         }
     }
+    let granted = desired.files.iter().filter(|(name, _)| !plan.refused.contains_key(*name));
+    let kept = desired.kept.iter().filter(|(name, _)| !plan.displaced.contains(name));
+    plan.shared_cores = shared_cores(granted.chain(kept).collect());
     plan
+}
+
+/// Two wallets on one Core are two KMS nodes with one signer. Each instance is told of the first one, by
+/// name, that has its Core.
+fn shared_cores(running: BTreeMap<&String, &Arc<Config>>) -> BTreeMap<String, Collision> {
+    let mut first: BTreeMap<CoreAddress, &String> = BTreeMap::new();
+    let mut shared = BTreeMap::new();
+    for (name, config) in running.into_iter().filter(|(_, config)| !config.observes()) {
+        let endpoint = &config.kms_core_endpoint;
+        match first.entry(CoreAddress::of(endpoint.expose())) {
+            Entry::Vacant(free) => {
+                free.insert(name);
+            }
+            Entry::Occupied(taken) => {
+                let other = (*taken.get()).clone();
+                let why = format!(
+                    "its KMS Core at {endpoint} is that of instance {other} too: a Core signs as one \
+                     KMS node, and the contract takes one answer per signer, so what one of the two \
+                     wallets sends is in vain"
+                );
+                let remedy =
+                    "give each a Core of its own, or set mode = \"observe\" in one of them";
+                shared.insert(name.clone(), Collision { other, why, remedy });
+            }
+        }
+    }
+    shared
 }
 
 /// The claims granted so far, and their owners.
@@ -227,7 +263,9 @@ impl<'a> Claims<'a> {
                  {decryption}: a Core knows requests by their id alone and serves one deployment",
                 config.kms_core_endpoint,
             );
-            return Err(Collision { why, remedy: "give one of them another kms_core_endpoint" });
+            let (other, remedy) =
+                ((*other).to_owned(), "give one of them another kms_core_endpoint");
+            return Err(Collision { other, why, remedy });
         }
         match self.wallets.entry(WalletClaim::of(config)) {
             Entry::Occupied(taken) => {
@@ -235,7 +273,7 @@ impl<'a> Claims<'a> {
                 let why =
                     format!("its {wallet} is that of instance {owner}: a wallet has one owner");
                 let remedy = "give one of them another wallet, or remove its file";
-                return Err(Collision { why, remedy });
+                return Err(Collision { other: (*owner).to_owned(), why, remedy });
             }
             Entry::Vacant(free) => free.insert(name),
         };
@@ -348,9 +386,27 @@ mod tests {
         let desired = files([("a", on_chain(1, 1, 1, 1)), ("b", on_chain(2, 1, 1, 1))]);
         let refused = plan(&Configs::new(), &desired).refused;
         assert!(refused["b"].why.contains("core-1:50051 serves instance a"), "{refused:?}");
-        // Two nodes of one deployment on one Core are unusual and harmless.
-        let desired = files([("a", config(1, 1, 1)), ("b", config(2, 1, 1))]);
-        assert_eq!(plan(&Configs::new(), &desired), Plan::default());
+    }
+
+    #[test]
+    fn a_core_that_two_wallets_of_one_deployment_have_is_told() {
+        let desired = files([
+            ("a", config(1, 1, 1)),
+            ("b", config(2, 1, 1)),
+            ("c", config(3, 2, 1)),
+            // It is refused, so it asks no Core.
+            ("d", config(1, 1, 1)),
+        ]);
+        let both = plan(&Configs::new(), &desired);
+        assert_eq!(both.refused.keys().collect::<Vec<_>>(), ["d"]);
+        assert_eq!(both.shared_cores.keys().collect::<Vec<_>>(), ["b"]);
+        let told = both.shared_cores["b"].to_string();
+        assert!(told.contains("core-1:50051 is that of instance a too"), "{told}");
+        // An invalid file's instance goes on with its Core.
+        let current = configs([("b", config(2, 1, 1))]);
+        let (files, kept) = (configs([("a", config(1, 1, 1))]), current.clone());
+        let kept = plan(&current, &Desired { files, kept, ..Desired::default() });
+        assert_eq!(kept.shared_cores.keys().collect::<Vec<_>>(), ["b"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::{
     InstanceRunner, Supervisor,
     managed::{Lifecycle, ManagedInstance},
-    plan::{self, Configs, Desired},
+    plan::{self, Collision, Configs, Desired},
 };
 use crate::supervisor::config_dir::snapshot::{ConfigSnapshot, DesiredInstance, Unlisted};
 use crate::{
@@ -46,6 +46,7 @@ impl<I: InstanceRunner> Supervisor<I> {
             &self.running_names(),
             &self.keepers,
         );
+        self.warn_about_shared_cores(planned.shared_cores);
         for (old, new) in planned.renamed {
             self.rename(&old, new);
         }
@@ -135,6 +136,17 @@ impl<I: InstanceRunner> Supervisor<I> {
         if news {
             self.reload.at_ms = clock::unix_millis();
         }
+    }
+
+    /// Logs each once.
+    fn warn_about_shared_cores(&mut self, shared: BTreeMap<String, Collision>) {
+        for (instance, collision) in &shared {
+            if self.shared_cores.get(instance) != Some(collision) {
+                let Collision { why, remedy, .. } = collision;
+                warn!(instance, why, remedy, "two instances share a KMS Core");
+            }
+        }
+        self.shared_cores = shared;
     }
 
     /// Returns whether the file keeps its instance from running; other problems of the file do not

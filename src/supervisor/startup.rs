@@ -236,7 +236,7 @@ pub(super) async fn take_first_snapshot(
     };
     match files {
         ConfigFiles::Directory(path) => match look.problem {
-            Some(problem) => Err(config::unusable_directory(path, problem.to_string()).into()),
+            Some(problem) => Err(problem.to_problems(path).into()),
             None => Ok((look, settled)),
         },
         ConfigFiles::One { .. } => {

@@ -52,7 +52,12 @@ impl StoreError {
         } else {
             StoreFault::Failing
         };
-        Self::new(fault, cause, "check the state directory, its owner and its space")
+        Self::new(
+            fault,
+            cause,
+            "check the state directory (KMS_CONNECTOR_STATE_DIR or --state-dir), its owner and its \
+             space",
+        )
     }
 }
 

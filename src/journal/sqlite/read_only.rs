@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     domain::{Address, RequestSource},
-    journal::{Identity, Journal, OpenError, Queries, StoreError, Writer},
+    journal::{Identity, Journal, OpenError, Queries, StoreError, StoreFault, Writer},
 };
 
 /// How long a read waits for a writer.
@@ -31,7 +31,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why no journal can be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    #[error("{}: {cause}; is that the state directory? Name it with --state-dir", dir.display())]
+    #[error("{}", of_directory(dir, cause))]
     Directory {
         dir: PathBuf,
         #[source]
@@ -46,7 +46,7 @@ pub enum FindError {
     /// It is damaged, or was set aside.
     #[error(transparent)]
     Damaged(#[from] OpenError),
-    #[error("{}: {cause}", path.display())]
+    #[error("{}", of_journal(path, cause))]
     Unreadable {
         path: PathBuf,
         #[source]
@@ -70,6 +70,31 @@ impl FindError {
             Self::Unreadable { cause, .. } => cause.code(),
             Self::OtherVersion { .. } => "journal_of_other_version",
         }
+    }
+}
+
+/// For who may not read what the service's user wrote.
+const AS_ITS_USER: &str = "run this command as the service's user, or as root";
+
+fn of_directory(dir: &Path, cause: &io::Error) -> String {
+    let dir = dir.display();
+    if cause.kind() == io::ErrorKind::PermissionDenied {
+        return format!("this user may not read the state directory {dir}: {AS_ITS_USER}");
+    }
+    format!("{dir}: {cause}; is that the state directory? Name it with --state-dir")
+}
+
+fn of_journal(path: &Path, cause: &StoreError) -> String {
+    let path = path.display();
+    match cause.fault {
+        // SQLite's own words name the path once more.
+        StoreFault::Denied => format!("this user may not open {path}: {AS_ITS_USER}"),
+        StoreFault::Full
+        | StoreFault::Locked
+        | StoreFault::Damaged
+        | StoreFault::Unmounted
+        | StoreFault::Failing
+        | StoreFault::Other => format!("{path}: {cause}"),
     }
 }
 
@@ -223,4 +248,23 @@ fn kept_by(path: &Path) -> rusqlite::Result<Option<(String, u64)>> {
         Ok((row.get::<_, String>(0)?, row.get::<_, Number>(1)?.0))
     });
     kept.optional()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_read_is_told_as_whom_to_ask() {
+        let path = Path::new("/state/a.sqlite3");
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
+        let said = format!("unable to open database file: {}", path.display());
+        let journal =
+            unreadable(path, rusqlite::Error::SqliteFailure(code, Some(said))).to_string();
+        let cause = io::ErrorKind::PermissionDenied.into();
+        let directory = FindError::Directory { dir: "/state".into(), cause }.to_string();
+        for told in [journal, directory] {
+            assert!(told.matches("/state").count() == 1 && told.contains(AS_ITS_USER), "{told}");
+        }
+    }
 }

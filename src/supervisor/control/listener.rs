@@ -103,6 +103,7 @@ impl Listener {
 
     async fn bind_blocking(candidates: &SocketCandidates) -> Result<Self, ListenError> {
         let path = candidates.to_listen_at();
+        let is_in_state_dir = candidates.is_in_state_dir(path);
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         if path.as_os_str().len() > MAX_PATH_BYTES {
             return Err(ListenError::TooLong { path });
@@ -112,16 +113,26 @@ impl Listener {
             move |cause| ListenError::Io { path, doing, cause }
         };
         let directory = path.parent().unwrap_or(Path::new("/"));
+        let failed_there = |doing| {
+            let (path, directory) = (path.clone(), directory.to_owned());
+            move |cause| {
+                if is_in_state_dir {
+                    ListenError::StateDirectory { directory, doing, cause }
+                } else {
+                    ListenError::Io { path, doing, cause }
+                }
+            }
+        };
         if !candidates.is_named {
             // The state directory may not exist yet.
             let making = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-            making.map_err(failed("making its directory"))?;
+            making.map_err(failed_there("making its directory"))?;
         }
         // No other supervisor may bind between the check and the bind.
-        let _lock = lock(directory).await.map_err(failed("locking its directory"))?;
+        let _lock = lock(directory).await.map_err(failed_there("locking its directory"))?;
         remove_stale_socket(&path).await?;
         let socket = UnixSocket::new_stream().map_err(failed("making it"))?;
-        socket.bind(&path).map_err(failed("binding it"))?;
+        socket.bind(&path).map_err(failed_there("binding it"))?;
         let made = fs::symlink_metadata(&path).map_err(failed("looking at it"))?;
         let file = SocketFile { path: path.clone(), identity: file_identity(&made) };
         // Nobody can connect before `listen`, so no connection sees another mode.

@@ -34,6 +34,13 @@ pub enum ListenError {
     TooLong { path: PathBuf },
     #[error("the process is ending")]
     Ending,
+    /// The socket is in the state directory unless another place is named.
+    #[error(
+        "{doing} in the state directory {}: {cause}; let this user make it and write there, or name \
+         another one with KMS_CONNECTOR_STATE_DIR or --state-dir",
+        directory.display()
+    )]
+    StateDirectory { directory: PathBuf, doing: &'static str, cause: io::Error },
     #[error("{}: {doing}: {cause}", path.display())]
     Io { path: PathBuf, doing: &'static str, cause: io::Error },
 }

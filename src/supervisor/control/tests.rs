@@ -533,6 +533,21 @@ fn the_places_are_tried_in_order() {
 }
 
 #[tokio::test]
+async fn a_state_directory_that_cannot_be_made_is_told_with_its_variable() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("file");
+    fs::write(&file, "").unwrap();
+    let (none, state) = (home.path().join("none"), file.join("state"));
+    let unnamed = SocketCandidates::among(None, &Environment::default(), &none, &state);
+    let told = async |candidates| Listener::bind(candidates).await.unwrap_err().to_string();
+    let of_state = told(&unnamed).await;
+    assert!(of_state.contains("KMS_CONNECTOR_STATE_DIR"), "{of_state}");
+    assert!(of_state.contains(&state.display().to_string()), "{of_state}");
+    let of_socket = told(&at(&file.join("control.sock"))).await;
+    assert!(!of_socket.contains("KMS_CONNECTOR_STATE_DIR"), "{of_socket}");
+}
+
+#[tokio::test]
 async fn the_state_directory_is_made_and_the_first_that_answers_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let [system, state] = ["system", "state"].map(|name| directory.path().join(name));

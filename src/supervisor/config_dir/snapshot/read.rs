@@ -83,6 +83,45 @@ impl Unlisted {
             Self::Unfinished(_) => "reading_unfinished",
         }
     }
+
+    /// The same as a problem of the configuration, with what to do. `directory`: the one that was to be
+    /// read.
+    #[must_use]
+    pub fn to_problems(&self, directory: &Path) -> Problems {
+        let (found, advice) = match self {
+            Self::Unreadable { cause, .. } => describe(cause),
+            Self::Late { late, .. } => (late.to_string(), late.remedy().to_owned()),
+            Self::Vanished | Self::Slow(_) | Self::Unfinished(_) => {
+                (self.to_string(), String::new())
+            }
+        };
+        Problem {
+            place: place_of(directory),
+            key: None,
+            found,
+            allowed: "a readable directory of configurations".to_owned(),
+            advice,
+        }
+        .into()
+    }
+}
+
+/// What is wrong with a directory that cannot be listed, and what to do.
+fn describe(cause: &io::Error) -> (String, String) {
+    const NAME: &str = "name the right one with KMS_CONNECTOR_CONFIG_DIR or --config-dir";
+    let kind = cause.kind();
+    if kind == io::ErrorKind::NotFound {
+        ("no such directory".to_owned(), format!("Make it, or {NAME}"))
+    } else if kind == io::ErrorKind::NotADirectory {
+        (format!("no directory ({cause})"), format!("Put a directory there, or {NAME}"))
+    } else if kind == io::ErrorKind::PermissionDenied {
+        let user = rustix::process::geteuid().as_raw();
+        let advice = "Let this user read it and enter those above it (owner, group, mode), or run this as \
+                      a user who may";
+        (format!("a directory that user {user} may not read ({cause})"), advice.to_owned())
+    } else {
+        (format!("a directory that cannot be read ({cause})"), String::new())
+    }
 }
 
 /// Reads all files once. Blocks; each file has a deadline.

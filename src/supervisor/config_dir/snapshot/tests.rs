@@ -278,6 +278,25 @@ fn a_missing_directory_is_a_problem_and_no_empty_one() {
     assert!(look(directory.path()).problem.is_none());
 }
 
+/// Another directory is advised only where there is none at this path.
+#[test]
+fn a_directory_that_cannot_be_read_is_not_called_the_wrong_one() {
+    let directory = Path::new("/configs");
+    let told = |kind: std::io::ErrorKind| {
+        let cause = Arc::new(kind.into());
+        let problem = Unlisted::Unreadable { directory: directory.to_owned(), cause };
+        let problems = problem.to_problems(directory).to_string();
+        assert_eq!(problems.matches("/configs").count(), 1, "{problems}");
+        problems
+    };
+    let other = "KMS_CONNECTOR_CONFIG_DIR";
+    assert!(told(std::io::ErrorKind::NotFound).contains(other));
+    assert!(told(std::io::ErrorKind::NotADirectory).contains(other));
+    let forbidden = told(std::io::ErrorKind::PermissionDenied);
+    assert!(forbidden.contains("may not read") && !forbidden.contains(other), "{forbidden}");
+    assert!(!told(std::io::ErrorKind::TimedOut).contains(other));
+}
+
 #[test]
 fn one_file_is_one_instance_under_starts_rules() {
     let directory = tempfile::tempdir().unwrap();
