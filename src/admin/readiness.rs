@@ -105,8 +105,8 @@ impl InstanceReadiness {
         let held = one.gauges.hold_counts().filter(|_| one.state.is_up());
         let held = held.map(|reasons| format!("held: {reasons}"));
         let doubts = one.gauges.chain_warnings().filter(|_| one.state.is_up());
-        let warnings = one.last_warnings.iter().filter(|_| one.state.is_up());
-        let warnings = warnings.map(|warning| format!("last warning: {}", warning.text));
+        let warnings =
+            one.untold_warnings().map(|warning| format!("last warning: {}", warning.text));
         let reason: Vec<String> =
             why.into_iter().chain(failed).chain(held).chain(doubts).chain(warnings).collect();
         Self {
@@ -205,6 +205,18 @@ mod tests {
             assert_eq!((alone.ready, alone.reasons), (ready, reasons));
             assert_eq!(alone.instances[0].what_to_do, what_to_do(&one));
         }
+    }
+
+    #[test]
+    fn a_warning_that_repeats_what_is_waited_for_is_told_once() {
+        let told = |text: &str| LastError { at_ms: 1, text: text.to_owned() };
+        let mut one = instance("a", waiting());
+        one.last_warnings =
+            vec![told("waiting for the Core: why=refused, times=3"), told("no funds")];
+        assert_eq!(
+            Readiness::of(&status(vec![one])).reasons,
+            ["a: waiting for the KMS Core at core:1: refused; last warning: no funds"]
+        );
     }
 
     #[test]

@@ -92,6 +92,12 @@ impl InstanceStatus {
     pub fn this_since_ms(&self) -> u64 {
         self.reason_since_ms.unwrap_or(self.since_ms)
     }
+
+    /// The recent warnings while it is up, without those that its state tells.
+    pub fn untold_warnings(&self) -> impl Iterator<Item = &LastError> {
+        let warnings = self.last_warnings.iter().filter(|_| self.state.is_up());
+        warnings.filter(|warning| !self.state.is_told_by(&warning.text))
+    }
 }
 
 /// The state of an instance as its supervisor sees it.
@@ -144,6 +150,21 @@ impl StoppedBy {
 }
 
 impl InstanceState {
+    /// Returns whether the text contains this state's reason.
+    #[must_use]
+    pub fn is_told_by(&self, text: &str) -> bool {
+        match self {
+            Self::Parked { why, .. } | Self::Waiting { why, .. } => {
+                !why.is_empty() && text.contains(why.as_str())
+            }
+            Self::Starting
+            | Self::Running
+            | Self::Draining
+            | Self::BackingOff { .. }
+            | Self::Stopped { .. } => false,
+        }
+    }
+
     /// All values of [`Self::word`].
     pub const WORDS: [&str; 7] =
         ["starting", "waiting", "running", "draining", "backing-off", "parked", "stopped"];

@@ -182,9 +182,7 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
         lines.push(error);
     }
     let warnings: Vec<String> = instance
-        .last_warnings
-        .iter()
-        .filter(|warning| state.is_up() && !is_already_shown(state, &warning.text))
+        .untold_warnings()
         .map(|LastError { at_ms, text }| format!("{text}\n{}", when(now_ms, *at_ms)))
         .collect();
     if !warnings.is_empty() {
@@ -243,26 +241,11 @@ fn parked_reason(state: &InstanceState) -> Option<&String> {
     }
 }
 
-/// Returns whether its block already contains the text.
-fn is_already_shown(state: &InstanceState, text: &str) -> bool {
-    match state {
-        InstanceState::Parked { why, .. } | InstanceState::Waiting { why, .. } => {
-            !why.is_empty() && text.contains(why.as_str())
-        }
-        InstanceState::Starting
-        | InstanceState::Running
-        | InstanceState::Draining
-        | InstanceState::BackingOff { .. }
-        | InstanceState::Stopped { .. } => false,
-    }
-}
-
 const SINCE: &str = "since";
 const LAST_ERROR: &str = "last error";
 
 fn last_error(instance: &InstanceStatus, now_ms: u64) -> Option<(&'static str, String)> {
-    let error =
-        instance.last_error.as_ref().filter(|one| !is_already_shown(&instance.state, &one.text))?;
+    let error = instance.last_error.as_ref().filter(|one| !instance.state.is_told_by(&one.text))?;
     Some((LAST_ERROR, format!("{}\n{}", error.text, when(now_ms, error.at_ms))))
 }
 

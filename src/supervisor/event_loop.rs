@@ -21,6 +21,7 @@ use crate::supervisor::config_dir::{snapshot::ConfigSnapshot, watch::ReloadReque
 use crate::{
     admin::status::Phase,
     instance::{self, Exit, PreflightError},
+    telemetry::errors::UNAPPLIED,
     time::clock,
 };
 
@@ -166,8 +167,8 @@ impl<I: InstanceRunner> Supervisor<I> {
                 warn!(instance = name, %exit, code, "instance ended with an error");
             }
             AfterExit::RolledBack => {
-                error!(instance = name, %exit, code, "reload failed: the previous configuration \
-                                                      runs again");
+                error!(target: UNAPPLIED, instance = name, %exit, code,
+                    "reload failed: the previous configuration runs again");
             }
             // At the first start an operator is watching the command; later the instance has to be
             // kept alive.
@@ -213,10 +214,11 @@ impl<I: InstanceRunner> Supervisor<I> {
         match slot.checked(&config, result, Instant::now()) {
             Some(ApplyFailure { code, why, is_waiting: waits }) => {
                 if waits {
-                    warn!(instance = name, code, why, again_in = ?managed::PREFLIGHT_RETRY,
+                    warn!(target: UNAPPLIED, instance = name, code, why,
+                        again_in = ?managed::PREFLIGHT_RETRY,
                         "a new configuration waits for its nodes or its Core");
                 } else {
-                    error!(instance = name, code, why, "reload failed");
+                    error!(target: UNAPPLIED, instance = name, code, why, "reload failed");
                 }
                 self.reload.at_ms = clock::unix_millis();
             }

@@ -281,17 +281,21 @@ impl<I: InstanceRunner> Supervisor<I> {
             };
             let lines = concerned.clone().map(|slot| match (beaten(slot), pending.requested) {
                 (Some(why), _) => format!("{}; {why}", slot.summary_line()),
-                (None, Some(RequestedState::Restart)) if slot.is_waiting() => format!(
-                    "{}; it goes on by itself: `kms-connector status {}` follows it",
-                    slot.summary_line(),
-                    slot.name
-                ),
+                (None, Some(RequestedState::Restart)) if slot.is_waiting() => slot
+                    .summary_line_with(&format!(
+                        "; it goes on by itself: `kms-connector status {}` follows it",
+                        slot.name
+                    )),
                 (None, _) => slot.summary_line(),
             });
             let mut lines: Vec<String> = lines.collect();
             let gone = pending.known_names.iter().filter(|name| !self.managed.contains_key(*name));
             lines.extend(gone.map(|name| format!("{name} has ended: it has no file any more")));
-            let mut failed = concerned.any(|slot| slot.needs_attention() || beaten(slot).is_some());
+            // One that was to be stopped is where it should be, whatever its file says.
+            let is_amiss = |slot: &ManagedInstance<_>| {
+                pending.requested != Some(RequestedState::Stop) && slot.needs_attention()
+            };
+            let mut failed = concerned.any(|slot| is_amiss(slot) || beaten(slot).is_some());
             if let Some(problem) = &self.directory_problem {
                 lines.push(problem.to_string());
                 failed = true;

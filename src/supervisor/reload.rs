@@ -17,6 +17,7 @@ use super::{
 use crate::supervisor::config_dir::snapshot::{ConfigSnapshot, DesiredInstance, Unlisted};
 use crate::{
     config::{self, Problem, Problems},
+    telemetry::errors::UNAPPLIED,
     time::clock,
 };
 
@@ -115,7 +116,9 @@ impl<I: InstanceRunner> Supervisor<I> {
             (Ok(_), Some(collision)) => {
                 let news = slot.reject_file(path, collision.clone());
                 if news {
-                    error!(instance = name, why = collision, "configuration refused");
+                    error!(
+                        target: UNAPPLIED, instance = name, why = collision, "configuration refused"
+                    );
                 }
                 news
             }
@@ -229,7 +232,9 @@ impl<I: InstanceRunner> Supervisor<I> {
 fn log_problems(instance: &str, problems: &Problems) {
     for problem in problems.as_slice() {
         let Problem { place, key, found, allowed, advice } = problem;
-        error!(instance, %place, key, found, allowed, advice, "configuration problem");
+        error!(
+            target: UNAPPLIED, instance, %place, key, found, allowed, advice, "configuration problem"
+        );
     }
 }
 

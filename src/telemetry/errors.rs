@@ -24,6 +24,9 @@ use crate::{domain::excerpt, time::clock};
 /// The target of warnings that are advice about a configuration which works: they are logged, and are no
 /// trouble of the instance.
 pub const ADVICE: &str = "kms_connector::advice";
+/// The target of what keeps a changed file from being applied. The status of the instance shows that by
+/// itself as long as it lasts, so it is not among its last warnings.
+pub const UNAPPLIED: &str = "kms_connector::unapplied";
 /// Entries kept for each instance, and for the process.
 const CAPACITY: usize = 20;
 /// The most instances. The supervisor removes those that are gone.
@@ -53,6 +56,9 @@ pub struct LoggedError {
     pub first_ms: u64,
     pub last_ms: u64,
     pub count: u64,
+    /// Of the target [`UNAPPLIED`].
+    #[serde(skip)]
+    is_unapplied: bool,
 }
 
 #[derive(Debug, Default)]
@@ -96,8 +102,8 @@ impl LastErrors {
         }
     }
 
-    /// The last entries of an instance, at this time or later: the newest of each message, newest
-    /// first, at most [`SHOWN_WITH_STATE`].
+    /// The last entries of an instance, at this time or later, without what its status shows besides: the
+    /// newest of each message, newest first, at most [`SHOWN_WITH_STATE`].
     #[must_use]
     pub fn last_of(&self, instance: &str, since_ms: u64) -> Vec<LastError> {
         let kept = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,6 +111,7 @@ impl LastErrors {
         let young = kept.instances.get(instance).into_iter().flat_map(|ring| ring.iter().rev());
         for error in young.take_while(|error| error.last_ms >= since_ms) {
             if last.len() < SHOWN_WITH_STATE
+                && !error.is_unapplied
                 && last.iter().all(|said| said.message != error.message)
             {
                 last.push(error);
@@ -209,6 +216,7 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for ErrorLayer {
             first_ms: now_ms,
             last_ms: now_ms,
             count: 1,
+            is_unapplied: event.metadata().target() == UNAPPLIED,
         };
         self.errors.record(whose.instance, error);
     }
@@ -317,7 +325,9 @@ mod tests {
             warn!(instance = "a", "no funds");
             warn!(instance = "a", wallet = 2, "not registered");
             warn!(instance = "b", "another's");
+            error!(target: UNAPPLIED, instance = "a", "reload failed");
         });
+        assert_eq!(errors.since(0).instances["a"][0].message, "reload failed");
         let last = errors.last_of("a", 0);
         let told: Vec<&str> = last.iter().map(|one| one.text.as_str()).collect();
         assert_eq!(told, ["not registered: wallet=2", "no funds"]);

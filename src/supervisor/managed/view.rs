@@ -126,6 +126,11 @@ impl<E> ManagedInstance<E> {
 
     /// The state in one line.
     pub fn summary_line(&self) -> String {
+        self.summary_line_with("")
+    }
+
+    /// The same with a note about the state.
+    pub fn summary_line_with(&self, note: &str) -> String {
         let generation =
             self.run().map(|_| format!(", generation {}", self.generation)).unwrap_or_default();
         let complaint = match (self.problem(), &self.shown.state) {
@@ -136,7 +141,7 @@ impl<E> ManagedInstance<E> {
             }
             (Some(why), _) => format!("; reload failed: {why}"),
         };
-        format!("{}: {}{generation}{complaint}", self.name, self.describe_state())
+        format!("{}: {}{generation}{note}{complaint}", self.name, self.describe_state())
     }
 
     /// The state in a few words; `None`: it runs as its file describes.

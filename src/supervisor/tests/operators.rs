@@ -26,6 +26,12 @@ async fn an_operator_stops_and_restarts() {
     let answer = rig.ask(stop("c")).await;
     assert!(matches!(answer, Response::Refused { .. }), "{answer:?}");
     assert_eq!(rig.instance("b").await.generation, 1);
+    // A bad file is told, and is no reason to call a stop failed.
+    rig.write("b.toml", "nonsense");
+    quiet().await;
+    let answer = rig.ask(stop("b")).await;
+    let Response::Done { lines, failed: false } = answer else { panic!("{answer:?}") };
+    assert!(lines[0].starts_with("b: stopped by operator; reload failed: "), "{lines:?}");
     rig.end().await;
 }
 
