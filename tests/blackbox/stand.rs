@@ -2,6 +2,8 @@
 
 mod contracts;
 mod servers;
+mod key_generation;
+mod core_keys;
 mod contexts;
 mod host_contracts;
 mod attestations;

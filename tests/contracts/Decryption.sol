@@ -4,6 +4,7 @@ pragma solidity ^0.8.28;
 import {Generation} from "./Generation.sol";
 import {GatewayConfig} from "./GatewayConfig.sol";
 import {Requests} from "./Requests.sol";
+import {Signatures} from "./Signatures.sol";
 
 /// Test double of the gateway's Decryption contract. Towards a connector it behaves as the
 /// generation it plays: events, ids, response functions, the order of their checks, their custom
@@ -11,7 +12,7 @@ import {Requests} from "./Requests.sol";
 ///
 /// Every accepted response is recorded (`responses`, `acceptedBy`) and told by the test-only event
 /// `ResponseRecorded`, whose topic no generation of the protocol uses.
-contract Decryption is Requests {
+contract Decryption is Requests, Signatures {
     // Errors of the response functions and of the views a connector calls.
     error DecryptionNotRequested(uint256 decryptionId);
     error DecryptionNotDone(uint256 decryptionId);
@@ -20,9 +21,6 @@ contract Decryption is Requests {
     error NotKmsSigner(address signer);
     error KmsSignerDoesNotMatchTxSender(address signer, address txSender);
     error EnforcedPause();
-    error ECDSAInvalidSignature();
-    error ECDSAInvalidSignatureLength(uint256 length);
-    error ECDSAInvalidSignatureS(bytes32 s);
     error DecryptionContextMismatch(uint256 decryptionId, uint256 requestContextId, uint256 responseContextId);
 
     // Response events.
@@ -76,16 +74,7 @@ contract Decryption is Requests {
         bytes32 payloadHash;
     }
 
-    /// Half the order of secp256k1: a signature's s is never larger.
-    uint256 internal constant HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
-    bytes32 internal constant DOMAIN_TYPEHASH =
-        keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
-
     bool public paused;
-    /// Test-only: what every response call reverts with while `failing` is set, and those to one request.
-    bytes internal failure;
-    bool internal failing;
-    mapping(uint256 => bytes[]) internal failureOf; // one or none
 
     mapping(uint256 => bool) internal done;
     mapping(uint256 => bytes32) internal consensusDigest;
@@ -186,8 +175,7 @@ contract Decryption is Requests {
     /// The checks before the signature, in the order of the generation. Answers the context that
     /// decides about the rest; 0 before G12.
     function checkBefore(uint256 id, bool user, bytes calldata extraData) internal view returns (uint256 context) {
-        if (failing) revertWith(failure);
-        if (failureOf[id].length > 0) revertWith(failureOf[id][0]);
+        failIfToldTo(id);
         if (generation < Generation.V0_9_0) {
             config.checkIsKmsTxSender(msg.sender); // its revert comes through as it is
         } else if (generation < Generation.G12) {
@@ -264,6 +252,10 @@ contract Decryption is Requests {
 
     // Signed structures: gateway-abi 10.
 
+    function signingName() internal pure override returns (string memory) {
+        return "Decryption";
+    }
+
     function publicDigest(
         uint256 id,
         bytes calldata result,
@@ -320,22 +312,6 @@ contract Decryption is Requests {
             );
     }
 
-    function typed(bytes memory structure) internal view returns (bytes32) {
-        bytes32 domain = keccak256(
-            abi.encode(DOMAIN_TYPEHASH, keccak256("Decryption"), keccak256("1"), block.chainid, address(this))
-        );
-        return keccak256(abi.encodePacked(hex"1901", domain, keccak256(structure)));
-    }
-
-    function recover(bytes32 digest, bytes calldata signature) internal pure returns (address signer) {
-        if (signature.length != 65) revert ECDSAInvalidSignatureLength(signature.length);
-        bytes32 r = bytes32(signature[0:32]);
-        bytes32 s = bytes32(signature[32:64]);
-        if (uint256(s) > HALF_ORDER) revert ECDSAInvalidSignatureS(s);
-        signer = ecrecover(digest, uint8(signature[64]), r, s);
-        if (signer == address(0)) revert ECDSAInvalidSignature();
-    }
-
     // Views of the protocol.
 
     function isDecryptionDone(uint256 id) external view returns (bool) {
@@ -352,22 +328,6 @@ contract Decryption is Requests {
         Generation.need(generation >= Generation.G8);
         if (!done[id]) return new address[](0);
         return agreedSenders[id][consensusDigest[id]]; // user decryptions keep the digest 0
-    }
-
-    function eip712Domain()
-        external
-        view
-        returns (
-            bytes1 fields,
-            string memory name,
-            string memory version,
-            uint256 chainId,
-            address verifyingContract,
-            bytes32 salt,
-            uint256[] memory extensions
-        )
-    {
-        return (hex"0f", "Decryption", "1", block.chainid, address(this), bytes32(0), new uint256[](0));
     }
 
     function getVersion() external view returns (string memory) {
@@ -391,32 +351,6 @@ contract Decryption is Requests {
     function unpause() external {
         paused = false;
         emit Unpaused(msg.sender);
-    }
-
-    /// From now on every response call reverts with `data` (also with none at all).
-    function failWith(bytes calldata data) external {
-        failing = true;
-        failure = data;
-    }
-
-    function failNoMore() external {
-        failing = false;
-    }
-
-    /// From now on the responses to `id` do.
-    function failFor(uint256 id, bytes calldata data) external {
-        delete failureOf[id];
-        failureOf[id].push(data);
-    }
-
-    function failNoMoreFor(uint256 id) external {
-        delete failureOf[id];
-    }
-
-    function revertWith(bytes memory data) internal pure {
-        assembly {
-            revert(add(data, 32), mload(data))
-        }
     }
 
     function responses(uint256 id) external view returns (Response[] memory) {

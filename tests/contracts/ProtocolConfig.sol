@@ -3,6 +3,7 @@ pragma solidity ^0.8.28;
 
 import {Generation} from "./Generation.sol";
 import {KmsNode} from "./GatewayConfig.sol";
+import {KeyDigest} from "./KeyAnswers.sol";
 import {Upgradeable} from "./Proxy.sol";
 
 struct KmsNodeParams {
@@ -27,11 +28,6 @@ struct PcrValues {
     bytes pcr0;
     bytes pcr1;
     bytes pcr2;
-}
-
-struct KeyDigest {
-    uint8 keyType;
-    bytes digest;
 }
 
 struct EpochKeyResult {
@@ -285,6 +281,11 @@ contract ProtocolConfig is Upgradeable {
     function getUserDecryptionThresholdForContext(uint256 id) external view returns (uint256) {
         check(isValidKmsContext(id), id);
         return thresholds[id].userDecryption;
+    }
+
+    function getKmsGenThresholdForContext(uint256 id) external view returns (uint256) {
+        check(isValidKmsContext(id), id);
+        return thresholds[id].kmsGen;
     }
 
     function getVersion() external view returns (string memory) {

@@ -4,6 +4,7 @@ pragma solidity ^0.8.28;
 import {Generation} from "./Generation.sol";
 import {GatewayConfig} from "./GatewayConfig.sol";
 import {Upgradeable} from "./Proxy.sol";
+import {RawLog, Switches} from "./Switches.sol";
 
 struct SnsCiphertextMaterial {
     bytes32 ctHandle;
@@ -59,7 +60,7 @@ struct UserDecryptionRequestPayload {
 /// materials come from what was committed before. Neither checks who may decrypt, what the user
 /// signed or how long: tests also ask for what the real contract would refuse. What both do from
 /// G13 on is what an answer depends on: they pin the context, with the protocol's errors.
-abstract contract Requests is Upgradeable {
+abstract contract Requests is Upgradeable, Switches {
     error InvalidExtraDataLength(uint256 length, uint256 expected);
     error UnsupportedExtraDataVersion(uint8 version);
     error InvalidNullContextId();
@@ -115,11 +116,6 @@ abstract contract Requests is Upgradeable {
         address userAddress;
         bytes publicKey;
         bytes extraData;
-    }
-
-    struct RawLog {
-        bytes32[] topics;
-        bytes data;
     }
 
     uint256 internal constant PUBLIC_TAG = uint256(0x01) << 248;
@@ -312,11 +308,6 @@ abstract contract Requests is Upgradeable {
 
     // Logs that no contract would make.
 
-    /// Emits any logs at all: malformed requests, events of later generations, garbage.
-    function emitRaw(RawLog[] calldata logs) external {
-        for (uint256 i = 0; i < logs.length; i++) log(logs[i]);
-    }
-
     /// The next request is kept as it is and told so: what a lying node makes of a log, with the
     /// transaction of an honest one under it.
     function tellNextAs(RawLog[] calldata logs) external {
@@ -329,21 +320,5 @@ abstract contract Requests is Upgradeable {
         delete instead;
         for (uint256 i = 0; i < logs.length; i++) log(logs[i]);
         return true;
-    }
-
-    function log(RawLog memory one) internal {
-        bytes32[] memory t = one.topics;
-        bytes memory data = one.data;
-        require(t.length <= 4, "topics");
-        assembly {
-            let at := add(data, 32)
-            let size := mload(data)
-            switch mload(t)
-            case 0 { log0(at, size) }
-            case 1 { log1(at, size, mload(add(t, 32))) }
-            case 2 { log2(at, size, mload(add(t, 32)), mload(add(t, 64))) }
-            case 3 { log3(at, size, mload(add(t, 32)), mload(add(t, 64)), mload(add(t, 96))) }
-            default { log4(at, size, mload(add(t, 32)), mload(add(t, 64)), mload(add(t, 96)), mload(add(t, 128))) }
-        }
     }
 }

@@ -154,7 +154,7 @@ impl Servers {
         let options = SceneOptions { anvil, hosts, ..SceneOptions::of(variant) };
         let thresholds = Thresholds { public: nodes.into(), user: nodes.into() };
         let parties = Parties::start(dir, &options, nodes.into(), thresholds).await?;
-        let Parties { list, deployment, anvil, ministack, hosts } = &parties;
+        let Parties { list, deployment, keys: _, anvil, ministack, hosts } = &parties;
         let node = |(index, party): (usize, &Party)| Node {
             name: format!("node-{}", index + 1),
             core_endpoint: party.core.endpoint(),

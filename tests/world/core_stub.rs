@@ -46,7 +46,7 @@ use service::Service;
 use state::{Shared, State};
 
 pub use decryptions::Ask;
-pub use keys::{KeyAsk, KeyOperation, crs_digest, key_digests};
+pub use keys::{KeyAnswer, KeyAsk, KeyOperation};
 pub use results::{
     decrypted_result, plaintext_of, plaintext_of_digest, signcrypted, user_decrypted_share,
 };

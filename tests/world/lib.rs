@@ -3,6 +3,7 @@
 //! ```text
 //! Anvil (Gateway chain) ── Deployment (our contracts, one variant of the protocol)
 //! HostChain (a chain whose contracts have handles: another Anvil) ── Host (ACL, ProtocolConfig, Wallets)
+//! KeyGeneration (the contract for keys, beside a Deployment or a Host)
 //! Ministack (S3, AWS KMS) ── Bucket (a coprocessor's ciphertexts) ── Attestation (what it says of them)
 //! FaultyBucket (a coprocessor's bucket that answers in one wrong way)
 //! Proxy (between a connector and any of them: cut, silent, half-closed, slow, dripping, wrong)
@@ -40,6 +41,8 @@ pub mod contracts;
 pub mod deployment;
 pub mod host_contracts;
 pub mod host;
+pub mod key_contracts;
+pub mod key_generation;
 pub mod request;
 pub mod access;
 pub mod attestation;

@@ -10,6 +10,7 @@ use super::{
     core_stub::{CoreOptions, CoreStub},
     deployment::{Deployment, Node, Store, Thresholds},
     host::{HostChain, config as hosts_config},
+    key_generation::KeyGeneration,
     ministack::Ministack,
     random_key,
     scene::SceneOptions,
@@ -35,6 +36,8 @@ impl Party {
 pub struct Parties {
     pub list: Vec<Party>,
     pub deployment: Deployment,
+    /// The gateway's contract for keys.
+    pub keys: Option<KeyGeneration>,
     pub anvil: Anvil,
     pub hosts: Vec<HostChain>,
     pub ministack: Ministack,
@@ -69,6 +72,8 @@ impl Parties {
         }
         let (chain, variant) = (anvil.chain(), options.variant);
         let deployment = Deployment::deploy(chain, variant, &nodes, &stores, thresholds).await?;
+        let contract =
+            if options.keys { Some(KeyGeneration::on_gateway(&deployment).await?) } else { None };
         let mut hosts = Vec::new();
         for host in &options.hosts {
             hosts.push(HostChain::start(dir, host.clone(), &nodes, thresholds).await?);
@@ -78,18 +83,22 @@ impl Parties {
             let core = CoreStub::start(CoreOptions {
                 signer: signer.clone(),
                 tls: options.core_tls.clone(),
+                key_generation: contract
+                    .as_ref()
+                    .map(|contract| (contract.chain_id, contract.address)),
                 ..CoreOptions::new(options.core, deployment.chain_id, deployment.decryption)
             })
             .await;
             list.push(Party { wallet, signer, core });
         }
-        Ok(Self { list, deployment, anvil, hosts, ministack })
+        Ok(Self { list, deployment, keys: contract, anvil, hosts, ministack })
     }
 
     /// The configuration of party `index`: keys it needs here, then `more` top-level lines.
     pub fn config(&self, index: usize, more: &str) -> String {
         let Party { wallet, core, .. } = &self.list[index];
-        let more = format!("{more}\n{}", hosts_config(&self.hosts));
+        let keys = self.keys.as_ref().map(KeyGeneration::config).unwrap_or_default();
+        let more = format!("{more}\n{keys}{}", hosts_config(&self.hosts));
         connector_config(&self.anvil.ws_url(), &self.deployment, wallet, &core.endpoint(), &more)
     }
 

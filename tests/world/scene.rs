@@ -18,6 +18,7 @@ use super::{
     deployment::{Deployment, Thresholds},
     host::{HostChain, HostOptions, config as hosts_config},
     journal,
+    key_generation::KeyGeneration,
     ministack::Ministack,
     parties::{Parties, Party, connector_config},
     process::Process,
@@ -38,6 +39,8 @@ pub struct SceneOptions {
     pub funded: bool,
     /// The host chains; the first also has the KMS contexts.
     pub hosts: Vec<HostOptions>,
+    /// Whether the gateway has its contract for keys, and connectors are told of it.
+    pub keys: bool,
     /// Certificate chain and key of the Core in PEM: it then serves TLS.
     pub core_tls: Option<(String, String)>,
 }
@@ -69,6 +72,7 @@ impl SceneOptions {
             registered: true,
             funded: true,
             hosts: Vec::new(),
+            keys: false,
             core_tls: None,
         }
     }
@@ -81,6 +85,7 @@ pub struct Scene {
     pub connector: Option<Process>,
     pub core: CoreStub,
     pub deployment: Deployment,
+    pub keys: Option<KeyGeneration>,
     pub anvil: Anvil,
     pub hosts: Vec<HostChain>,
     pub ministack: Ministack,
@@ -93,15 +98,16 @@ impl Scene {
     pub async fn new(options: SceneOptions) -> Result<Self> {
         let dir = tempfile::tempdir().map_err(|e| Error::Io("a folder".into(), e))?;
         let parties = Parties::start(dir.path(), &options, 1, Thresholds::ONE).await?;
-        let Parties { mut list, deployment, anvil, hosts, ministack } = parties;
+        let Parties { mut list, deployment, keys, anvil, hosts, ministack } = parties;
         let Party { wallet, core, .. } = list.remove(0);
-        Ok(Self { connector: None, core, deployment, anvil, hosts, ministack, wallet, dir })
+        Ok(Self { connector: None, core, deployment, keys, anvil, hosts, ministack, wallet, dir })
     }
 
     /// The configuration of the connector: keys it needs here, then `more` top-level lines.
     pub fn config(&self, more: &str) -> String {
         let (wallet, core) = (&self.wallet, &self.core.endpoint());
-        let more = format!("{more}\n{}", hosts_config(&self.hosts));
+        let keys = self.keys.as_ref().map(KeyGeneration::config).unwrap_or_default();
+        let more = format!("{more}\n{keys}{}", hosts_config(&self.hosts));
         connector_config(&self.anvil.ws_url(), &self.deployment, wallet, core, &more)
     }
 

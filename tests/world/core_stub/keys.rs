@@ -45,33 +45,53 @@ pub struct KeyAsk {
     pub code: Code,
 }
 
+impl KeyAsk {
+    /// One that says nothing but what it is for.
+    pub fn new(operation: KeyOperation, id: String) -> Self {
+        Self {
+            operation,
+            id,
+            params: None,
+            preprocessing: None,
+            max_bits: None,
+            keyset: None,
+            extra_data: Bytes::new(),
+            context_id: None,
+            epoch_id: None,
+            code: Code::Ok,
+        }
+    }
+}
+
+/// An answer as it stands on chain: kind (number of a key, 0) and bytes of each digest, and the signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyAnswer {
+    pub digests: Vec<(u8, Bytes)>,
+    pub signature: Bytes,
+}
+
 /// What it remembers of one.
 #[derive(Clone, Debug)]
 pub(super) struct KeyEntry {
     since: Instant,
+    /// It was told: so it is done, whatever the latency is now.
+    told: bool,
     aborted: bool,
     ask: KeyAsk,
+}
+
+/// What it has made: each digest by its name and number, and the signature.
+struct Made {
+    digests: Vec<(&'static str, u8, Bytes)>,
+    signature: Bytes,
 }
 
 /// What each kind of key is called, and its number on chain.
 const SERVER: (&str, u8) = ("ServerKey", 0);
 const PUBLIC: (&str, u8) = ("PublicKey", 1);
 const COMPRESSED: (&str, u8) = ("CompressedXofKeySet", 3);
-
-/// The parts of a key in the order in which they are signed.
-fn parts(compressed: bool) -> [(&'static str, u8); 2] {
-    if compressed { [PUBLIC, COMPRESSED] } else { [SERVER, PUBLIC] }
-}
-
-/// The digests of a key as every stub makes it: number on chain and bytes.
-pub fn key_digests(key_id: U256, compressed: bool) -> Vec<(u8, Bytes)> {
-    parts(compressed).map(|(name, number)| (number, digest_of(&text_of(key_id), name))).into()
-}
-
-/// The digest of a CRS as every stub makes it.
-pub fn crs_digest(crs_id: U256) -> Bytes {
-    digest_of(&text_of(crs_id), "CRS")
-}
+/// A kind that no version of the protocol has.
+const UNKNOWN: (&str, u8) = ("SecretKey", 9);
 
 fn digest_of(id: &str, name: &str) -> Bytes {
     Bytes::copy_from_slice(keccak256(format!("{name} {id}")).as_slice())
@@ -88,6 +108,14 @@ impl CoreStub {
         let id = text_of(id);
         let mine = |ask: &&KeyAsk| ask.operation == operation && ask.id == id;
         self.shared.state().key_asks.iter().filter(mine).filter(|ask| ask.code == Code::Ok).count()
+    }
+
+    /// What it answers to this, whether it was asked or not.
+    pub fn answer_to(&self, ask: &KeyAsk) -> KeyAnswer {
+        let fault = self.shared.state().behaviour.fault;
+        let Made { digests, signature } = self.shared.make(ask, fault);
+        let digests = digests.into_iter().map(|(_, number, digest)| (number, digest)).collect();
+        KeyAnswer { digests, signature }
     }
 
     /// Loses also what it had stored.
@@ -113,7 +141,8 @@ impl KeyEntry {
     }
 
     fn is_done(&self, behaviour: &Behaviour) -> bool {
-        !self.aborted && self.ready(behaviour).is_some_and(|ready| ready <= Instant::now())
+        let passed = self.ready(behaviour).is_some_and(|ready| ready <= Instant::now());
+        !self.aborted && (self.told || passed)
     }
 }
 
@@ -165,7 +194,8 @@ impl Shared {
             state.keys.remove(&place);
         }
         if state.hopeless(id) != Some(Hopeless::Forgotten) {
-            let entry = KeyEntry { since: Instant::now(), aborted: false, ask: ask.clone() };
+            let entry =
+                KeyEntry { since: Instant::now(), told: false, aborted: false, ask: ask.clone() };
             state.keys.insert((*operation, id.clone()), entry);
         }
         Ok(())
@@ -177,13 +207,10 @@ impl Shared {
         ask: &KeyAsk,
         domain: Option<&v1::Eip712DomainMsg>,
     ) -> Result<(), String> {
-        for id in [
-            Some(&ask.id),
-            ask.preprocessing.as_ref(),
-            ask.context_id.as_ref(),
-            ask.epoch_id.as_ref(),
-        ] {
-            id.map_or(Ok(()), |id| check_id(id))?;
+        check_id(&ask.id)?;
+        let others = [&ask.preprocessing, &ask.context_id, &ask.epoch_id];
+        for id in others.into_iter().flatten() {
+            check_id(id)?;
         }
         let domain = domain.ok_or("no domain")?;
         let (chain_id, contract) = self.options.key_generation.ok_or("serves no such contract")?;
@@ -241,10 +268,10 @@ impl Shared {
             if let Some((code, text)) = behaviour.poll_status {
                 return Err(Status::new(code, text));
             }
-            let Some(entry) = state.keys.get(&(operation, id.clone())) else {
+            let hopeless = state.hopeless(id);
+            let Some(entry) = state.keys.get_mut(&(operation, id.clone())) else {
                 return Err(Status::not_found(format!("unknown request {id}")));
             };
-            let hopeless = state.hopeless(id);
             if hopeless == Some(Hopeless::Fails) {
                 return Err(self.refusal(Code::Internal, id, "failed"));
             }
@@ -253,6 +280,7 @@ impl Shared {
             }
             let pends = hopeless == Some(Hopeless::Pends);
             if !pends && entry.is_done(&behaviour) {
+                entry.told = true;
                 return Ok(Look::Done((entry.ask.clone(), behaviour)));
             }
             let ready = entry.ready(&behaviour).filter(|_| !pends);
@@ -268,10 +296,9 @@ impl Shared {
     ) -> Result<Response<v1::KeyGenPreprocResult>, Status> {
         let (ask, Behaviour { fault, .. }) =
             self.key_result(KeyOperation::Preprocessing, &id).await?;
-        let members = [word_of(&ask.id)];
         Ok(Response::new(v1::KeyGenPreprocResult {
             preprocessing_id: Some(named(id, fault)),
-            external_signature: self.sign_key(PREP_KEYGEN_TYPEHASHES, &members, &ask, fault),
+            external_signature: self.make(&ask, fault).signature,
         }))
     }
 
@@ -280,35 +307,14 @@ impl Shared {
         id: v1::RequestId,
     ) -> Result<Response<v1::KeyGenResult>, Status> {
         let (ask, Behaviour { fault, .. }) = self.key_result(KeyOperation::Key, &id).await?;
-        let compressed = self.options.version.compresses(ask.keyset.as_ref());
-        let mut digests = parts(compressed).map(|(name, number)| {
-            let name = if fault == Some(Fault::UnknownKeyType) {
-                ("SecretKey", 9)
-            } else {
-                (name, number)
-            };
-            (name, self.diverging(digest_of(&ask.id, name.0), fault))
-        });
-        let hashes: Vec<u8> =
-            digests.iter().flat_map(|((_, number), digest)| hash_of(*number, digest).0).collect();
-        let preprocessing = ask.preprocessing.clone().unwrap_or_default();
-        let members = [word_of(&preprocessing), word_of(&ask.id), keccak256(hashes)];
-        let signature = self.sign_key(KEYGEN_TYPEHASHES, &members, &ask, fault);
-        if fault == Some(Fault::Garbage) {
-            digests[0].1 = Bytes::from_static(&[0xFF; 32]);
-        }
-        let count = match fault {
-            Some(Fault::Empty) => 0,
-            Some(Fault::TooFew) => 1,
-            Some(_) | None => digests.len(),
-        };
-        let digests = digests.into_iter().take(count);
+        let Made { digests, signature } = self.make(&ask, fault);
+        let named_digests = digests
+            .into_iter()
+            .map(|(name, _, digest)| v1::KeyDigest { key_type: name.into(), digest });
         Ok(Response::new(v1::KeyGenResult {
             request_id: Some(named(id, fault)),
-            preprocessing_id: Some(v1::RequestId { request_id: preprocessing }),
-            key_digests: digests
-                .map(|((name, _), digest)| v1::KeyDigest { key_type: name.into(), digest })
-                .collect(),
+            preprocessing_id: ask.preprocessing.map(|request_id| v1::RequestId { request_id }),
+            key_digests: named_digests.collect(),
             external_signature: signature,
         }))
     }
@@ -318,20 +324,56 @@ impl Shared {
         id: v1::RequestId,
     ) -> Result<Response<v1::CrsGenResult>, Status> {
         let (ask, Behaviour { fault, .. }) = self.key_result(KeyOperation::Crs, &id).await?;
-        let max_num_bits = ask.max_bits.unwrap_or_default();
-        let digest = self.diverging(digest_of(&ask.id, "CRS"), fault);
-        let members = [word_of(&ask.id), B256::from(U256::from(max_num_bits)), keccak256(&digest)];
-        let signature = self.sign_key(CRSGEN_TYPEHASHES, &members, &ask, fault);
+        let Made { digests, signature } = self.make(&ask, fault);
         Ok(Response::new(v1::CrsGenResult {
             request_id: Some(named(id, fault)),
-            crs_digest: match fault {
-                Some(Fault::Empty) => Bytes::new(),
-                Some(Fault::Garbage) => Bytes::from_static(&[0xFF; 32]),
-                Some(_) | None => digest,
-            },
-            max_num_bits,
+            crs_digest: digests.into_iter().map(|(_, _, digest)| digest).next().unwrap_or_default(),
+            max_num_bits: ask.max_bits.unwrap_or_default(),
             external_signature: signature,
         }))
+    }
+
+    /// What it makes of a request, and signs, before anything is done to what was signed.
+    fn make(&self, ask: &KeyAsk, fault: Option<Fault>) -> Made {
+        let id = word_of(&ask.id);
+        let parts: &[(&'static str, u8)] = match ask.operation {
+            KeyOperation::Preprocessing => &[],
+            KeyOperation::Crs => &[("CRS", 0)],
+            KeyOperation::Key if fault == Some(Fault::UnknownKeyType) => &[SERVER, UNKNOWN],
+            KeyOperation::Key if self.options.version.compresses(ask.keyset.as_ref()) => {
+                &[PUBLIC, COMPRESSED]
+            }
+            KeyOperation::Key => &[SERVER, PUBLIC],
+        };
+        let digest = |name| self.diverging(digest_of(&ask.id, name), fault);
+        let mut digests: Vec<_> =
+            parts.iter().map(|(name, number)| (*name, *number, digest(name))).collect();
+        let (types, members) = match ask.operation {
+            KeyOperation::Preprocessing => (PREP_KEYGEN_TYPEHASHES, vec![id]),
+            KeyOperation::Key => {
+                let hashes =
+                    digests.iter().flat_map(|(_, number, digest)| hash_of(*number, digest).0);
+                let list = keccak256(hashes.collect::<Vec<u8>>());
+                let preprocessing = ask.preprocessing.as_deref().unwrap_or_default();
+                (KEYGEN_TYPEHASHES, vec![word_of(preprocessing), id, list])
+            }
+            KeyOperation::Crs => {
+                let bits = U256::from(ask.max_bits.unwrap_or_default());
+                (CRSGEN_TYPEHASHES, vec![id, bits.into(), keccak256(&digests[0].2)])
+            }
+        };
+        let signature = self.sign_key(types, &members, ask, fault);
+        match fault {
+            Some(Fault::Empty) => digests.clear(),
+            Some(Fault::TooFew) => drop(digests.pop()),
+            Some(Fault::Garbage) => {
+                for (_, _, digest) in &mut digests {
+                    *digest = Bytes::from_static(&[0xFF; 32]);
+                }
+            }
+            Some(_) | None => {}
+        }
+        Made { digests, signature }
     }
 
     /// The digest, or one that no other stub has.

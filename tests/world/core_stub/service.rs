@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::{
     KeyAsk, KeyOperation,
@@ -157,20 +156,8 @@ fn text(id: Option<v1::RequestId>) -> Option<String> {
     id.map(|id| id.request_id)
 }
 
-/// An ask that says nothing yet but what it is for.
 fn ask(operation: KeyOperation, id: Option<v1::RequestId>) -> KeyAsk {
-    KeyAsk {
-        operation,
-        id: text(id).unwrap_or_default(),
-        params: None,
-        preprocessing: None,
-        max_bits: None,
-        keyset: None,
-        extra_data: Bytes::new(),
-        context_id: None,
-        epoch_id: None,
-        code: Code::Ok,
-    }
+    KeyAsk::new(operation, text(id).unwrap_or_default())
 }
 
 #[tonic::async_trait]
