@@ -123,14 +123,7 @@ impl Checker<'_> {
         let gas_limit = self.gas_limit();
         let max_fee_per_gas = self.max_fee_per_gas();
         let starting_block = self.starting_block();
-        let finality = self.one_of(
-            Key::Finality,
-            &[
-                ("latest", Finality::Latest),
-                ("safe", Finality::Safe),
-                ("finalized", Finality::Finalized),
-            ],
-        );
+        let finality = self.finality();
         let confirmations = self.confirmations();
         let held_retry = self.number(Key::HeldRetrySecs, 1..=DAY_SECS, "seconds");
         let retention = self.number(Key::JournalRetentionDays, 1..=3650, "days");
@@ -191,6 +184,17 @@ impl Checker<'_> {
             max_requests_in_flight: set(requests)?,
             max_transactions_in_flight: set(transactions)?,
         })
+    }
+
+    fn finality(&mut self) -> CheckedValue<Finality> {
+        self.one_of(
+            Key::Finality,
+            &[
+                ("latest", Finality::Latest),
+                ("safe", Finality::Safe),
+                ("finalized", Finality::Finalized),
+            ],
+        )
     }
 
     /// Requires the keys that the seed marks required. Under a supervisor each must be given, because
