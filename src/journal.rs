@@ -23,6 +23,9 @@
 //! changes nothing.
 //!
 //! Reads run beside a commit, one at a time.
+//!
+//! Only the functions that take a directory ([`open_as`] and those below it in the list of `sqlite`) know which
+//! implementation stores it: handle, writer and ports do not.
 
 mod handle;
 mod commands;

@@ -297,8 +297,8 @@ pub enum JournalError {
     Closed { path: PathBuf },
     /// Its files were deleted, and nothing is lost.
     #[error(
-        "{}: the journal was deleted while it was open, and is written again as it was; leave it \
-         alone while the connector runs",
+        "{}: the journal was deleted while it was open; nothing is lost: it is written again as it was, \
+         and the instance is built again with it. Leave it alone while the connector runs",
         path.display()
     )]
     Deleted { path: PathBuf },
@@ -314,6 +314,13 @@ pub enum JournalError {
         #[source]
         cause: Arc<StoreError>,
     },
+    /// Another process may have locked a new file of that name.
+    #[error(
+        "{}: the journal's lock file was deleted while it was in use; nothing is lost, and the instance is \
+         built again with a lock of its own. Leave lock files alone: a process that ends releases its lock",
+        path.display()
+    )]
+    LockLost { path: PathBuf },
     /// For example, an operator restored a backup over it.
     #[error(
         "{}: the journal's file was replaced while it was open: the new file is used from now on, \
@@ -338,6 +345,7 @@ impl JournalError {
             Self::Closed { .. } => "journal_closed",
             Self::Deleted { .. } => "journal_deleted",
             Self::Lost { .. } => "journal_lost",
+            Self::LockLost { .. } => "journal_lock_lost",
             Self::Replaced { .. } => "journal_replaced",
             Self::Ended { cause } => cause.code(),
         }

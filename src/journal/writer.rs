@@ -16,7 +16,7 @@
 //! by another process), the writer repeats the same commands until they are stored, and all callers
 //! wait: nothing is done that was not stored. After any other failure nothing later can be trusted:
 //! every waiting caller gets the error, and the writer ends with it. The same happens when the tenure
-//! is lost ([`Store::tenure_loss`]), which is checked before callers are answered, and every ten seconds
+//! is lost ([`Store::tenure_loss`]), which is checked before callers are answered, and every two seconds
 //! while nothing is written: also of a store that waits for its next writer ([`IdleStore::keep`]).
 
 mod commit;
@@ -60,8 +60,9 @@ const STEP_DELAY: Duration = Duration::from_millis(20);
 /// After this long a commit is reported as hanging: a busy disk is faster.
 const SLOW_COMMIT_AFTER: Duration = Duration::from_secs(5);
 
-/// How often a journal to which nothing is written is looked at: its files may be gone.
-const TENURE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a journal to which nothing is written is looked at: its files may be gone, and until that is
+/// noticed nobody tells.
+const TENURE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The shortest and longest pause between attempts to store a commit.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));

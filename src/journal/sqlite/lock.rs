@@ -2,20 +2,21 @@
 //! operator's `sqlite3` can read while the connector runs.
 //!
 //! The kernel releases the lock when the process ends, so a lock file left by `kill -9` blocks nobody. The
-//! file is never removed: otherwise two processes could lock two different files of one name. It contains a
+//! file is never removed: otherwise two processes could lock two different files of one name. Where somebody
+//! else removes it, the process that has it gives up within seconds. It contains a
 //! [`LockNote`]: the process that holds the lock, and the instance that kept the journal last. The note still
 //! tells the instance when the journal itself can no longer be read.
 
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt as _},
     path::Path,
 };
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::files::{give_to_owner, open_private};
+use super::files::{FileId, give_to_owner, open_private};
 
 /// The longest possible note: a process id and an instance's name.
 const LONGEST_NOTE: u64 = 1024;
@@ -96,6 +97,11 @@ impl Lock {
         lock.note.pid = Some(std::process::id());
         lock.write()?;
         Ok(lock)
+    }
+
+    /// The locked file, whatever its name.
+    pub(super) fn file_id(&self) -> io::Result<FileId> {
+        self.file.metadata().map(|found| (found.dev(), found.ino()))
     }
 
     /// Records the instance that keeps the journal.

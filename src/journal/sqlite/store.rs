@@ -122,12 +122,15 @@ impl Store for SqliteStore {
         self.apply(commands).map_err(|cause| StoreError::of(self.path(), cause))
     }
 
-    /// A commit counts only if the journal's name still refers to the open file.
+    /// A commit counts only if the names of journal and lock still refer to the open files.
     fn tenure_loss(&mut self) -> Option<JournalError> {
         let path = self.path().to_owned();
         match self.files.name_status(&path) {
+            NameStatus::Unchanged => {
+                (!self.tenure.has_its_name()).then_some(JournalError::LockLost { path })
+            }
             // Unmounted just now: this commit is in the files; the next one waits until they are back.
-            NameStatus::Unchanged | NameStatus::Unmounted => None,
+            NameStatus::Unmounted => None,
             NameStatus::Replaced => Some(JournalError::Replaced { path }),
             NameStatus::Deleted => Some(match self.rewrite() {
                 Ok(()) => JournalError::Deleted { path },

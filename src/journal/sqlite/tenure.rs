@@ -16,6 +16,7 @@ use crate::journal::{Identity, OpenError};
 pub(super) struct Tenure {
     /// The journal's file, whether it exists or not.
     pub path: PathBuf,
+    lock_path: PathBuf,
     lock: Lock,
 }
 
@@ -25,11 +26,21 @@ impl Tenure {
         let stem = identity.file_stem();
         let path = dir.join(format!("{stem}{}", files::ENDING));
         make_directory(dir).map_err(OpenError::io(&path, "making its directory"))?;
-        match Lock::take(&dir.join(format!("{stem}.lock"))) {
-            Ok(lock) => Ok(Self { path, lock }),
+        let lock_path = dir.join(format!("{stem}.lock"));
+        match Lock::take(&lock_path) {
+            Ok(lock) => Ok(Self { path, lock_path, lock }),
             Err(LockError::Taken(pid)) => Err(OpenError::Locked { path, pid }),
             Err(LockError::Io(cause)) => Err(OpenError::io(&path, "locking it")(cause)),
         }
+    }
+
+    /// Returns whether the lock file's name still refers to the locked file: if not, another process can lock
+    /// the file that has the name. One that cannot be looked at counts as unchanged.
+    pub fn has_its_name(&self) -> bool {
+        let (Ok(named), Ok(locked)) = (files::file_id(&self.lock_path), self.lock.file_id()) else {
+            return true;
+        };
+        named == Some(locked)
     }
 
     /// Records the instance that keeps the journal.

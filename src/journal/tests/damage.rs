@@ -482,12 +482,44 @@ async fn d8_a_journal_deleted_while_nothing_is_written_is_written_again() {
     let before = journal.statistics().commits;
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(journal.statistics().commits, before, "looking is no commit");
+    let deleted = tokio::time::Instant::now();
     fs::remove_file(file(dir.path())).unwrap();
     let ended = ended_by_itself(&mut journal).await;
     assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
+    assert!(deleted.elapsed() < Duration::from_secs(3), "noticed after {:?}", deleted.elapsed());
+    // What an operator reads: which file, that nothing is lost, what happens next.
+    let told = ended.to_string();
+    let path = file(dir.path()).display().to_string();
+    for part in [path.as_str(), "nothing is lost", "written again", "built again"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
     let journal = running(dir.path());
     assert_eq!(keys(&journal, RequestFilter::Unfinished).await, [1, 2]);
     journal.close().await.unwrap();
+}
+
+/// As somebody does who takes it for one that a dead process left: another process could lock a new one.
+#[tokio::test(start_paused = true)]
+async fn d8_whoever_loses_the_lock_file_gives_up_and_stores_nothing_more() {
+    for writes in [true, false] {
+        let dir = TempDir::new().unwrap();
+        let mut journal = running(dir.path());
+        journal.store_batch(batch([1], Some(5))).await.unwrap();
+        fs::remove_file(dir.path().join(own().file_stem() + ".lock")).unwrap();
+        let other = (!writes).then(|| running(dir.path()));
+        if writes {
+            let error = journal.store_batch(batch([2], Some(6))).await.unwrap_err();
+            assert!(error.to_string().contains("lock file was deleted"), "{error}");
+        }
+        let ended = ended_by_itself(&mut journal).await;
+        assert!(matches!(ended, JournalError::LockLost { .. }), "{ended}");
+        if let Some(other) = other {
+            let taken = open(dir.path()).unwrap_err();
+            assert!(matches!(taken, OpenError::Locked { .. }), "the other one has it: {taken}");
+            other.close().await.unwrap();
+        }
+        running(dir.path()).close().await.unwrap();
+    }
 }
 
 /// The next generation is built, and waits for a node before it opens the journal.

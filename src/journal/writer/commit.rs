@@ -71,7 +71,12 @@ impl<S: Store> OpenStore<S> {
             }
         };
         let lost = self.store.tenure_loss();
-        if let Some(error @ (JournalError::Lost { .. } | JournalError::Replaced { .. })) = lost {
+        if let Some(
+            error @ (JournalError::Lost { .. }
+            | JournalError::LockLost { .. }
+            | JournalError::Replaced { .. }),
+        ) = lost
+        {
             answer_all(commands, &error);
             return CommitResult::Failed(error);
         }
