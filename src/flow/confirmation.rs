@@ -2,11 +2,13 @@
 //! invented must not end anything.
 //!
 //! ```text
-//! two nodes show it ------------------------------------------------------> it ends
-//! one shows it, and there is no other node --> held --> ends at the retry
-//! one shows it, another denies it, is behind, or does not answer ---------> held
-//! no node has it in its block --------------------------------------------> not on chain: orphaned
+//! two nodes show it                                               two witnesses
+//! one shows it, and there is no other node                        the only one
+//! one shows it, another denies it, is behind, or does not answer  one of several
+//! no node has it in its block                                     not on chain: orphaned
 //! ```
+//!
+//! Whether witnesses are enough is decided by [`refusals`](super::walk::policy::refusals), as of every refusal.
 //!
 //! Unless the request ends, its block is read again at every node, because the block may contain
 //! another request instead. The same happens to a request that is held for the content of its event and
@@ -15,8 +17,11 @@
 use tracing::debug;
 
 use super::{
-    Flow, RequestLedger, arrivals::suspects::SuspectBlocks, ciphertexts::BucketRegistry,
-    walk::policy::setback::Setback,
+    Flow, RequestLedger,
+    access::Witnesses,
+    arrivals::suspects::SuspectBlocks,
+    ciphertexts::BucketRegistry,
+    walk::policy::{refusals::is_confirmed, setback::Setback},
 };
 use crate::{
     chain::{reader::ChainReader, rpc_error::RpcError, sender::TransactionSender},
@@ -42,20 +47,30 @@ pub(super) enum Confirmed {
     NotYet(Hold),
 }
 
-/// `alone`: there is only one node. `before`: the request was already held for this reason.
-fn conclude(witnessed: &WitnessVerdict, alone: bool, before: bool) -> Confirmed {
-    let why = match witnessed {
-        WitnessVerdict::TwoNodes => return Confirmed::Yes,
-        WitnessVerdict::OnlyNode if before => return Confirmed::Yes,
+/// `alone`: there is only one node. `held`: the reason for which the request was held when its walk began.
+fn conclude(witnessed: &WitnessVerdict, alone: bool, held: Option<HoldReason>) -> Confirmed {
+    let (shown_by, why) = match witnessed {
         WitnessVerdict::NeverExisted => return Confirmed::Gone,
         WitnessVerdict::Disputed { shown_by, .. } if alone && shown_by.is_empty() => {
             return Confirmed::Gone;
         }
-        WitnessVerdict::OnlyNode => "only one gateway node can be asked".to_owned(),
-        WitnessVerdict::OneNode => "no other gateway node has its block, or answers".to_owned(),
-        WitnessVerdict::NoNode => "no gateway node shows its block now".to_owned(),
-        WitnessVerdict::Disputed { denied_by, .. } => format!("{denied_by} does not show it"),
+        WitnessVerdict::TwoNodes => (Witnesses::Two, "two gateway nodes show it".to_owned()),
+        WitnessVerdict::OnlyNode => {
+            (Witnesses::TheOnlyOne, "only one gateway node can be asked".to_owned())
+        }
+        WitnessVerdict::OneNode => {
+            (Witnesses::One, "no other gateway node has its block, or answers".to_owned())
+        }
+        WitnessVerdict::NoNode => {
+            (Witnesses::One, "no gateway node shows its block now".to_owned())
+        }
+        WitnessVerdict::Disputed { denied_by, .. } => {
+            (Witnesses::One, format!("{denied_by} does not show it"))
+        }
     };
+    if is_confirmed(shown_by, held) {
+        return Confirmed::Yes;
+    }
     let why = format!("its event is invalid, and {why}: it is read again");
     Confirmed::NotYet(Hold::new(HoldReason::Unconfirmed, why))
 }
@@ -70,7 +85,7 @@ impl<P: ChainReader> Confirmation<P> {
     pub(super) async fn verify(&self, request: &Request, held: Option<HoldReason>) -> Confirmed {
         let alone = self.adapter.provider().node_count() < 2;
         let witnessed = self.adapter.collect_witnesses_afresh(request).await;
-        let confirmed = conclude(&witnessed, alone, held == Some(HoldReason::Unconfirmed));
+        let confirmed = conclude(&witnessed, alone, held);
         if confirmed != Confirmed::Yes {
             debug!(?witnessed, "an invalid event is not confirmed");
             self.reread_block(request);

@@ -55,7 +55,7 @@ pub enum AccessError {
     Registry(#[from] RegistryError),
 }
 
-/// What a refusal rests on, and so what confirms it.
+/// What a refusal rests on, and so what confirms it (`walk::policy::refusals`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grounds {
     /// The event alone: confirmed as that of a malformed request.
@@ -69,11 +69,11 @@ pub enum Grounds {
     State,
 }
 
-/// Who shows the calldata that a refusal rests on.
+/// Who shows what a refusal rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Witnesses {
     Two,
-    /// The only gateway node that is configured.
+    /// The only node that can be asked, or one reading of a chain's state.
     TheOnlyOne,
     /// One of several nodes: it may be wrong.
     One,

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::{WalkEnd, policy::WalkDecision};
+use super::{
+    WalkEnd,
+    policy::{WalkDecision, access_history::AccessHistory},
+};
 use crate::{
     chain::sender::TransactionSender,
     domain::{Hold, HoldReason, LedgerError, Outcome, Request, RequestKey, stage::Stage},
     flow::{
-        AccessNote, Flow, Mode, RequestLedger, Step, access::AccessHistory,
-        ciphertexts::BucketRegistry, walk_queue::AttendanceGuard,
+        AccessNote, Flow, Mode, RequestLedger, Step, ciphertexts::BucketRegistry,
+        walk_queue::AttendanceGuard,
     },
     telemetry::log_throttle::warn_rarely,
 };

@@ -24,10 +24,14 @@
 //! the Core has only a rejected answer   it repeats it, fails, or holds  held, with the contract's reason
 //! the walk panicked                     the third time                  hold (panicked)
 //!                                       before that                     retry after 100 ms
+//! the access check gives no pass                                        see [`access_history`]
+//! a refusal is not certain              it is not confirmed             held (unconfirmed), see [`refusals`]
 //! the Core contradicts itself                                           see [`core_history`]
 //! the contract rejects an answer                                        see `submission::decisions`, [`blame`]
 //! ```
 
+pub(in crate::flow) mod access_history;
+pub(in crate::flow) mod refusals;
 pub(in crate::flow) mod blame;
 pub(in crate::flow) mod core_history;
 pub(in crate::flow) mod overloads;
@@ -37,12 +41,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::{blame::blames_answer, core_history::CoreHistory, setback::Setback};
+use self::{
+    access_history::AccessHistory, blame::blames_answer, core_history::CoreHistory,
+    setback::Setback,
+};
 use crate::{
     domain::{Answer, Hold, HoldReason, Refusal, Remedy, stage::Stage},
-    flow::{
-        RequestState, access::AccessHistory, ciphertexts::RefusalTimer, submission::PriorAnswer,
-    },
+    flow::{RequestState, ciphertexts::RefusalTimer, submission::PriorAnswer},
     time::backoff::Backoff,
 };
 

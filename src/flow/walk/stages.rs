@@ -9,6 +9,7 @@ use super::{
     foreign_answer::ExpectedAnswer,
     policy::{
         History,
+        access_history::AccessHistory,
         blame::{self, Blame},
         core_history::NextCall,
         overloads,
@@ -27,7 +28,7 @@ use crate::{
     },
     flow::{
         AnswerStages, Flow, Mode, RequestLedger, Step,
-        access::{AccessHistory, AccessPass},
+        access::AccessPass,
         ciphertexts::BucketRegistry,
         kms_core::{self, CoreError, Expected, PollingEnd, wire::ExtraDataMeaning},
         submission::{SubmissionError, SubmissionEvent, SubmissionProgress},

@@ -1,14 +1,12 @@
-//! What is known of a request's earlier checks; and what follows from a check without a pass, and how
-//! long it is tried again before the request is set aside. Pure.
+//! What the access checks of one request mean together: what follows from a check without a pass, and
+//! how long it is tried again before the request is set aside. Pure.
 //!
 //! ```text
 //! the check                                           what follows
 //! ------------------------------------------------------------------------------------------------
 //! refused for its event                               refuse (the walk confirms the event first)
-//! refused for its calldata, shown by two nodes        refuse
-//! refused for its calldata, shown by the only node    held(unconfirmed); at its retry: refuse
-//! refused for its calldata, shown by one of several   held(unconfirmed)
-//! refused for the state of a chain                    held(unconfirmed); at its retry: refuse
+//! refused for its calldata, or the state of a chain   refuse if that is confirmed ([`super::refusals`]),
+//!                                                     else held(unconfirmed)
 //! the gateway does not answer                         again
 //! the configuration lacks the chain                   held
 //! denied, early, the chain does not answer …          again for 20 s with growing pauses; then held,
@@ -16,17 +14,17 @@
 //! valid in more than a minute                         held
 //! ```
 //!
-//! One answer of one node ends nothing, and a denial never does: the chain may lag behind the gateway.
+//! A denial never ends a request: the chain may lag behind the gateway.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{
-    AccessCheck, AccessPass, AccessRecord,
-    error::{AccessError, Grounds, Witnesses},
+use super::refusals::is_confirmed;
+use crate::{
+    domain::{Hold, HoldReason, Remedy, U256},
+    flow::access::{AccessCheck, AccessError, AccessPass, AccessRecord, Grounds, Witnesses},
 };
-use crate::domain::{Hold, HoldReason, Remedy, U256};
 
 /// How long a request is tried again before it is held.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,7 +33,7 @@ const SOON_SECS: u64 = 60;
 
 /// How the checks of one request went.
 #[derive(Clone, Debug)]
-pub struct AccessHistory {
+pub(in crate::flow) struct AccessHistory {
     /// The KMS context that was current when the request was made, if it names none and was checked.
     pub bound_context: Option<U256>,
     /// The last check's record, until it is taken to be stored.
@@ -47,14 +45,12 @@ pub struct AccessHistory {
 }
 
 impl AccessHistory {
-    #[must_use]
     pub fn begin(held: Option<HoldReason>, bound_context: Option<U256>) -> Self {
         Self { bound_context, record: None, held, since: None }
     }
 
     /// Whether the last check gave no pass, or the request is held for one: then it is checked before
     /// anything is fetched for it, and before it takes the Core's time.
-    #[must_use]
     pub fn is_troubled(&self) -> bool {
         self.since.is_some() || self.held.is_some_and(is_of_access)
     }
@@ -86,21 +82,16 @@ impl AccessHistory {
         let since = *self.since.get_or_insert(now);
         let was_held = |reason| self.held == Some(reason);
         if let AccessError::Refused { refusal, grounds } = error {
-            let again = was_held(HoldReason::Unconfirmed);
-            return match grounds {
-                Grounds::Event | Grounds::Calldata { witnesses: Witnesses::Two } => {
-                    Remedy::Refuse(refusal.clone())
-                }
-                Grounds::Calldata { witnesses: Witnesses::TheOnlyOne } | Grounds::State
-                    if again =>
-                {
-                    Remedy::Refuse(refusal.clone())
-                }
-                Grounds::Calldata { .. } | Grounds::State => {
-                    let why = format!("{refusal}; it is checked again before it ends");
-                    Remedy::Hold(Hold::new(HoldReason::Unconfirmed, why))
-                }
+            let shown_by = match grounds {
+                Grounds::Event => return Remedy::Refuse(refusal.clone()),
+                Grounds::Calldata { witnesses } => *witnesses,
+                Grounds::State => Witnesses::TheOnlyOne,
             };
+            if is_confirmed(shown_by, self.held) {
+                return Remedy::Refuse(refusal.clone());
+            }
+            let why = format!("{refusal}; it is checked again before it ends");
+            return Remedy::Hold(Hold::new(HoldReason::Unconfirmed, why));
         }
         let Some(hold) = error.hold() else { return Remedy::Retry };
         let needs_configuration = matches!(
