@@ -37,7 +37,7 @@ stable_words! {
     SignerMismatch = "signer_mismatch",
     /// Its event is malformed, and not every gateway node has confirmed it.
     Unconfirmed = "unconfirmed",
-    /// Two events of its transaction ask for different things under its id.
+    /// Two events of its transaction ask for different things under its id, or too many are shown to tell.
     EventsDisagree = "events_disagree",
     /// The Core's answer is invalid (empty signature, wrong id, undecodable).
     InvalidAnswer = "invalid_answer",

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     chain::lane::{GiveUpReason, SignedTransaction, TransactionId, TransactionLedger},
-    domain::{BlockRef, Event, LedgerError, RequestKey, U256},
+    domain::{B256, BlockRef, Event, LedgerError, RequestKey, U256},
 };
 
 /// What was recorded.
@@ -42,6 +42,14 @@ impl FakeLedger {
 
 impl RequestLedger for FakeLedger {
     async fn events_of_same_id(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
+        Ok(Vec::new())
+    }
+    async fn events_of_same_transaction(
+        &self,
+        _: RequestKey,
+        _: B256,
+        _: u32,
+    ) -> Result<Vec<Event>, LedgerError> {
         Ok(Vec::new())
     }
     async fn answered_here(&self, ids: Vec<U256>) -> Result<Vec<AnsweredHere>, LedgerError> {

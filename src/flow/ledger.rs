@@ -164,10 +164,18 @@ pub trait RequestLedger: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<RequestState>, LedgerError>> + Send;
 
     /// Events with the same id and other content: ids are counters, and after a reorganisation another
-    /// request can have the same id.
+    /// request can have the same id. A few of them: a node may have invented any number.
     fn events_of_same_id(
         &self,
         key: RequestKey,
+    ) -> impl Future<Output = Result<Vec<Event>, LedgerError>> + Send;
+
+    /// Those of them that are in this transaction and have not left the chain: at most `limit`.
+    fn events_of_same_transaction(
+        &self,
+        key: RequestKey,
+        transaction: B256,
+        limit: u32,
     ) -> impl Future<Output = Result<Vec<Event>, LedgerError>> + Send;
 
     /// Which of these ids were answered, in their order.

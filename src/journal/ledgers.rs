@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     chain::lane::{GiveUpReason, SignedTransaction, TransactionId, TransactionLedger},
-    domain::{BlockRef, Event, LedgerError, RequestKey, U256},
+    domain::{B256, BlockRef, Event, LedgerError, RequestKey, U256},
     flow::ledger::{AnsweredHere, Batch, RequestLedger, RequestState, Step, StoredBatch},
 };
 
@@ -44,6 +44,16 @@ impl RequestLedger for Journal {
 
     async fn events_of_same_id(&self, key: RequestKey) -> Result<Vec<Event>, LedgerError> {
         Ok(self.ask(|slot| Query::EventsOfSameId(key, slot)).await?)
+    }
+
+    async fn events_of_same_transaction(
+        &self,
+        key: RequestKey,
+        transaction: B256,
+        limit: u32,
+    ) -> Result<Vec<Event>, LedgerError> {
+        let ask = |slot| Query::EventsOfSameTransaction(key, transaction, limit, slot);
+        Ok(self.ask(ask).await?)
     }
 
     async fn answered_here(&self, ids: Vec<U256>) -> Result<Vec<AnsweredHere>, LedgerError> {

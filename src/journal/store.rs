@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     chain::lane::{MinedTransaction, SignedTransaction},
-    domain::{BlockRef, Event, RequestKey, RequestSource, U256},
+    domain::{B256, BlockRef, Event, RequestKey, RequestSource, U256},
     flow::ledger::{AnsweredHere, IdRange, UnprovenRange},
     telemetry::metrics::RequestGauges,
 };
@@ -93,6 +93,8 @@ pub enum Query {
     NewestPosition(QueryReply<Option<Position>>),
     /// Events of other requests with the same id: a few.
     EventsOfSameId(RequestKey, QueryReply<Vec<Event>>),
+    /// Events of other requests with the same id in this transaction that were not orphaned: at most so many.
+    EventsOfSameTransaction(RequestKey, B256, u32, QueryReply<Vec<Event>>),
     /// Which of these ids were answered, in their order.
     AnsweredHere(Vec<U256>, QueryReply<Vec<AnsweredHere>>),
     /// A page of requests in the order of their arrival.

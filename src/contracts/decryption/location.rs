@@ -23,7 +23,8 @@ use crate::{
 pub const ORPHANED_AFTER: u64 = 64;
 /// Time between the first and the second report that a request is gone.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Number of other requests with the same id that are checked.
+/// Number of other requests with the same id that are checked. A node that invents more hides for whom the id
+/// is now: then a request that is gone counts as gone only after [`ORPHANED_AFTER`] blocks.
 const NAMESAKES: usize = 8;
 
 /// Whether the chain has a request.

@@ -273,6 +273,21 @@ async fn up_to_g10_no_host_chain_is_asked() {
     assert_eq!(world.host.call_count("read_state"), 0);
 }
 
+/// More events than are compared may hide the one that contradicts the request.
+#[tokio::test(start_paused = true)]
+async fn g9_a_flood_of_invented_events_of_one_transaction_holds_the_request() {
+    let ask = Ask::public();
+    let world = World::new(&ask, Generation::Head, 1).await;
+    world.grant_all(&ask);
+    let flood = |events| world.scene.flow.ledger.set_beside(vec![ask.event(); events]);
+    flood(33);
+    assert_eq!((world.walk().await, world.held()), (0, Some("events_disagree")));
+    assert!(world.scene.now().detail.contains("too many"), "{:?}", world.scene.now());
+    flood(32);
+    world.walk().await;
+    assert_ne!(world.held(), Some("events_disagree"), "none contradicts it");
+}
+
 /// Two nodes show the calldata: one look is enough. One of two shows another one: that is not enough, and
 /// the other one's is gone on with.
 #[tokio::test(start_paused = true)]

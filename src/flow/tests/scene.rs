@@ -71,6 +71,8 @@ pub(super) struct Stored {
     pub detail: String,
     /// The last access check.
     pub access: String,
+    /// Other events of its id in its transaction.
+    pub beside: Vec<Event>,
 }
 
 impl OneRequest {
@@ -82,9 +84,15 @@ impl OneRequest {
             bound_context: None,
             is_approved: false,
         };
-        let (last_error, detail, access) = Default::default();
-        let stored = Stored { standing, outcome: None, attempts: 0, last_error, detail, access };
+        let (last_error, detail, access, beside) = Default::default();
+        let stored =
+            Stored { standing, outcome: None, attempts: 0, last_error, detail, access, beside };
         Self(Arc::new(Mutex::new(stored)))
+    }
+
+    /// Other events of its id in its transaction.
+    pub fn set_beside(&self, events: Vec<Event>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).beside = events;
     }
 
     pub fn now(&self) -> Stored {
@@ -107,6 +115,15 @@ impl RequestLedger for OneRequest {
     }
     async fn events_of_same_id(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
         Ok(Vec::new())
+    }
+
+    async fn events_of_same_transaction(
+        &self,
+        _: RequestKey,
+        _: B256,
+        limit: u32,
+    ) -> Result<Vec<Event>, LedgerError> {
+        Ok(self.now().beside.into_iter().take(limit as usize).collect())
     }
 
     async fn store_batch(&self, _: Batch) -> Result<StoredBatch, LedgerError> {

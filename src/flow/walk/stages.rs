@@ -199,10 +199,16 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         if !deployment.emits(EventShape::Head) {
             return Ok(());
         }
-        let Ok(others) = self.ledger.events_of_same_id(request.key).await else {
+        let (key, transaction) = (request.key, request.transaction);
+        let limit = overloads::MOST_COMPARED + 1;
+        let Ok(others) = self.ledger.events_of_same_transaction(key, transaction, limit).await
+        else {
             // A failing journal ends the instance elsewhere.
             return Err(Setback::retry(Cause::Stopping));
         };
+        if let Some(hold) = overloads::too_many(request, others.len()) {
+            return Err(Setback::held(hold));
+        }
         for event in others {
             let Ok(other) = abi::decode(request.key.source, &event) else { continue };
             if !overloads::disagree(request, &other) {

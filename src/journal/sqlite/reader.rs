@@ -289,6 +289,17 @@ impl Rows<'_> {
         Ok(records.into_iter().map(|record| record.event).collect())
     }
 
+    pub fn namesakes_in(
+        &self,
+        key: RequestKey,
+        transaction: B256,
+        limit: u32,
+    ) -> Result<Vec<Event>> {
+        let with = params![self.of, Fixed(key.id), Fixed(key.content), Fixed(transaction), limit];
+        let records = self.many(sql::NAMESAKES_IN_TRANSACTION, with, self.record())?;
+        Ok(records.into_iter().map(|record| record.event).collect())
+    }
+
     /// A page of requests, read with `read`. Binds the parameters that the statement of its
     /// [`RequestFilter`] needs.
     fn page<T>(

@@ -199,6 +199,11 @@ pub(super) const UNFINISHED_HELD: &str = unfinished!(
 pub(super) const REQUEST: &str = unfinished!("r.contract = ?1 AND r.id = ?2 AND r.content = ?3");
 pub(super) const NAMESAKES: &str =
     unfinished!("r.contract = ?1 AND r.id = ?2 AND r.content <> ?3 LIMIT 8");
+/// Also `?4` transaction, `?5` limit. An orphaned event is not on chain.
+pub(super) const NAMESAKES_IN_TRANSACTION: &str = unfinished!(
+    "r.contract = ?1 AND r.id = ?2 AND r.content <> ?3 AND e.transaction_hash = ?4
+     AND r.outcome IS NOT 'orphaned' LIMIT ?5"
+);
 
 /// Ended without an answer since `?4`: the requests that an operator may want to open again.
 macro_rules! ended {
@@ -439,6 +444,7 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (BY_ID, "requests_by_key"),
     (REQUEST, "requests_by_key"),
     (NAMESAKES, "requests_by_key"),
+    (NAMESAKES_IN_TRANSACTION, "requests_by_key"),
     (SELECT_ANSWERED, "requests_by_key"),
     (SELECT_PROGRESS, "requests_by_key"),
     (OPEN_TRANSACTIONS, "transactions_open"),

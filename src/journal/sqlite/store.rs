@@ -176,6 +176,9 @@ impl StoreReader for Reader {
             Query::Request(key, slot) => self.answer(slot, rows.request(key)),
             Query::NewestPosition(slot) => self.answer(slot, rows.latest_block_time()),
             Query::EventsOfSameId(key, slot) => self.answer(slot, rows.namesakes(key)),
+            Query::EventsOfSameTransaction(key, transaction, limit, slot) => {
+                self.answer(slot, rows.namesakes_in(key, transaction, limit));
+            }
             Query::AnsweredHere(ids, slot) => self.answer(slot, rows.answered(&ids)),
             Query::Summaries(listing, slot) => self.answer(slot, rows.listed(listing)),
             Query::Records(listing, slot) => self.answer(slot, rows.records(listing)),

@@ -46,6 +46,32 @@ async fn the_same_id_with_other_content_is_another_request() {
 }
 
 /// Nodes tell of other ciphertexts of one request: the last word is stored until the Core is asked.
+/// A node that lies may have invented any number of others, in transactions that it chooses.
+#[tokio::test]
+async fn g9_events_of_the_same_transaction_are_found_among_any_number_of_others() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let other = |content: u8, transaction| Arrival {
+        key: RequestKey { content: B256::repeat_byte(content), ..key(1) },
+        event: Event { transaction, ..event(1, 100) },
+        ..arrival(1)
+    };
+    let here = event(1, 100).transaction;
+    let mut arrivals = vec![arrival(1)];
+    arrivals.extend((0..20).map(|content| other(content, hash(5))));
+    arrivals.extend([0xd0, 0xd1, 0xd2].map(|content| other(content, here)));
+    journal.store_batch(Batch { arrivals, ..Batch::default() }).await.unwrap();
+    let gone = other(0xd1, here).key;
+    journal.note(gone, Step::Settled(Outcome::Orphaned)).await.unwrap();
+    journal.flush().await.unwrap();
+    let found =
+        async |limit| journal.events_of_same_transaction(key(1), here, limit).await.unwrap();
+    assert_eq!(found(9).await.len(), 2, "neither itself nor one that has left the chain");
+    assert!(found(9).await.iter().all(|event| event.transaction == here));
+    assert_eq!(found(1).await.len(), 1);
+    journal.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn g7_what_is_said_of_the_ciphertexts_may_change_until_it_is_asked() {
     let dir = TempDir::new().unwrap();

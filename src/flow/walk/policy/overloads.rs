@@ -1,7 +1,26 @@
 //! Whether two events of one id are the overloads of one request, from v0.15-dev on (gateway-abi 4.1), and
-//! contradict each other.
+//! contradict each other. Pure.
+//!
+//! A node that lies may show any number of events that do not exist. Only those that it claims for the
+//! request's own transaction are compared; where they are too many to compare, a true contradiction may be
+//! among them, and the request is held.
 
-use crate::domain::{EventShape, Request};
+use crate::domain::{EventShape, Hold, HoldReason, Request};
+
+/// The most other events of a request's transaction that are compared with it. The contract emits one.
+pub(in crate::flow) const MOST_COMPARED: u32 = 32;
+
+/// The hold if these are more events than are compared.
+pub(in crate::flow) fn too_many(request: &Request, others: usize) -> Option<Hold> {
+    (others > MOST_COMPARED as usize).then(|| {
+        let detail = format!(
+            "more than {MOST_COMPARED} other events of this id are shown for its transaction {}, too many to \
+             compare: a gateway node invents them",
+            request.transaction
+        );
+        Hold::new(HoldReason::EventsDisagree, detail)
+    })
+}
 
 /// `other`: a request of the same id whose event asks for something else.
 pub(in crate::flow) fn disagree(request: &Request, other: &Request) -> bool {
