@@ -15,126 +15,13 @@ use super::{
     snapshot::ProcessSnapshot,
     status::{InstanceState, InstanceStatus, Status},
 };
-use crate::telemetry::metrics::FamilyDescription;
-use crate::telemetry::process::{self, Usage};
+use crate::telemetry::{
+    metrics::families::{self, StatusFamily},
+    process::{self, Usage},
+};
 
 /// The content type of [`render`]: scrapers refuse the text without it.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// A family that this module adds.
-struct Family {
-    name: &'static str,
-    is_counter: bool,
-    labels: &'static [&'static str],
-    help: &'static str,
-}
-
-const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
-    Family { name, is_counter: false, labels, help }
-}
-
-const fn counter(name: &'static str, help: &'static str) -> Family {
-    Family { name, is_counter: true, labels: &[], help }
-}
-
-const STATE: Family = gauge(
-    "kms_connector_instance_state",
-    &["instance", "state"],
-    "1 for the state the instance is in, 0 for the others.",
-);
-const STATE_SINCE: Family = gauge(
-    "kms_connector_instance_state_since_timestamp_seconds",
-    &["instance"],
-    "Since when the instance is in its state.",
-);
-const GENERATION: Family = gauge(
-    "kms_connector_instance_generation",
-    &["instance"],
-    "How often the instance was built; 0 before the first time.",
-);
-const RESTARTS: Family = Family {
-    labels: &["instance"],
-    ..counter("kms_connector_instance_restarts_total", "Builds after a failure.")
-};
-const RELOAD_FAILED: Family = gauge(
-    "kms_connector_instance_reload_failed",
-    &["instance"],
-    "1: the instance's file is not what runs.",
-);
-const INFO: Family = gauge(
-    "kms_connector_instance_info",
-    &["instance", "chain_id", "decryption", "wallet", "gateway", "kms_core"],
-    "1, and what the instance is made of.",
-);
-const HEAD: Family =
-    gauge("kms_connector_head_block", &["instance"], "The newest block of the chain.");
-const CURSOR: Family = gauge(
-    "kms_connector_cursor_block",
-    &["instance"],
-    "The last block whose requests are all stored.",
-);
-const LAG: Family =
-    gauge("kms_connector_lag_blocks", &["instance"], "Blocks between cursor and head.");
-const CATCH_UP: Family = gauge(
-    "kms_connector_catch_up_blocks",
-    &["instance"],
-    "Blocks left of those that came while the instance was down; 0: it is not catching up.",
-);
-const RELOAD: Family = gauge(
-    "kms_connector_config_last_reload_successful",
-    &[],
-    "1: what the files say runs, all of it.",
-);
-const RELOAD_AT: Family = gauge(
-    "kms_connector_config_last_reload_success_timestamp_seconds",
-    &[],
-    "When the files were last all in order and applied.",
-);
-const BUILD: Family = gauge(
-    "kms_connector_build_info",
-    &["version", "commit", "rust_version"],
-    "1, and what this program is.",
-);
-const CPU: Family = counter("process_cpu_seconds_total", "Time of all processors spent.");
-const MEMORY: Family = gauge("process_resident_memory_bytes", &[], "Memory in use.");
-const FDS: Family = gauge("process_open_fds", &[], "Files and connections that are open.");
-const MAX_FDS: Family = gauge("process_max_fds", &[], "Files and connections there may be.");
-const THREADS: Family = gauge("process_threads", &[], "Threads.");
-const STARTED: Family = gauge("process_start_time_seconds", &[], "When the process was started.");
-
-const ALL: [&Family; 19] = [
-    &STATE,
-    &STATE_SINCE,
-    &GENERATION,
-    &RESTARTS,
-    &RELOAD_FAILED,
-    &INFO,
-    &HEAD,
-    &CURSOR,
-    &LAG,
-    &CATCH_UP,
-    &RELOAD,
-    &RELOAD_AT,
-    &BUILD,
-    &CPU,
-    &MEMORY,
-    &FDS,
-    &MAX_FDS,
-    &THREADS,
-    &STARTED,
-];
-
-/// All families except those that instances count themselves.
-#[must_use]
-pub fn descriptions() -> Vec<FamilyDescription> {
-    let described = |family: &&Family| FamilyDescription {
-        name: family.name.to_owned(),
-        kind: if family.is_counter { "counter" } else { "gauge" },
-        labels: family.labels.to_vec(),
-        help: family.help,
-    };
-    ALL.iter().map(described).collect()
-}
 
 /// Renders the text. Reads `/proc` for the resources of the process, which does not block.
 pub fn render(shown: &ProcessSnapshot) -> Result<String, prometheus::Error> {
@@ -169,7 +56,7 @@ impl Families {
         all.mut_metric().extend(series);
     }
 
-    fn add_sample(&mut self, family: &Family, values: &[&str], value: f64) {
+    fn add_sample(&mut self, family: &StatusFamily, values: &[&str], value: f64) {
         let labels = family.labels.iter().zip(values).map(|(name, value)| label(name, value));
         let mut series = Metric::from_label(labels.collect());
         if family.is_counter {
@@ -199,23 +86,25 @@ impl Families {
         let name = instance.name.as_str();
         for word in InstanceState::WORDS {
             let is = f64::from(u8::from(instance.state.word() == word));
-            self.add_sample(&STATE, &[name, word], is);
+            self.add_sample(&families::STATE, &[name, word], is);
         }
-        self.add_sample(&STATE_SINCE, &[name], seconds(instance.since_ms));
-        self.add_sample(&GENERATION, &[name], float(instance.generation));
-        self.add_sample(&RESTARTS, &[name], float(instance.restarts));
+        self.add_sample(&families::STATE_SINCE, &[name], seconds(instance.since_ms));
+        self.add_sample(&families::GENERATION, &[name], float(instance.generation));
+        self.add_sample(&families::RESTARTS, &[name], float(instance.restarts));
         let failed = f64::from(u8::from(instance.reload_failed.is_some()));
-        self.add_sample(&RELOAD_FAILED, &[name], failed);
+        self.add_sample(&families::RELOAD_FAILED, &[name], failed);
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let chain_id = instance.chain_id.map(|id| id.to_string());
         let (wallet, gateway) = (text(&instance.gauges.wallet), text(&instance.gateway));
         let (decryption, core) = (text(&instance.decryption), text(&instance.kms_core));
         let values = [name, &text(&chain_id), &decryption, &wallet, &gateway, &core];
-        self.add_sample(&INFO, &values, 1.0);
+        self.add_sample(&families::INFO, &values, 1.0);
         let gauges = &instance.gauges;
-        for (family, value) in
-            [(&HEAD, gauges.head), (&CURSOR, gauges.cursor), (&LAG, gauges.lag())]
-        {
+        for (family, value) in [
+            (&families::HEAD, gauges.head),
+            (&families::CURSOR, gauges.cursor),
+            (&families::LAG, gauges.lag()),
+        ] {
             if let Some(value) = value {
                 self.add_sample(family, &[name], float(value));
             }
@@ -223,25 +112,29 @@ impl Families {
         if gauges.head.is_some() {
             let left =
                 gauges.catching_up.map_or(0, |behind| behind.to_do.saturating_sub(behind.done));
-            self.add_sample(&CATCH_UP, &[name], float(left));
+            self.add_sample(&families::CATCH_UP, &[name], float(left));
         }
     }
 
     fn process(&mut self, status: &Status, usage: Usage) {
         let reload = &status.reload;
-        self.add_sample(&RELOAD, &[], f64::from(u8::from(reload.problems.is_empty())));
+        self.add_sample(&families::RELOAD, &[], f64::from(u8::from(reload.problems.is_empty())));
         if let Some(at) = reload.succeeded_at_ms {
-            self.add_sample(&RELOAD_AT, &[], seconds(at));
+            self.add_sample(&families::RELOAD_AT, &[], seconds(at));
         }
-        self.add_sample(&BUILD, &[&status.version, build::COMMIT, build::RUST_VERSION], 1.0);
-        self.add_sample(&STARTED, &[], seconds(status.started_at_ms));
+        self.add_sample(
+            &families::BUILD,
+            &[&status.version, build::COMMIT, build::RUST_VERSION],
+            1.0,
+        );
+        self.add_sample(&families::STARTED, &[], seconds(status.started_at_ms));
         let Usage { cpu_seconds, resident_bytes, open_fds, max_fds, threads } = usage;
         for (family, value) in [
-            (&CPU, cpu_seconds),
-            (&MEMORY, resident_bytes),
-            (&FDS, open_fds),
-            (&MAX_FDS, max_fds),
-            (&THREADS, threads),
+            (&families::CPU, cpu_seconds),
+            (&families::MEMORY, resident_bytes),
+            (&families::FDS, open_fds),
+            (&families::MAX_FDS, max_fds),
+            (&families::THREADS, threads),
         ] {
             if let Some(value) = value {
                 self.add_sample(family, &[], value);

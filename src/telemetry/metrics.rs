@@ -7,11 +7,11 @@
 //! URLs.
 //!
 //! Counting is one atomic operation where the series is known beforehand. Series that are counted next to a
-//! network call are looked up by their labels. A gauge is not shown before it is first set, so that "unknown"
+//! network call are looked up by their labels. All names are in [`families`]. A gauge is not shown before it is first set, so that "unknown"
 //! is not shown as zero. While an instance is down its gauges keep their last values.
 
 mod values;
-mod families;
+pub mod families;
 mod ended;
 mod register;
 

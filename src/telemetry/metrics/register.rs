@@ -10,8 +10,6 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, core::Collector, proto::MetricFamily,
 };
 
-/// The prefix of every metric name.
-const PREFIX: &str = "kms_connector";
 /// The largest number of values for a label that someone outside chooses.
 const MAX_LABELS: usize = 32;
 /// The value that stands for all others.
@@ -20,7 +18,7 @@ const OTHER: &str = "other";
 /// The description of a family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FamilyDescription {
-    pub name: String,
+    pub name: &'static str,
     /// Its type in Prometheus.
     pub kind: &'static str,
     /// In addition to `instance`.
@@ -119,8 +117,7 @@ impl Register {
         labels: &[&'static str],
         make: impl FnOnce(Opts) -> prometheus::Result<C>,
     ) -> C {
-        let name = format!("{PREFIX}_{name}");
-        let collector = make(Opts::new(&name, help)).expect("a valid name");
+        let collector = make(Opts::new(name, help)).expect("a valid name");
         self.registry.register(Box::new(collector.clone())).expect("a name used once");
         self.described.push(FamilyDescription { name, kind, labels: labels.to_vec(), help });
         collector
