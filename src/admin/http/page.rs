@@ -56,6 +56,7 @@ fn element_text(element: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::status::Gauges;
 
     #[test]
     fn the_page_is_in_itself() {
@@ -70,6 +71,27 @@ mod tests {
         // What comes from the process is inserted as text.
         for sink in ["innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval("] {
             assert!(!PAGE.contains(sink), "{sink}");
+        }
+    }
+
+    /// Everything that an instance reports is on the page: by itself, or in what to do.
+    #[test]
+    fn the_page_shows_what_an_instance_reports() {
+        let gauges = serde_json::to_value(Gauges::default()).unwrap();
+        let in_what_to_do = [
+            "stale",
+            "lack",
+            "still_tag",
+            "unproven",
+            "read_once",
+            "unsent",
+            "hidden",
+            "unanswered",
+            "other_contracts",
+        ];
+        for name in gauges.as_object().unwrap().keys() {
+            let is_shown = PAGE.contains(&format!("gauges.{name}"));
+            assert_ne!(is_shown, in_what_to_do.contains(&name.as_str()), "{name}");
         }
     }
 
