@@ -98,10 +98,14 @@ fn list(entries: &[Entry]) -> String {
 
 /// An entry as printed.
 fn told(entry: &Entry) -> String {
-    let Entry { names, group, means, lost, to_do, .. } = entry;
+    let Entry { names, group, means, rows, lost, to_do, .. } = entry;
     let mut text = format!("{} ({})\n", names.join(", "), group.to_lowercase());
     for paragraph in means {
         text += &filled(paragraph, "  ", "  ");
+    }
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+    for (name, what) in rows {
+        text += &filled(what, &format!("    {name:width$}  "), &" ".repeat(width + 6));
     }
     for (label, what) in [("  lost   ", lost), ("  to do  ", to_do)] {
         if let Some(what) = what {

@@ -119,6 +119,8 @@ pub(super) struct Entry {
     pub is_section: bool,
     /// Its meaning; for a row the whole text.
     pub means: Vec<String>,
+    /// The rows of the tables in its section, which are entries of their own, too: names and texts.
+    pub rows: Vec<(String, String)>,
     /// What is lost because of it; `None` for a row.
     pub lost: Option<String>,
     /// What an operator should do; `None` for a row.
@@ -149,6 +151,7 @@ pub(super) fn entries(document: &str) -> Vec<Entry> {
                         group: group.clone(),
                         is_section: true,
                         means: Vec::new(),
+                        rows: Vec::new(),
                         lost: lost.clone(),
                         to_do: None,
                     });
@@ -175,9 +178,20 @@ pub(super) fn entries(document: &str) -> Vec<Entry> {
                 let names = quoted(&cells[0]);
                 let group =
                     if part.is_empty() { group.clone() } else { format!("{group}: {part}") };
-                let means = cells[1..].iter().map(|cell| plain(cell)).collect();
-                let row = Entry { names, group, is_section: false, means, lost: None, to_do: None };
-                entries.push(row);
+                let means: Vec<String> = cells[1..].iter().map(|cell| plain(cell)).collect();
+                let section = entries.iter_mut().rev().find(|entry| entry.is_section);
+                if let Some(section) = section.filter(|_| in_section) {
+                    section.rows.push((names.join(", "), means.join(" ")));
+                }
+                entries.push(Entry {
+                    names,
+                    group,
+                    is_section: false,
+                    means,
+                    rows: Vec::new(),
+                    lost: None,
+                    to_do: None,
+                });
             }
             Block::Row { .. } | Block::Item { .. } | Block::Code(_) => {}
         }

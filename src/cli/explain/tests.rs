@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use super::*;
+use crate::domain::SERVED_GENERATIONS;
 
 fn names(asked: &str) -> Vec<String> {
     find(&all_entries(), asked).iter().map(|entry| entry.names[0].clone()).collect()
@@ -30,6 +31,11 @@ fn what_is_printed_says_what_it_means_what_is_lost_and_what_to_do() {
     assert!(text.starts_with("no_funds (held requests)\n  The wallet cannot pay"), "{text}");
     assert!(begins("  lost   nothing") && begins("  to do  fund the wallet"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+    // The words that a refusal is given by are part of its explanation, and entries of their own.
+    let text = told(find(&entries, "refused")[0]);
+    let row = text.lines().find(|line| line.trim_start().starts_with("context_destroyed "));
+    assert!(row.is_some_and(|row| row.contains("the KMS context")), "{text}");
+    assert!(text.find("Its words follow") < text.find("foreign_call "), "{text}");
     let all = list(&entries);
     for name in ["no_funds", "refused", "parked", "submitted"] {
         let lines = all.lines().filter(|line| line.trim().split(' ').next() == Some(name));
@@ -38,26 +44,41 @@ fn what_is_printed_says_what_it_means_what_is_lost_and_what_to_do() {
 }
 
 /// Words that operators read and nobody else explains.
-const WORDS: [&str; 20] = [
+const WORDS: [&str; 35] = [
+    "ACL",
+    "age",
+    "agreement",
+    "attempts",
     "backfill",
+    "conflict",
     "cursor",
+    "disabled",
     "drain",
+    "epoch",
     "fallback",
     "finality",
     "foreign nonce",
+    "GEN",
     "generation",
     "hold",
     "held",
+    "host chain",
+    "IN-HAND",
     "instance",
     "journal",
     "keeper",
+    "KMS context",
     "lag",
     "lane",
     "outcome",
     "park",
+    "restarts",
+    "since",
     "stage",
     "tenure",
+    "wallet",
     "walk",
+    "why",
     "witness",
 ];
 
@@ -65,7 +86,7 @@ const WORDS: [&str; 20] = [
 fn every_alert_and_every_word_is_explained() {
     let rules = include_str!("../../../scripts/observability/kms-connector.rules.yml");
     let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
-    for name in alerts.chain(WORDS) {
+    for name in alerts.chain(WORDS).chain(SERVED_GENERATIONS) {
         assert_eq!(names(name).len(), 1, "{name}: {:?}", names(name));
     }
 }
