@@ -12,7 +12,21 @@
 //! `keys` has the events and calls of `KMSGeneration`, which are the same from G9 to G12.
 //!
 //! A generation is chosen once per direction: by `topic0` in [`decode`], by the request in
-//! [`response_call`]. To add one: a file here, its shapes in [`SHAPES`], its arm in [`response_call`].
+//! [`response_call`].
+//!
+//! To add one:
+//!
+//! 1. [`Generation`] and the versions that tell it ([`told_deployment`]). The compiler names each `match`;
+//!    comparisons hold for it, too, so look at every capability of [`Deployment`].
+//! 2. If its events differ: a file here, its shapes in [`SHAPES`], and an `EventShape` of `domain`, which the
+//!    compiler follows. Overloads of one request must have one `content`.
+//! 3. If its responses differ: [`ResponseForm`], `responses`; new errors in `errors`, and who raises them in
+//!    [`Deployment::raises`].
+//! 4. If its `extraData` means something else: [`ContextRule`], and with it `flow::access::context` and
+//!    `flow::kms_core::wire`. If its ciphertexts are found otherwise: [`CiphertextSource`], `flow::ciphertexts`.
+//! 5. What the configuration needs for it: `instance::host_chains::lack_for`.
+//! 6. Its name in `domain::SERVED_GENERATIONS`, which a test compares with [`Generation`], and another with the
+//!    words that `explain` knows; its contracts in `tests/contracts`.
 //!
 //! Invariants:
 //! - Every log with a topic of [`request_topics`] becomes a [`Request`] or a [`DecodeError`]; no request
@@ -88,6 +102,8 @@ struct RequestEventShape {
     /// The canonical event signature.
     event: &'static str,
     kind: Kind,
+    /// Whether it says where the ciphertexts are.
+    names_materials: bool,
     /// Decodes id and data.
     read: fn(U256, &[u8]) -> sol_types::Result<ParsedOperation>,
 }
@@ -128,8 +144,9 @@ pub fn request_topics() -> Vec<B256> {
 /// Whether a request's event says where its ciphertexts are.
 #[must_use]
 pub fn names_materials(event: &Event) -> bool {
-    let overloads = [head::PUBLIC_REQUEST, head::USER_REQUEST, head::UNIFIED_USER_REQUEST];
-    event.topics.first().is_some_and(|topic0| overloads.iter().all(|one| one.topic0 != *topic0))
+    let names =
+        |topic0: &B256| SHAPES.iter().all(|shape| shape.topic0 != *topic0 || shape.names_materials);
+    event.topics.first().is_some_and(names)
 }
 
 /// The kind of request that a log with this `topic0` is. `None`: not a request.

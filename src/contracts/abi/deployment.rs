@@ -339,6 +339,22 @@ mod tests {
         assert_eq!(generation(true, true, true), None);
     }
 
+    /// A new generation does not compile here: it needs a name, a row in each table below, and a word that
+    /// `explain` knows.
+    #[test]
+    fn g3_every_generation_is_served_by_its_name() {
+        use Generation::{G12, G13, G14, Head, UpToG10};
+        let names = |generation| match generation {
+            UpToG10 => vec!["G7", "G8", "G9", "G10"],
+            G12 => vec!["G12"],
+            G13 => vec!["G13"],
+            G14 => vec!["G14"],
+            Head => vec!["HEAD"],
+        };
+        let all = [UpToG10, G12, G13, G14, Head];
+        assert_eq!(all.map(names).concat(), crate::domain::SERVED_GENERATIONS);
+    }
+
     /// One row per deployment: access, context, ciphertexts; pinned, `00` dropped, `00…` sent.
     #[test]
     fn g3_what_a_deployment_can_do() {

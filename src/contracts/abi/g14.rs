@@ -26,6 +26,7 @@ pub(super) const UNIFIED_USER_REQUEST: RequestEventShape = RequestEventShape {
     topic0: UserDecryptionRequest::SIGNATURE_HASH,
     event: UserDecryptionRequest::SIGNATURE,
     kind: Kind::UserDecryption,
+    names_materials: true,
     read: |_, data| {
         let (raw, handles, payload) =
             UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;

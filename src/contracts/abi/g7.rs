@@ -38,6 +38,7 @@ pub(super) const PUBLIC_REQUEST: RequestEventShape = RequestEventShape {
     topic0: PublicDecryptionRequest::SIGNATURE_HASH,
     event: PublicDecryptionRequest::SIGNATURE,
     kind: Kind::PublicDecryption,
+    names_materials: true,
     read: |_, data| {
         let (raw,) = PublicDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
         let public = PublicDecryption::of_materials(materials(raw), Bytes::new());
@@ -49,6 +50,7 @@ pub(super) const USER_REQUEST: RequestEventShape = RequestEventShape {
     topic0: UserDecryptionRequest::SIGNATURE_HASH,
     event: UserDecryptionRequest::SIGNATURE,
     kind: Kind::UserDecryption,
+    names_materials: true,
     read: |_, data| {
         let (raw, user, public_key) =
             UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;

@@ -39,6 +39,7 @@ pub(super) const PUBLIC_REQUEST: RequestEventShape = RequestEventShape {
     topic0: PublicDecryptionRequest::SIGNATURE_HASH,
     event: PublicDecryptionRequest::SIGNATURE,
     kind: Kind::PublicDecryption,
+    names_materials: true,
     read: |id, data| {
         let (raw, extra_data) =
             PublicDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
@@ -51,6 +52,7 @@ pub(super) const USER_REQUEST: RequestEventShape = RequestEventShape {
     topic0: UserDecryptionRequest::SIGNATURE_HASH,
     event: UserDecryptionRequest::SIGNATURE,
     kind: Kind::UserDecryption,
+    names_materials: true,
     read: |id, data| {
         let (raw, user, public_key, extra_data) =
             UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;

@@ -37,6 +37,7 @@ pub(super) const PUBLIC_REQUEST: RequestEventShape = RequestEventShape {
     topic0: plain::PublicDecryptionRequest::SIGNATURE_HASH,
     event: plain::PublicDecryptionRequest::SIGNATURE,
     kind: Kind::PublicDecryption,
+    names_materials: false,
     read: |_, data| {
         let (handles, extra_data) =
             plain::PublicDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
@@ -49,6 +50,7 @@ pub(super) const USER_REQUEST: RequestEventShape = RequestEventShape {
     topic0: plain::UserDecryptionRequest::SIGNATURE_HASH,
     event: plain::UserDecryptionRequest::SIGNATURE,
     kind: Kind::UserDecryption,
+    names_materials: false,
     read: |_, data| {
         let (handles, user, public_key, extra_data) =
             plain::UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
@@ -62,6 +64,7 @@ pub(super) const UNIFIED_USER_REQUEST: RequestEventShape = RequestEventShape {
     topic0: unified::UserDecryptionRequest::SIGNATURE_HASH,
     event: unified::UserDecryptionRequest::SIGNATURE,
     kind: Kind::UserDecryption,
+    names_materials: false,
     read: |_, data| {
         let (handles, payload) =
             unified::UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
