@@ -12,10 +12,10 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
     match state {
         InstanceState::Running | InstanceState::Starting | InstanceState::Draining => {}
         InstanceState::Waiting { .. } => {
-            to_do.push(
-                "waiting: nothing if the cause is known, the instance continues by itself"
-                    .to_owned(),
-            );
+            to_do.push(format!(
+                "waiting: nothing if the cause is known, the instance continues by itself; else \
+                 `kms-connector check --instance {name}` (under `start`: -c FILE) tests what it needs"
+            ));
         }
         InstanceState::BackingOff { .. } => {
             to_do.push(format!("`kms-connector restart {name}` retries at once"));

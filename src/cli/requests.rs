@@ -21,8 +21,11 @@ use super::{
     text::printable,
 };
 use crate::{
-    admin::requests::{
-        self, Backfilled, Inquiry, InquiryAnswer, RequestOverview, Retried, RetryVerdict,
+    admin::{
+        requests::{
+            self, Backfilled, Inquiry, InquiryAnswer, RequestOverview, Retried, RetryVerdict,
+        },
+        status::InstanceState,
     },
     time::clock,
 };
@@ -267,8 +270,8 @@ pub(super) async fn backfill(whose: RequestsTarget, from: u64, to: Option<u64>) 
     loop {
         let told = match ask_running(&whose, &Inquiry::Backfill { from: next, to }).await {
             Ok(LiveAnswer::Told(told)) => told,
-            Ok(LiveAnswer::Absent { why, .. }) => {
-                return failed(&explain_not_running(&whose.name, next, &why));
+            Ok(LiveAnswer::Absent { why, state, .. }) => {
+                return failed(&explain_not_running(&whose.name, next, &why, state.as_ref()));
             }
             Err(why) => return failed(&why),
         };
@@ -298,12 +301,30 @@ pub(super) async fn backfill(whose: RequestsTarget, from: u64, to: Option<u64>) 
     }
 }
 
-/// Explains why no block is read. The cause comes first: the name may be mistyped.
-fn explain_not_running(name: &str, from: u64, why: &str) -> String {
-    format!(
-        "{why}\n(blocks are read again by a running instance: start it, or have its next start read them \
-         with `kms-connector journal rebuild --from {from} --instance {name}`)"
-    )
+/// Explains why no block is read, and when it can be. The cause comes first: the name may be mistyped.
+fn explain_not_running(name: &str, from: u64, why: &str, state: Option<&InstanceState>) -> String {
+    let cause = match state {
+        Some(InstanceState::Waiting { why, .. }) => format!(": {why}"),
+        Some(_) | None => String::new(),
+    };
+    let next = match state {
+        Some(InstanceState::Waiting { .. }) => format!(
+            "it starts by itself when that answers, call this again then; `kms-connector check --instance \
+             {name}` tests what it needs"
+        ),
+        Some(
+            InstanceState::Starting
+            | InstanceState::Running
+            | InstanceState::Draining
+            | InstanceState::BackingOff { .. },
+        ) => format!("call this again when `kms-connector status {name}` says running"),
+        Some(InstanceState::Parked { .. } | InstanceState::Stopped { .. }) | None => format!(
+            "start it, or have its next start read them with `kms-connector journal rebuild --from {from} \
+             --instance {name}`"
+        ),
+    };
+    let why = printable(&format!("{why}{cause}"));
+    format!("{why}\n(blocks are read again by a running instance: {next})")
 }
 
 #[cfg(test)]
@@ -312,8 +333,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        admin::requests::{
-            Accepted, Approved, EventPlace, HoldSummary, RequestDetail, TransactionSummary,
+        admin::{
+            requests::{
+                Accepted, Approved, EventPlace, HoldSummary, RequestDetail, TransactionSummary,
+            },
+            status::StoppedBy,
         },
         supervisor::control,
     };
@@ -455,8 +479,20 @@ mod tests {
     #[test]
     fn d8_whoever_mistyped_a_name_is_told_that_first_by_backfill_too() {
         let why = "there is no instance zz; there are: a";
-        let told = explain_not_running("zz", 7, why);
+        let told = explain_not_running("zz", 7, why, None);
         assert!(told.starts_with(why) && told.contains("--from 7"), "{told}");
+    }
+
+    /// It is started: what it waits for is said, and that backfill works then.
+    #[test]
+    fn d8_a_backfill_of_an_instance_that_waits_says_for_what() {
+        let state = InstanceState::Waiting { on: "the node".into(), why: "refused".into() };
+        let told = explain_not_running("a", 7, "a waits for the node", Some(&state));
+        assert!(told.starts_with("a waits for the node: refused\n"), "{told}");
+        assert!(told.contains("by itself") && told.contains("call this again"), "{told}");
+        assert!(told.contains("check --instance a") && !told.contains("start it"), "{told}");
+        let down = InstanceState::Stopped { by: StoppedBy::Operator };
+        assert!(explain_not_running("a", 7, "a is stopped", Some(&down)).contains("start it"));
     }
 
     #[test]

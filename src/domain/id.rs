@@ -7,9 +7,9 @@ use super::U256;
 /// Shown with all 64 digits, like in the chain's tools and the Core's log, so that one search finds it
 /// everywhere.
 ///
-/// Parsed with `0x` or without. Ids are counters below 2^64, or have a kind in their top byte. So a
-/// number of up to 20 decimal digits is a counter, and one of more than 64 is decimal too, as block
-/// explorers write it.
+/// Ids are counters below 2^64, or have a kind in their top byte. So without `0x` up to 20 digits are a
+/// decimal counter, more than 64 are decimal too, as block explorers write it, and those between are hex
+/// whose prefix or zeros were left out. Shorter hex needs its `0x`: it would be any word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DisplayId(pub U256);
 
@@ -31,13 +31,16 @@ impl FromStr for DisplayId {
         let text = id.trim();
         let prefixed = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
         let digits = prefixed.unwrap_or(text);
-        let has_letters = !digits.bytes().all(|digit| digit.is_ascii_digit());
-        let looks_hex = has_letters || (COUNTER_DIGITS + 1..=HEX_DIGITS).contains(&digits.len());
-        let radix = if prefixed.is_some() || looks_hex { 16 } else { 10 };
-        let is_plain = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-        match U256::from_str_radix(digits, radix) {
-            Ok(parsed) if is_plain => Ok(Self(parsed)),
-            Ok(_) | Err(_) => Err(format!("{id:?} is no request id: 64 hex digits, or decimal")),
+        let is_long = (COUNTER_DIGITS + 1..=HEX_DIGITS).contains(&digits.len());
+        let radix = if prefixed.is_some() || is_long { 16 } else { 10 };
+        // `from_str_radix` alone would accept a sign and separators.
+        let is_plain = digits.bytes().all(|digit| char::from(digit).is_digit(radix));
+        match U256::from_str_radix(digits, u64::from(radix)) {
+            Ok(parsed) if is_plain && !digits.is_empty() => Ok(Self(parsed)),
+            Ok(_) | Err(_) => Err(format!(
+                "{id:?} is no request id: an id has 0x and up to 64 hex digits, as `kms-connector requests` \
+                 shows it, or is a decimal number"
+            )),
         }
     }
 }
@@ -64,10 +67,14 @@ mod tests {
         }
         assert_eq!(read("17"), Ok(U256::from(17)), "a counter, as explorers write it");
         assert_eq!(read("0x17"), Ok(U256::from(23)));
-        assert_eq!(read("1f"), Ok(U256::from(31)));
+        assert_eq!(read("0x1f"), Ok(U256::from(31)));
         assert_eq!(read(&u64::MAX.to_string()), Ok(U256::from(u64::MAX)));
-        for text in ["", "0x", "-1", "0x-1", "1_0", "latest", &"f".repeat(65)] {
-            assert!(read(text).is_err(), "{text}");
+        for text in ["", "0x", "-1", "0x-1", "1_0", "latest", "abc", "1f", &"f".repeat(65)] {
+            let told = read(text).unwrap_err();
+            assert!(
+                told.contains("0x and up to 64 hex digits") && told.contains("decimal"),
+                "{told}"
+            );
         }
     }
 

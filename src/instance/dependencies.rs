@@ -34,6 +34,9 @@ use crate::{
 /// How long the disk may take before the wait is reported. A busy disk is faster.
 pub(super) const DISK_DEADLINE: Duration = Duration::from_secs(5);
 
+/// The longest pause between two looks for a contract: a node that is lost meanwhile shows that soon.
+const CONTRACT_PAUSE: Duration = Duration::from_secs(3);
+
 /// Waits for the contract; refuses a signing domain that contradicts the configuration.
 pub(super) async fn check_decryption<P: ChainReader>(
     waits: &Waits,
@@ -42,7 +45,7 @@ pub(super) async fn check_decryption<P: ChainReader>(
     config: &Config,
 ) -> Result<SigningDomain, BuildError> {
     let address = decryption.address();
-    let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut pause = Backoff::new(Duration::from_millis(200), CONTRACT_PAUSE);
     let mut has_warned = false;
     while !waits.retry_until_answered(gateway, RpcError::code, || decryption.is_deployed()).await {
         if !has_warned {
@@ -258,6 +261,35 @@ mod tests {
         };
         let (known, ()) = tokio::join!(asking, fixing);
         assert_eq!(known, []);
+    }
+
+    /// Something else was waited for until then.
+    #[tokio::test(start_paused = true)]
+    async fn d8_a_dependency_that_does_not_answer_any_more_is_named_within_seconds() {
+        let reporter = Reporter::new(crate::telemetry::metrics::Metrics::default());
+        let waits = Waits::building(&reporter, &Dice::default());
+        waits.waiting_for("the contract", "there is no code");
+        let ask = || async {
+            sleep(Duration::from_secs(10)).await;
+            Err::<(), _>("connection refused")
+        };
+        let asking = waits.retry_until_answered("the node", |_| "lost", ask);
+        let is_of_node =
+            |phase: &Phase| matches!(phase, Phase::Waiting { on, .. } if on == "the node");
+        let begun = Instant::now();
+        let watching = async {
+            phase(&reporter, is_of_node).await;
+            assert!(begun.elapsed() <= Duration::from_secs(3), "{:?}", begun.elapsed());
+            let told = phase(
+                &reporter,
+                |phase| matches!(phase, Phase::Waiting { why, .. } if why.contains("refused")),
+            );
+            told.await;
+        };
+        tokio::select! {
+            () = asking => panic!("it has not answered"),
+            () = watching => {}
+        }
     }
 
     /// Work under way is waited for and not restarted.

@@ -6,6 +6,7 @@
 
 mod listener;
 mod socket_file;
+mod denied;
 mod client;
 
 use std::{
@@ -25,7 +26,7 @@ pub use self::{
 use crate::{
     admin::{
         requests::{Inquiry, InquiryAnswer},
-        status::Status,
+        status::{InstanceState, Status},
     },
     config::Environment,
 };
@@ -113,6 +114,9 @@ pub enum Response {
     /// There is no such instance, or it does not run. Its journal may still answer.
     Absent {
         why: String,
+        /// The instance's state. `None`: there is no such instance.
+        #[serde(default)]
+        state: Option<InstanceState>,
     },
     /// Nothing was done.
     Refused {

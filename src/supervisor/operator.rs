@@ -23,7 +23,7 @@ use crate::{
     admin::{
         requests::{self, Inbox, Inquiry},
         snapshot::{ProcessSnapshot, SnapshotReceiver},
-        status::{InstanceStatus, ReloadStatus, Status},
+        status::{InstanceState, InstanceStatus, ReloadStatus, Status},
     },
     telemetry::errors::LastErrors,
     time::clock,
@@ -163,20 +163,26 @@ impl<I: InstanceRunner> Supervisor<I> {
 
     /// Passes the question to the instance, which answers the client directly.
     fn inquire(&self, name: &str, inquiry: Inquiry) -> LoopReply {
-        let why = match self.managed.get(name) {
-            None => {
-                let known: Vec<&str> = self.managed.keys().map(String::as_str).collect();
-                format!("there is no instance {name}; there are: {}", known.join(", "))
-            }
-            Some(slot) => {
-                let inbox = slot.run().and_then(|run| run.inbox.borrow().clone());
-                match inbox.filter(|inbox| !inbox.is_closed()) {
-                    Some(inbox) => return enqueue_inquiry(&inbox, inquiry),
-                    None => format!("{name} is {}", slot.shown_state().word()),
-                }
-            }
+        let Some(slot) = self.managed.get(name) else {
+            let known: Vec<&str> = self.managed.keys().map(String::as_str).collect();
+            let why = format!("there is no instance {name}; there are: {}", known.join(", "));
+            return Response::Absent { why, state: None }.into();
         };
-        Response::Absent { why }.into()
+        let inbox = slot.run().and_then(|run| run.inbox.borrow().clone());
+        if let Some(inbox) = inbox.filter(|inbox| !inbox.is_closed()) {
+            return enqueue_inquiry(&inbox, inquiry);
+        }
+        let state = slot.shown_state().clone();
+        let why = match &state {
+            InstanceState::Waiting { on, .. } => format!("{name} waits for {on}"),
+            InstanceState::Starting
+            | InstanceState::Running
+            | InstanceState::Draining
+            | InstanceState::BackingOff { .. }
+            | InstanceState::Parked { .. }
+            | InstanceState::Stopped { .. } => format!("{name} is {}", state.word()),
+        };
+        Response::Absent { why, state: Some(state) }.into()
     }
 
     // ---- publishing

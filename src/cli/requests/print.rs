@@ -70,10 +70,13 @@ pub(super) fn story(story: &RequestDetail, now_ms: u64) -> String {
         "block {} ({})\ntransaction {}, log {}",
         event.block, event.block_hash, event.transaction, event.log_index
     );
-    let generation = generation.as_deref().unwrap_or("not readable by this version");
+    let format = generation.as_ref().map_or_else(
+        || "not readable by this version".to_owned(),
+        |generation| format!("that of contracts {generation}"),
+    );
     let mut lines = vec![
         ("kind", line.kind.clone()),
-        ("event as in", generation.to_owned()),
+        ("event format", format),
         ("content", line.content.clone()),
         ("event", place),
         ("arrived", when(now_ms, line.arrived_at_ms)),

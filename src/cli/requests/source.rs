@@ -3,7 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    admin::requests::{Inquiry, InquiryAnswer},
+    admin::{
+        requests::{Inquiry, InquiryAnswer},
+        status::InstanceState,
+    },
     cli::paths,
     instance::{self, observe_dir},
     journal::ReadOnly,
@@ -43,7 +46,7 @@ impl AnswerSource {
         if self.journal.is_none() {
             match ask_running(&self.whose, &inquiry).await {
                 Ok(LiveAnswer::Told(told)) => return Ok(told),
-                Ok(LiveAnswer::Absent { short, why }) => {
+                Ok(LiveAnswer::Absent { short, why, .. }) => {
                     self.journal = Some((self.find(&why).await?, short));
                 }
                 Err(why) => return Err(why),
@@ -97,6 +100,8 @@ pub(super) enum LiveAnswer {
     Absent {
         short: String,
         why: String,
+        /// The instance's state, if a supervisor has it.
+        state: Option<InstanceState>,
     },
 }
 
@@ -107,14 +112,16 @@ pub(super) async fn ask_running(
     let request = Request::Requests { name: whose.name.clone(), inquiry: inquiry.clone() };
     match control::ask(&whose.candidates, &request, DEADLINE).await {
         Ok(Response::Told { told }) => Ok(LiveAnswer::Told(*told)),
-        Ok(Response::Absent { why }) => Ok(LiveAnswer::Absent { short: why.clone(), why }),
+        Ok(Response::Absent { why, state }) => {
+            Ok(LiveAnswer::Absent { short: why.clone(), why, state })
+        }
         Ok(Response::Refused { why } | Response::Silent { why }) => Err(why),
         Ok(Response::Status { .. } | Response::Done { .. }) => Err(UNEXPECTED_ANSWER.to_owned()),
         // No supervisor answers, or this user may not ask it: the journal's file may still be
         // readable.
         Err(AskError::NotFound(miss)) => {
             let short = "no supervisor answers".to_owned();
-            Ok(LiveAnswer::Absent { short, why: miss.to_string() })
+            Ok(LiveAnswer::Absent { short, why: miss.to_string(), state: None })
         }
         Err(error) => Err(error.to_string()),
     }

@@ -173,7 +173,7 @@ config-2: waiting
   for         the KMS Core at core-2.example:50052
   since       5m ago (2026-09-14 16:00:12 UTC)
   why         connection refused
-  what to do  waiting: nothing if the cause is known, the instance continues by itself
+  what to do  waiting: nothing if the cause is known, the instance continues by itself; else `kms-connector check --instance config-2` (under `start`: -c FILE) tests what it needs
 
 config-3: backing-off
   next try    in 12s (2026-09-14 16:05:24 UTC)

@@ -17,6 +17,9 @@ use crate::{
     time::backoff::Backoff,
 };
 
+/// A dependency that has not answered for this long is waited for, whatever was waited for before.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+
 /// Waits for dependencies and reports each wait: in the log, once per cause, and in the instance's
 /// phase.
 #[derive(Clone, Debug)]
@@ -65,7 +68,16 @@ impl Waits {
         let mut repeats = LogThrottle::default();
         let mut waited = false;
         loop {
-            match ask().await {
+            let mut asking = pin!(ask());
+            let answered = match timeout(SILENT_AFTER, &mut asking).await {
+                Ok(answered) => answered,
+                Err(_silent) => {
+                    self.waiting_for(on, &format!("no answer for {SILENT_AFTER:?}"));
+                    waited = true;
+                    asking.await
+                }
+            };
+            match answered {
                 Ok(answer) => {
                     if waited {
                         self.done_waiting();

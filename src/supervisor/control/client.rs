@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{MAX_PATH_BYTES, Request, Response, SocketCandidates};
+use super::{MAX_PATH_BYTES, Request, Response, SocketCandidates, denied};
 
 /// How long connecting to one candidate may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -37,16 +37,12 @@ impl NoSupervisor {
 }
 
 /// Explanations of the most common errors.
-const KNOWN_REASONS: [(io::ErrorKind, &str); 4] = [
+const KNOWN_REASONS: [(io::ErrorKind, &str); 3] = [
     (io::ErrorKind::NotFound, "there is no such socket"),
     (io::ErrorKind::ConnectionRefused, "no process listens (left behind by a killed process)"),
     (
         io::ErrorKind::TimedOut,
         "no answer (its file system hangs, or its supervisor accepts no connection)",
-    ),
-    (
-        io::ErrorKind::PermissionDenied,
-        "permission denied: join group kms-connector, or become its user",
     ),
 ];
 
@@ -67,6 +63,9 @@ impl fmt::Display for NoSupervisor {
                     f.write_str("that is no socket: --socket takes the path of a control.sock")?;
                 }
                 Some((_, words)) => f.write_str(words)?,
+                None if error.kind() == io::ErrorKind::PermissionDenied => {
+                    f.write_str(&denied::explain(path))?;
+                }
                 None => write!(f, "{error}")?,
             }
         }
