@@ -6,6 +6,7 @@ mod two_events;
 mod upgrades;
 mod denials;
 mod host_nodes;
+mod random_worlds;
 
 use world::{core_stub::CoreStub, request::Issued};
 
