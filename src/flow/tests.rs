@@ -4,6 +4,7 @@ mod access;
 mod bucket_refuses;
 mod core_contradicts;
 mod core_never_answers;
+mod foreign_answers;
 mod forged_requests;
 mod key_operations;
 mod only_observed;

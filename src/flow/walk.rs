@@ -273,7 +273,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                     sending.get_or_insert_with(|| SubmissionProgress::begin(history.prior_answer));
                 // The lane continues with what was recorded, at the latest at the next start.
                 let may_stop = sending.is_waiting();
-                let bringing = Box::pin(self.submit(rooms, request, (stage, answer), sending));
+                let bringing =
+                    Box::pin(self.submit(rooms, request, (stage, answer), sending, history));
                 if may_stop {
                     stop.run_until_cancelled(bringing).await
                 } else {

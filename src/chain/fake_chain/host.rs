@@ -125,18 +125,23 @@ impl FakeChainState {
         }
     }
 
+    /// What it was told to answer to this call at this block.
+    pub(super) fn told(&self, call: &EthCall, at: u64) -> Option<Result<Bytes, RpcError>> {
+        let told = self.host.told.get(&(call.to, call.data.clone()))?;
+        let (_, told) = told.iter().rev().find(|(from, _)| *from <= at)?;
+        Some(match told {
+            Told::Returns(data) => Ok(data.clone()),
+            Told::Reverts(data) => Err(refused("execution reverted", Some(data.clone()))),
+        })
+    }
+
     fn host_call(&self, by: usize, call: &EthCall, at: u64) -> Result<Bytes, RpcError> {
         let lie = self.faults[by].views.iter().find(|(data, _)| *data == call.data);
         if let Some((_, told)) = lie {
             return Ok(told.clone());
         }
-        let told = self.host.told.get(&(call.to, call.data.clone()));
-        let told = told.and_then(|told| told.iter().rev().find(|(from, _)| *from <= at));
-        match told {
-            Some((_, Told::Returns(data))) => Ok(data.clone()),
-            Some((_, Told::Reverts(data))) => {
-                Err(refused("execution reverted", Some(data.clone())))
-            }
+        match self.told(call, at) {
+            Some(answer) => answer,
             None if self.host.contract != Some(call.to) => Ok(Bytes::new()),
             None if call.data.starts_with(&VERSION) => match self.host.version {
                 Some(version) => Ok(version.to_owned().abi_encode().into()),

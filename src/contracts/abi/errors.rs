@@ -215,16 +215,20 @@ impl ContractError {
             }
             // Only v0.7.x pauses responses, and a pause ends; so does a preparation.
             Self::EnforcedPause | Self::KeyManagementRequestPending => RevertMeaning::Retry,
+            // Permanent for this answer. That the context has changed, which a mismatch may mean too, only
+            // the request tells.
             Self::ECDSAInvalidSignature
             | Self::ECDSAInvalidSignatureLength(_)
             | Self::ECDSAInvalidSignatureS(_)
-            | Self::EmptyKeyDigests(_) => RevertMeaning::Hold(HoldReason::InvalidAnswer),
-            // Those about contexts are permanent for this answer; a context may still become valid.
-            Self::DecryptionContextMismatch { .. }
+            | Self::EmptyKeyDigests(_)
+            | Self::DecryptionContextMismatch { .. }
             | Self::InvalidExtraDataLength { .. }
-            | Self::UnsupportedExtraDataVersion(_)
-            | Self::InvalidKmsContext(_)
-            | Self::InvalidNullContextId
+            | Self::UnsupportedExtraDataVersion(_) => {
+                RevertMeaning::Hold(HoldReason::InvalidAnswer)
+            }
+            // The registry may list it again, or for the first time.
+            Self::InvalidKmsContext(_) => RevertMeaning::Hold(HoldReason::ContextUnknown),
+            Self::InvalidNullContextId
             | Self::DecryptionNotDone(_)
             | Self::DeserializingExtraDataFail
             | Self::Error(_)
@@ -353,28 +357,28 @@ mod tests {
                     requested: U256::from(1),
                     answered: U256::from(2),
                 },
-                held(HoldReason::ContractRejected),
+                held(HoldReason::InvalidAnswer),
             ),
             (
                 "InvalidExtraDataLength(uint256,uint256)",
                 "93548a66",
                 vec!["3", "21"],
                 E::InvalidExtraDataLength { length: U256::from(3), minimum: U256::from(33) },
-                held(HoldReason::ContractRejected),
+                held(HoldReason::InvalidAnswer),
             ),
             (
                 "UnsupportedExtraDataVersion(uint8)",
                 "2139cc2c",
                 vec!["9"],
                 E::UnsupportedExtraDataVersion(9),
-                held(HoldReason::ContractRejected),
+                held(HoldReason::InvalidAnswer),
             ),
             (
                 "InvalidKmsContext(uint256)",
                 "77ddbe81",
                 vec!["7"],
                 E::InvalidKmsContext(seven),
-                held(HoldReason::ContractRejected),
+                held(HoldReason::ContextUnknown),
             ),
             (
                 "InvalidNullContextId()",

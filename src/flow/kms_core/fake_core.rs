@@ -33,6 +33,8 @@ pub(crate) struct FakeCore {
     poll: Script<Option<Status>>,
     /// It has the calls of Cores from v0.13.20 on.
     pub is_new: bool,
+    /// The answer to a public request, once it is not pending.
+    answer: Arc<Mutex<Option<v1::PublicDecryptionResponse>>>,
     counts: Arc<Mutex<CallCounts>>,
 }
 
@@ -51,12 +53,18 @@ impl FakeCore {
         poll: impl Fn(usize) -> Option<Status> + Send + Sync + 'static,
     ) -> Self {
         let (ask, poll) = (Arc::new(ask), Arc::new(poll));
-        Self { ask, poll, is_new: false, counts: Arc::default() }
+        let (answer, counts) = Default::default();
+        Self { ask, poll, is_new: false, answer, counts }
     }
 
     /// Accepts everything and answers nothing.
     pub fn pending() -> Self {
         Self::new(|_| Ok(()), |_| None)
+    }
+
+    /// From now on this is its answer to public requests.
+    pub fn answer_with(&self, response: v1::PublicDecryptionResponse) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
     }
 
     pub fn counts(&self) -> MutexGuard<'_, CallCounts> {
@@ -97,7 +105,7 @@ impl FakeCore {
         (self.ask)(asks).map(|()| tonic::Response::new(v1::Empty {}))
     }
 
-    async fn polled<T>(&self) -> Reply<T> {
+    async fn polled<T>(&self, answer: Option<T>) -> Reply<T> {
         let polls = {
             let mut told = self.counts();
             told.polls += 1;
@@ -105,6 +113,9 @@ impl FakeCore {
         };
         if let Some(status) = (self.poll)(polls) {
             return Err(status);
+        }
+        if let Some(answer) = answer {
+            return Ok(tonic::Response::new(answer));
         }
         sleep(Duration::from_mins(1)).await;
         Err(Status::unavailable("still running"))
@@ -126,7 +137,8 @@ impl CoreServiceEndpoint for FakeCore {
         &self,
         _: tonic::Request<v1::RequestId>,
     ) -> Reply<v1::PublicDecryptionResponse> {
-        self.polled().await
+        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.polled(answer).await
     }
 
     async fn user_decrypt(&self, _: tonic::Request<v1::UserDecryptionRequest>) -> Reply<v1::Empty> {
@@ -137,7 +149,7 @@ impl CoreServiceEndpoint for FakeCore {
         &self,
         _: tonic::Request<v1::RequestId>,
     ) -> Reply<v1::UserDecryptionResponse> {
-        self.polled().await
+        self.polled(None).await
     }
 
     async fn key_gen_preproc(
@@ -151,7 +163,7 @@ impl CoreServiceEndpoint for FakeCore {
         &self,
         _: tonic::Request<v1::RequestId>,
     ) -> Reply<v1::KeyGenPreprocResult> {
-        self.polled().await
+        self.polled(None).await
     }
 
     async fn key_gen(&self, _: tonic::Request<v1::KeyGenRequest>) -> Reply<v1::Empty> {
@@ -162,7 +174,7 @@ impl CoreServiceEndpoint for FakeCore {
         &self,
         _: tonic::Request<v1::RequestId>,
     ) -> Reply<v1::KeyGenResult> {
-        self.polled().await
+        self.polled(None).await
     }
 
     async fn abort_key_gen(&self, _: tonic::Request<v1::RequestId>) -> Reply<v1::Empty> {

@@ -75,7 +75,9 @@ pub(super) fn held(opinions: Vec<Opinion>) -> SubmissionError {
         Opinion::Accepts => false,
         Opinion::Rejects(error) => recheck_for(error.as_ref()) == Recheck::IsHeld,
     };
-    if !opinions.iter().all(holds) {
+    // That the context has changed may end the request: it counts if all say it.
+    let changes = opinions.iter().filter(|one| tells_of_another_context(one)).count();
+    if !opinions.iter().all(holds) || (changes > 0 && changes < opinions.len()) {
         return SubmissionError::NodesContradict;
     }
     match opinions.into_iter().next() {
@@ -83,6 +85,10 @@ pub(super) fn held(opinions: Vec<Opinion>) -> SubmissionError {
         Some(Opinion::Rejects(None)) => rejected("the contract reverts without a reason"),
         Some(Opinion::Accepts) | None => SubmissionError::NodesContradict,
     }
+}
+
+fn tells_of_another_context(opinion: &Opinion) -> bool {
+    matches!(opinion, Opinion::Rejects(Some(ContractError::DecryptionContextMismatch { .. })))
 }
 
 /// Before more gas is spent on an answer: the first node's opinion, if the nodes do not contradict each
@@ -146,6 +152,24 @@ mod tests {
                 assert_eq!(replies[0], Opinion::Rejects(Some(error)));
             }
         });
+    }
+
+    #[test]
+    fn that_the_context_has_changed_counts_if_all_say_it() {
+        let mismatch = |answered: u64| {
+            let (id, requested) = (U256::ONE, U256::from(7));
+            let answered = U256::from(answered);
+            ContractError::DecryptionContextMismatch { id, requested, answered }
+        };
+        let says = |error: ContractError| Opinion::Rejects(Some(error));
+        let all = vec![says(mismatch(8)), says(mismatch(9))];
+        assert!(matches!(held(all), SubmissionError::Rejected(error) if error == mismatch(8)));
+        for other in opinions() {
+            for replies in [[says(mismatch(8)), other.clone()], [other, says(mismatch(8))]] {
+                let follows = held(replies.to_vec());
+                assert!(matches!(follows, SubmissionError::NodesContradict), "{replies:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Nothing reaches the Core that a host chain does not grant, and what is granted later is asked without a
 //! restart. Real walks with a Core, a bucket, a gateway node and host nodes in memory, in virtual time.
 
+mod contexts;
 mod events;
+mod known_grants;
 
 use alloy::sol_types::SolValue as _;
 
@@ -39,7 +41,18 @@ struct World {
 impl World {
     /// `agreement`: of the two nodes of the host chain.
     async fn new(ask: &Ask, generation: Generation, agreement: usize) -> Self {
+        Self::after(ask, generation, agreement, |_| {}).await
+    }
+
+    /// The gateway was prepared before the request was made.
+    async fn after(
+        ask: &Ask,
+        generation: Generation,
+        agreement: usize,
+        prepare: impl FnOnce(&FakeChain),
+    ) -> Self {
         let mut scene = Scene::new(FakeCore::pending(), Stage::Arrived).await;
+        prepare(&scene.chain);
         let event = ask.event();
         scene.chain.mine(vec![event.clone()]);
         let block = scene.chain.block(scene.chain.height());
@@ -316,6 +329,13 @@ async fn without_its_transaction_a_legacy_request_waits() {
     let world = World::new(&ask, Generation::G13, 1).await;
     world.grant_all(&ask);
     let hidden = std::mem::take(&mut world.scene.chain.state().host.transactions);
+    assert_eq!((world.walk().await, world.held()), (0, Some("no_transaction")));
+    // In another block than the event it is another one's, however it fits.
+    let elsewhere = world.scene.chain.block(1);
+    world.scene.chain.state().host.transactions = hidden
+        .iter()
+        .map(|(hash, one)| (*hash, Transaction { block: Some(elsewhere), ..one.clone() }))
+        .collect();
     assert_eq!((world.walk().await, world.held()), (0, Some("no_transaction")));
     world.scene.chain.state().host.transactions = hidden;
     assert_eq!(world.walk().await, 1);

@@ -73,6 +73,8 @@ pub(super) struct Stored {
     pub access: String,
     /// Other events of its id in its transaction.
     pub beside: Vec<Event>,
+    /// Events of the same id with other content.
+    pub namesakes: Vec<Event>,
 }
 
 impl OneRequest {
@@ -84,9 +86,18 @@ impl OneRequest {
             bound_context: None,
             is_approved: false,
         };
-        let (last_error, detail, access, beside) = Default::default();
-        let stored =
-            Stored { standing, outcome: None, attempts: 0, last_error, detail, access, beside };
+        let (beside, namesakes) = Default::default();
+        let (last_error, detail, access) = Default::default();
+        let stored = Stored {
+            standing,
+            outcome: None,
+            attempts: 0,
+            last_error,
+            detail,
+            access,
+            beside,
+            namesakes,
+        };
         Self(Arc::new(Mutex::new(stored)))
     }
 
@@ -98,9 +109,7 @@ impl OneRequest {
     pub fn now(&self) -> Stored {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
 
-impl OneRequest {
     pub fn change(&self, change: impl FnOnce(&mut Stored)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -114,7 +123,7 @@ impl RequestLedger for OneRequest {
         Ok(vec![crate::flow::AnsweredHere::No; ids.len()])
     }
     async fn events_of_same_id(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
-        Ok(Vec::new())
+        Ok(self.now().namesakes)
     }
 
     async fn events_of_same_transaction(
@@ -218,7 +227,11 @@ sol! {
 
 /// The request's event as the chain shows it.
 pub(super) fn event() -> Event {
-    let handle = B256::with_last_byte(1);
+    event_about(B256::with_last_byte(1))
+}
+
+/// The same about another ciphertext.
+pub(super) fn event_about(handle: B256) -> Event {
     let material = (handle, U256::ONE, keccak256(CIPHERTEXT), vec![Address::ZERO]);
     let log = PublicDecryptionRequest {
         decryptionId: (U256::ONE << 248) | U256::ONE,
@@ -234,6 +247,9 @@ pub(super) fn event() -> Event {
         data: log.data,
     }
 }
+
+/// The key of the scene's wallet.
+pub(super) const WALLET_KEY: [u8; 32] = [7; 32];
 
 pub(super) struct Scene {
     pub chain: FakeChain,
@@ -251,7 +267,7 @@ pub(super) struct Scene {
     pub support: watch::Sender<DeploymentSupport>,
 }
 
-fn domain() -> SigningDomain {
+pub(super) fn domain() -> SigningDomain {
     SigningDomain {
         name: "Decryption".into(),
         version: "1".into(),
@@ -288,7 +304,7 @@ impl Scene {
         let chain = FakeChain::new(49);
         chain.mine(vec![event()]);
         chain.mine_empty(50);
-        let wallet = Arc::new(Wallet::from_private_key(&[7; 32]).unwrap());
+        let wallet = Arc::new(Wallet::from_private_key(&WALLET_KEY).unwrap());
         let options = LaneOptions { chain_id: 1, max_in_flight: 1, max_fee_per_gas: HIGHEST_FEE };
         let ledger = crate::flow::fake_ledger::FakeLedger::default();
         let metrics = Metrics::default();

@@ -23,7 +23,7 @@ use crate::{
         decryption::{DeploymentSupport, RequestLocation, WitnessVerdict},
     },
     domain::{
-        Answer, BlockRef, EventShape, Hold, HoldReason, Operation, Outcome, Remedy, Request,
+        Answer, BlockRef, EventShape, Hold, HoldReason, Operation, Outcome, Remedy, Request, U256,
         stage::Stage,
     },
     flow::{
@@ -261,9 +261,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             }
             Operation::Key(_) => ExtraDataMeaning::Opaque,
         };
-        // A request that names none is of the one that was current when it was made.
-        let named = extra_data.named_context(request.extra_data()).context;
-        let context = named.or(history.access.bound_context);
+        let context = context_of(request, Some(extra_data), history);
         let signers =
             rooms.gateway_config.core_signers_for(context).await.map_err(Setback::retry)?;
         let expected = Expected { extra_data, signers: &signers };
@@ -330,6 +328,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         (stage, answer): (&Stage, &Answer),
         sending: &mut SubmissionProgress,
+        history: &History,
     ) -> Result<Transition, Setback> {
         if let Stage::Answered(_) = stage {
             self.compare_votes(rooms, request, answer).await?;
@@ -366,7 +365,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                         debug!(%error, "could not note a step");
                     }
                 }
-                Box::pin(self.explain_rejection(rooms, request, answer, error)).await
+                Box::pin(self.explain_rejection(rooms, (request, answer), history, error)).await
             }
         }
     }
@@ -375,8 +374,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     async fn explain_rejection(
         &self,
         rooms: &AnswerStages<P>,
-        request: &Request,
-        answer: &Answer,
+        (request, answer): (&Request, &Answer),
+        history: &History,
         error: SubmissionError,
     ) -> Result<Transition, Setback> {
         if !error.is_contract_error() {
@@ -396,9 +395,15 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             self.confirmation.doubt_deployment();
         }
         let known = self.support.borrow().answered().cloned();
-        let context = known.and_then(|deployment| {
-            ExtraDataMeaning::of(&deployment).named_context(request.extra_data()).context
-        });
+        let meaning = known.as_ref().map(ExtraDataMeaning::of);
+        if let (Some(meaning), true) = (meaning, known.is_some_and(|known| known.pins_context())) {
+            let named = [request.extra_data(), &answer.signed().extra_data]
+                .map(|extra_data| meaning.named_context(extra_data).context);
+            if let Some(why) = blame::context_changed(rejection, named) {
+                return Err(blame::setback_of_context(why, error, history.held));
+            }
+        }
+        let context = context_of(request, meaning, history);
         let registered = match rooms.gateway_config.core_signers_of_all_nodes(context).await {
             Ok(registered) => registered,
             Err(unknown) => {
@@ -417,6 +422,17 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
         Err(blame::setback(fault, error, request.block.number))
     }
+}
+
+/// The KMS context whose signers answer a request: the one that it names, or else the one that was current
+/// when it was made. `None`: there are no contexts, or it is not known.
+fn context_of(
+    request: &Request,
+    meaning: Option<ExtraDataMeaning>,
+    history: &History,
+) -> Option<U256> {
+    let named = meaning.and_then(|meaning| meaning.named_context(request.extra_data()).context);
+    named.or(history.access.bound_context)
 }
 
 /// If the Core answers others but not this request, the problem is this request's own.

@@ -225,7 +225,7 @@ fn raised(variant: Variant) -> Vec<(Bytes, &'static str, &'static str)> {
     }
     if variant == Variant::G10 {
         // Errors of contracts that came after: known by name, and the deployment is read again.
-        let reason = "contract_rejected";
+        let reason = "invalid_answer";
         let mismatch =
             DecryptionContextMismatch { decryptionId: one, requested: one, answered: U256::ZERO };
         let length = Decryption::InvalidExtraDataLength { length: one, expected: U256::from(33) };
@@ -234,7 +234,7 @@ fn raised(variant: Variant) -> Vec<(Bytes, &'static str, &'static str)> {
         raised.push((mismatch.abi_encode().into(), reason, "for KMS context 0x0"));
         raised.push((length.abi_encode().into(), reason, "has 1 bytes"));
         raised.push((version.abi_encode().into(), reason, "of version 9"));
-        raised.push((context.abi_encode().into(), reason, "is unknown to the contract"));
+        raised.push((context.abi_encode().into(), "context_unknown", "is unknown to the contract"));
     }
     raised
 }

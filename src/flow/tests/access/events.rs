@@ -196,6 +196,10 @@ impl Ask {
         Self { start, ..self }
     }
 
+    pub(super) fn with_extra_data(self, extra_data: Vec<u8>) -> Self {
+        Self { extra_data, ..self }
+    }
+
     /// By a transaction that calls another contract.
     pub(super) fn through(self, contract: Address) -> Self {
         Self { calls: Some(contract), ..self }

@@ -5,12 +5,51 @@
 //! contract recovers another signer, it has other content under this id: the request has left the
 //! chain, or a node reported it wrongly. A single node's contract may also contradict its own registry.
 
-use super::setback::{Cause, Setback};
+use super::{
+    refusals::is_confirmed,
+    setback::{Cause, Setback},
+};
 use crate::{
     contracts::abi::ContractError,
-    domain::{Address, Hold, HoldReason, Remedy},
-    flow::submission::SubmissionError,
+    domain::{
+        AccessRefusal, AccessRefusalReason, Address, Hold, HoldReason, Refusal, Remedy, U256,
+    },
+    flow::{access::Witnesses, submission::SubmissionError},
 };
+
+/// The refusal of a request that names no KMS context, if the contract rejects its answer because another
+/// one is current by now than when it was made. If the request or the answer names one (`named`), they
+/// contradict each other, and that is the answer's fault.
+pub(in crate::flow) fn context_changed(
+    error: &ContractError,
+    named: [Option<U256>; 2],
+) -> Option<AccessRefusal> {
+    let ContractError::DecryptionContextMismatch { requested, answered, .. } = error else {
+        return None;
+    };
+    if named != [None, None] {
+        return None;
+    }
+    let detail = format!(
+        "it was made in KMS context {requested:#066x} without naming it, and the answer is for \
+         {answered:#066x}, which is current now: the contract takes none"
+    );
+    Some(AccessRefusal::new(AccessRefusalReason::ContextChanged, detail))
+}
+
+/// The setback of a request whose context has changed. It ends when the contract repeats that at the
+/// retry. `held`: the reason for which it was held when its walk began.
+pub(in crate::flow) fn setback_of_context(
+    why: AccessRefusal,
+    error: SubmissionError,
+    held: Option<HoldReason>,
+) -> Setback {
+    if is_confirmed(Witnesses::TheOnlyOne, held) {
+        return Setback::own(Remedy::Refuse(Refusal::AccessRefused(why)), error);
+    }
+    let detail = format!("{why}; it is checked again before it ends");
+    Setback::held(Hold::new(HoldReason::Unconfirmed, detail))
+}
 
 /// Who can fix it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +142,38 @@ mod tests {
     const CORE: Address = Address::repeat_byte(1);
     const OTHER: Address = Address::repeat_byte(2);
     const WALLET: Address = Address::repeat_byte(3);
+
+    #[test]
+    fn a_context_has_changed_if_neither_request_nor_answer_names_one() {
+        let (requested, answered) = (U256::from(7), U256::from(8));
+        let mismatch =
+            ContractError::DecryptionContextMismatch { id: U256::ONE, requested, answered };
+        let why = context_changed(&mismatch, [None, None]).expect("it has changed");
+        assert_eq!(why.reason, AccessRefusalReason::ContextChanged);
+        for named in [[Some(requested), None], [None, Some(answered)], [Some(answered); 2]] {
+            assert_eq!(context_changed(&mismatch, named), None, "{named:?}");
+        }
+        let other = ContractError::InvalidKmsContext(answered);
+        assert_eq!(context_changed(&other, [None, None]), None);
+        let rejected = || SubmissionError::Rejected(mismatch.clone());
+        for (held, ends) in [
+            (None, false),
+            (Some(HoldReason::CoreSilent), false),
+            (Some(HoldReason::Unconfirmed), true),
+        ] {
+            let setback = setback_of_context(why.clone(), rejected(), held);
+            assert!(!setback.rests_on_event());
+            match setback.remedy {
+                Remedy::Refuse(refusal) => {
+                    assert_eq!((ends, refusal), (true, Refusal::AccessRefused(why.clone())));
+                }
+                Remedy::Hold(hold) => {
+                    assert_eq!((ends, hold.reason), (false, HoldReason::Unconfirmed));
+                }
+                Remedy::Retry => panic!("{held:?}"),
+            }
+        }
+    }
 
     #[test]
     fn a14_what_was_checked_here_is_not_blamed_on_the_operator() {
