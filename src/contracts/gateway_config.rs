@@ -74,6 +74,24 @@ impl<T> Cached<T> {
     }
 }
 
+/// How this node is registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// The current KMS context. `None`: the contract has none (before G12).
+    pub context: Option<U256>,
+    /// This node's signer in it. `None`: the wallet is no transaction sender there.
+    pub signer: Option<Address>,
+}
+
+impl Registration {
+    /// Where it is looked for, for messages: nothing, or the context.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let context = self.context.map(|context| format!(" in the KMS context {context:#066x}"));
+        context.unwrap_or_default()
+    }
+}
+
 /// The registry could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("GatewayConfig could not be read: {0}")]
@@ -183,6 +201,13 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
         };
         let signers = node.map(|node| node.signer).into_iter().collect();
         Ok(cache.remember_signers(context, signers))
+    }
+
+    /// This node's registration in the context that is current now.
+    pub async fn registration(&self) -> Result<Registration, RegistryError> {
+        let context = self.current_context().await?;
+        let signers = self.core_signers_for(context).await?;
+        Ok(Registration { context, signer: signers.first().copied() })
     }
 
     fn kms_node(&self, context: Option<U256>) -> abi::View<Option<abi::KmsNode>> {

@@ -16,10 +16,11 @@ use super::{
     stored_state::StoredState,
 };
 use crate::{
-    chain::{provider::ArbitrumProvider, reader::ChainReader},
+    chain::provider::ArbitrumProvider,
     config::Config,
     contracts::decryption::{DecryptionAdapter, DeploymentSupport},
     flow::kms_core::{self, KmsCore},
+    journal::Journal,
     telemetry::heartbeat,
 };
 
@@ -54,10 +55,11 @@ impl Instance {
         });
         let opened = self.open_journal(config, wallet.address(), &provider).await?;
         let journal = opened.journal.clone();
+        host_chains::report_last_deployment(&journal, &self.supervision.reporter).await;
 
         let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
         let domain = dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
-        let support = self.follow_support(config, &waits, &gateway, &decryption).await;
+        let support = self.follow_support(config, &waits, &decryption, &journal).await;
         key_requests::log_what_is_not_served(config, &support.borrow());
         let address = wallet.address();
         let registry = dependencies::find_registry_and_registration(
@@ -133,22 +135,22 @@ impl Instance {
     }
 
     /// Detects the deployed contract and keeps following it.
-    pub(super) async fn follow_support<P: ChainReader>(
+    pub(super) async fn follow_support(
         &mut self,
         config: &Config,
         waits: &Waits,
-        gateway: &str,
-        decryption: &DecryptionAdapter<P>,
+        decryption: &DecryptionAdapter<ArbitrumProvider>,
+        journal: &Journal,
     ) -> watch::Sender<DeploymentSupport> {
+        let gateway = dependencies::gateway_name(decryption.provider());
         let (support, _) =
-            watch::channel(dependencies::watch_support(waits, gateway, decryption).await);
-        let (name, adapter) = (gateway.to_owned(), decryption.clone());
-        let following =
-            housekeeping::follow_support(name, adapter, support.clone(), self.machine.dice.clone());
+            watch::channel(dependencies::watch_support(waits, &gateway, decryption).await);
+        let (adapter, dice) = (decryption.clone(), self.machine.dice.clone());
+        let following = housekeeping::follow_support(gateway, adapter, support.clone(), dice);
         self.tasks.spawn_endless(&self.support_stop, "contract support", following);
         let reporter = self.supervision.reporter.clone();
-        let following =
-            host_chains::follow_deployment(config.clone(), support.subscribe(), reporter);
+        let (deployed, journal) = (support.subscribe(), journal.clone());
+        let following = host_chains::follow_deployment(config.clone(), deployed, journal, reporter);
         self.tasks.spawn_endless(&self.support_stop, "configuration of host chains", following);
         support
     }

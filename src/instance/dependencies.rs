@@ -100,10 +100,14 @@ pub(super) async fn find_registry_and_registration<P: ChainReader>(
     if !registry.is_deployed() {
         return registry;
     }
-    match registry.core_signers_for(None).await.map(|signers| signers.first().copied()) {
-        Ok(Some(signer)) => info!(%signer, "this node's Core is registered"),
+    let registration = registry.registration().await;
+    let context = registration.as_ref().ok().and_then(|found| found.context);
+    let context = context.map(|context| format!("{context:#066x}"));
+    match registration.map(|found| found.signer) {
+        Ok(Some(signer)) => info!(%signer, context, "this node's Core is registered"),
         Ok(None) => warn!(
             %wallet,
+            context,
             "the wallet is not registered as a KMS transaction sender: answers will be held until it is"
         ),
         Err(error) => warn!(%error, "could not read this node's registration"),

@@ -9,7 +9,7 @@ use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{dependencies::replace_if_changed, edges::HostEdges};
 use crate::{
@@ -26,8 +26,9 @@ use crate::{
         protocol_config::ProtocolConfig,
     },
     domain::Address,
+    journal::{Journal, Query},
     telemetry::log_throttle::LogThrottle,
-    time::clock::Clock,
+    time::clock::{self, Clock},
 };
 
 /// How often a chain is looked at.
@@ -213,27 +214,48 @@ pub(super) fn lack_for(config: &Config, deployment: &Deployment) -> Option<Strin
     })
 }
 
-/// Reports the deployment of now and what the configuration lacks for it, for ever. Contracts are upgraded
-/// under running instances.
+/// Reports the deployment that the journal noted last, until the nodes tell which one there is now.
+pub(super) async fn report_last_deployment(journal: &Journal, reporter: &Reporter) {
+    let last = match journal.ask(Query::Deployment).await {
+        Ok(last) => last,
+        Err(error) => {
+            debug!(%error, "the last deployment is not known");
+            None
+        }
+    };
+    let Some((deployment, since_ms)) = last else { return };
+    let since = clock::utc(since_ms);
+    info!(deployment, %since, "the Decryption contract when it was looked at last");
+    let contracts = format!("{deployment} since {since}, not looked at yet after this start");
+    reporter.gauges.send_modify(|gauges| gauges.contracts = Some(contracts));
+}
+
+/// Reports and notes the deployment of now, and what the configuration lacks for it, for ever. Contracts are
+/// upgraded under running instances.
 pub(super) async fn follow_deployment(
     config: Config,
     mut support: watch::Receiver<DeploymentSupport>,
+    journal: Journal,
     reporter: Reporter,
 ) {
     loop {
-        let (contracts, lack) = match &*support.borrow_and_update() {
+        let (contracts, is_known, lack) = match &*support.borrow_and_update() {
             DeploymentSupport::Served(deployment) => {
-                (deployment.to_string(), lack_for(&config, deployment))
+                (deployment.to_string(), true, lack_for(&config, deployment))
             }
             DeploymentSupport::Newer { version } => {
-                (format!("newer than this version knows (\"{version}\"): held"), None)
+                (format!("newer than this version knows (\"{version}\"): held"), true, None)
             }
             DeploymentSupport::Upgraded { block } => {
-                (format!("upgraded in block {block}, and being read again"), None)
+                (format!("upgraded in block {block}, and being read again"), false, None)
             }
         };
         if let Some(lack) = &lack {
             warn!(lack, "the configuration lacks what these contracts need");
+        }
+        if is_known && let Err(error) = journal.note_deployment(contracts.clone()).await {
+            // A failing journal ends the instance elsewhere.
+            debug!(%error, "could not note the deployment");
         }
         reporter.gauges.send_if_modified(|gauges| {
             let is_new = replace_if_changed(&mut gauges.contracts, Some(contracts));
@@ -273,10 +295,16 @@ fn hosts<P: ChainReader>(endpoints: &[ChainEndpoint<P>]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinSet;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
     use crate::{
         config::{LoadMode, Source, load_bytes},
         contracts::abi::Generation,
+        domain::B256,
+        journal::Identity,
+        telemetry::{heartbeat::Heartbeat, metrics::Metrics},
     };
 
     fn config(text: &str) -> Config {
@@ -309,5 +337,47 @@ mod tests {
         assert_eq!(lack_for(&hosts, &of(Generation::G13)), None);
         let lack = lack_for(&hosts, &of(Generation::G14)).unwrap();
         assert!(lack.contains("protocol_config_address"), "{lack}");
+    }
+
+    async fn contracts(reporter: &Reporter, are: impl Fn(&str) -> bool) -> String {
+        let mut gauges = reporter.gauges.subscribe();
+        let told = gauges.wait_for(|now| now.contracts.as_deref().is_some_and(&are)).await;
+        told.unwrap().contracts.clone().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_last_deployment_is_told_until_the_nodes_tell_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet: Address::ZERO };
+        let (journal, writer) = Journal::open(dir.path(), identity, Address::ZERO).unwrap();
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let writing = writer.run(Heartbeat::default(), Metrics::default(), stop.clone());
+        tasks.spawn(async move { drop(writing.await) });
+        let reporter = Reporter::new(Metrics::default());
+        report_last_deployment(&journal, &reporter).await;
+        assert_eq!(reporter.gauges.borrow().contracts, None);
+
+        let (support, deployed) = watch::channel(DeploymentSupport::up_to_g10());
+        let (noted, told) = (journal.clone(), reporter.clone());
+        tasks.spawn(follow_deployment(config(""), deployed, noted, told));
+        contracts(&reporter, |now| now.starts_with("G7 to G10")).await;
+        let generation = Generation::G13;
+        let g13 = Deployment { generation, version: "Decryption v0.5.0".into(), hybrid: false };
+        for (now, is) in [
+            (DeploymentSupport::Served(g13), "G13 (\"Decryption v0.5.0\")"),
+            (DeploymentSupport::Upgraded { block: 7 }, "upgraded in block 7"),
+        ] {
+            support.send_replace(now);
+            contracts(&reporter, |now| now.starts_with(is)).await;
+        }
+        journal.flush().await.unwrap();
+
+        let after = Reporter::new(Metrics::default());
+        report_last_deployment(&journal, &after).await;
+        let last = contracts(&after, |_| true).await;
+        assert!(last.starts_with("G13 (\"Decryption v0.5.0\") since 2"), "{last}");
+        assert!(last.ends_with("not looked at yet after this start"), "{last}");
+        stop.cancel();
+        tasks.shutdown().await;
     }
 }

@@ -9,7 +9,7 @@ use tracing::info;
 use super::{
     BuildError, Instance, OBSERVER_WALLET,
     dependencies::{self, Waits},
-    host_chains::Hosts,
+    host_chains::{self, Hosts},
     report::ReportMode,
     rooms::{
         CommonParts, WalkInputs, configured_finality, flow_options, open_access, open_ciphertexts,
@@ -45,9 +45,10 @@ impl Instance {
         info!("mode = \"observe\": nothing is asked, signed or sent");
         let opened = self.open_journal(config, OBSERVER_WALLET, &provider).await?;
         let journal = opened.journal.clone();
+        host_chains::report_last_deployment(&journal, &self.supervision.reporter).await;
         let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
         dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
-        let support = self.follow_support(config, &waits, &gateway, &decryption).await;
+        let support = self.follow_support(config, &waits, &decryption, &journal).await;
         let registry =
             dependencies::find_registry(&waits, &gateway, &provider, OBSERVER_WALLET, config).await;
         let reading = waits.for_disk(journal.path(), ReadingPosition::read(&opened)).await?;

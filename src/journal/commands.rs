@@ -34,6 +34,8 @@ pub enum Work {
     StandBeside(RequestSource),
     /// Answers to requests up to this block may be missing.
     ForgetUpTo(u64),
+    /// This deployment stands at the contract's address now.
+    NoteDeployment(String),
     /// One chunk of old rows.
     Prune {
         settled_before_ms: u64,
@@ -56,6 +58,7 @@ impl Work {
             | Self::Approve { .. }
             | Self::StandBeside(_)
             | Self::ForgetUpTo(_)
+            | Self::NoteDeployment(_)
             | Self::Flush => false,
         }
     }
@@ -111,6 +114,7 @@ impl Command {
                 answer.signed().payload.len() + answer.signed().extra_data.len()
             }
             Work::Note(_, Step::AccessChecked(note)) => note.record.len(),
+            Work::NoteDeployment(deployment) => deployment.len(),
             Work::Prune { .. } => FULL_BATCH / 8,
             Work::Note(..)
             | Work::Mined(..)

@@ -139,6 +139,12 @@ impl Journal {
         self.durable(Work::ForgetUpTo(block)).await.map(|_| ())
     }
 
+    /// Notes which deployment stands at the contract's address, for operators: each change, and the last
+    /// one for the next start. Written with the next commit.
+    pub async fn note_deployment(&self, deployment: String) -> Result<(), LedgerError> {
+        self.queue(Work::NoteDeployment(deployment), None).await
+    }
+
     /// All that is stored of one request, settled or not.
     pub async fn request(&self, key: RequestKey) -> Result<Option<RequestRecord>, JournalError> {
         self.ask(|slot| Query::Request(key, slot)).await

@@ -84,6 +84,8 @@ pub enum Query {
     NewestIds(u32, QueryReply<Vec<(U256, u64)>>),
     /// The block up to which answers may have been given without this journal knowing.
     ForgottenUpTo(QueryReply<Option<u64>>),
+    /// The deployment that was noted last, and when it was seen first (Unix ms).
+    Deployment(QueryReply<Option<(String, u64)>>),
     /// Keys of requests that have no outcome and are not held: the oldest first, at most this many after a
     /// position.
     UnfinishedKeys(Option<Position>, u32, QueryReply<Vec<(Position, RequestKey)>>),

@@ -191,16 +191,18 @@ pub(super) async fn diagnose_registry<P: ChainReader>(
     }
     let finding = Finding::ok(SUBJECT, format!("at {address}"));
     let Some(wallet) = wallet else { return (finding, None) };
-    let asked = within_deadline("registration", registry.core_signers_for(None)).await;
-    let registration = match asked.map(|asked| asked.map(|signers| signers.first().copied())) {
+    let asked = within_deadline("registration", registry.registration()).await;
+    let registration = match asked.map(|asked| asked.map(|found| (found.signer, found.place()))) {
         // The Core has no call for its public key; its first answer shows the signer.
-        Ok(Ok(Some(signer))) => Finding::ok(
+        Ok(Ok((Some(signer), place))) => Finding::ok(
             "registration",
-            format!("{wallet} is a KMS transaction sender; its Core has to sign as {signer}"),
+            format!(
+                "{wallet} is a KMS transaction sender{place}; its Core has to sign as {signer}"
+            ),
         ),
-        Ok(Ok(None)) => Finding::fail(
+        Ok(Ok((None, place))) => Finding::fail(
             "registration",
-            format!("{wallet} is not registered as a KMS transaction sender"),
+            format!("{wallet} is not registered as a KMS transaction sender{place}"),
             "have the owner of GatewayConfig register the wallet, or use the one that is: answers \
              are held until then",
         ),

@@ -225,6 +225,12 @@ impl Rows<'_> {
         self.one(sql::SELECT_FORGOTTEN, [self.of], |row| number(row, 0))
     }
 
+    pub fn deployment(&self) -> Result<Option<(String, u64)>> {
+        self.one(sql::SELECT_DEPLOYMENT, [self.of], |row| {
+            Ok((bounded_text(row.get(0)?).unwrap_or_default(), number(row, 1)?))
+        })
+    }
+
     pub fn begun_after(&self) -> Result<Option<u64>> {
         self.one(sql::SELECT_BEGUN_AFTER, [self.of], |row| number(row, 0))
     }

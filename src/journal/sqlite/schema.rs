@@ -18,7 +18,17 @@ use super::contents;
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12];
+
+/// Which contracts stood at an address: a row for each change.
+const V12: &str = "
+CREATE TABLE deployments (
+    seq INTEGER PRIMARY KEY,
+    contract BLOB NOT NULL,
+    seen_at INTEGER NOT NULL,
+    deployment TEXT NOT NULL
+) STRICT;
+";
 
 /// `beside`: contracts with a cursor of their own whose requests are named by the Decryption contract that
 /// they stand beside. `approvals`: who approved a request, and when. Older versions cannot read the kinds of

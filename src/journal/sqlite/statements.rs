@@ -69,6 +69,19 @@ pub(super) const FORGET: &str = "
 INSERT INTO forgotten (contract, up_to) VALUES (?1, ?2)
 ON CONFLICT (contract) DO UPDATE SET up_to = max(up_to, excluded.up_to)";
 
+/// The deployment that was noted last for a contract, and since when it is known.
+pub(super) const SELECT_DEPLOYMENT: &str = "\
+SELECT deployment, seen_at FROM deployments WHERE contract = ?1 ORDER BY seq DESC LIMIT 1";
+/// Notes a deployment, unless it is the last one.
+pub(super) const NOTE_DEPLOYMENT: &str = "
+INSERT INTO deployments (contract, seen_at, deployment) SELECT ?1, ?2, ?3
+WHERE ?3 IS NOT
+    (SELECT deployment FROM deployments WHERE contract = ?1 ORDER BY seq DESC LIMIT 1)";
+/// Keeps the newest `?2` of a contract.
+pub(super) const FORGET_DEPLOYMENTS: &str = "
+DELETE FROM deployments WHERE contract = ?1 AND seq NOT IN
+    (SELECT seq FROM deployments WHERE contract = ?1 ORDER BY seq DESC LIMIT ?2)";
+
 /// The blocks read for the Decryption contract whose cursor moved last: the number of its first cursor, which
 /// no later cursor changes, and its cursor.
 pub(super) const SELECT_LAST_CURSOR: &str = "\

@@ -29,6 +29,9 @@ use crate::{
 /// The most rows that one prune command removes, so that commits behind it wait only milliseconds.
 const PRUNE_CHUNK: u32 = 500;
 
+/// The changes of a deployment that are kept.
+const DEPLOYMENTS_KEPT: u32 = 100;
+
 /// The tables within one transaction.
 pub(super) struct Tables<'t> {
     pub transaction: &'t Transaction<'t>,
@@ -78,6 +81,14 @@ impl Tables<'_> {
             Work::ForgetUpTo(block) => {
                 let up_to = params![self.of, Number(*block)];
                 self.transaction.prepare_cached(sql::FORGET)?.execute(up_to)?;
+                Ok(CommandResult::Nothing)
+            }
+            Work::NoteDeployment(deployment) => {
+                let noted = params![self.of, Number(now_ms), deployment];
+                if self.transaction.prepare_cached(sql::NOTE_DEPLOYMENT)?.execute(noted)? > 0 {
+                    let kept = params![self.of, DEPLOYMENTS_KEPT];
+                    self.transaction.prepare_cached(sql::FORGET_DEPLOYMENTS)?.execute(kept)?;
+                }
                 Ok(CommandResult::Nothing)
             }
             Work::Prune { settled_before_ms, final_block } => {

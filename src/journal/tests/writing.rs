@@ -278,3 +278,34 @@ async fn throughput() {
     println!("file: {} MiB", fs::metadata(journal.path()).unwrap().len() / 1024 / 1024);
     journal.close().await.unwrap();
 }
+
+/// For operators: which contracts stood there, and since when.
+#[tokio::test]
+async fn each_change_of_the_deployment_is_noted_once() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.ask(Query::Deployment).await.unwrap(), None);
+    let note = async |journal: &Journal, deployment: &str| {
+        journal.note_deployment(deployment.to_owned()).await.unwrap();
+        journal.flush().await.unwrap();
+        journal.ask(Query::Deployment).await.unwrap().unwrap()
+    };
+    let first = note(&journal, "G13").await;
+    assert_eq!(first.0, "G13");
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(note(&journal, "G13").await, first, "since then");
+    let other = RequestSource { contract: Address::repeat_byte(9), ..SOURCE };
+    assert_eq!(note(&journal.for_source(other), "HEAD").await.0, "HEAD");
+    assert_eq!(journal.ask(Query::Deployment).await.unwrap(), Some(first), "another contract");
+    for turn in 0..300 {
+        let deployment = if turn % 2 == 0 { "G14" } else { "G13" };
+        journal.note_deployment(deployment.to_owned()).await.unwrap();
+    }
+    journal.close().await.unwrap();
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.ask(Query::Deployment).await.unwrap().unwrap().0, "G13");
+    let connection = Connection::open(journal.path()).unwrap();
+    let kept = connection.query_row("SELECT count(*) FROM deployments", [], |row| row.get(0));
+    assert_eq!(kept, Ok(101), "the newest hundred, and the other contract's");
+    journal.close().await.unwrap();
+}
