@@ -143,6 +143,16 @@ pub(super) enum Reopening {
     RetryAsked,
 }
 
+/// How a stored request's event is seen again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resighting {
+    pub seen: Sighting,
+    /// In another block than the stored one.
+    pub elsewhere: bool,
+    /// The chain took an answer to another request of its id, so that this one is not on it.
+    pub id_taken: bool,
+}
+
 /// What becomes of a stored request whose event is seen again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SeenAgain {
@@ -215,11 +225,17 @@ impl StoredRequest {
         matches!(self, Self::Open(open) if open.progress().stage == StageName::Arrived)
     }
 
-    /// Its event is seen again. `elsewhere`: in another block than the stored one.
-    pub fn seen_again(self, seen: Sighting, elsewhere: bool, now_ms: u64) -> SeenAgain {
-        let is_orphan =
-            matches!(&self, Self::Ended(EndedProgress { outcome: Outcome::Orphaned, .. }));
+    pub fn is_orphan(&self) -> bool {
+        matches!(self, Self::Ended(EndedProgress { outcome: Outcome::Orphaned, .. }))
+    }
+
+    /// Its event is seen again.
+    pub fn seen_again(self, again: Resighting, now_ms: u64) -> SeenAgain {
+        let Resighting { seen, elsewhere, id_taken } = again;
+        let is_orphan = self.is_orphan();
         match (seen, self.open_again(Reopening::SeenAgain, now_ms)) {
+            // One node's word against what the chain has settled.
+            (Sighting::Found, _) if is_orphan && id_taken => SeenAgain::Unchanged,
             // Also in its old block: the chain returned to that fork. It ended because no node had its block,
             // so one that shows it is reason enough to ask them all again.
             (Sighting::Joined | Sighting::Found, Ok(open)) if is_orphan => {

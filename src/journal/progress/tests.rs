@@ -142,12 +142,12 @@ fn an_end_is_an_end_but_for_the_chain_and_an_operator() {
 #[test]
 fn a14_what_is_seen_again_is_believed_as_far_as_it_was_seen() {
     use Sighting::{Found, Joined, Stale};
-    let change = |outcome: Option<Outcome>, seen, elsewhere| {
+    let change_of = |outcome: Option<Outcome>, again| {
         let mut stored = StoredRequest::from(at(StageName::Asked));
         if let Some(outcome) = outcome {
             stored = stored.step(&Step::Settled(outcome), 9).unwrap();
         }
-        match stored.seen_again(seen, elsewhere, 10) {
+        match stored.seen_again(again, 10) {
             SeenAgain::Unchanged => '-',
             SeenAgain::Moved => 'm',
             SeenAgain::Reopened(open) => {
@@ -156,6 +156,9 @@ fn a14_what_is_seen_again_is_believed_as_far_as_it_was_seen() {
                 'r'
             }
         }
+    };
+    let change = |outcome, seen, elsewhere| {
+        change_of(outcome, Resighting { seen, elsewhere, id_taken: false })
     };
     for outcome in Outcome::each().map(Some).into_iter().chain([None]) {
         // Joined, found, stale: first in the same block, then in another one.
@@ -177,6 +180,15 @@ fn a14_what_is_seen_again_is_believed_as_far_as_it_was_seen() {
             |elsewhere| [Joined, Found, Stale].map(|seen| change(outcome.clone(), seen, elsewhere));
         let found: String = row(false).into_iter().chain([' ']).chain(row(true)).collect();
         assert_eq!(found, expected, "{outcome:?}");
+        // That its id is another one's keeps an orphan shut, unless the reading itself shows it.
+        for elsewhere in [false, true] {
+            let taken = [Joined, Found, Stale].map(|seen| {
+                change_of(outcome.clone(), Resighting { seen, elsewhere, id_taken: true })
+            });
+            let [joined, found, stale] = row(elsewhere);
+            let shut = if outcome == Some(Outcome::Orphaned) { '-' } else { found };
+            assert_eq!(taken, [joined, shut, stale], "{outcome:?}");
+        }
     }
 }
 

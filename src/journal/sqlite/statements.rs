@@ -218,6 +218,10 @@ pub(super) const NAMESAKES_IN_TRANSACTION: &str = unfinished!(
      AND r.outcome IS NOT 'orphaned' LIMIT ?5"
 );
 
+/// Another request of the same id whose answer the contract has taken.
+pub(super) const SELECT_ACCEPTED_NAMESAKE: &str = "\
+SELECT 1 FROM requests WHERE contract = ?1 AND id = ?2 AND content <> ?3 AND outcome = 'accepted'";
+
 /// Ended without an answer since `?4`: the requests that an operator may want to open again.
 macro_rules! ended {
     () => {
@@ -459,6 +463,7 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (NAMESAKES, "requests_by_key"),
     (NAMESAKES_IN_TRANSACTION, "requests_by_key"),
     (SELECT_ANSWERED, "requests_by_key"),
+    (SELECT_ACCEPTED_NAMESAKE, "requests_by_key"),
     (SELECT_PROGRESS, "requests_by_key"),
     (OPEN_TRANSACTIONS, "transactions_open"),
     (HAS_OPEN_TRANSACTIONS, "transactions_open"),

@@ -22,7 +22,7 @@ use crate::{
     journal::{
         Pruned,
         commands::{CommandResult, Settlement, Work},
-        progress::{EndedProgress, OpenProgress, Reopening, SeenAgain, StoredRequest},
+        progress::{EndedProgress, OpenProgress, Reopening, Resighting, SeenAgain, StoredRequest},
     },
 };
 
@@ -201,7 +201,9 @@ impl Tables<'_> {
             .optional()?;
         let Some((seq, stored, block, is_same)) = known else { return Ok(false) };
         let (elsewhere, is_unasked) = (block != event.block.hash, stored.is_unasked());
-        let open = match stored.seen_again(*seen, elsewhere, now_ms) {
+        let id_taken = stored.is_orphan() && self.is_id_taken(*key)?;
+        let again = Resighting { seen: *seen, elsewhere, id_taken };
+        let open = match stored.seen_again(again, now_ms) {
             SeenAgain::Unchanged => {
                 // A node shows it with other ciphertexts than the one before. Whoever is right: nothing is
                 // asked before two nodes agree, and when they do, it must be stored as they show it.
@@ -219,6 +221,12 @@ impl Tables<'_> {
             self.write_reopened(seq, open)?;
         }
         Ok(open.is_some())
+    }
+
+    /// Whether the chain took an answer to another request of this id.
+    fn is_id_taken(&self, key: RequestKey) -> rusqlite::Result<bool> {
+        let mut select = self.transaction.prepare_cached(sql::SELECT_ACCEPTED_NAMESAKE)?;
+        select.exists(params![self.origin(key.source), Fixed(key.id), Fixed(key.content)])
     }
 
     fn move_event(&self, seq: i64, event: &Event) -> rusqlite::Result<()> {

@@ -148,9 +148,14 @@ async fn play(calls: Vec<Call>) {
                     .collect();
                 for (index, one) in arrivals.iter().enumerate() {
                     let order = model.requests.len();
-                    // An orphan that is read again is open again.
+                    // An orphan that is read again is open again, unless its id is another one's.
+                    let is_taken = model.requests.iter().any(|(key, other)| {
+                        let is_namesake = key.id == one.key.id && *key != one.key;
+                        is_namesake && matches!(other.outcome, Some(Outcome::Accepted { .. }))
+                    });
                     if let Some(known) = model.requests.get_mut(&one.key)
                         && known.outcome == Some(Outcome::Orphaned)
+                        && !is_taken
                     {
                         known.outcome = None;
                     }

@@ -435,3 +435,31 @@ async fn a14_a_log_of_a_block_that_left_the_chain_neither_opens_nor_moves_a_requ
     assert_eq!(journal.request(key(2)).await.unwrap().unwrap().event, event(2, 100));
     journal.close().await.unwrap();
 }
+
+/// The same after a restart, when nobody remembers which blocks were read: the journal knows to whom the id
+/// belongs by now.
+#[tokio::test]
+async fn a14_an_orphan_whose_id_was_answered_as_another_ones_stays_one() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let other = RequestKey { content: hash(77), ..key(1) };
+    let of_other = || Arrival { key: other, event: event(1, 101), ..arrival(1) };
+    journal.store_batch(batch([1], Some(5))).await.unwrap();
+    journal.note(key(1), Step::Settled(Outcome::Orphaned)).await.unwrap();
+    let arrivals = vec![of_other()];
+    journal.store_batch(Batch { arrivals, ..Batch::default() }).await.unwrap();
+    let shown = |seen| Batch { arrivals: vec![Arrival { seen, ..arrival(1) }], ..Batch::default() };
+    // Nobody was answered: it may be back.
+    let stored = journal.store_batch(shown(Sighting::Found)).await.unwrap();
+    assert_eq!(stored.reopened, [0]);
+    journal.note(key(1), Step::Settled(Outcome::Orphaned)).await.unwrap();
+    let accepted = Outcome::Accepted { transaction: hash(9), block: block(6) };
+    journal.note(other, Step::Settled(accepted)).await.unwrap();
+    let stored = journal.store_batch(shown(Sighting::Found)).await.unwrap();
+    assert_eq!(stored, StoredBatch::default());
+    assert!(journal.request_state(key(1)).await.unwrap().is_none());
+    // The chain itself is back there.
+    let stored = journal.store_batch(shown(Sighting::Joined)).await.unwrap();
+    assert_eq!(stored.reopened, [0]);
+    journal.close().await.unwrap();
+}
