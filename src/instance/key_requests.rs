@@ -5,7 +5,6 @@ use tracing::info;
 
 use super::{
     Instance,
-    rooms::{key_reading_start, request_source},
     stored_state::{InHand, ReadingPosition},
 };
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
     domain::{Address, BlockRef, LedgerError, RequestSource, SigningDomain},
     flow::{
         Confirmation, KeyManagement, KeyPolicy, WalkSender,
-        arrivals::{Arrivals, suspects::SuspectBlocks},
+        arrivals::{Arrivals, Start, suspects::SuspectBlocks},
         kms_core::KmsCore,
         submission::Submission,
     },
@@ -80,18 +79,29 @@ pub(super) fn log_what_is_not_served(config: &Config, support: &DeploymentSuppor
     }
 }
 
+/// Where reading of key operations begins if they were never read: with the Decryption contract, unless the
+/// operator names a block. `cursor`: up to where that one was read.
+fn key_reading_start(config: &Config, cursor: Option<BlockRef>) -> Start {
+    match (config.starting_block, cursor) {
+        (config::StartingBlock::Number(number), _) => Start::Block(number),
+        (config::StartingBlock::Latest, Some(cursor)) => Start::Block(cursor.number + 1),
+        (config::StartingBlock::Latest, None) => Start::Latest,
+    }
+}
+
 impl Instance {
-    /// Reads what the contract asks for. `cursor`: up to where the Decryption contract was read.
+    /// Reads what the contract asks for. `decryption`: names its requests. `cursor`: up to where that contract
+    /// was read.
     pub(super) fn read_key_requests(
         &mut self,
         config: &Config,
         contract: KeyContract,
         journal: &Journal,
+        decryption: RequestSource,
         walk: WalkSender,
         cursor: Option<BlockRef>,
     ) {
         let KeyContract { adapter, suspects } = contract;
-        let decryption = request_source(config);
         let source = RequestSource { contract: adapter.address(), ..decryption };
         let journal = journal.for_source(source);
         let heart = self.supervision.heartbeats.heartbeat(heartbeat::KEY_ARRIVALS);

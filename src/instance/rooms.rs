@@ -181,7 +181,8 @@ impl Instance {
         let (ledger, metrics) = (journal.clone(), self.supervision.reporter.metrics.clone());
         let ids = SharedIds::new(reading.ids);
         if let Some(keys) = keys {
-            self.read_key_requests(config, keys, &journal, walk.clone(), cursor);
+            let named_by = request_source(config);
+            self.read_key_requests(config, keys, &journal, named_by, walk.clone(), cursor);
         }
         let backfill = Backfill::new(decryption.clone(), journal.clone()).with_ids(ids.clone());
         let arrivals = Arrivals::new(
@@ -364,18 +365,8 @@ fn reading_start(config: &Config, cursor: Option<BlockRef>, begun_before: Option
 }
 
 /// What names the requests of this configuration.
-pub(super) fn request_source(config: &Config) -> RequestSource {
+fn request_source(config: &Config) -> RequestSource {
     RequestSource { chain_id: config.chain_id, contract: config.decryption_address }
-}
-
-/// Where reading of key operations begins if they were never read: with the Decryption contract, unless the
-/// operator names a block. `cursor`: up to where that one was read.
-pub(super) fn key_reading_start(config: &Config, cursor: Option<BlockRef>) -> Start {
-    match (config.starting_block, cursor) {
-        (config::StartingBlock::Number(number), _) => Start::Block(number),
-        (config::StartingBlock::Latest, Some(cursor)) => Start::Block(cursor.number + 1),
-        (config::StartingBlock::Latest, None) => Start::Latest,
-    }
 }
 
 pub(super) fn configured_finality(config: &Config) -> FinalityRule {

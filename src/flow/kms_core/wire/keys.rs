@@ -6,8 +6,8 @@
 use alloy::primitives::U256;
 
 use super::{
-    ReplyError, RequestError,
-    request::{domain_message, request_id},
+    reply::ReplyError,
+    request::{RequestError, domain_message, max_num_bits, request_id},
 };
 use crate::{
     domain::{Bytes, KeyParameters, SigningDomain},
@@ -59,11 +59,6 @@ pub fn crsgen_request(
         domain: Some(domain_message(domain)),
         ..v1::CrsGenRequest::default()
     })
-}
-
-/// The length as the Core takes it.
-pub(super) fn max_num_bits(max_bits: U256) -> Result<u32, RequestError> {
-    u32::try_from(max_bits).map_err(|_| RequestError::CrsTooLarge { max_bits })
 }
 
 /// No id, so that a Core that has the call refuses it.

@@ -75,11 +75,16 @@ pub fn check(request: &Request) -> Result<(), RequestError> {
 
 fn check_key_operation(operation: &KeyOperation) -> Result<(), RequestError> {
     match operation {
-        KeyOperation::Crsgen { max_bits, .. } => super::keys::max_num_bits(*max_bits).map(|_| ()),
+        KeyOperation::Crsgen { max_bits, .. } => max_num_bits(*max_bits).map(|_| ()),
         KeyOperation::PrepKeygen { .. }
         | KeyOperation::Keygen { .. }
         | KeyOperation::UnsupportedEvent { .. } => Ok(()),
     }
+}
+
+/// The length of a CRS as the Core takes it.
+pub(super) fn max_num_bits(max_bits: U256) -> Result<u32, RequestError> {
+    u32::try_from(max_bits).map_err(|_| RequestError::CrsTooLarge { max_bits })
 }
 
 /// What `extraData` means to the deployment (protocol: gateway-abi 11). The event cannot tell: those of v0.9
