@@ -51,6 +51,7 @@ pub struct DecryptionAdapter<P> {
     witness_cache: witness::WitnessCache,
     uncontested: agreement::UncontestedClaims,
     deployment_doubt: deployments::DeploymentDoubt,
+    generations: deployments::KnownGenerations,
 }
 
 /// The contract whose events and functions are meant.
@@ -96,14 +97,24 @@ pub(super) async fn call_view<T, P: ChainReader>(
     to: Address,
     view: &View<T>,
 ) -> Result<T, ViewError> {
+    call_view_at(provider, to, view, BlockId::Latest).await
+}
+
+/// The same as of this block.
+async fn call_view_at<T, P: ChainReader>(
+    provider: &P,
+    to: Address,
+    view: &View<T>,
+    block: BlockId,
+) -> Result<T, ViewError> {
     let call = EthCall::view(to, view.calldata());
-    let returned = provider.call(&call, BlockId::Latest).await?;
+    let returned = provider.call(&call, block).await?;
     Ok(view.decode(&returned)?)
 }
 
 impl<P: ChainReader> DecryptionAdapter<P> {
     pub fn new(provider: P, addresses: Addresses) -> Self {
-        let (witness_cache, uncontested, deployment_doubt) = Default::default();
+        let (witness_cache, uncontested, deployment_doubt, generations) = Default::default();
         Self {
             provider,
             addresses,
@@ -112,6 +123,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
             witness_cache,
             uncontested,
             deployment_doubt,
+            generations,
         }
     }
 
@@ -201,7 +213,16 @@ impl<P: ChainReader> DecryptionAdapter<P> {
     }
 
     async fn optional_view<T>(&self, at: Address, of: View<T>) -> Result<Option<T>, RpcError> {
-        match call_view(&self.provider, at, &of).await {
+        self.optional_view_in(at, of, BlockId::Latest).await
+    }
+
+    async fn optional_view_in<T>(
+        &self,
+        contract: Address,
+        of: View<T>,
+        block: BlockId,
+    ) -> Result<Option<T>, RpcError> {
+        match call_view_at(&self.provider, contract, &of, block).await {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.is_answer() => Ok(None),
             Err(ViewError::Rpc(error)) => Err(error),

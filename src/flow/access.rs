@@ -144,9 +144,15 @@ impl<P: ChainReader> Access<P> {
         (bound, record): (&mut Option<U256>, &mut AccessRecord),
     ) -> Result<(), AccessError> {
         if !deployment.checks_access() {
-            return Ok(());
+            return self.confirm_deployment(block, deployment).await;
         }
-        let claim = context::claim(request.extra_data(), deployment).map_err(of_event)?;
+        let claim = match context::claim(request.extra_data(), deployment) {
+            Ok(claim) => claim,
+            Err(refusal) => {
+                self.confirm_deployment(block, deployment).await?;
+                return Err(of_event(refusal));
+            }
+        };
         let contexts = self.check_context(claim, request, block, deployment, bound);
         let chains = async {
             let plans = self.plans(request, block, deployment).await?;
@@ -168,6 +174,22 @@ impl<P: ChainReader> Access<P> {
         }
         errors.extend(context.err());
         errors.into_iter().min_by_key(AccessError::rank).map_or(Ok(()), Err)
+    }
+
+    /// That no later contract than this took the requests of the block. Otherwise it was upgraded, and this
+    /// instance has not heard of it yet.
+    async fn confirm_deployment(
+        &self,
+        block: BlockRef,
+        deployment: &Deployment,
+    ) -> Result<(), AccessError> {
+        let gateway = &self.options.gateway;
+        let found = gateway.generation_in(block).await?;
+        if found.is_some_and(|found| found <= deployment.generation) {
+            return Ok(());
+        }
+        gateway.doubt_deployment();
+        Err(AccessError::Upgraded { block: block.number })
     }
 
     /// What has to be asked of the host chains.

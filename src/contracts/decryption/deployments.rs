@@ -3,16 +3,27 @@
 //! From G12 on nobody but the connectors checks access. So the word of one node must never make a
 //! deployment look older than that: if any node tells of a deployment that checks no access itself,
 //! those who tell of one that does are not believed ([`DeploymentSupport::weigh`]).
+//!
+//! Nor is an upgrade always known as soon as it is made: a node may be behind it, and the log of it may come
+//! late. So that the gateway has checked access, or takes no such request, counts only if no later deployment
+//! stands there in the request's own block ([`DecryptionAdapter::generation_in`]).
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{DecryptionAdapter, ViewError, call_view};
 use crate::{
-    chain::{reader::ChainReader, rpc_error::RpcError},
+    chain::{
+        reader::{BlockId, ChainReader},
+        rpc_error::RpcError,
+    },
     contracts::abi::{self, Deployment, DeploymentProbes, Generation, ToldDeployment, View},
-    domain::{Address, UntrustedText},
+    domain::{Address, B256, BlockRef, UntrustedText},
+    time::recent_map::RecentMap,
 };
 
 /// Whether requests of the deployed contracts can be served.
@@ -78,13 +89,67 @@ impl DeploymentSupport {
 #[derive(Clone, Debug, Default)]
 pub(super) struct DeploymentDoubt(Arc<Notify>);
 
+/// Blocks that are remembered, each for a while.
+const BLOCKS_REMEMBERED: usize = 1_024;
+const REMEMBERED_FOR: Duration = Duration::from_mins(10);
+
+/// The generations that were found in blocks. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct KnownGenerations(Arc<Mutex<RecentMap<B256, Generation>>>);
+
+impl Default for KnownGenerations {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(RecentMap::new(BLOCKS_REMEMBERED, REMEMBERED_FOR))))
+    }
+}
+
+impl KnownGenerations {
+    fn get(&self, block: B256) -> Option<Generation> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&block, Instant::now()).copied()
+    }
+
+    fn note(&self, block: B256, generation: Generation) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.touch(block, Instant::now(), || generation);
+    }
+}
+
 impl<P: ChainReader> DecryptionAdapter<P> {
     /// The deployment, as the contracts tell: by their version texts, or, if that of the Decryption
     /// contract is unknown, by the functions that there are.
     pub async fn support(&self) -> Result<DeploymentSupport, RpcError> {
+        self.support_at(BlockId::Latest).await
+    }
+
+    /// The generation that took the requests of this block, as all nodes tell that have the block. A node
+    /// that has dropped its state tells of its newest one: what stands there now is no older. `None`: newer
+    /// than this program knows.
+    pub async fn generation_in(&self, block: BlockRef) -> Result<Option<Generation>, RpcError> {
+        if let Some(known) = self.generations.get(block.hash) {
+            return Ok(Some(known));
+        }
+        let at = BlockId::Number(block.number);
+        let asking = |one: Self| async move {
+            match one.support_at(at).await {
+                Err(error) if error.is_state_pruned() => one.support().await,
+                told => told,
+            }
+        };
+        let told = self.hearing(asking).await.into_answers(&self.provider)?;
+        let support = DeploymentSupport::weigh(told);
+        let generation = support.answered().map(|known| known.generation);
+        if let Some(generation) = generation {
+            self.generations.note(block.hash, generation);
+        }
+        Ok(generation)
+    }
+
+    async fn support_at(&self, block: BlockId) -> Result<DeploymentSupport, RpcError> {
         let (contract, registry) = (self.address(), self.addresses.gateway_config);
-        let version: Option<String> = self.optional_view(contract, abi::contract_version()).await?;
-        let of_registry = self.optional_view(registry, abi::contract_version()).await?;
+        let version = abi::contract_version;
+        let of_registry = self.optional_view_in(registry, version(), block).await?;
+        let version: Option<String> = self.optional_view_in(contract, version(), block).await?;
         let generation = match abi::told_deployment(version.as_deref(), of_registry.as_deref()) {
             ToldDeployment::Known(deployment) => return Ok(DeploymentSupport::Served(deployment)),
             ToldDeployment::Newer => None,
@@ -176,6 +241,28 @@ mod tests {
         assert!(served(Generation::UpToG10, false).answered().is_some());
         assert_eq!(DeploymentSupport::Newer { version: "v".into() }.answered(), None);
         assert_eq!(DeploymentSupport::Upgraded { block: 1 }.answered(), None);
+    }
+
+    /// Each block by its own state, and once; by the newest where that is gone.
+    #[tokio::test]
+    async fn g4_the_generation_is_asked_of_the_block_itself() {
+        use Generation::{G12, UpToG10};
+        let chain = FakeChain::new(20);
+        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+        let generation = async |block: BlockRef| adapter.generation_in(block).await;
+        let version = |text| chain.state().answer_history.version = Some(text);
+        version("Decryption v0.3.0");
+        assert_eq!(generation(chain.block(7)).await.unwrap(), Some(UpToG10));
+        version("Decryption v0.4.0");
+        assert_eq!(generation(chain.block(7)).await.unwrap(), Some(UpToG10), "it was told");
+        assert_eq!(generation(chain.block(8)).await.unwrap(), Some(G12));
+        version("Decryption v0.9.0");
+        assert_eq!(generation(chain.block(9)).await.unwrap(), None, "nobody knows it");
+        version("Decryption v0.3.0");
+        let beyond = BlockRef { number: 99, ..chain.block(10) };
+        assert!(generation(beyond).await.is_err(), "no node has it");
+        chain.state().no_state_below = Some(15);
+        assert_eq!(generation(chain.block(11)).await.unwrap(), Some(UpToG10));
     }
 
     #[tokio::test]

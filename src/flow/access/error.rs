@@ -49,6 +49,10 @@ pub enum AccessError {
          signature is"
     )]
     NoTransaction { transaction: B256 },
+    #[error(
+        "the contract of its block {block} is newer than the one that is known: it is looked at again"
+    )]
+    Upgraded { block: u64 },
     #[error(transparent)]
     Gateway(#[from] RpcError),
     #[error(transparent)]
@@ -87,6 +91,7 @@ impl AccessError {
             Self::Refused { refusal: Refusal::AccessRefused(why), .. } => why.reason.as_str(),
             Self::Refused { refusal: Refusal::Malformed(_), .. } => "malformed",
             Self::Refused { refusal: Refusal::NotRequested, .. } => "not_requested",
+            Self::Upgraded { .. } => "upgraded",
             Self::Gateway(error) => error.code(),
             Self::Registry(error) => error.code(),
             Self::HostChain { cause, .. } | Self::Ethereum(cause) => cause.code(),
@@ -123,7 +128,7 @@ impl AccessError {
             Self::EpochUnknown { .. } => HoldReason::EpochUnknown,
             Self::NoTransaction { .. } => HoldReason::NoTransaction,
             Self::Refused { .. } => HoldReason::Unconfirmed,
-            Self::Gateway(_) | Self::Registry(_) => return None,
+            Self::Upgraded { .. } | Self::Gateway(_) | Self::Registry(_) => return None,
         })
     }
 
@@ -137,7 +142,7 @@ impl AccessError {
     /// its own requests only, so these give way to others.
     #[must_use]
     pub fn is_own(&self) -> bool {
-        !matches!(self, Self::Gateway(_) | Self::Registry(_))
+        !matches!(self, Self::Upgraded { .. } | Self::Gateway(_) | Self::Registry(_))
     }
 
     /// Which of the errors of one check decides: what ends the request, then what the chains say, then
@@ -153,7 +158,7 @@ impl AccessError {
             | Self::ContextUnknown { .. }
             | Self::EpochUnknown { .. }
             | Self::NoTransaction { .. } => 2,
-            Self::Gateway(_) | Self::Registry(_) => 3,
+            Self::Upgraded { .. } | Self::Gateway(_) | Self::Registry(_) => 3,
         }
     }
 }

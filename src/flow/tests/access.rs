@@ -301,6 +301,25 @@ async fn g9_a_flood_of_invented_events_of_one_transaction_holds_the_request() {
     assert_ne!(world.held(), Some("events_disagree"), "none contradicts it");
 }
 
+/// The contract was upgraded, and the log of that is late or the node that told of the contract was behind.
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_that_nobody_told_of_lets_nothing_through() {
+    let ask = Ask::public();
+    let world = World::new(&ask, Generation::UpToG10, 1).await;
+    world.scene.chain.state().answer_history.version = Some("Decryption v0.5.0");
+    let hearing = async {
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert_eq!(world.scene.core.counts().asks, 0);
+        world.grant_all(&ask);
+        let (generation, version) = (Generation::G13, "Decryption v0.5.0".into());
+        let deployment = Deployment { generation, version, hybrid: false };
+        world.scene.support.send_replace(DeploymentSupport::Served(deployment));
+    };
+    let (asks, ()) = tokio::join!(world.walk(), hearing);
+    assert_eq!(asks, 1);
+    assert!(world.host.call_count("read_state") > 0);
+}
+
 /// Two nodes show the calldata: one look is enough. One of two shows another one: that is not enough, and
 /// the other one's is gone on with.
 #[tokio::test(start_paused = true)]

@@ -304,6 +304,7 @@ impl Scene {
         let chain = FakeChain::new(49);
         chain.mine(vec![event()]);
         chain.mine_empty(50);
+        chain.state().answer_history.version = Some("Decryption v0.3.0");
         let wallet = Arc::new(Wallet::from_private_key(&WALLET_KEY).unwrap());
         let options = LaneOptions { chain_id: 1, max_in_flight: 1, max_fee_per_gas: HIGHEST_FEE };
         let ledger = crate::flow::fake_ledger::FakeLedger::default();

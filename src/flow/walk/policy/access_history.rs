@@ -7,7 +7,7 @@
 //! refused for its event                               refuse (the walk confirms the event first)
 //! refused for its calldata, or the state of a chain   refuse if that is confirmed ([`super::refusals`]),
 //!                                                     else held(unconfirmed)
-//! the gateway does not answer                         again
+//! the gateway does not answer, or was upgraded        again
 //! the configuration lacks the chain                   held
 //! denied, early, the chain does not answer …          again for 20 s with growing pauses; then held,
 //!                                                     also at each retry, with its reason
