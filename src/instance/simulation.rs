@@ -3,9 +3,9 @@
 //! ```text
 //! instance::run               the product, as its supervisor runs it
 //! ──────────────────────────────────────
-//! rpc    core    store    machine    its edges (below)
+//! rpc    hosts    core    store    machine    its edges (below)
 //! ──────────────────────────────────────
-//! chain, catalogue, dice, trace      the world
+//! chain, host chain, catalogue, dice, trace   the world
 //! ```
 //!
 //! Current-thread runtime, paused clock, one random generator. A seed draws a plan: which faults happen
@@ -28,14 +28,23 @@
 //!   is needed that would have to be proved right first.
 //!
 //! There are one or two endpoints, each with machines behind it. What they answer wrongly is in `lies`.
+//! The gateway's contracts are of one generation or are upgraded from one to the next. From G12 on a host
+//! chain with nodes of its own grants, denies, and is reorganised (`hosts`); what the Core is asked is
+//! compared with it at once (`grants`).
 //!
-//! Not simulated: contract upgrades, an earlier wallet, observing instances, subscriptions, nodes of
-//! other chains, HTTP/2 and sockets. They have tests of their own.
+//! Not simulated: upgrades that a reorganisation drops, KMS contexts that change, an earlier wallet,
+//! observing instances, subscriptions, nodes of other chains, HTTP/2 and sockets. They have tests of their
+//! own.
 //!
 //! [`Endpoint::over`]: crate::chain::provider::endpoint::Endpoint::over
 
+mod asks;
 mod chain;
+mod configuration;
+mod contracts;
 mod core;
+mod grants;
+mod hosts;
 mod lies;
 mod disturbances;
 mod oracle;
@@ -57,22 +66,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    chain::{CHAIN_ID, DECRYPTION, GATEWAY_CONFIG},
+    chain::CHAIN_ID,
     plan::Plan,
     world::{Life, World, WorldState},
 };
-use super::{Edges, EndedInstance, Exit, Failure, HostEdges, JournalTenure, Supervision, run};
+use super::{Edges, EndedInstance, Exit, Failure, JournalTenure, Supervision, run};
 use crate::{
     admin::status::Reporter,
-    chain::{lane::HIGHEST_FEE, provider::ArbitrumProvider, wallet::Wallet},
-    config::{self, Config, Environment, Source},
+    chain::{provider::ArbitrumProvider, wallet::Wallet},
+    config::Config,
     dice::Dice,
-    domain::{Address, HoldReason, PerKind},
-    flow::{
-        ciphertexts::{BucketClient, SMALLEST_MEMORY_MIB},
-        finality::rule::{FinalityRule, FinalityTag},
-        kms_core::Transport,
-    },
+    domain::{Address, HoldReason},
+    flow::{ciphertexts::BucketClient, kms_core::Transport},
     machine::{CommitFate, Machine, MachineSimulator},
     telemetry::{heartbeat::Heartbeats, metrics::Metrics},
 };
@@ -87,10 +92,12 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// effects by then.
 const CALM_AFTER: Duration = Duration::from_secs(10);
 /// Reasons that must not occur: wallet and Core of this world are registered correctly.
-const BLAMES_THE_OPERATOR: [HoldReason; 3] = [
+const BLAMES_THE_OPERATOR: [HoldReason; 5] = [
     HoldReason::WalletNotRegistered,
     HoldReason::SignerNotRegistered,
     HoldReason::WalletCoreMismatch,
+    HoldReason::HostChainNotConfigured,
+    HoldReason::EthereumNotConfigured,
 ];
 
 /// What outlives a process.
@@ -156,11 +163,12 @@ async fn run_story(seed: u64, plan: &Plan, state_dir: &Path) -> SeedResult {
     let world = World::new(WorldState::new(plan, seed));
     world.say(format_args!("{plan:?}"));
     world.state().history();
-    let config = Arc::new(config(plan.depth));
+    let config = Arc::new(configuration::config(plan));
     let wallet = Wallet::from_private_key(&KEY).unwrap().address();
     let home = Setup { state_dir, config, wallet, world: world.clone() };
     let mut nature = JoinSet::new();
     nature.spawn(disturbances::mine_blocks(world.clone()));
+    nature.spawn(disturbances::mine_host_blocks(world.clone()));
     let mut estate = None;
     let running = loop {
         match home.one_life(estate.take()).await {
@@ -178,40 +186,6 @@ async fn run_story(seed: u64, plan: &Plan, state_dir: &Path) -> SeedResult {
         (state.violations.clone(), state.fired.clone())
     };
     SeedResult { violations, trace: world.trace(), fired }
-}
-
-/// The configuration as a file could give it, with bounds too narrow for any file, so that they are
-/// reached.
-fn config(depth: FinalityRule) -> Config {
-    let key = alloy::hex::encode(KEY);
-    let source = Source {
-        file: None,
-        environment: [("KMS_CONNECTOR_PRIVATE_KEY", key)].into_iter().collect::<Environment>(),
-        credentials_directory: None,
-        mode: config::LoadMode::Start,
-    };
-    Config {
-        chain_id: CHAIN_ID,
-        decryption_address: DECRYPTION,
-        gateway_config_address: GATEWAY_CONFIG,
-        starting_block: config::StartingBlock::Number(1),
-        finality: match depth.finality {
-            FinalityTag::Latest => config::Finality::Latest,
-            FinalityTag::Safe => config::Finality::Safe,
-            FinalityTag::Finalized => config::Finality::Finalized,
-        },
-        confirmations: depth.confirmations,
-        channel_size: 4,
-        max_requests_in_flight: 12,
-        max_transactions_in_flight: 16,
-        max_fee_per_gas: HIGHEST_FEE,
-        answer_timeout: PerKind::all(Duration::from_secs(30)),
-        retry_interval: Duration::from_secs(2),
-        request_expiry: Duration::from_hours(240),
-        held_retry: Duration::from_mins(1),
-        ciphertext_memory: u64::from(SMALLEST_MEMORY_MIB) << 20,
-        ..config::load(&source).unwrap().config
-    }
 }
 
 /// The machine of one life.
@@ -342,7 +316,7 @@ impl Setup<'_> {
         let edges = Edges {
             gateway,
             connecting: Box::new(|hearts, stop| Box::pin(connections.run(hearts, stop))),
-            hosts: HostEdges::default(),
+            hosts: hosts::rpc::edges(life, &reporter.metrics, &dice),
             core: Transport::over("core", core::served::carrier(life)),
             buckets: BucketClient::with_transport(store::network(life)),
             fallback: None,

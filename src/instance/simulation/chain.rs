@@ -10,7 +10,10 @@
 
 mod transaction;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use alloy::{
     primitives::{Bloom, BloomInput, keccak256},
@@ -21,9 +24,10 @@ use fastrand::Rng;
 
 pub(super) use self::transaction::Transaction;
 use self::transaction::{BLOCK_GAS, Response, response};
+use super::asks::Ask;
 use crate::{
     chain::reader::{Head, NodeId, Receipt},
-    contracts::abi,
+    contracts::abi::{self, Generation},
     domain::{
         Address, B256, BlockRef, Bytes, Event, Operation, Request, RequestSource, SigningDomain,
         U256,
@@ -66,6 +70,8 @@ pub(super) struct Mined {
 pub(super) struct Block {
     pub head: Head,
     pub events: Vec<Event>,
+    /// The requests that its events tell of.
+    asks: Vec<Arc<Ask>>,
     pub transactions: Vec<Mined>,
     /// The wallet's transaction count after this block.
     nonce: u64,
@@ -83,12 +89,22 @@ pub(super) struct NodeState {
     pub pool: BTreeMap<u64, Transaction>,
 }
 
-/// Numbers an id: ids are counters, one per kind.
-fn numbered(id: B256, requests: &mut [u64; 3]) -> B256 {
-    let tag = id[0];
-    let number = &mut requests[usize::from(tag)];
+/// The next id: ids are counters, one per kind.
+fn next_id(counter: abi::Counter, requests: &mut [u64; 3]) -> U256 {
+    let number = &mut requests[usize::from(counter.tag())];
     *number += 1;
-    B256::from(abi::Counter::from_tag(tag).expect("the world emits well").id(*number))
+    counter.id(*number)
+}
+
+/// A request that is or was on the chain.
+#[derive(Clone, Debug)]
+pub(super) struct Requested {
+    /// Number of its block.
+    pub block: u64,
+    pub request: Request,
+    pub ask: Arc<Ask>,
+    /// Of the contract that took it.
+    pub generation: Generation,
 }
 
 #[derive(Debug)]
@@ -99,12 +115,16 @@ pub(super) struct Chain {
     forks: u64,
     pub nodes: Vec<NodeState>,
     pub base_fee: u128,
-    /// Events for coming blocks, each with the number of blocks it still waits.
-    due: VecDeque<(u64, Event)>,
+    /// Asks for coming blocks, each with the number of blocks it still waits.
+    due: VecDeque<(u64, Arc<Ask>)>,
     /// Transactions dropped by a reorganisation that the sequencer includes again.
     resequenced: BTreeMap<u64, Transaction>,
-    /// Requests by id, with their block.
-    requested: BTreeMap<U256, (u64, Request)>,
+    /// Requests by id.
+    requested: BTreeMap<U256, Requested>,
+    /// All that there ever were with an id.
+    ever: BTreeMap<U256, Vec<Requested>>,
+    /// The contract's generations, each with the block from which it stands there.
+    generations: Vec<(u64, Generation)>,
     /// Successful answers by id and signer, with their block.
     answered: BTreeMap<(U256, Address), u64>,
     /// Signers, each with the block from which it signs.
@@ -116,12 +136,12 @@ pub(super) struct Chain {
 /// What a reorganisation dropped.
 #[derive(Debug, Default)]
 pub(super) struct Dropped {
-    pub events: Vec<Event>,
+    pub asks: Vec<Arc<Ask>>,
     pub transactions: Vec<Transaction>,
 }
 
 impl Chain {
-    pub fn new(nodes: usize, signer: Address) -> Self {
+    pub fn new(nodes: usize, signer: Address, generation: Generation) -> Self {
         let mut chain = Self {
             blocks: Vec::new(),
             gone: BTreeMap::new(),
@@ -131,6 +151,8 @@ impl Chain {
             due: VecDeque::new(),
             resequenced: BTreeMap::new(),
             requested: BTreeMap::new(),
+            ever: BTreeMap::new(),
+            generations: vec![(0, generation)],
             answered: BTreeMap::new(),
             signers: vec![(0, signer)],
             floor: 1,
@@ -148,17 +170,34 @@ impl Chain {
     }
 
     /// Every request on the current chain.
-    pub fn requests(&self) -> impl Iterator<Item = &Request> {
-        self.requested.values().map(|(_, request)| request)
+    pub fn requests(&self) -> impl Iterator<Item = &Requested> {
+        self.requested.values()
+    }
+
+    /// Every request that ever had this id, on whichever branch.
+    pub fn ever_requested(&self, id: U256) -> &[Requested] {
+        self.ever.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// The contract's generation after block `number`.
+    pub fn generation(&self, number: u64) -> Generation {
+        let of = self.generations.iter().rev().find(|(from, _)| *from <= number);
+        of.map_or(Generation::UpToG10, |(_, generation)| *generation)
+    }
+
+    /// Upgrades the contract in the next block, which no reorganisation drops.
+    pub fn upgrade(&mut self, generation: Generation) {
+        self.floor = self.height() + 1;
+        self.generations.push((self.floor, generation));
     }
 
     pub fn is_due(&self) -> bool {
         !self.due.is_empty()
     }
 
-    /// Adds a request event that is due in `blocks` blocks.
-    pub fn request(&mut self, event: Event, blocks: u64) {
-        self.due.push_back((blocks, event));
+    /// Adds a request that is due in `blocks` blocks.
+    pub fn request(&mut self, ask: Arc<Ask>, blocks: u64) {
+        self.due.push_back((blocks, ask));
     }
 
     /// Includes the transaction again in the next block.
@@ -171,16 +210,26 @@ impl Chain {
         let number = self.blocks.len() as u64;
         let hash = keccak256([number.to_be_bytes(), self.forks.to_be_bytes()].concat());
         let block = BlockRef { number, hash };
-        let mut events = Vec::new();
+        let generation = self.generation(number);
+        let (mut events, mut asks) = (self.upgraded(block), Vec::new());
         let mut requests = self.blocks.last().map_or([0; 3], |last| last.requests);
-        for (wait, event) in std::mem::take(&mut self.due) {
+        for (wait, ask) in std::mem::take(&mut self.due) {
             if let Some(left) = wait.checked_sub(1) {
-                self.due.push_back((left, event));
-            } else {
-                let log_index = events.len() as u64;
-                let topics = vec![event.topics[0], numbered(event.topics[1], &mut requests)];
-                events.push(Event { block, log_index, topics, ..event });
+                self.due.push_back((left, ask));
+                continue;
             }
+            let id = next_id(ask.counter(), &mut requests);
+            let first = events.len();
+            for log in ask.logs(id, generation) {
+                let (topics, log_index) = (log.topics().to_vec(), events.len() as u64);
+                let (transaction, data) = (ask.transaction, log.data);
+                events.push(Event { block, transaction, log_index, topics, data });
+            }
+            let request = abi::decode(SOURCE, &events[first]).expect("the world emits well");
+            let requested = Requested { block: number, request, ask: ask.clone(), generation };
+            self.requested.insert(id, requested.clone());
+            self.ever.entry(id).or_default().push(requested);
+            asks.push(ask);
         }
         let mut bloom = Bloom::ZERO;
         for event in &events {
@@ -188,8 +237,6 @@ impl Chain {
             for topic in &event.topics {
                 bloom.accrue(BloomInput::Raw(topic.as_slice()));
             }
-            let request = abi::decode(SOURCE, event).expect("the world emits well");
-            self.requested.insert(request.key.id, (number, request));
         }
         let mut nonce = self.blocks.last().map_or(0, |last| last.nonce);
         let mut transactions = Vec::new();
@@ -221,7 +268,16 @@ impl Chain {
             node: by,
         };
         let shown_from = if events.is_empty() { 0 } else { number + hidden_for };
-        self.blocks.push(Block { head, events, transactions, nonce, requests, shown_from });
+        self.blocks.push(Block { head, events, asks, transactions, nonce, requests, shown_from });
+    }
+
+    /// The event of an upgrade in this block.
+    fn upgraded(&self, block: BlockRef) -> Vec<Event> {
+        let is_now = self.generations.iter().any(|(from, _)| *from == block.number && *from > 0);
+        let topics = vec![abi::UPGRADED_TOPIC, B256::ZERO];
+        let (transaction, data) = (block.hash, Bytes::new());
+        let event = Event { block, transaction, log_index: 0, topics, data };
+        if is_now { vec![event] } else { Vec::new() }
     }
 
     fn take_from_pools(&mut self, nonce: u64) -> Option<Transaction> {
@@ -264,13 +320,13 @@ impl Chain {
         let mut dropped = Dropped::default();
         self.forks += 1;
         for block in self.blocks.split_off(self.blocks.len() - index(depth)) {
-            dropped.events.extend(block.events.iter().cloned());
+            dropped.asks.extend(block.asks.iter().cloned());
             let transactions = block.transactions.iter();
             dropped.transactions.extend(transactions.map(|mined| mined.transaction.clone()));
             self.gone.insert(block.head.block.hash, block);
         }
         let height = self.height();
-        self.requested.retain(|_, (block, _)| *block <= height);
+        self.requested.retain(|_, one| one.block <= height);
         self.answered.retain(|_, block| *block <= height);
         dropped
     }
@@ -283,8 +339,8 @@ impl Chain {
         if to != Some(DECRYPTION) {
             return Ok(());
         }
-        let known = self.requested.get(&id).filter(|(block, _)| *block <= number);
-        let Some((_, request)) = known else {
+        let known = self.requested.get(&id).filter(|one| one.block <= number);
+        let Some(Requested { request, .. }) = known else {
             return Err(DecryptionNotRequested { decryptionId: id }.abi_encode().into());
         };
         let handles = request.handles();
@@ -332,6 +388,14 @@ impl Chain {
     pub fn block_of(&self, hash: B256, sight: u64) -> Option<&Block> {
         let known = self.blocks.iter().rev().find(|block| block.head.block.hash == hash);
         known.filter(|block| block.head.block.number <= sight).or_else(|| self.gone.get(&hash))
+    }
+
+    /// The transaction that makes a request, and its block.
+    pub fn ask_of(&self, transaction: B256, sight: u64) -> Option<(&Ask, BlockRef)> {
+        let seen = self.blocks.iter().take(index(sight) + 1).rev();
+        let mut found =
+            seen.flat_map(|block| block.asks.iter().map(move |ask| (&**ask, block.head.block)));
+        found.find(|(ask, _)| ask.transaction == transaction)
     }
 
     pub fn nonce(&self, sight: u64) -> u64 {

@@ -1,14 +1,16 @@
 //! Spontaneous events: blocks, requests, and faults that no call of the connector triggers.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 use super::{
+    asks::Ask,
+    plan::HostPlan,
     requests::number_of,
     world::{World, WorldState},
 };
-use crate::domain::Event;
+use crate::contracts::abi::Generation;
 
 /// Depth of the deepest reorganisation.
 const DEEPEST: u64 = 5;
@@ -19,6 +21,8 @@ pub(super) const MAX_LAG_BLOCKS: u64 = 25;
 const BLIND: Duration = Duration::from_secs(7);
 /// How long an endpoint refuses connections.
 const AWAY: Duration = Duration::from_secs(20);
+/// How long a node of the host chain stands still, or the whole chain, in seconds.
+const LONGEST_STILL: u64 = 70;
 const BASE_FEE: u128 = 1_000_000_000;
 
 /// Mines block after block, without end.
@@ -32,6 +36,16 @@ pub(super) async fn mine_blocks(world: World) {
             state.storm &= begun.elapsed() < plan.storm;
             state.block(begun.elapsed().as_secs_f64() / plan.storm.as_secs_f64())
         };
+        world.say(format_args!("{story}"));
+    }
+}
+
+/// Mines the host chain, without end.
+pub(super) async fn mine_host_blocks(world: World) {
+    let hosts = world.state().plan.hosts;
+    loop {
+        sleep(hosts.block_time).await;
+        let story = world.state().next_host_block(&hosts);
         world.say(format_args!("{story}"));
     }
 }
@@ -59,11 +73,19 @@ impl WorldState {
     }
 
     /// A new request for the next block.
-    pub fn request(&mut self) -> Event {
+    pub fn request(&mut self) -> Arc<Ask> {
         self.numbered += 1;
-        let event = self.catalogue.request(&mut self.dice);
-        self.chain.request(event.clone(), 0);
-        event
+        let ask = self.new_ask();
+        self.chain.request(ask.clone(), 0);
+        ask
+    }
+
+    fn new_ask(&mut self) -> Arc<Ask> {
+        let (now, is_stormy) = (self.now(), self.storm);
+        let generation = self.chain.generation(self.chain.height());
+        let ask = self.catalogue.request((generation, now), is_stormy, &mut self.dice);
+        self.host.expect(&ask, is_stormy, now, &mut self.dice);
+        ask
     }
 
     /// The next block and the events that come with it.
@@ -108,6 +130,11 @@ impl WorldState {
             && let Some(number) = self.core.delete()
         {
             let _ = write!(story, "the core deletes {number}; ");
+        }
+        if let Some(generation) = self.due_upgrade(elapsed) {
+            self.chain.upgrade(generation);
+            let _ = write!(story, "the contracts become those of {generation}; ");
+            self.record_fault("upgrade");
         }
         if self.fault(faults.foreign) {
             self.chain.foreign(&mut self.dice);
@@ -156,6 +183,54 @@ impl WorldState {
         story
     }
 
+    /// The generation to which the contracts are upgraded now.
+    fn due_upgrade(&self, elapsed: f64) -> Option<Generation> {
+        let path = self.plan.path;
+        let present = self.chain.generation(self.chain.height());
+        let done = path.iter().position(|generation| *generation == present)?;
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        let at = (done + 1) as f64 / path.len() as f64;
+        path.get(done + 1).copied().filter(|_| elapsed >= at)
+    }
+
+    /// The host chain's next block and the events that come with it.
+    fn next_host_block(&mut self, hosts: &HostPlan) -> String {
+        let (now, mut story) = (Instant::now(), String::new());
+        let until =
+            |state: &mut Self, most: u64| Some(now + Duration::from_secs(state.dice.u64(1..=most)));
+        for node in 0..hosts.nodes {
+            if self.fault(hosts.still) {
+                self.host.nodes[node].still_until = until(self, LONGEST_STILL);
+                self.record_fault("host stands still");
+                let _ = write!(story, "host node {node} stands still; ");
+            }
+            if self.fault(hosts.away) {
+                self.host.nodes[node].away_until = until(self, AWAY.as_secs());
+                self.record_fault("host is away");
+                let _ = write!(story, "host node {node} is away; ");
+            }
+        }
+        if self.fault(hosts.pauses) {
+            self.host.pauses_until = until(self, LONGEST_STILL);
+            story.push_str("the host chain pauses; ");
+        }
+        if self.host.pauses_until.is_some_and(|until| now < until) {
+            return story + "no host block";
+        }
+        if self.fault(hosts.reorganisation) {
+            let (depth, lost) = self.host.reorganise(&mut self.dice);
+            if lost > 0 {
+                self.record_fault("grants left");
+            }
+            let _ =
+                write!(story, "the host chain is reorganised by {depth}, {lost} grants leave it; ");
+        }
+        let time = self.now();
+        self.host.mine(time);
+        let _ = write!(story, "host block {}", self.host.head().shown());
+        story
+    }
+
     fn reorganise(&mut self) -> String {
         let depth = self.dice.u64(1..=DEEPEST).min(self.chain.max_reorganisation());
         if depth == 0 {
@@ -164,18 +239,18 @@ impl WorldState {
         let faults = self.plan.faults;
         let dropped = self.chain.reorganise(depth);
         let mut story = format!("reorganised by {depth}");
-        for event in dropped.events {
-            let number = number_of(&event);
+        for ask in dropped.asks {
+            let shown = ask.transaction;
             if self.fault(faults.namesake) {
-                let other = self.catalogue.request(&mut self.dice);
+                let other = self.new_ask();
                 self.chain.request(other, 0);
-                let _ = write!(story, ", {number} is another");
+                let _ = write!(story, ", {shown} is another");
             } else if self.dice.u8(..4) == 0 {
                 let later = self.dice.u64(1..=4);
-                self.chain.request(event, later);
-                let _ = write!(story, ", {number} comes later");
+                self.chain.request(ask, later);
+                let _ = write!(story, ", {shown} comes later");
             } else {
-                self.chain.request(event, 0);
+                self.chain.request(ask, 0);
             }
         }
         for transaction in dropped.transactions {
@@ -200,6 +275,7 @@ impl WorldState {
         self.storm = false;
         self.blind_until = Some(Instant::now());
         self.end_lies();
+        self.host.heal();
         for endpoint in &mut self.endpoints {
             endpoint.away_until = None;
         }

@@ -5,9 +5,15 @@ use std::{
     time::Duration,
 };
 
-use super::{NAME, Running, chain::DECRYPTION, world::World};
+use super::{
+    NAME, Running,
+    asks::Flaw,
+    chain::{DECRYPTION, Requested},
+    world::World,
+};
 use crate::{
-    domain::{Outcome, RequestKey, U256},
+    contracts::abi::Generation,
+    domain::{HoldReason, Outcome, Refusal, RequestKey, U256},
     journal::{Query, ReadOnly, RequestFilter, RequestPage, RequestRecord},
 };
 
@@ -29,6 +35,17 @@ const FRESH_AFTER_FOREIGN: Duration = Duration::from_mins(15);
 const MOST_FILLED: u64 = 64;
 /// The most no-op transactions in one story.
 const MOST_NOOPS: usize = 64;
+
+/// It cannot be answered, and is refused by the right name.
+fn judge_refused(world: &World, key: RequestKey, outcome: Option<&Outcome>, flaw: Flaw) {
+    let is_right = matches!(
+        outcome,
+        Some(Outcome::Refused(Refusal::AccessRefused(why))) if why.reason.as_str() == flaw.as_str()
+    );
+    if !is_right {
+        world.violation(format!("request {} ended as {outcome:?}: {}", short(key), flaw.as_str()));
+    }
+}
 
 fn short(key: RequestKey) -> String {
     format!("{}/{}", key.id & U256::from(u64::MAX), &key.content.to_string()[2..8])
@@ -80,19 +97,13 @@ impl Stored {
 /// Waits until no work is left, then judges.
 pub(super) async fn verify(world: &World, running: &Running<'_>) {
     tokio::time::sleep(SURE_WITHIN).await;
-    let mut quiet = world.wait_until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
-    let stale = |left: &String| left.contains("StaleAnswer");
-    if !quiet && still_open(world, running).iter().all(stale) {
-        // The Core was asked for a request that left the chain before anybody could know. The fix in
-        // config/troubleshooting.md is a restart of the Core.
-        world.say(format_args!("an operator restarts the core"));
-        world.state().core.restart();
-        quiet = world.wait_until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
+    // What was denied all the time is held by that name, and answered once it is granted.
+    if !is_quiet(world, running).await {
+        return;
     }
-    if !quiet {
-        for left in still_open(world, running) {
-            world.violation(left);
-        }
+    world.say(format_args!("everything is granted"));
+    world.state().host.grant_everything(true);
+    if !is_quiet(world, running).await {
         return;
     }
     let mended = world.wait_until(INDEX_FIXED_WITHIN, || !world.state().is_index_broken()).await;
@@ -105,7 +116,7 @@ pub(super) async fn verify(world: &World, running: &Running<'_>) {
             let key = {
                 let chain = &world.state().chain;
                 let mut requests = chain.requests();
-                requests.find(|request| request.transaction == fresh).map(|request| request.key)
+                requests.find(|one| one.ask.transaction == fresh).map(|one| one.request.key)
             };
             let Some(key) = key else { return false };
             let outcome = Stored::read(running).ok().and_then(|stored| stored.outcome(key));
@@ -124,13 +135,32 @@ pub(super) async fn verify(world: &World, running: &Running<'_>) {
     judge(world, running);
 }
 
+/// Waits until no work is left.
+async fn is_quiet(world: &World, running: &Running<'_>) -> bool {
+    let mut quiet = world.wait_until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
+    let stale = |left: &String| left.contains("StaleAnswer");
+    if !quiet && still_open(world, running).iter().all(stale) {
+        // The Core was asked for a request that left the chain before anybody could know. The fix in
+        // config/troubleshooting.md is a restart of the Core.
+        world.say(format_args!("an operator restarts the core"));
+        world.state().core.restart();
+        quiet = world.wait_until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
+    }
+    if !quiet {
+        for left in still_open(world, running) {
+            world.violation(left);
+        }
+    }
+    quiet
+}
+
 /// What has not reached its required state.
 fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
-    let (keys, due, used) = {
+    let (requests, due, used) = {
         let state = world.state();
-        let keys: Vec<RequestKey> = state.chain.requests().map(|request| request.key).collect();
+        let requests: Vec<Requested> = state.chain.requests().cloned().collect();
         let due = state.chain.is_due() || state.numbered < state.plan.requests;
-        (keys, due, state.chain.nonce(state.chain.height()))
+        (requests, due, state.chain.nonce(state.chain.height()))
     };
     let mut left = Vec::new();
     if due {
@@ -143,23 +173,30 @@ fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
             return left;
         }
     };
-    for key in keys.iter().copied() {
+    for one in &requests {
+        let key = one.request.key;
         let Some(RequestRecord { progress, .. }) = stored.request(key) else {
             left.push(format!("request {} was never seen", short(key)));
             continue;
         };
+        let held = progress.held.as_ref().map(|held| &held.hold);
+        let is_denied = held.is_some_and(|hold| hold.reason == HoldReason::AccessDeniedOnChain);
+        if progress.outcome.is_none() && is_denied && is_withheld(world, one) {
+            continue;
+        }
         // The outcome `orphaned` is wrong here: the request is on the chain.
         if progress.outcome.as_ref().is_none_or(|end| *end == Outcome::Orphaned) {
             left.push(format!(
                 "request {} has no outcome: {} {:?} {:?}",
                 short(key),
                 progress.stage.as_str(),
-                progress.held.as_ref().map(|held| &held.hold),
+                held,
                 progress.last_error,
             ));
         }
     }
     // Requests that left the chain and whose id now belongs to another request do not count.
+    let keys: Vec<RequestKey> = requests.iter().map(|one| one.request.key).collect();
     let ids: BTreeSet<U256> = keys.iter().map(|key| key.id).collect();
     let gone =
         stored.unfinished().filter(|one| !keys.contains(&one.key) && ids.contains(&one.key.id));
@@ -173,6 +210,13 @@ fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
     let open = stored.open_nonces.range(used..);
     left.extend(open.map(|nonce| format!("nonce {nonce} is signed and not mined")));
     left
+}
+
+/// Whether nobody may answer it yet.
+fn is_withheld(world: &World, one: &Requested) -> bool {
+    let state = world.state();
+    let present = state.chain.generation(state.chain.height());
+    present >= Generation::G12 && state.host.is_withheld(&one.ask)
 }
 
 fn judge(world: &World, running: &Running<'_>) {
@@ -218,8 +262,12 @@ fn judge(world: &World, running: &Running<'_>) {
     if !waiting.is_empty() && !world.state().lost {
         world.violation(format!("a nonce is missing below {waiting:?}"));
     }
-    for request in &requests {
+    for Requested { request, ask, .. } in &requests {
         let (taken, refused) = answers.get(&request.key.id).copied().unwrap_or_default();
+        if let Some(flaw) = ask.flaw {
+            judge_refused(world, request.key, stored.outcome(request.key).as_ref(), flaw);
+            continue;
+        }
         if taken != 1 {
             world.violation(format!("request {} has {taken} answers", short(request.key)));
         }

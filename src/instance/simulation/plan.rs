@@ -5,6 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::{
+    contracts::abi::Generation::{self, G12, G13, G14, Head, UpToG10},
     domain::PerKind,
     flow::finality::rule::{FinalityRule, FinalityTag},
 };
@@ -66,6 +67,48 @@ pub(super) struct Plan {
     pub core: CoreAge,
     pub storm: Duration,
     pub faults: Faults,
+    /// The generations of the contracts, one after the other.
+    pub path: &'static [Generation],
+    /// The last coprocessor attests other ciphertexts than it has.
+    pub attests_falsely: bool,
+    pub hosts: HostPlan,
+}
+
+/// The generations of a story.
+const PATHS: [&[Generation]; 14] = [
+    &[UpToG10],
+    &[UpToG10],
+    &[UpToG10],
+    &[UpToG10],
+    &[G12],
+    &[G13],
+    &[G13],
+    &[G14],
+    &[Head],
+    &[UpToG10, G13, G14, Head],
+    &[UpToG10, G12],
+    &[G12, G13],
+    &[G13, G14],
+    &[G14, Head],
+];
+
+/// The host chain, and how often its faults happen: at each block of it, in thousandths.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HostPlan {
+    pub nodes: usize,
+    /// How many of them must agree.
+    pub agreement: usize,
+    /// What the last one says of everything. Only where others must agree with it.
+    pub lie: Option<bool>,
+    pub block_time: Duration,
+    /// They accept no batches; they know no block by its hash.
+    pub no_arrays: bool,
+    pub no_block_hashes: bool,
+    /// A node stands still, or refuses connections; no block is made; a reorganisation.
+    pub still: u64,
+    pub away: u64,
+    pub pauses: u64,
+    pub reorganisation: u64,
 }
 
 /// What the Core does when a failed request is asked again.
@@ -198,7 +241,7 @@ impl Plan {
             FinalityRule { finality: FinalityTag::Safe, ..FinalityRule::NONE },
             FinalityRule { finality: FinalityTag::Finalized, ..confirmations },
         ];
-        Self {
+        let plan = Self {
             requests: dice.u64(3..=20),
             bursts: if dice.bool() { dice.u64(1..=3) } else { 0 },
             history: if dice.bool() { dice.u64(1..=5) } else { dice.u64(20..=150) },
@@ -216,6 +259,37 @@ impl Plan {
             core: if dice.bool() { CoreAge::KeepsFailed } else { CoreAge::DoesAgain },
             storm: Duration::from_secs(dice.u64(20..=120)),
             faults,
+            path: PATHS[0],
+            attests_falsely: dice.u8(..3) == 0,
+            hosts: HostPlan::of(dice),
+        };
+        Self { path: *dice.choice(&PATHS).unwrap(), ..plan }
+    }
+
+    /// Whether contracts stand there at some time that leave access to the connectors.
+    pub fn has_hosts(&self) -> bool {
+        self.path.last() > Some(&UpToG10)
+    }
+}
+
+impl HostPlan {
+    fn of(dice: &mut Rng) -> Self {
+        let mut rate = |most: u64| if dice.bool() { dice.u64(1..=most) } else { 0 };
+        let (still, away, pauses, reorganisation) = (rate(60), rate(60), rate(20), rate(150));
+        let nodes = dice.usize(1..=3);
+        let agreement = dice.usize(1..=nodes.min(2));
+        let lies = nodes > 2 && agreement > 1 && dice.bool();
+        Self {
+            nodes,
+            agreement,
+            lie: lies.then(|| dice.u8(..4) > 0),
+            block_time: Duration::from_secs(*dice.choice(&[1, 2, 6]).unwrap()),
+            no_arrays: dice.u8(..4) == 0,
+            no_block_hashes: dice.u8(..6) == 0,
+            still,
+            away,
+            pauses,
+            reorganisation,
         }
     }
 }

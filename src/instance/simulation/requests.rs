@@ -1,36 +1,39 @@
-//! The requests of a simulated world: events as the contract emits them, and their ciphertexts.
+//! Every request of a simulated world, and the ciphertexts that the coprocessors keep for it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use alloy::{primitives::keccak256, sol, sol_types::SolEvent};
+use alloy::{primitives::keccak256, signers::local::PrivateKeySigner};
 use fastrand::Rng;
 
+use super::asks::{Ask, Cipher, Making};
 use crate::{
-    contracts::abi::Counter,
-    domain::{Address, B256, BlockRef, Bytes, Event, U256},
+    contracts::abi::Generation,
+    domain::{Address, B256, Bytes, Event, U256},
 };
 
-sol! {
-    event PublicDecryptionRequest(
-        uint256 indexed decryptionId,
-        (bytes32, uint256, bytes32, address[])[] snsCtMaterials,
-        bytes extraData
-    );
-    event UserDecryptionRequest(
-        uint256 indexed decryptionId,
-        (bytes32, uint256, bytes32, address[])[] snsCtMaterials,
-        address userAddress,
-        bytes publicKey,
-        bytes extraData
-    );
+/// A coprocessor, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Coprocessor(u8);
+
+pub(super) const COPROCESSORS: [Coprocessor; 3] = [Coprocessor(0), Coprocessor(1), Coprocessor(2)];
+/// How many of them must attest the same.
+pub(super) const THRESHOLD: u64 = 2;
+
+impl Coprocessor {
+    pub fn tx_sender(self) -> Address {
+        Address::repeat_byte(0xc0 + self.0)
+    }
+
+    pub fn key(self) -> PrivateKeySigner {
+        PrivateKeySigner::from_bytes(&B256::repeat_byte(0xc0 + self.0)).unwrap()
+    }
+
+    /// The base URL of its bucket.
+    pub fn bucket(self) -> &'static str {
+        ["http://one.bucket/ct128", "http://two.bucket/ct128", "http://three.bucket/ct128"]
+            [usize::from(self.0)]
+    }
 }
-
-/// Two coprocessors, each with a bucket.
-pub(super) const COPROCESSORS: [Address; 2] =
-    [Address::repeat_byte(0xc1), Address::repeat_byte(0xc2)];
-
-/// The buckets' hosts, in the order of [`COPROCESSORS`].
-pub(super) const BUCKETS: [&str; 2] = ["http://one.bucket/ct128", "http://two.bucket/ct128"];
 
 /// Serialisation names of ciphertexts.
 pub(super) const COMPRESSED: &str = "high_level_api::CompressedSquashedNoiseCiphertextList";
@@ -42,54 +45,36 @@ pub(super) struct Catalogue {
     made: u64,
     /// Ciphertexts by digest.
     pub ciphertexts: BTreeMap<B256, Bytes>,
+    /// Digests by handle.
+    pub digests: BTreeMap<B256, B256>,
 }
 
 impl Catalogue {
-    /// A new request with its own handles. Its block assigns its number.
-    pub fn request(&mut self, dice: &mut Rng) -> Event {
+    /// A new request with its own handles. Its block assigns its number. `now`: Unix seconds.
+    pub fn request(
+        &mut self,
+        (generation, now): (Generation, u64),
+        may_be_flawed: bool,
+        dice: &mut Rng,
+    ) -> Arc<Ask> {
         self.made += 1;
         let made = self.made;
-        let user = dice.bool();
-        // The top byte is the kind's tag.
-        let counter = if user { Counter::User } else { Counter::Public };
-        let id = counter.id(0);
-        let materials: Vec<_> = (0..dice.u64(1..=3))
+        let ciphers = (0..dice.u64(1..=3))
             .map(|nth| {
                 let mut handle = keccak256([made.to_be_bytes(), nth.to_be_bytes()].concat());
-                handle.0[30] = 2;
+                handle[22..30].copy_from_slice(&super::hosts::HOST_ID.to_be_bytes());
+                (handle[30], handle[31]) = (2, 0);
                 let body = ciphertext(handle, dice);
                 let digest = keccak256(&body);
                 self.ciphertexts.insert(digest, body);
-                (handle, U256::from(7), digest, COPROCESSORS.to_vec())
+                Cipher { handle, digest }
             })
             .collect();
-        let extra_data = Bytes::from_static(&[0]);
-        let log = if user {
-            let public_key = Bytes::from(keccak256(made.to_be_bytes()).to_vec());
-            let user = Address::repeat_byte(0xee);
-            UserDecryptionRequest {
-                decryptionId: id,
-                snsCtMaterials: materials,
-                userAddress: user,
-                publicKey: public_key,
-                extraData: extra_data,
-            }
-            .encode_log_data()
-        } else {
-            PublicDecryptionRequest {
-                decryptionId: id,
-                snsCtMaterials: materials,
-                extraData: extra_data,
-            }
-            .encode_log_data()
-        };
-        Event {
-            block: BlockRef { number: 0, hash: B256::ZERO },
-            transaction: keccak256([made.to_be_bytes(), [0xee; 8]].concat()),
-            log_index: 0,
-            topics: log.topics().to_vec(),
-            data: log.data,
-        }
+        let making = Making { made, generation, now, may_be_flawed, ciphers };
+        let ask = Ask::new(making, dice);
+        let digests = ask.ciphers.iter().map(|cipher| (cipher.handle, cipher.digest));
+        self.digests.extend(digests);
+        Arc::new(ask)
     }
 }
 

@@ -27,7 +27,7 @@ const SYNC_PATIENCE: Duration = Duration::from_secs(2);
 const SYNC_EVERY: Duration = Duration::from_millis(200);
 
 /// What happens to one message.
-enum CallFate {
+pub(super) enum CallFate {
     /// Executed and answered.
     Answered,
     /// Executed; the response is lost.
@@ -63,20 +63,31 @@ const UNTRUE: [(&str, bool); 6] = [
 
 /// One call of a message.
 #[derive(Debug, Deserialize)]
-struct Call {
-    id: u64,
-    method: String,
-    params: Value,
+pub(super) struct Call {
+    pub id: u64,
+    pub method: String,
+    pub params: Value,
 }
 
 impl Call {
+    /// The calls of a message, and whether they are a batch.
+    pub fn read(message: &str) -> (bool, Vec<Self>) {
+        let together = message.starts_with('[');
+        let calls = if together {
+            serde_json::from_str(message).expect("the provider writes well")
+        } else {
+            vec![serde_json::from_str(message).expect("the provider writes well")]
+        };
+        (together, calls)
+    }
+
     fn is_raw(&self) -> bool {
         self.method.starts_with("eth_sendRawTransaction")
     }
 
     /// Returns whether this call only keeps the connection alive; there are several a second. The world
     /// has faults of their own for these (`unannounced`, `reconnect`, `away`).
-    fn keeps_connection(&self) -> bool {
+    pub fn keeps_connection(&self) -> bool {
         let header_of = |block: &str| {
             self.method == "eth_getBlockByNumber" && self.params[0].as_str() == Some(block)
         };
@@ -104,54 +115,18 @@ struct Node {
 }
 
 impl Node {
-    fn draw_fate(&self, raw: bool) -> (CallFate, Duration) {
-        let mut state = self.life.world.state();
-        let faults = state.plan.faults;
-        let quick = state.millis(20);
-        if raw && state.fault(faults.lost) {
-            return (CallFate::Lost, state.millis(3000));
-        }
-        if raw && state.fault(faults.silent) {
-            return (CallFate::Unanswered, state.millis(3000));
-        }
-        if raw && state.fault(faults.untrue) {
-            let (text, takes) = UNTRUE[state.dice.usize(..UNTRUE.len())];
-            let fate = if takes { CallFate::Unanswered } else { CallFate::Refused(-32_000, text) };
-            return (fate, quick);
-        }
-        if state.fault(faults.never) {
-            return (
-                if state.dice.bool() { CallFate::Lost } else { CallFate::Unanswered },
-                CALL_DEADLINE,
-            );
-        }
-        if state.fault(faults.packet) {
-            let (code, text) = PACKETS[state.dice.usize(..PACKETS.len())];
-            return (CallFate::Refused(code, text), quick);
-        }
-        if state.fault(faults.late) {
-            return (CallFate::Answered, state.millis(9000));
-        }
-        (CallFate::Answered, quick)
-    }
-
     /// Exchanges one message for its response; `None` if there is none.
     async fn exchange(&self, message: &str) -> Option<Vec<u8>> {
-        let together = message.starts_with('[');
-        let calls: Vec<Call> = if together {
-            serde_json::from_str(message).expect("the provider writes well")
-        } else {
-            vec![serde_json::from_str(message).expect("the provider writes well")]
-        };
+        let (together, calls) = Call::read(message);
         if calls.iter().all(Call::keeps_connection) {
             let pause = self.life.world.state().millis(20);
             sleep(pause).await;
             let answers = self.life.world.state().answer(self, &calls, &CallFate::Answered)?.1;
-            return Some(spelled(together, answers));
+            return Some(spelled(together, answers.into_iter().map(unnoted)));
         }
         self.life.death_point().await;
         let raw = calls.iter().any(Call::is_raw);
-        let (fate, pause) = self.draw_fate(raw);
+        let (fate, pause) = draw_fate(&self.life, raw);
         // The time to the node; the rest is the time back.
         sleep(pause / 3).await;
         let refuses = together && self.life.world.state().plan.no_arrays[self.endpoint];
@@ -180,7 +155,7 @@ impl Node {
         self.life.weighted_death_point(if raw { RISKY } else { 1 }).await;
         match fate {
             CallFate::Answered | CallFate::Refused(..) => {
-                Some(spelled(!refuses && together, answers))
+                Some(spelled(!refuses && together, answers.into_iter().map(unnoted)))
             }
             CallFate::Unanswered | CallFate::Lost => None,
         }
@@ -200,6 +175,38 @@ impl Node {
     }
 }
 
+/// Draws what happens to a message, and how long it takes. `raw`: it is a raw transaction.
+pub(super) fn draw_fate(life: &Life, raw: bool) -> (CallFate, Duration) {
+    let mut state = life.world.state();
+    let faults = state.plan.faults;
+    let quick = state.millis(20);
+    if raw && state.fault(faults.lost) {
+        return (CallFate::Lost, state.millis(3000));
+    }
+    if raw && state.fault(faults.silent) {
+        return (CallFate::Unanswered, state.millis(3000));
+    }
+    if raw && state.fault(faults.untrue) {
+        let (text, takes) = UNTRUE[state.dice.usize(..UNTRUE.len())];
+        let fate = if takes { CallFate::Unanswered } else { CallFate::Refused(-32_000, text) };
+        return (fate, quick);
+    }
+    if state.fault(faults.never) {
+        return (
+            if state.dice.bool() { CallFate::Lost } else { CallFate::Unanswered },
+            CALL_DEADLINE,
+        );
+    }
+    if state.fault(faults.packet) {
+        let (code, text) = PACKETS[state.dice.usize(..PACKETS.len())];
+        return (CallFate::Refused(code, text), quick);
+    }
+    if state.fault(faults.late) {
+        return (CallFate::Answered, state.millis(9000));
+    }
+    (CallFate::Answered, quick)
+}
+
 fn how(fate: &CallFate) -> &'static str {
     match fate {
         CallFate::Answered | CallFate::Refused(..) => "",
@@ -208,8 +215,17 @@ fn how(fate: &CallFate) -> &'static str {
     }
 }
 
-fn spelled(together: bool, answers: Answers) -> Vec<u8> {
-    let each = answers.into_iter().map(|(id, (said, _))| match said {
+/// Without its form in the trace.
+fn unnoted((id, (said, _)): (Option<u64>, Said)) -> (Option<u64>, Result<Value, Refusal>) {
+    (id, said)
+}
+
+/// The message that answers.
+pub(super) fn spelled(
+    together: bool,
+    answers: impl Iterator<Item = (Option<u64>, Result<Value, Refusal>)>,
+) -> Vec<u8> {
+    let each = answers.map(|(id, said)| match said {
         Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
         Err(Refusal { code, message, data }) => json!({
             "jsonrpc": "2.0", "id": id,

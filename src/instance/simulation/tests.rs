@@ -22,7 +22,7 @@ struct SeedResults {
 
 /// Each kind of wrong answer must occur in at least this many stories.
 const ENOUGH: u64 = 5;
-const FAULTS: [&str; 16] = [
+const FAULTS: [&str; 24] = [
     "array",
     "away",
     "index",
@@ -39,6 +39,14 @@ const FAULTS: [&str; 16] = [
     "journal",
     "signing key",
     "out of gas",
+    "upgrade",
+    "attestation",
+    "asked by grants",
+    "grants left",
+    "host stands still",
+    "host is away",
+    "host lies",
+    "host arrays",
 ];
 
 /// Plays seeds on all cores; returns those that failed.

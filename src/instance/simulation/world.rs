@@ -12,7 +12,9 @@ use fastrand::Rng;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{chain::Chain, core::Core, lies::Endpoint, plan::Plan, requests::Catalogue};
+use super::{
+    chain::Chain, core::Core, hosts::HostChain, lies::Endpoint, plan::Plan, requests::Catalogue,
+};
 use crate::time::clock::Clock;
 
 pub(super) struct WorldState {
@@ -21,6 +23,7 @@ pub(super) struct WorldState {
     /// Whether faults happen.
     pub storm: bool,
     pub chain: Chain,
+    pub host: HostChain,
     pub core: Core,
     pub catalogue: Catalogue,
     pub endpoints: Vec<Endpoint>,
@@ -38,10 +41,13 @@ pub(super) struct WorldState {
     /// Violated invariants.
     pub violations: Vec<String>,
     trace: String,
+    begun: Instant,
     /// Counts awaits, so that a busy world without progress ends.
     points: u64,
 }
 
+/// The world's wall clock at its beginning: the year 2025, in Unix milliseconds.
+const BEGINNING: u64 = 1_735_689_600_000;
 /// Awaits per seed; no run has come near.
 const MAX_POINTS: u64 = 3_000_000;
 
@@ -49,7 +55,8 @@ impl WorldState {
     pub fn new(plan: &Plan, seed: u64) -> Self {
         let core = Core::default();
         Self {
-            chain: Chain::new(plan.nodes, core.address()),
+            chain: Chain::new(plan.nodes, core.address(), plan.path[0]),
+            host: HostChain::new(&plan.hosts, BEGINNING / 1_000),
             endpoints: (0..plan.urls).map(|_| Endpoint::default()).collect(),
             broken_indices: 0,
             lost: false,
@@ -63,8 +70,14 @@ impl WorldState {
             numbered: 0,
             violations: Vec::new(),
             trace: String::new(),
+            begun: Instant::now(),
             points: 0,
         }
+    }
+
+    /// The world's wall clock, in Unix seconds.
+    pub fn now(&self) -> u64 {
+        BEGINNING / 1_000 + self.begun.elapsed().as_secs()
     }
 
     /// Draws whether a fault of this rate happens now.
@@ -98,9 +111,8 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its wall clock begins with the year 2025.
     pub fn clock(&self) -> Clock {
-        Clock::Runtime { at: self.begun, unix_ms: 1_735_689_600_000 }
+        Clock::Runtime { at: self.begun, unix_ms: BEGINNING }
     }
 
     /// Adds one line to the trace.

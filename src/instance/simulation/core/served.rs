@@ -12,7 +12,7 @@ use tonic::{
 
 use super::{Entry, short};
 use crate::{
-    domain::B256,
+    domain::{B256, U256},
     flow::kms_core::{
         GrpcService, eip712,
         proto::{
@@ -24,7 +24,7 @@ use crate::{
         },
         wire::{self, ResultEncoding},
     },
-    instance::simulation::{chain::domain, plan::CoreAge, requests::COMPRESSED, world::Life},
+    instance::simulation::{chain::domain, plan::CoreAge, store::is_compressed, world::Life},
 };
 use health::health_server::{Health, HealthServer};
 
@@ -99,6 +99,7 @@ impl ServedCore {
         extra_data: bytes::Bytes,
     ) -> Result<Response<v1::Empty>, Status> {
         let id = id.unwrap_or_default().request_id;
+        let wrong;
         let answer = {
             let mut state = self.0.world.state();
             let faults = state.plan.faults;
@@ -121,16 +122,16 @@ impl ServedCore {
                 .iter()
                 .map(|one| B256::try_from(one.external_handle.as_ref()).unwrap())
                 .collect();
+            let number = U256::from_str_radix(&id, 16).unwrap();
+            wrong = state.judge_ask(number, &handles, public_key.as_deref());
             for (one, handle) in ciphertexts.iter().zip(&handles) {
                 let digest = keccak256(&one.ciphertext);
                 let checked = state.catalogue.ciphertexts.contains_key(&digest);
                 if !checked || !one.ciphertext.ends_with(handle.as_slice()) {
                     state.violations.push(format!("the Core got other bytes for {handle}"));
                 }
-                let is_compressed =
-                    one.ciphertext.windows(COMPRESSED.len()).any(|is| is == COMPRESSED.as_bytes());
                 let said = one.ciphertext_format();
-                if (said == v1::CiphertextFormat::BigCompressed) != is_compressed {
+                if (said == v1::CiphertextFormat::BigCompressed) != is_compressed(&one.ciphertext) {
                     state.violations.push(format!("the Core was told that {handle} is {said:?}"));
                 }
             }
@@ -152,7 +153,7 @@ impl ServedCore {
         let note = answer
             .as_ref()
             .map_or_else(|status| format!("{:?}", status.code()), |_| "taken".to_owned());
-        self.0.world.say(format_args!("core: ask {}: {note}", short(&id)));
+        self.0.world.say(format_args!("{wrong}core: ask {}: {note}", short(&id)));
         answer
     }
 

@@ -117,7 +117,9 @@ impl WorldState {
     pub fn shown_by(&mut self, endpoint: usize, mut events: Vec<Event>) -> Vec<Event> {
         let Some(broken) = self.endpoints[endpoint].lies.index() else { return events };
         let all = events.len();
-        events.retain(|event| broken.partial && event.transaction[31].is_multiple_of(2));
+        let is_shown =
+            |event: &Event| (u64::from(event.transaction[31]) + event.log_index).is_multiple_of(2);
+        events.retain(|event| broken.partial && is_shown(event));
         if events.len() < all {
             self.record_fault(if self.endpoints.len() > 1 {
                 "index of one of two"

@@ -1,21 +1,17 @@
 //! What a node answers to each method: from the chain as this node sees it, or untrue.
 
-use alloy::{
-    primitives::{FixedBytes, U64, U128},
-    sol_types::SolValue,
-};
+use alloy::primitives::{U64, U128};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Answers, Call, CallFate, Node, Said};
 use crate::{
     chain::reader::Head,
-    contracts::abi,
-    domain::{Address, B256, Bytes, Event, Kind, SigningDomain, U256},
+    domain::{Address, B256, Bytes, Event, U256},
     instance::simulation::{
-        chain::{Block, CHAIN_ID, DECRYPTION, GATEWAY_CONFIG, Transaction, domain},
+        chain::{Block, CHAIN_ID, DECRYPTION, Transaction},
         lies::{BlockReceipts, Refusal, refused},
-        requests::{BUCKETS, COPROCESSORS, number_of},
+        requests::number_of,
         world::WorldState,
     },
 };
@@ -100,7 +96,7 @@ impl WorldState {
             "eth_getLogs" => return self.logs(endpoint, machine, &params[0]),
             "eth_getBlockReceipts" => return self.receipts(endpoint, machine, hash(0)),
             "eth_getTransactionReceipt" => return self.receipt(machine, hash(0)),
-            "eth_getTransactionByHash" => Ok(Value::Null),
+            "eth_getTransactionByHash" => Ok(self.asking_transaction(machine, hash(0))),
             "eth_call" => self.call(node, machine, params).map(|told| json!(told)),
             "eth_estimateGas" => {
                 let latest = json!([params[0], "latest"]);
@@ -159,8 +155,10 @@ impl WorldState {
             });
             sent.collect()
         } else {
-            let emitting = block.events.iter().map(|event| event.transaction);
-            emitting.chain(sent.map(|sent| sent.hash)).map(|hash| json!(hash)).collect()
+            let mut emitting: Vec<B256> =
+                block.events.iter().map(|event| event.transaction).collect();
+            emitting.dedup();
+            emitting.into_iter().chain(sent.map(|sent| sent.hash)).map(|hash| json!(hash)).collect()
         };
         (Ok(told), format!("{} {}", own.number, own.hash))
     }
@@ -262,6 +260,17 @@ impl WorldState {
         (Ok(told), format!("{hash} in {} {}", receipt.block.number, receipt.success))
     }
 
+    /// A transaction that makes a request.
+    fn asking_transaction(&self, machine: usize, hash: B256) -> Value {
+        let sight = self.chain.visible_height(machine);
+        let Some((ask, block)) = self.chain.ask_of(hash, sight) else { return Value::Null };
+        let (to, input) = ask.call();
+        json!({
+            "hash": hash, "from": Address::repeat_byte(0xaa), "to": to, "input": input,
+            "blockNumber": hex(block.number), "blockHash": block.hash,
+        })
+    }
+
     /// The block whose state is queried, as far as the machine sees.
     fn place(&self, machine: usize, at: &Value) -> Result<u64, Refusal> {
         let sight = self.chain.visible_height(machine);
@@ -291,28 +300,7 @@ impl WorldState {
         wallet: Address,
         number: u64,
     ) -> Result<Bytes, Refusal> {
-        if to == GATEWAY_CONFIG {
-            let text = |text: &str| text.to_owned();
-            if *data == abi::kms_node(wallet).calldata() {
-                let node = (wallet, self.core.address(), text("node"), text(""));
-                return Ok(node.abi_encode().into());
-            }
-            for (coprocessor, url) in COPROCESSORS.into_iter().zip(BUCKETS) {
-                if *data == abi::coprocessor(coprocessor).calldata() {
-                    return Ok((coprocessor, coprocessor, text(url)).abi_encode().into());
-                }
-            }
-        }
-        if to == DECRYPTION
-            && let Some(id) = data.get(4..36).map(U256::from_be_slice)
-            && *data == abi::consensus_tx_senders(Kind::PublicDecryption, id).calldata()
-        {
-            let answered = self.chain.is_answered(id, number);
-            return Ok(if answered { vec![wallet] } else { vec![] }.abi_encode().into());
-        }
-        if to == DECRYPTION
-            && let Some(told) = described(data)
-        {
+        if let Some(told) = self.gateway_view(to, data, wallet, number) {
             return Ok(told);
         }
         match self.chain.execute(Some(to), data, number) {
@@ -347,17 +335,4 @@ impl WorldState {
         let note = format!("{hash} nonce {nonce} for {answers}: {taken}");
         (offered.map(|hash| json!(hash)), note)
     }
-}
-
-/// `eip712Domain` and `getVersion` of the Decryption contract.
-fn described(data: &Bytes) -> Option<Bytes> {
-    if *data == abi::signing_domain().calldata() {
-        let SigningDomain { name, version, chain_id, verifying_contract } = domain();
-        let (fields, chain_id) = (FixedBytes::from([0x0f]), U256::from(chain_id));
-        let none: (B256, Vec<U256>) = (B256::ZERO, Vec::new());
-        let told = (fields, name, version, chain_id, verifying_contract, none.0, none.1);
-        return Some(told.abi_encode_params().into());
-    }
-    let asked = *data == abi::contract_version().calldata();
-    asked.then(|| ("Decryption v0.3.0".to_owned(),).abi_encode_params().into())
 }
