@@ -22,9 +22,9 @@ use crate::{
     time::clock::Clock,
 };
 
-/// How long a host chain may take to contradict a configuration. Shorter than the whole check, which a
-/// chain without an answer does not fail.
-const HOST_CHAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the nodes of a host chain may take to be connected, and then to show its contract. Both are
+/// shorter than the whole check, which a chain without an answer does not fail.
+const HOST_CHAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Checks whether an instance of this configuration could run: its wallet opens, the node serves its
 /// chain, the contract has the configured EIP-712 domain, the Core answers, no host chain contradicts it.
@@ -127,12 +127,12 @@ async fn ask_host_chain(contract: &HostContract<ArbitrumProvider>) -> Result<(),
     let endpoints = contract.reads().endpoints().iter();
     let attempts = endpoints
         .map(|endpoint| timeout(HOST_CHAIN_DEADLINE, endpoint.reader.attempt(endpoint.node)));
-    let look = timeout(HOST_CHAIN_DEADLINE, contract.look());
-    let (attempts, looked) = tokio::join!(join_all(attempts), look);
+    let attempts = join_all(attempts).await;
     let refused = attempts.into_iter().flatten().filter_map(Result::err);
     let mut refused = refused.map(|error| HostChainError::of(chain_id, error));
     match refused.find(HostChainError::is_contradiction) {
         Some(error) => Err(error),
-        None => looked.unwrap_or(Ok(())),
+        // Only a connected node is asked.
+        None => timeout(HOST_CHAIN_DEADLINE, contract.look()).await.unwrap_or(Ok(())),
     }
 }
