@@ -29,51 +29,47 @@ async fn core(version: CoreVersion) -> (CoreStub, Client) {
     })
     .await;
     stub.change(|behaviour| behaviour.key_latency = Duration::ZERO);
-    let client = CoreServiceEndpointClient::connect(stub.endpoint()).await.unwrap();
-    (stub, client)
+    let client = CoreServiceEndpointClient::connect(stub.endpoint()).await;
+    (stub, client.expect("the stub listens"))
 }
 
 fn text(id: u64) -> String {
     format!("{id:064x}")
 }
 
-fn id(number: u64) -> Option<v1::RequestId> {
-    Some(v1::RequestId { request_id: text(number) })
-}
-
-fn poll(number: u64) -> v1::RequestId {
+fn id(number: u64) -> v1::RequestId {
     v1::RequestId { request_id: text(number) }
 }
 
-fn domain() -> Option<v1::Eip712DomainMsg> {
-    Some(v1::Eip712DomainMsg {
+fn domain() -> v1::Eip712DomainMsg {
+    v1::Eip712DomainMsg {
         name: "KMSGeneration".into(),
         version: "1".into(),
         chain_id: U256::from(CHAIN_ID).to_be_bytes::<32>().to_vec().into(),
         verifying_contract: CONTRACT.to_checksum(None),
         salt: None,
-    })
+    }
 }
 
 fn preprocessing(number: u64) -> v1::KeyGenPreprocRequest {
-    v1::KeyGenPreprocRequest { request_id: id(number), domain: domain(), ..Default::default() }
+    let (request_id, domain) = (Some(id(number)), Some(domain()));
+    v1::KeyGenPreprocRequest { request_id, domain, ..Default::default() }
 }
 
 /// The key of a preprocessing.
 fn key(number: u64, of: u64) -> v1::KeyGenRequest {
-    let domain = domain();
-    v1::KeyGenRequest { request_id: id(number), preproc_id: id(of), domain, ..Default::default() }
+    let (request_id, preproc_id) = (Some(id(number)), Some(id(of)));
+    v1::KeyGenRequest { request_id, preproc_id, domain: Some(domain()), ..Default::default() }
 }
 
 fn crs(number: u64) -> v1::CrsGenRequest {
-    let domain = domain();
-    let max_num_bits = Some(2048);
-    v1::CrsGenRequest { request_id: id(number), max_num_bits, domain, ..Default::default() }
+    let (request_id, domain) = (Some(id(number)), Some(domain()));
+    v1::CrsGenRequest { request_id, max_num_bits: Some(2048), domain, ..Default::default() }
 }
 
-fn keyset(compressed_key_config: i32) -> Option<v1::KeySetConfig> {
+fn keyset(compressed_key_config: i32) -> v1::KeySetConfig {
     let standard = v1::StandardKeySetConfig { compressed_key_config, ..Default::default() };
-    Some(v1::KeySetConfig { standard_keyset_config: Some(standard), ..Default::default() })
+    v1::KeySetConfig { standard_keyset_config: Some(standard), ..Default::default() }
 }
 
 fn names(result: &v1::KeyGenResult) -> Vec<&str> {
@@ -85,14 +81,14 @@ async fn every_version_makes_a_key_and_a_crs() {
     for version in MAKERS {
         let (stub, mut client) = core(version).await;
         client.key_gen_preproc(preprocessing(1)).await.unwrap();
-        let made = client.get_key_gen_preproc_result(poll(1)).await.unwrap().into_inner();
-        assert_eq!(made.preprocessing_id, id(1));
+        let made = client.get_key_gen_preproc_result(id(1)).await.unwrap().into_inner();
+        assert_eq!(made.preprocessing_id, Some(id(1)));
         let ask = KeyAsk::new(KeyOperation::Preprocessing, text(1));
         assert_eq!(made.external_signature, stub.answer_to(&ask).signature, "{version:?}");
 
         client.key_gen(key(2, 1)).await.unwrap();
-        let made = client.get_key_gen_result(poll(2)).await.unwrap().into_inner();
-        assert_eq!((&made.request_id, &made.preprocessing_id), (&id(2), &id(1)));
+        let made = client.get_key_gen_result(id(2)).await.unwrap().into_inner();
+        assert_eq!((&made.request_id, &made.preprocessing_id), (&Some(id(2)), &Some(id(1))));
         let compressed = version >= CoreVersion::V0_13_20;
         let expected = if compressed {
             ["PublicKey", "CompressedXofKeySet"]
@@ -105,8 +101,8 @@ async fn every_version_makes_a_key_and_a_crs() {
         assert_eq!(made.external_signature, stub.answer_to(&ask).signature);
 
         client.crs_gen(crs(3)).await.unwrap();
-        let made = client.get_crs_gen_result(poll(3)).await.unwrap().into_inner();
-        assert_eq!((&made.request_id, made.max_num_bits), (&id(3), 2048));
+        let made = client.get_crs_gen_result(id(3)).await.unwrap().into_inner();
+        assert_eq!((&made.request_id, made.max_num_bits), (&Some(id(3)), 2048));
         let ask = KeyAsk { max_bits: Some(2048), ..KeyAsk::new(KeyOperation::Crs, text(3)) };
         let answer = stub.answer_to(&ask);
         assert_eq!((made.crs_digest, made.external_signature), {
@@ -155,13 +151,13 @@ async fn what_is_asked_at_the_wrong_time_is_refused_by_its_status() {
         assert_eq!(code(client.key_gen_preproc(preprocessing(1)).await), None);
         assert_eq!(code(client.key_gen_preproc(preprocessing(1)).await), Some(Code::AlreadyExists));
         assert_eq!(code(client.key_gen(key(2, 1)).await), Some(Code::Unavailable));
-        let running = client.get_key_gen_preproc_result(poll(1)).await.unwrap_err();
+        let running = client.get_key_gen_preproc_result(id(1)).await.unwrap_err();
         assert_eq!(running.code(), Code::Unavailable);
-        let unknown = client.get_key_gen_result(poll(1)).await.unwrap_err();
+        let unknown = client.get_key_gen_result(id(1)).await.unwrap_err();
         assert_eq!(unknown.code(), Code::NotFound, "the store of each operation is its own");
         stub.change(|behaviour| behaviour.key_latency = Duration::ZERO);
 
-        let other = v1::KeyGenRequest { keyset_config: keyset(1), ..key(2, 1) };
+        let other = v1::KeyGenRequest { keyset_config: Some(keyset(1)), ..key(2, 1) };
         assert_eq!(code(client.key_gen(other).await), Some(Code::InvalidArgument));
         stub.change(|behaviour| behaviour.lifecycle_runs = true);
         assert_eq!(code(client.key_gen(key(2, 1)).await), Some(Code::FailedPrecondition));
@@ -179,18 +175,18 @@ async fn what_is_asked_at_the_wrong_time_is_refused_by_its_status() {
         client.key_gen_preproc(preprocessing(5)).await.unwrap();
         stub.restart().await;
         let mut client = CoreServiceEndpointClient::connect(stub.endpoint()).await.unwrap();
-        let lost = client.get_key_gen_preproc_result(poll(5)).await.unwrap_err();
+        let lost = client.get_key_gen_preproc_result(id(5)).await.unwrap_err();
         assert_eq!(lost.code(), Code::NotFound);
-        client.get_key_gen_result(poll(2)).await.unwrap();
-        client.get_crs_gen_result(poll(3)).await.unwrap();
+        client.get_key_gen_result(id(2)).await.unwrap();
+        client.get_crs_gen_result(id(3)).await.unwrap();
         stub.change(|behaviour| behaviour.key_latency = Duration::from_mins(9));
         client.crs_gen(crs(6)).await.unwrap();
         stub.restart().await;
         let mut client = CoreServiceEndpointClient::connect(stub.endpoint()).await.unwrap();
-        let lost = client.get_crs_gen_result(poll(6)).await.unwrap_err();
+        let lost = client.get_crs_gen_result(id(6)).await.unwrap_err();
         assert_eq!(lost.code(), Code::NotFound);
         stub.lose_keys();
-        let lost = client.get_key_gen_result(poll(2)).await.unwrap_err();
+        let lost = client.get_key_gen_result(id(2)).await.unwrap_err();
         assert_eq!(lost.code(), Code::NotFound);
     }
 }
@@ -207,19 +203,19 @@ async fn what_key_is_made_and_what_is_signed_turns_at_v0_13_20() {
     ] {
         let (stub, mut client) = core(version).await;
         let asked = v1::KeyGenPreprocRequest {
-            keyset_config: keyset(compressed_key_config),
+            keyset_config: Some(keyset(compressed_key_config)),
             extra_data: bytes::Bytes::from_static(&[1, 2, 3]),
             ..preprocessing(1)
         };
         client.key_gen_preproc(asked).await.unwrap();
         let plainly = KeyAsk::new(KeyOperation::Preprocessing, text(1));
-        let signed = client.get_key_gen_preproc_result(poll(1)).await.unwrap().into_inner();
+        let signed = client.get_key_gen_preproc_result(id(1)).await.unwrap().into_inner();
         let same = signed.external_signature == stub.answer_to(&plainly).signature;
         assert_eq!(same, version == CoreVersion::V0_13_10, "{version:?}");
-        let keyset_config = keyset(compressed_key_config);
+        let keyset_config = Some(keyset(compressed_key_config));
         let asked = v1::KeyGenRequest { keyset_config, ..key(2, 1) };
         client.key_gen(asked).await.unwrap();
-        let made = client.get_key_gen_result(poll(2)).await.unwrap().into_inner();
+        let made = client.get_key_gen_result(id(2)).await.unwrap().into_inner();
         assert_eq!(names(&made) == uncompressed, plain, "{version:?} {compressed_key_config}");
     }
 }
@@ -235,13 +231,13 @@ async fn a_malformed_abort_tells_the_version_and_a_good_one_ends_what_runs() {
             continue;
         }
         assert_eq!(told, Code::InvalidArgument, "{version:?}");
-        assert_eq!(client.abort_key_gen(poll(1)).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(client.abort_key_gen(id(1)).await.unwrap_err().code(), Code::NotFound);
         stub.change(|behaviour| behaviour.key_latency = Duration::from_mins(9));
         client.key_gen_preproc(preprocessing(1)).await.unwrap();
-        client.abort_key_gen(poll(1)).await.unwrap();
-        let aborted = client.get_key_gen_preproc_result(poll(1)).await.unwrap_err();
+        client.abort_key_gen(id(1)).await.unwrap();
+        let aborted = client.get_key_gen_preproc_result(id(1)).await.unwrap_err();
         assert_eq!(aborted.code(), Code::Aborted);
-        assert_eq!(client.abort_key_gen(poll(1)).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(client.abort_key_gen(id(1)).await.unwrap_err().code(), Code::NotFound);
     }
 }
 
@@ -250,6 +246,6 @@ async fn a_poll_is_held_until_there_is_a_result() {
     let (stub, mut client) = core(CoreVersion::V0_13_10).await;
     stub.change(|behaviour| behaviour.key_latency = Duration::from_millis(300));
     client.crs_gen(crs(3)).await.unwrap();
-    client.get_crs_gen_result(poll(3)).await.unwrap();
+    client.get_crs_gen_result(id(3)).await.unwrap();
     assert_eq!(stub.polls(U256::from(3)), 1);
 }

@@ -84,7 +84,8 @@ impl Net {
 
     /// The topics of what the contract tells to the answer of a party.
     async fn told(&self, party: usize, request: &KeyRequest) -> Vec<B256> {
-        let receipt = self.send(self.answer(party, request)).await.unwrap();
+        let told = self.send(self.answer(party, request)).await;
+        let receipt = told.expect("the contract takes it");
         receipt.logs.iter().map(|log| log.topics[0]).collect()
     }
 
@@ -203,8 +204,8 @@ async fn enough_equal_answers_make_a_key_and_a_crs() {
         let soon = std::time::Duration::ZERO;
         keys.answered_by(&preparation, &signers, soon).await.unwrap();
         assert!(keys.answered_by(&crs, &signers, soon).await.is_err(), "one is missing");
-        let next = keys.keygen().await.unwrap();
-        assert_eq!(next.id, preparation.id + U256::from(1));
+        let another = keys.keygen().await.unwrap();
+        assert_eq!(another.id, preparation.id + U256::from(1));
     }
 }
 
@@ -287,8 +288,8 @@ async fn what_is_wrong_with_an_answer_is_said_in_the_protocols_words() {
         net.refusal::<KMSGeneration::KmsAlreadySignedForCrsgen>(net.answer(0, &crs)).await;
 
         let beyond = |request: &KeyRequest| {
-            let next = KeyRequest { id: request.id + U256::from(1), ..request.clone() };
-            net.answer(2, &next)
+            let later = KeyRequest { id: request.id + U256::from(1), ..request.clone() };
+            net.answer(2, &later)
         };
         if variant.since(Variant::G10) {
             net.refusal::<KMSGeneration::PrepKeygenNotRequested>(beyond(&preparation)).await;
