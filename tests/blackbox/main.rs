@@ -4,6 +4,7 @@ mod requests;
 mod access;
 mod chain;
 mod kms_core;
+mod keys;
 mod buckets;
 mod journal;
 mod supervisor;
