@@ -120,7 +120,7 @@ struct Running<'a> {
 /// How a life went on.
 enum LifeEnd<'a> {
     /// It died, failed or stopped; the next life begins with what this one left.
-    Over(Option<JournalTenure>),
+    Over(Option<Box<JournalTenure>>),
     /// The storm is over and the process lives.
     Calm(Running<'a>),
 }
@@ -172,7 +172,7 @@ async fn run_story(seed: u64, plan: &Plan, state_dir: &Path) -> SeedResult {
     let mut estate = None;
     let running = loop {
         match home.one_life(estate.take()).await {
-            LifeEnd::Over(left) => estate = home.pause(left).await,
+            LifeEnd::Over(left) => estate = home.pause(left.map(|left| *left)).await,
             LifeEnd::Calm(running) => break running,
         }
     };
@@ -274,7 +274,7 @@ impl Setup<'_> {
                     return LifeEnd::Over(None);
                 }
                 Some(ended) = running.instance.join_next() => {
-                    return LifeEnd::Over(running.ended(ended, false));
+                    return LifeEnd::Over(running.ended(ended, false).map(Box::new));
                 }
                 () = sleep(Duration::from_secs(1)) => {
                     let stops = {
@@ -289,7 +289,7 @@ impl Setup<'_> {
                         return LifeEnd::Calm(running);
                     }
                     if stops {
-                        return LifeEnd::Over(running.stop(&life.died).await);
+                        return LifeEnd::Over(running.stop(&life.died).await.map(Box::new));
                     }
                 }
             }

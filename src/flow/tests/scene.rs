@@ -307,12 +307,11 @@ impl Scene {
         chain.state().answer_history.version = Some("Decryption v0.3.0");
         let wallet = Arc::new(Wallet::from_private_key(&WALLET_KEY).unwrap());
         let options = LaneOptions { chain_id: 1, max_in_flight: 1, max_fee_per_gas: HIGHEST_FEE };
-        let ledger = crate::flow::fake_ledger::FakeLedger::default();
         let metrics = Metrics::default();
         let (lane, task) = lane(
             chain.clone(),
             wallet.clone(),
-            ledger,
+            crate::flow::fake_ledger::FakeLedger::default(),
             options,
             Recovered::default(),
             metrics.clone(),
