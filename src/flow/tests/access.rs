@@ -338,8 +338,18 @@ async fn one_gateway_node_neither_ends_a_request_nor_gets_it_asked() {
         ..world.scene.chain.state().host.transactions[&world.scene.request.transaction].clone()
     };
     let lies = NodeFaults { shows_transaction: Some(shown), ..NodeFaults::default() };
-    world.scene.chain.state().faults = vec![lies, NodeFaults::default()];
+    world.scene.chain.state().faults = vec![lies.clone(), NodeFaults::default()];
     assert_eq!(world.walk().await, 1, "{:?}", world.scene.now());
+
+    // The other one is silent: it may know better.
+    let world = World::new(&ask, Generation::G13, 1).await;
+    world.grant_all(&ask);
+    let silent = NodeFaults { is_silent: true, ..NodeFaults::default() };
+    world.scene.chain.state().faults = vec![lies, silent];
+    for _ in 0..3 {
+        assert_eq!((world.walk().await, world.held()), (0, Some("unconfirmed")));
+        assert_eq!(world.refused(), None);
+    }
 }
 
 #[tokio::test(start_paused = true)]
