@@ -43,6 +43,7 @@ mod chain;
 mod configuration;
 mod contracts;
 mod core;
+mod deployment;
 mod grants;
 mod hosts;
 mod lies;
@@ -66,7 +67,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    chain::CHAIN_ID,
+    deployment::CHAIN_ID,
     plan::Plan,
     world::{Life, World, WorldState},
 };

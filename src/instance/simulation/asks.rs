@@ -12,11 +12,7 @@ use alloy::{
 use fastrand::Rng;
 
 use self::abi::{legacy, plain, plain_unified, unified};
-use super::{
-    chain::DECRYPTION,
-    hosts::{Grant, HOST_ID},
-    requests::{COPROCESSORS, Coprocessor},
-};
+use super::deployment::{COPROCESSORS, Coprocessor, DECRYPTION, HOST_ID};
 use crate::{
     contracts::abi::{Counter, Generation},
     domain::{Address, B256, Bytes, U256},
@@ -74,6 +70,28 @@ impl Flaw {
 pub(super) struct Cipher {
     pub handle: B256,
     pub digest: B256,
+}
+
+/// One thing that is granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Grant {
+    Everybody {
+        handle: B256,
+    },
+    Account {
+        handle: B256,
+        account: Address,
+    },
+    Delegation {
+        delegator: Address,
+        delegate: Address,
+        contract: Address,
+        handle: B256,
+    },
+    /// The account stands by what it signed (ERC-1271).
+    Signature {
+        account: Address,
+    },
 }
 
 /// One request as it was made. Its number comes with its block.

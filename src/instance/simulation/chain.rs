@@ -24,22 +24,16 @@ use fastrand::Rng;
 
 pub(super) use self::transaction::Transaction;
 use self::transaction::{BLOCK_GAS, Response, response};
-use super::asks::Ask;
+use super::{
+    asks::Ask,
+    deployment::{CHAIN_ID, DECRYPTION, SOURCE},
+};
 use crate::{
     chain::reader::{Head, NodeId, Receipt},
     contracts::abi::{self, Generation},
-    domain::{
-        Address, B256, BlockRef, Bytes, Event, Operation, Request, RequestSource, SigningDomain,
-        U256,
-    },
+    domain::{Address, B256, BlockRef, Bytes, Event, Operation, Request, SigningDomain, U256},
     flow::kms_core::{eip712, signature},
 };
-
-pub(super) const CHAIN_ID: u64 = 54_321;
-pub(super) const DECRYPTION: Address = Address::repeat_byte(0xdc);
-/// The chain and contract of every request.
-pub(super) const SOURCE: RequestSource = RequestSource { chain_id: CHAIN_ID, contract: DECRYPTION };
-pub(super) const GATEWAY_CONFIG: Address = Address::repeat_byte(0x9c);
 
 sol! {
     error DecryptionNotRequested(uint256 decryptionId);

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::{
     KEY,
-    chain::{CHAIN_ID, DECRYPTION, GATEWAY_CONFIG},
+    deployment::{ACL, CHAIN_ID, DECRYPTION, GATEWAY_CONFIG, HOST_ID, PROTOCOL_CONFIG},
     grants::MAX_AGE,
-    hosts::{ACL, HOST_ID, PROTOCOL_CONFIG},
     plan::Plan,
 };
 use crate::{

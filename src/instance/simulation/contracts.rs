@@ -4,8 +4,8 @@ use alloy::{primitives::FixedBytes, sol_types::SolValue};
 
 use super::{
     asks::context,
-    chain::{DECRYPTION, GATEWAY_CONFIG, domain},
-    requests::{COPROCESSORS, Coprocessor, THRESHOLD},
+    chain::domain,
+    deployment::{COPROCESSORS, Coprocessor, DECRYPTION, GATEWAY_CONFIG, THRESHOLD},
     world::WorldState,
 };
 use crate::{

@@ -18,40 +18,18 @@ use alloy::primitives::keccak256;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use super::{asks::Ask, plan::HostPlan};
+use super::{
+    asks::{Ask, Grant},
+    plan::HostPlan,
+};
 use crate::domain::{Address, B256, BlockRef};
 
-pub(super) const HOST_ID: u64 = 31_337;
-pub(super) const ACL: Address = Address::repeat_byte(0xac);
-pub(super) const PROTOCOL_CONFIG: Address = Address::repeat_byte(0x9f);
 /// Distance of the finalized block from the head; deeper than any reorganisation.
 pub(super) const FINAL_AFTER: u64 = 12;
 /// Depth of the deepest reorganisation.
 const DEEPEST: u64 = 6;
 /// The most blocks for which something needed is not granted yet.
 const LATEST: u64 = 40;
-
-/// One thing that is granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Grant {
-    Everybody {
-        handle: B256,
-    },
-    Account {
-        handle: B256,
-        account: Address,
-    },
-    Delegation {
-        delegator: Address,
-        delegate: Address,
-        contract: Address,
-        handle: B256,
-    },
-    /// The account stands by what it signed (ERC-1271).
-    Signature {
-        account: Address,
-    },
-}
 
 /// A grant and its end in Unix seconds.
 type Granted = (Grant, u64);

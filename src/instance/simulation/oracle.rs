@@ -5,12 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    NAME, Running,
-    asks::Flaw,
-    chain::{DECRYPTION, Requested},
-    world::World,
-};
+use super::{NAME, Running, asks::Flaw, chain::Requested, deployment::DECRYPTION, world::World};
 use crate::{
     contracts::abi::Generation,
     domain::{HoldReason, Outcome, Refusal, RequestKey, U256},

@@ -2,38 +2,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use alloy::{primitives::keccak256, signers::local::PrivateKeySigner};
+use alloy::primitives::keccak256;
 use fastrand::Rng;
 
-use super::asks::{Ask, Cipher, Making};
+use super::{
+    asks::{Ask, Cipher, Making},
+    deployment::HOST_ID,
+};
 use crate::{
     contracts::abi::Generation,
-    domain::{Address, B256, Bytes, Event, U256},
+    domain::{B256, Bytes, Event, U256},
 };
-
-/// A coprocessor, by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Coprocessor(u8);
-
-pub(super) const COPROCESSORS: [Coprocessor; 3] = [Coprocessor(0), Coprocessor(1), Coprocessor(2)];
-/// How many of them must attest the same.
-pub(super) const THRESHOLD: u64 = 2;
-
-impl Coprocessor {
-    pub fn tx_sender(self) -> Address {
-        Address::repeat_byte(0xc0 + self.0)
-    }
-
-    pub fn key(self) -> PrivateKeySigner {
-        PrivateKeySigner::from_bytes(&B256::repeat_byte(0xc0 + self.0)).unwrap()
-    }
-
-    /// The base URL of its bucket.
-    pub fn bucket(self) -> &'static str {
-        ["http://one.bucket/ct128", "http://two.bucket/ct128", "http://three.bucket/ct128"]
-            [usize::from(self.0)]
-    }
-}
 
 /// Serialisation names of ciphertexts.
 pub(super) const COMPRESSED: &str = "high_level_api::CompressedSquashedNoiseCiphertextList";
@@ -62,7 +41,7 @@ impl Catalogue {
         let ciphers = (0..dice.u64(1..=3))
             .map(|nth| {
                 let mut handle = keccak256([made.to_be_bytes(), nth.to_be_bytes()].concat());
-                handle[22..30].copy_from_slice(&super::hosts::HOST_ID.to_be_bytes());
+                handle[22..30].copy_from_slice(&HOST_ID.to_be_bytes());
                 (handle[30], handle[31]) = (2, 0);
                 let body = ciphertext(handle, dice);
                 let digest = keccak256(&body);

@@ -11,7 +11,8 @@ use url::Url;
 
 use super::{
     asks::KEY_ID,
-    requests::{COMPRESSED, COPROCESSORS, Coprocessor},
+    deployment::{COPROCESSORS, Coprocessor},
+    requests::COMPRESSED,
     world::{Life, WorldState},
 };
 use crate::{

@@ -10,7 +10,7 @@ use alloy::{
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::{ACL, FINAL_AFTER, Grant, HOST_ID, HostBlock, PROTOCOL_CONFIG};
+use super::{FINAL_AFTER, Grant, HostBlock};
 use crate::{
     chain::{
         provider::{ArbitrumProvider, ChainRole, endpoint::Endpoint},
@@ -23,6 +23,7 @@ use crate::{
         HostEdges,
         simulation::{
             asks,
+            deployment::{ACL, HOST_ID, PROTOCOL_CONFIG},
             lies::{Refusal, refused},
             rpc::{Call, CallFate, draw_fate, spelled},
             world::{Life, WorldState},

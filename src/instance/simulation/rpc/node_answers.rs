@@ -9,7 +9,8 @@ use crate::{
     chain::reader::Head,
     domain::{Address, B256, Bytes, Event, U256},
     instance::simulation::{
-        chain::{Block, CHAIN_ID, DECRYPTION, Transaction},
+        chain::{Block, Transaction},
+        deployment::{CHAIN_ID, DECRYPTION},
         lies::{BlockReceipts, Refusal, refused},
         requests::number_of,
         world::WorldState,
