@@ -13,8 +13,8 @@ use kms_connector::telemetry::logging;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// How long a thread for blocking work waits for more of it. Every instance looks at its journal's files
-/// every ten seconds: with the default of as many, each instance would keep a thread.
-const IDLE_THREAD_KEPT: Duration = Duration::from_secs(2);
+/// every two seconds: with the default of ten, or with as many, each instance would keep a thread.
+const IDLE_THREAD_KEPT: Duration = Duration::from_millis(400);
 
 fn main() -> ExitCode {
     let cli = match Cli::from_process() {

@@ -408,9 +408,15 @@ async fn from_g12_on_nobody_is_asked_without_the_host_chain() -> Result<()> {
     // Held ones are looked at again, and still nobody is asked.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(scene.core.asks(), []);
-    // The proxy is set back: what was held is answered.
+    // The proxy is set back: no contract has checked what was asked in between.
     scene.deployment.upgrade(Variant::G10).await?;
-    scene.answered(&requests).await
+    let after = request_one(&scene, public()).await?;
+    scene.answered(&[after]).await?;
+    for request in &requests {
+        scene.held(request.id, "host_chain_not_configured").await?;
+    }
+    assert_eq!(scene.core.asks().len(), 1);
+    Ok(())
 }
 
 /// Field failure T59.
@@ -430,10 +436,14 @@ async fn an_upgrade_to_g12_and_back_is_noticed_at_once() -> Result<()> {
             scene.held(*id, "host_chain_not_configured").await?;
         }
         assert_eq!(scene.core.asks().len(), asked, "round {round}: the Core was asked");
+        // No contract has checked them, also when the old one is back.
         scene.deployment.upgrade(Variant::G10).await?;
+        let after = request_one(&scene, public()).await?;
+        scene.answered(&[after]).await?;
         for id in requests {
-            scene.settled(id, "accepted").await?;
+            scene.held(id, "host_chain_not_configured").await?;
         }
+        assert_eq!(scene.core.asks().len(), asked + 1, "round {round}: the Core was asked");
     }
     Ok(())
 }
