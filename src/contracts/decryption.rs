@@ -1,8 +1,9 @@
-//! ADAPTER: the Decryption contract. Knows its events, response functions and versions; reads the chain
-//! through a provider.
+//! ADAPTER: a contract that emits requests. Knows its events, response functions and versions; reads the
+//! chain through a provider.
 //!
-//! The `KMSGeneration` contract beside it emits requests that are read, located, confirmed and answered in the
-//! same way: [`DecryptionAdapter::key_generation`] is the adapter of that one.
+//! That is the Decryption contract ([`RequestContract::new`]), and the `KMSGeneration` contract beside it
+//! ([`RequestContract::key_generation`]): the requests of both are read, located, confirmed and answered in the
+//! same way.
 
 mod agreement;
 mod deployments;
@@ -41,9 +42,9 @@ pub struct Addresses {
     pub gateway_config: Address,
 }
 
-/// The adapter.
+/// The adapter of one contract that emits requests.
 #[derive(Clone, Debug)]
-pub struct DecryptionAdapter<P> {
+pub struct RequestContract<P> {
     provider: P,
     addresses: Addresses,
     emitter: Emitter,
@@ -112,7 +113,7 @@ async fn call_view_at<T, P: ChainReader>(
     Ok(view.decode(&returned)?)
 }
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     pub fn new(provider: P, addresses: Addresses) -> Self {
         let (witness_cache, uncontested, deployment_doubt, generations) = Default::default();
         Self {

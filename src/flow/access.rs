@@ -43,7 +43,7 @@ use crate::{
     contracts::{
         abi::{CiphertextSource, ContextRule, Deployment},
         acl::{AclAnswer, HostChain, HostChains},
-        decryption::DecryptionAdapter,
+        decryption::RequestContract,
         gateway_config::GatewayConfigAdapter,
         pinned_reads::HostChainError,
         protocol_config::{ContextStatus, ProtocolConfig},
@@ -72,7 +72,7 @@ pub struct AccessOptions<P> {
     pub hosts: HostChains<P>,
     /// Where contexts are checked from G14 on. `None`: not configured.
     pub protocol_config: Option<ProtocolConfig<P>>,
-    pub gateway: DecryptionAdapter<P>,
+    pub gateway: RequestContract<P>,
     pub registry: GatewayConfigAdapter<P>,
     /// The gateway's, which users sign under with the chain id of their host chain.
     pub domain: SigningDomain,

@@ -25,14 +25,14 @@ use super::{
 };
 use crate::{
     chain::{reader::ChainReader, rpc_error::RpcError, sender::TransactionSender},
-    contracts::decryption::{DecryptionAdapter, RequestLocation, WitnessVerdict},
+    contracts::decryption::{RequestContract, RequestLocation, WitnessVerdict},
     domain::{BlockRef, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
 };
 
 /// Asks the nodes for an event and its current block.
 #[derive(Clone, Debug)]
 pub struct Confirmation<P> {
-    adapter: DecryptionAdapter<P>,
+    adapter: RequestContract<P>,
     suspects: SuspectBlocks,
 }
 
@@ -76,7 +76,7 @@ fn conclude(witnessed: &WitnessVerdict, alone: bool, held: Option<HoldReason>) -
 }
 
 impl<P: ChainReader> Confirmation<P> {
-    pub fn new(adapter: DecryptionAdapter<P>, suspects: SuspectBlocks) -> Self {
+    pub fn new(adapter: RequestContract<P>, suspects: SuspectBlocks) -> Self {
         Self { adapter, suspects }
     }
 
@@ -183,7 +183,7 @@ mod tests {
         chain.mine(vec![request_event(1)]);
         let damaged = Event { block: chain.block(41), data: request_data(9), ..request_event(1) };
         let suspects = SuspectBlocks::default();
-        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+        let adapter = RequestContract::new(chain.clone(), ADDRESSES);
         let request = abi::decode(SOURCE, &damaged).unwrap();
         (chain, Confirmation::new(adapter, suspects.clone()), suspects, request)
     }

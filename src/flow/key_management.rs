@@ -11,7 +11,7 @@
 //! ```
 
 use super::{Confirmation, kms_core::KmsCore, submission::Submission};
-use crate::contracts::decryption::DecryptionAdapter;
+use crate::contracts::decryption::RequestContract;
 
 /// What is done about a key operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum KeyPolicy {
 /// The stages of key operations.
 #[derive(Debug)]
 pub struct KeyManagement<P> {
-    pub contract: DecryptionAdapter<P>,
+    pub contract: RequestContract<P>,
     /// The same Core, with the contract's domain.
     pub core: KmsCore,
     pub submission: Submission<P>,

@@ -30,7 +30,7 @@ use crate::{
         reader::{BlockId, EthCall},
         sender::TransactionSender,
     },
-    contracts::{abi::ContractError, decryption::DecryptionAdapter},
+    contracts::{abi::ContractError, decryption::RequestContract},
     domain::{Answer, Hold, HoldReason, Outcome, Request},
     telemetry::metrics::Metrics,
 };
@@ -44,7 +44,7 @@ const MAX_TRIES: u32 = 3;
 #[derive(Debug)]
 pub struct Submission<P> {
     lane: Lane,
-    adapter: DecryptionAdapter<P>,
+    adapter: RequestContract<P>,
     gas: GasLimits,
     prior_answers: PriorAnswers<P>,
     reverts: Reverts,
@@ -64,7 +64,7 @@ impl<P: TransactionSender> Submission<P> {
     /// `gas_limit`: the operator's, for every transaction. `None`: learned from estimates.
     pub fn new(
         lane: Lane,
-        adapter: DecryptionAdapter<P>,
+        adapter: RequestContract<P>,
         gas_limit: Option<u64>,
         metrics: Metrics,
     ) -> Self {

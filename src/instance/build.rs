@@ -18,7 +18,7 @@ use super::{
 use crate::{
     chain::provider::ArbitrumProvider,
     config::Config,
-    contracts::decryption::{DecryptionAdapter, DeploymentSupport},
+    contracts::decryption::{DeploymentSupport, RequestContract},
     flow::kms_core::{self, KmsCore},
     journal::Journal,
     telemetry::heartbeat,
@@ -57,7 +57,7 @@ impl Instance {
         let journal = opened.journal.clone();
         host_chains::report_last_deployment(&journal, &self.supervision.reporter).await;
 
-        let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
+        let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
         let domain = dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
         let support = self.follow_support(config, &waits, &decryption, &journal).await;
         key_requests::log_what_is_not_served(config, &support.borrow());
@@ -139,7 +139,7 @@ impl Instance {
         &mut self,
         config: &Config,
         waits: &Waits,
-        decryption: &DecryptionAdapter<ArbitrumProvider>,
+        decryption: &RequestContract<ArbitrumProvider>,
         journal: &Journal,
     ) -> watch::Sender<DeploymentSupport> {
         let gateway = dependencies::gateway_name(decryption.provider());

@@ -24,7 +24,7 @@ use crate::{
     chain::{reader::ChainReader, rpc_error::RpcError},
     config::Config,
     contracts::{
-        decryption::{DecryptionAdapter, DeploymentSupport},
+        decryption::{DeploymentSupport, RequestContract},
         gateway_config::GatewayConfigAdapter,
     },
     domain::{Address, SigningDomain},
@@ -41,7 +41,7 @@ const CONTRACT_PAUSE: Duration = Duration::from_secs(3);
 pub(super) async fn check_decryption<P: ChainReader>(
     waits: &Waits,
     gateway: &str,
-    decryption: &DecryptionAdapter<P>,
+    decryption: &RequestContract<P>,
     config: &Config,
 ) -> Result<SigningDomain, BuildError> {
     let address = decryption.address();
@@ -66,7 +66,7 @@ pub(super) async fn check_decryption<P: ChainReader>(
 pub(super) async fn watch_support<P: ChainReader>(
     waits: &Waits,
     gateway: &str,
-    decryption: &DecryptionAdapter<P>,
+    decryption: &RequestContract<P>,
 ) -> DeploymentSupport {
     let support =
         waits.retry_until_answered(gateway, RpcError::code, || ask_support(decryption)).await;
@@ -163,12 +163,12 @@ mod tests {
     };
 
     /// A contract about which the first of two nodes gives a wrong answer.
-    fn told_by_one(call: Bytes, told: Bytes) -> (FakeChain, DecryptionAdapter<FakeChain>) {
+    fn told_by_one(call: Bytes, told: Bytes) -> (FakeChain, RequestContract<FakeChain>) {
         let chain = FakeChain::new(1);
         let lies = NodeFaults { views: vec![(call, told)], ..NodeFaults::default() };
         chain.state().faults = vec![lies, NodeFaults::default()];
         chain.state().answer_history.version = Some("Decryption v0.2.0");
-        (chain.clone(), DecryptionAdapter::new(chain, ADDRESSES))
+        (chain.clone(), RequestContract::new(chain, ADDRESSES))
     }
 
     /// Hostile input B1.

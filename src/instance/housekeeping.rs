@@ -14,7 +14,7 @@ use crate::{
         reader::{BlockId, ChainReader},
         rpc_error::RpcError,
     },
-    contracts::decryption::{DecryptionAdapter, DeploymentSupport},
+    contracts::decryption::{DeploymentSupport, RequestContract},
     dice::Dice,
     domain::LedgerError,
     journal::Journal,
@@ -31,7 +31,7 @@ const UPGRADE_RECHECK: Duration = Duration::from_secs(10);
 /// somebody doubts what is known of it, and periodically. A task of its own, because requests wait for it.
 pub(super) async fn follow_support<P: ChainReader>(
     gateway: String,
-    decryption: DecryptionAdapter<P>,
+    decryption: RequestContract<P>,
     support: watch::Sender<DeploymentSupport>,
     dice: Dice,
 ) {

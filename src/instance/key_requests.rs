@@ -12,7 +12,7 @@ use crate::{
     config::{self, Config},
     contracts::{
         abi::Generation,
-        decryption::{DecryptionAdapter, DeploymentSupport},
+        decryption::{DeploymentSupport, RequestContract},
     },
     domain::{Address, BlockRef, LedgerError, RequestSource, SigningDomain},
     flow::{
@@ -28,7 +28,7 @@ use crate::{
 /// The contract that asks for key operations, and blocks of it that are read again.
 #[derive(Clone)]
 pub(super) struct KeyContract {
-    adapter: DecryptionAdapter<ArbitrumProvider>,
+    adapter: RequestContract<ArbitrumProvider>,
     suspects: SuspectBlocks,
 }
 
@@ -36,7 +36,7 @@ impl KeyContract {
     /// `None`: the configuration names none.
     pub(super) fn of(
         config: &Config,
-        decryption: &DecryptionAdapter<ArbitrumProvider>,
+        decryption: &RequestContract<ArbitrumProvider>,
     ) -> Option<Self> {
         let adapter = decryption.key_generation(config.kms_generation_address?);
         Some(Self { adapter, suspects: SuspectBlocks::default() })

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     chain::provider::ArbitrumProvider,
     config::Config,
-    contracts::decryption::DecryptionAdapter,
+    contracts::decryption::RequestContract,
     flow::{
         self, Confirmation, Flow,
         arrivals::suspects::SuspectBlocks,
@@ -46,7 +46,7 @@ impl Instance {
         let opened = self.open_journal(config, OBSERVER_WALLET, &provider).await?;
         let journal = opened.journal.clone();
         host_chains::report_last_deployment(&journal, &self.supervision.reporter).await;
-        let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
+        let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
         dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
         let support = self.follow_support(config, &waits, &decryption, &journal).await;
         let registry =

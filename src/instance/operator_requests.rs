@@ -34,7 +34,7 @@ use crate::{
         Inbox, Inquiry, InquiryAnswer, InquiryReply, PendingInquiry, Retried, RetryVerdict,
     },
     chain::reader::ChainReader,
-    contracts::decryption::DecryptionAdapter,
+    contracts::decryption::RequestContract,
     domain::{BlockRef, Kind, Outcome},
     flow::{QueuedRequest, WalkSender, arrivals::backfill::Backfill},
     journal::{Journal, Query, ReadOnly, RequestRecord},
@@ -51,7 +51,7 @@ const STORE_DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct OperatorRequests<P: ChainReader> {
     pub journal: Journal,
-    pub backfill: Backfill<DecryptionAdapter<P>, Journal>,
+    pub backfill: Backfill<RequestContract<P>, Journal>,
     pub walk: WalkSender,
     /// The cursor.
     pub progress: watch::Receiver<Option<BlockRef>>,

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     chain::provider::ArbitrumProvider,
     config::Config,
-    contracts::{decryption::DecryptionAdapter, pinned_reads::HostChainError},
+    contracts::{decryption::RequestContract, pinned_reads::HostChainError},
     flow::kms_core::{self, KmsCore},
     telemetry::{heartbeat::Heartbeats, metrics::Metrics},
     time::clock::Clock,
@@ -90,7 +90,7 @@ async fn ask_gateway(provider: &ArbitrumProvider, config: &Config) -> Result<(),
     let asking = async {
         provider.first_attempt().await?;
         dependencies::ask_chain(provider).await?;
-        let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
+        let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
         if decryption.is_deployed().await? {
             dependencies::ask_domain(&decryption, config).await?;
         }

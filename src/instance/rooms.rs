@@ -27,7 +27,7 @@ use crate::{
     },
     config::{self, Config},
     contracts::{
-        decryption::{DecryptionAdapter, DeploymentSupport},
+        decryption::{DeploymentSupport, RequestContract},
         gateway_config::GatewayConfigAdapter,
     },
     domain::{BlockRef, RequestSource},
@@ -75,7 +75,7 @@ pub(super) struct RoomParts {
 pub(super) struct CommonParts {
     pub provider: ArbitrumProvider,
     pub journal: Journal,
-    pub decryption: DecryptionAdapter<ArbitrumProvider>,
+    pub decryption: RequestContract<ArbitrumProvider>,
     pub support: watch::Sender<DeploymentSupport>,
     pub reading: ReadingPosition,
 }
@@ -384,7 +384,7 @@ pub(super) fn configured_finality(config: &Config) -> FinalityRule {
 pub(super) fn open_access<P>(
     config: &Config,
     hosts: Hosts<P>,
-    (gateway, registry): (DecryptionAdapter<P>, GatewayConfigAdapter<P>),
+    (gateway, registry): (RequestContract<P>, GatewayConfigAdapter<P>),
     (clock, metrics): (Clock, Metrics),
 ) -> Access<P> {
     Access::new(AccessOptions {

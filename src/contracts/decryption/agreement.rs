@@ -13,7 +13,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::DecryptionAdapter;
+use super::RequestContract;
 use crate::{
     chain::{
         reader::{ChainReader, NodeId},
@@ -80,7 +80,7 @@ impl UncontestedClaims {
     }
 }
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     /// Asks every sound node the same question about the contract.
     pub async fn hearing<T, Asking>(&self, ask: impl Fn(Self) -> Asking) -> Survey<T>
     where

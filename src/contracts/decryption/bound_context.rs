@@ -1,7 +1,7 @@
 //! Whether the contract takes an answer in the context that is current now. From v0.13.0 on it binds a
 //! request to the context of its block, but not one that it had taken in before (gateway-abi 4.3, 11).
 
-use super::DecryptionAdapter;
+use super::RequestContract;
 use crate::{
     chain::{
         reader::{BlockId, ChainReader, EthCall},
@@ -11,7 +11,7 @@ use crate::{
     domain::Request,
 };
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     /// Asks by a response without content, which the contract refuses in any case: first for its context,
     /// then for its signature. Whatever else it says leaves the matter to the real answer.
     pub async fn refuses_current_context(&self, request: &Request) -> Result<bool, RpcError> {

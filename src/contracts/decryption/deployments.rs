@@ -6,7 +6,7 @@
 //!
 //! Nor is an upgrade always known as soon as it is made: a node may be behind it, and the log of it may come
 //! late. So that the gateway has checked access, or takes no such request, counts only if no later deployment
-//! stands there in the request's own block ([`DecryptionAdapter::generation_in`]).
+//! stands there in the request's own block ([`RequestContract::generation_in`]).
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -15,7 +15,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{DecryptionAdapter, ViewError, call_view};
+use super::{RequestContract, ViewError, call_view};
 use crate::{
     chain::{
         reader::{BlockId, ChainReader},
@@ -115,7 +115,7 @@ impl KnownGenerations {
     }
 }
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     /// The deployment, as the contracts tell: by their version texts, or, if that of the Decryption
     /// contract is unknown, by the functions that there are.
     pub async fn support(&self) -> Result<DeploymentSupport, RpcError> {
@@ -248,7 +248,7 @@ mod tests {
     async fn g4_the_generation_is_asked_of_the_block_itself() {
         use Generation::{G12, UpToG10};
         let chain = FakeChain::new(20);
-        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+        let adapter = RequestContract::new(chain.clone(), ADDRESSES);
         let generation = async |block: BlockRef| adapter.generation_in(block).await;
         let version = |text| chain.state().answer_history.version = Some(text);
         version("Decryption v0.3.0");
@@ -268,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn g3_a_contract_of_unknown_name_is_known_by_its_functions() {
         let chain = FakeChain::new(1);
-        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+        let adapter = RequestContract::new(chain.clone(), ADDRESSES);
         let text = |text: &str| Bytes::from(text.to_owned().abi_encode());
         let version = (abi::contract_version().calldata(), text("Decryption, mine"));
         let number = |view: Bytes| (view, Bytes::from(U256::ONE.abi_encode()));

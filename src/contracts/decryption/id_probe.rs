@@ -8,9 +8,9 @@
 //! | from v0.12 on | the id | as anybody |
 //!
 //! Which row applies is found by a test: for an id that no contract has reached, the contract must say
-//! that it does not know it ([`DecryptionAdapter::id_probe`]).
+//! that it does not know it ([`RequestContract::id_probe`]).
 
-use super::{DecryptionAdapter, ViewError, call_view};
+use super::{RequestContract, ViewError, call_view};
 use crate::{
     chain::{
         reader::{BlockId, ChainReader, EthCall},
@@ -88,7 +88,7 @@ impl IdStatus {
     }
 }
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     /// Finds out how to ask this contract for ids. `None`: it does not tell. `wallet`: a sender that may
     /// be registered.
     pub async fn id_probe(&self, wallet: Option<Address>) -> Result<Option<IdProbe>, RpcError> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Agreement, DecryptionAdapter, EndClaim};
+use super::{Agreement, EndClaim, RequestContract};
 use crate::{
     chain::{
         reader::{BlockId, ChainReader, EmittedLog},
@@ -65,7 +65,7 @@ impl LocationSighting {
     }
 }
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     /// Where a request is now. `namesakes`: known events of other requests with its id. An id belongs to
     /// one request at a time, so finding one of them proves at once that this request is gone.
     pub async fn locate(
@@ -130,12 +130,12 @@ mod tests {
     use crate::contracts::abi;
 
     /// A chain of 120 blocks, a request in block 101, and the adapter.
-    fn scene() -> (FakeChain, Request, DecryptionAdapter<FakeChain>) {
+    fn scene() -> (FakeChain, Request, RequestContract<FakeChain>) {
         let chain = FakeChain::new(100);
         chain.mine(vec![request_event(7)]);
         let event = Event { block: chain.block(101), ..request_event(7) };
         chain.mine_empty(19);
-        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+        let adapter = RequestContract::new(chain.clone(), ADDRESSES);
         (chain, abi::decode(SOURCE, &event).unwrap(), adapter)
     }
 

@@ -1,6 +1,6 @@
 //! The transaction that made a request, as one node shows it.
 
-use super::DecryptionAdapter;
+use super::RequestContract;
 use crate::{
     chain::{
         reader::{ChainReader, LogRange},
@@ -9,7 +9,7 @@ use crate::{
     domain::{B256, BlockRef, Request},
 };
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     /// The transaction that emitted the request's event in this block, by the block's logs. A node names it
     /// beside the event, and may name another one. `None`: the node shows no such event there.
     pub async fn transaction_of(

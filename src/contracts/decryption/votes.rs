@@ -1,7 +1,7 @@
 //! What other nodes answered to a key operation: their events, in the blocks after the request
 //! (gateway-abi 6.2). Only v0.9 shows nothing before the vote is decided.
 
-use super::DecryptionAdapter;
+use super::RequestContract;
 use crate::{
     chain::{
         quirks::RangeRefusal,
@@ -26,7 +26,7 @@ pub enum Votes {
     TooManyBlocks,
 }
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     /// The votes on this request that are on chain now.
     pub async fn votes_on(&self, request: &Request) -> Result<Votes, RpcError> {
         let Some(head) = self.provider.header(BlockId::Latest).await? else {

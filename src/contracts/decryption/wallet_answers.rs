@@ -25,7 +25,7 @@ use self::{
     block_windows::{BlockWindow, windows},
     listing::Listed,
 };
-use super::DecryptionAdapter;
+use super::RequestContract;
 use crate::{
     chain::{
         reader::{BlockId, ChainReader},
@@ -111,7 +111,7 @@ impl AnswerSearch<'_> {
     }
 }
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     /// What the node shows of this wallet's answers, in the order of `sought`.
     pub async fn find_answers(
         &self,

@@ -37,7 +37,7 @@ use tokio::time::{Instant, sleep};
 
 pub(super) use self::cache::WitnessCache;
 use self::statement::NodeStatement;
-use super::{Agreement, DecryptionAdapter, EndClaim};
+use super::{Agreement, EndClaim, RequestContract};
 use crate::{
     chain::reader::{ChainReader, NodeId},
     domain::{BlockRef, Request},
@@ -80,7 +80,7 @@ pub enum WitnessVerdict {
     NeverExisted,
 }
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     /// Asks the sound nodes for a request, which is in `block` now. With a single node only if `again`
     /// (read from the journal): then another node may have reported it.
     pub async fn collect_witnesses(

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     chain::reader::ChainReader,
-    contracts::decryption::DecryptionAdapter,
+    contracts::decryption::RequestContract,
     domain::{B256, BlockRef, Request, UserDecryption},
 };
 
@@ -76,7 +76,7 @@ impl<P: ChainReader> Access<P> {
     /// The plan by a transaction that is in this block.
     async fn plan_from(
         &self,
-        gateway: &DecryptionAdapter<P>,
+        gateway: &RequestContract<P>,
         transaction: B256,
         user: &UserDecryption,
         block: BlockRef,

@@ -37,7 +37,7 @@ use crate::{
     },
     contracts::{
         abi::{self, Counter},
-        decryption::{DecryptionAdapter, IdProbe, IdStatus},
+        decryption::{IdProbe, IdStatus, RequestContract},
     },
     domain::{Address, BlockRef, DisplayId, LedgerError},
     flow::ledger::{AnsweredHere, RequestLedger},
@@ -73,7 +73,7 @@ pub struct CompletenessReport {
 /// The task.
 #[derive(Debug)]
 pub struct CompletenessAudit<P, L> {
-    pub adapter: DecryptionAdapter<P>,
+    pub adapter: RequestContract<P>,
     pub ledger: L,
     pub ids: SharedIds,
     pub suspects: SuspectBlocks,
@@ -248,7 +248,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
 
     async fn ask_for_ids(
         &self,
-        adapter: &DecryptionAdapter<P>,
+        adapter: &RequestContract<P>,
         cursor: BlockRef,
         memory: &mut AuditState,
     ) -> Result<(), RpcError> {
@@ -282,7 +282,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
     /// Asks whether there is an id above the last known one.
     async fn ask_above(
         &self,
-        adapter: &DecryptionAdapter<P>,
+        adapter: &RequestContract<P>,
         question: IdProbe,
         cursor: BlockRef,
         (counter, last): (Counter, u64),

@@ -6,7 +6,7 @@ use crate::{
         reader::{Attributed, ChainReader, LogFilter, LogRange, NodeId, RangeLogs},
         rpc_error::RpcError,
     },
-    contracts::{abi::DecodeError, decryption::DecryptionAdapter},
+    contracts::{abi::DecodeError, decryption::RequestContract},
     domain::{Event, Request},
 };
 
@@ -44,7 +44,7 @@ pub trait EventSource: Clone + Send + Sync + 'static {
     }
 }
 
-impl<P: ChainReader> EventSource for DecryptionAdapter<P> {
+impl<P: ChainReader> EventSource for RequestContract<P> {
     type Chain = P;
 
     fn chain(&self) -> &P {

@@ -9,7 +9,7 @@ use super::{super::fake_ledger::FakeLedger, *};
 use crate::chain::fake_chain::{
     ADDRESSES, Blooms, FakeChain, NodeFaults, SOURCE, request_event, upgrade_event,
 };
-use crate::contracts::decryption::DecryptionAdapter;
+use crate::contracts::decryption::RequestContract;
 use crate::flow::{QueuedRequest, Sighting, walk_channels};
 
 struct Reading {
@@ -48,7 +48,7 @@ impl Reading {
         };
         let (intakes, entrance, _) = walk_channels(channel, 1);
         let (support_sender, support) = watch::channel(DeploymentSupport::up_to_g10());
-        let (adapter, metrics) = (DecryptionAdapter::new(chain, ADDRESSES), Metrics::new());
+        let (adapter, metrics) = (RequestContract::new(chain, ADDRESSES), Metrics::new());
         let arrivals = Arrivals::new(
             adapter,
             ledger.clone(),
@@ -426,7 +426,7 @@ async fn t16_blocks_near_the_head_are_kept_as_far_as_they_were_read() {
 
 /// Everything new that a backfill finds from `from` to `to`, in as many pages as needed.
 async fn backfilled(
-    backfill: &mut backfill::Backfill<DecryptionAdapter<FakeChain>, FakeLedger>,
+    backfill: &mut backfill::Backfill<RequestContract<FakeChain>, FakeLedger>,
     from: u64,
     to: u64,
 ) -> Result<(usize, Vec<u64>), backfill::BackfillError> {
@@ -448,7 +448,7 @@ async fn a_backfill_finds_what_is_not_known_and_believes_no_node_that_lags() {
         chain.mine(if id % 100 == 0 { vec![request_event(id)] } else { Vec::new() });
     }
     let ledger = FakeLedger::default();
-    let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+    let adapter = RequestContract::new(chain.clone(), ADDRESSES);
     let mut backfill = backfill::Backfill::new(adapter, ledger.clone());
     let part = backfilled(&mut backfill, 11, 510).await.unwrap();
     assert_eq!(part, (5, vec![0, 100, 200, 300, 400]));

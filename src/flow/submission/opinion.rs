@@ -19,7 +19,7 @@ use crate::{
     },
     contracts::{
         abi::{ContractError, RevertMeaning},
-        decryption::{Agreement, DecryptionAdapter, EndClaim, ORPHANED_AFTER, RequestLocation},
+        decryption::{Agreement, EndClaim, ORPHANED_AFTER, RequestContract, RequestLocation},
     },
     domain::{Bytes, Outcome, Request},
 };
@@ -103,7 +103,7 @@ impl<P: TransactionSender> Submission<P> {
         at: BlockId,
         this: impl Fn(&ContractError) -> bool + Copy,
     ) -> Result<Agreement, RpcError> {
-        let says = |one: DecryptionAdapter<P>| async move {
+        let says = |one: RequestContract<P>| async move {
             let opinion = opinion_of(one.provider().call(call, at).await)?;
             Ok(matches!(&opinion, Opinion::Rejects(Some(error)) if this(error)))
         };

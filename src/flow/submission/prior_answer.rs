@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use crate::{
     chain::{rpc_error::RpcError, sender::TransactionSender},
-    contracts::decryption::{AnswerQuery, AnswerStatus, DecryptionAdapter},
+    contracts::decryption::{AnswerQuery, AnswerStatus, RequestContract},
     domain::Address,
 };
 
@@ -49,7 +49,7 @@ struct PendingSearch {
 /// Searches for earlier answers.
 #[derive(Debug)]
 pub(super) struct PriorAnswers<P> {
-    adapter: DecryptionAdapter<P>,
+    adapter: RequestContract<P>,
     wallet: Address,
     waiting: Mutex<VecDeque<PendingSearch>>,
     searches: Semaphore,
@@ -73,7 +73,7 @@ fn combine(first: AnswerStatus, second: Option<AnswerStatus>) -> SearchResult {
 }
 
 impl<P: TransactionSender> PriorAnswers<P> {
-    pub(super) fn new(adapter: DecryptionAdapter<P>, wallet: Address) -> Self {
+    pub(super) fn new(adapter: RequestContract<P>, wallet: Address) -> Self {
         let searches = Semaphore::new(MAX_SEARCHES);
         Self { adapter, wallet, waiting: Mutex::default(), searches }
     }
@@ -213,7 +213,7 @@ mod tests {
         }
         chain.state().faults.resize(nodes, NodeFaults::default());
         chain.state().answer_history.answers_after = Duration::from_millis(50);
-        let earlier = PriorAnswers::new(DecryptionAdapter::new(chain.clone(), ADDRESSES), WALLET);
+        let earlier = PriorAnswers::new(RequestContract::new(chain.clone(), ADDRESSES), WALLET);
         (chain, Arc::new(earlier))
     }
 

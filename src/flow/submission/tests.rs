@@ -82,7 +82,7 @@ impl Scene {
                 miner.mine_empty(1);
             }
         });
-        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+        let adapter = RequestContract::new(chain.clone(), ADDRESSES);
         let room = Arc::new(Submission::new(lane, adapter, gas_limit, metrics));
         Self { chain, room, _running: running, _mining: mining }
     }

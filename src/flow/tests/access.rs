@@ -18,7 +18,7 @@ use crate::{
     contracts::{
         abi::{Deployment, Generation, acl},
         acl::{AclQuestion, HostChain, HostChains},
-        decryption::{DecryptionAdapter, DeploymentSupport},
+        decryption::{DeploymentSupport, RequestContract},
         gateway_config::GatewayConfigAdapter,
         pinned_reads::{ChainEndpoint, PinnedOptions, PinnedReader},
     },
@@ -97,7 +97,7 @@ impl World {
         self.scene.flow.access = Access::new(AccessOptions {
             hosts,
             protocol_config: None,
-            gateway: DecryptionAdapter::new(gateway.clone(), ADDRESSES),
+            gateway: RequestContract::new(gateway.clone(), ADDRESSES),
             registry: GatewayConfigAdapter::connect(gateway, registry, Address::ZERO)
                 .await
                 .unwrap(),

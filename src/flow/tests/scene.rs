@@ -28,7 +28,7 @@ use crate::{
     contracts::{
         abi,
         acl::HostChains,
-        decryption::{DecryptionAdapter, DeploymentSupport},
+        decryption::{DeploymentSupport, RequestContract},
         gateway_config::GatewayConfigAdapter,
     },
     dice::Dice,
@@ -282,7 +282,7 @@ async fn no_host_chains(chain: &FakeChain, metrics: &Metrics) -> Access<FakeChai
     Access::new(AccessOptions {
         hosts: HostChains::default(),
         protocol_config: None,
-        gateway: DecryptionAdapter::new(chain.clone(), ADDRESSES),
+        gateway: RequestContract::new(chain.clone(), ADDRESSES),
         registry: GatewayConfigAdapter::connect(chain.clone(), address, nobody).await.unwrap(),
         domain: domain(),
         clock: Clock::Wall,
@@ -346,7 +346,7 @@ impl Scene {
                 metrics: metrics.clone(),
             }),
             confirmation: crate::flow::Confirmation::new(
-                DecryptionAdapter::new(chain.clone(), ADDRESSES),
+                RequestContract::new(chain.clone(), ADDRESSES),
                 suspects.clone(),
             ),
             mode: Mode::Answer(Box::new(AnswerStages {
@@ -358,7 +358,7 @@ impl Scene {
                 ),
                 submission: Submission::new(
                     lane.clone(),
-                    DecryptionAdapter::new(chain.clone(), ADDRESSES),
+                    RequestContract::new(chain.clone(), ADDRESSES),
                     None,
                     metrics.clone(),
                 ),
@@ -408,7 +408,7 @@ impl Scene {
         let block = scene.chain.block(scene.chain.height());
         scene.request = abi::decode(SOURCE, &Event { block, ..event }).expect("a request");
         let chain = scene.chain.clone();
-        let contract = DecryptionAdapter::new(chain, ADDRESSES).key_generation(SOURCE.contract);
+        let contract = RequestContract::new(chain, ADDRESSES).key_generation(SOURCE.contract);
         if let Mode::Answer(rooms) = &mut scene.flow.mode {
             let metrics = scene.flow.metrics.clone();
             rooms.keys = Some(Box::new(KeyManagement {

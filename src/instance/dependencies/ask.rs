@@ -14,7 +14,7 @@ use crate::{
         wallet::Wallet,
     },
     config::{self, Config},
-    contracts::decryption::{Addresses, DecryptionAdapter, DeploymentSupport},
+    contracts::decryption::{Addresses, DeploymentSupport, RequestContract},
     domain::{Address, B256, SigningDomain},
     instance::{Unready, genesis::decide},
     journal,
@@ -112,7 +112,7 @@ const RECHECK_DELAY: Duration = Duration::from_secs(2);
 /// Detects the deployed contracts: every sound node is asked, and what they tell is weighed. A deployment
 /// of which every request would be held counts only if the nodes tell the same after [`RECHECK_DELAY`].
 pub(in crate::instance) async fn ask_support<P: ChainReader>(
-    decryption: &DecryptionAdapter<P>,
+    decryption: &RequestContract<P>,
 ) -> Result<DeploymentSupport, RpcError> {
     let told = told_support(decryption).await?;
     if told.answered().is_some() {
@@ -123,7 +123,7 @@ pub(in crate::instance) async fn ask_support<P: ChainReader>(
 }
 
 async fn told_support<P: ChainReader>(
-    decryption: &DecryptionAdapter<P>,
+    decryption: &RequestContract<P>,
 ) -> Result<DeploymentSupport, RpcError> {
     let said = decryption.hearing(|one| async move { one.support().await }).await;
     Ok(DeploymentSupport::weigh(said.into_answers(decryption.provider())?))
@@ -132,7 +132,7 @@ async fn told_support<P: ChainReader>(
 /// The contract's EIP-712 domain. The configured domain wins if any sound node confirms it after
 /// [`RECHECK_DELAY`].
 pub(super) async fn deployed_domain<P: ChainReader>(
-    decryption: &DecryptionAdapter<P>,
+    decryption: &RequestContract<P>,
     configured: &SigningDomain,
 ) -> Result<Option<SigningDomain>, RpcError> {
     let first = decryption.signing_domain().await?;
@@ -147,7 +147,7 @@ pub(super) async fn deployed_domain<P: ChainReader>(
 
 /// The configured EIP-712 domain, unless the contract contradicts it.
 pub(in crate::instance) async fn ask_domain<P: ChainReader>(
-    decryption: &DecryptionAdapter<P>,
+    decryption: &RequestContract<P>,
     config: &Config,
 ) -> Result<SigningDomain, Unready> {
     let configured = configured_domain(config);

@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     contracts::{
         abi::{CiphertextSource, Generation},
-        decryption::{DecryptionAdapter, DeploymentSupport},
+        decryption::{DeploymentSupport, RequestContract},
         gateway_config::GatewayConfigAdapter,
     },
     domain::Address,
@@ -24,7 +24,7 @@ pub(super) async fn ciphertext_source<P: ChainReader>(
     provider: &P,
     config: &Config,
 ) -> CiphertextSource {
-    let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
+    let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
     match timeout(DEADLINE, decryption.support()).await {
         Ok(Ok(DeploymentSupport::Served(deployment))) => deployment.ciphertext_source(),
         Ok(Ok(DeploymentSupport::Newer { .. } | DeploymentSupport::Upgraded { .. }) | Err(_))
@@ -38,7 +38,7 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
     config: &Config,
 ) -> Vec<Finding> {
     const SUBJECT: &str = "Decryption";
-    let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
+    let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
     let looking = async {
         let address = decryption.address();
         if !decryption.is_deployed().await? {
@@ -117,7 +117,7 @@ pub(super) async fn diagnose_key_generation<P: ChainReader>(
     config: &Config,
 ) -> Option<Finding> {
     const SUBJECT: &str = "KMSGeneration";
-    let decryption = DecryptionAdapter::new(provider.clone(), dependencies::addresses(config));
+    let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
     let looking = async {
         let Some(address) = config.kms_generation_address else {
             let support = decryption.support().await?;

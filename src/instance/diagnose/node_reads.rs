@@ -13,7 +13,7 @@ use crate::{
         provider::ArbitrumProvider,
         reader::{BlockId, ChainReader, Head, LogSource},
     },
-    contracts::decryption::{Addresses, DecryptionAdapter},
+    contracts::decryption::{Addresses, RequestContract},
     domain::B256,
     flow::arrivals::blooms::{BloomComparison, compare},
 };
@@ -135,7 +135,7 @@ impl NodeFault {
 
 async fn of_range(node: &DiagnosedNode, newest: u64) -> Option<NodeFault> {
     let to = newest.saturating_sub(BELOW_HEAD);
-    let adapter = DecryptionAdapter::new(node.provider.clone(), node.addresses);
+    let adapter = RequestContract::new(node.provider.clone(), node.addresses);
     match node
         .provider
         .logs_between(adapter.filter(), to.saturating_sub(RANGE_BLOCKS - 1), to)

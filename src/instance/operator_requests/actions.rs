@@ -17,7 +17,7 @@ use super::{RetryContext, parse_id, require_found, retry};
 use crate::{
     admin::requests::{Backfilled, Inquiry, InquiryAnswer, InquiryReply, Retried, RetryVerdict},
     chain::reader::ChainReader,
-    contracts::{abi, decryption::DecryptionAdapter},
+    contracts::{abi, decryption::RequestContract},
     domain::{BlockRef, HoldReason},
     flow::{QueuedRequest, WalkSender, arrivals::backfill::Backfill, finality::rule::FinalHeight},
     journal::{Journal, Query, RequestRecord, StageName},
@@ -37,7 +37,7 @@ const MAX_WAITING: usize = 10_000;
 pub(super) struct OperatorActions<P: ChainReader> {
     journal: Journal,
     /// Also serialises the actions.
-    backfill: Mutex<Backfill<DecryptionAdapter<P>, Journal>>,
+    backfill: Mutex<Backfill<RequestContract<P>, Journal>>,
     walk: WalkSender,
     progress: watch::Receiver<Option<BlockRef>>,
     /// Final height: requests up to it may be walked.
@@ -89,7 +89,7 @@ fn approval_of(record: &RequestRecord, by: &str) -> (RetryVerdict, String) {
 impl<P: ChainReader> OperatorActions<P> {
     pub(super) fn new(
         journal: Journal,
-        backfill: Backfill<DecryptionAdapter<P>, Journal>,
+        backfill: Backfill<RequestContract<P>, Journal>,
         walk: WalkSender,
         progress: watch::Receiver<Option<BlockRef>>,
         final_height: watch::Receiver<FinalHeight>,

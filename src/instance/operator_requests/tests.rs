@@ -78,7 +78,7 @@ impl World {
         chain.mine(vec![request_event(1), request_event(2)]);
         chain.mine_empty(3);
         let backfill =
-            Backfill::new(DecryptionAdapter::new(chain.clone(), ADDRESSES), journal.clone());
+            Backfill::new(RequestContract::new(chain.clone(), ADDRESSES), journal.clone());
         let (intakes, _, walk) = walk_channels(8, 8);
         let final_height = watch::channel(FinalHeight::EVERYTHING).1;
         let tag = watch::channel(None).1;

@@ -11,7 +11,7 @@ use crate::{
     },
     contracts::{
         abi::{self, Responder},
-        decryption::DecryptionAdapter,
+        decryption::RequestContract,
     },
     domain::{Address, B256, Event, U256},
 };
@@ -22,7 +22,7 @@ const EVENTS_WITHIN: u64 = 20_000;
 const PAGE: u64 = 2_000;
 pub(super) const MOST_PAGES: usize = 64;
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     pub(super) async fn find_events(
         &self,
         wallet: Address,

@@ -8,7 +8,7 @@ use crate::{
         reader::{BlockId, ChainReader, EthCall},
         rpc_error::RpcError,
     },
-    contracts::{abi, decryption::DecryptionAdapter},
+    contracts::{abi, decryption::RequestContract},
     domain::Address,
 };
 
@@ -23,7 +23,7 @@ pub(super) enum Listed {
     Unavailable,
 }
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     /// Whom the contract lists for each of these.
     pub(super) async fn consensus_listing(
         &self,

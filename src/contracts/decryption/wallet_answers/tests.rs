@@ -56,7 +56,7 @@ fn response(id: U256) -> Vec<u8> {
 }
 
 async fn shown(chain: &FakeChain, sought: &[AnswerQuery]) -> Vec<AnswerStatus> {
-    let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+    let adapter = RequestContract::new(chain.clone(), ADDRESSES);
     adapter.find_answers(WALLET, sought).await.unwrap()
 }
 
@@ -215,7 +215,7 @@ async fn a13_many_blocks_are_looked_through_in_parts() {
 async fn a13_a_failure_is_not_an_answer() {
     let chain = FakeChain::new(HEIGHT);
     chain.list_answerer(user(1, 5).id, 7, WALLET);
-    let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+    let adapter = RequestContract::new(chain.clone(), ADDRESSES);
     chain.state().faults[0].is_silent = true;
     adapter.find_answers(WALLET, &[user(1, 5)]).await.unwrap_err();
     chain.state().faults[0].is_silent = false;

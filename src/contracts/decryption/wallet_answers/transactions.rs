@@ -11,7 +11,7 @@ use crate::{
         reader::{ChainReader, Transaction},
         rpc_error::RpcError,
     },
-    contracts::{abi, decryption::DecryptionAdapter},
+    contracts::{abi, decryption::RequestContract},
     domain::{Address, B256, U256},
 };
 
@@ -29,7 +29,7 @@ pub(super) const BLOCKS_AT_ONCE: usize = 10;
 /// The version text of a deployment with the most response events.
 const NEWEST: Option<&str> = Some("Decryption v0.3.0");
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     pub(super) async fn find_transactions(
         &self,
         wallet: Address,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     chain::reader::{BlockId, ChainReader, LogRange, NodeId},
-    contracts::decryption::DecryptionAdapter,
+    contracts::decryption::RequestContract,
     domain::{B256, BlockRef, Request},
 };
 
@@ -32,7 +32,7 @@ pub(super) enum NodeStatement {
     Unknown,
 }
 
-impl<P: ChainReader> DecryptionAdapter<P> {
+impl<P: ChainReader> RequestContract<P> {
     /// One answer of one node, before `until`.
     pub(super) async fn check_node(
         &self,

@@ -13,17 +13,17 @@ use crate::{
 };
 
 /// A block with requests 1 and 2, shown by two nodes.
-fn ground() -> (FakeChain, DecryptionAdapter<FakeChain>, [Request; 2]) {
+fn ground() -> (FakeChain, RequestContract<FakeChain>, [Request; 2]) {
     let chain = FakeChain::new(10);
     chain.state().faults.push(NodeFaults::default());
     chain.mine(vec![request_event(1), request_event(2)]);
     let block = chain.block(11);
     let request = |id| abi::decode(SOURCE, &Event { block, ..request_event(id) }).unwrap();
-    let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+    let adapter = RequestContract::new(chain.clone(), ADDRESSES);
     (chain, adapter, [request(1), request(2)])
 }
 
-async fn ask(adapter: &DecryptionAdapter<FakeChain>, request: &Request) -> WitnessVerdict {
+async fn ask(adapter: &RequestContract<FakeChain>, request: &Request) -> WitnessVerdict {
     adapter.collect_witnesses(request, request.block, false).await
 }
 
@@ -319,7 +319,7 @@ async fn g7_a_digest_that_one_node_alone_shows_is_disputed() {
     let block = chain.block(11);
     let [right, swapped] = [7, 8].map(|digest| Event { block, ..event(digest) });
     chain.state().faults[0].forges.push(swapped.clone());
-    let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+    let adapter = RequestContract::new(chain.clone(), ADDRESSES);
     let [right, swapped] = [right, swapped].map(|one| abi::decode(SOURCE, &one).unwrap());
     assert_eq!(right.key, swapped.key);
     let verdict = ask(&adapter, &swapped).await;

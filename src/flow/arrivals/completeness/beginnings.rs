@@ -11,7 +11,7 @@ use crate::{
     },
     contracts::{
         abi::{Counter, HIGHEST_COUNT},
-        decryption::{DecryptionAdapter, IdProbe, IdStatus},
+        decryption::{IdProbe, IdStatus, RequestContract},
     },
     domain::BlockRef,
     flow::ledger::RequestLedger,
@@ -22,7 +22,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
     /// the first one shown is hidden.
     pub(super) async fn find_beginnings(
         &self,
-        adapter: &DecryptionAdapter<P>,
+        adapter: &RequestContract<P>,
         question: IdProbe,
         cursor: BlockRef,
         memory: &mut AuditState,
@@ -68,7 +68,7 @@ impl<P: ChainReader, L: RequestLedger> CompletenessAudit<P, L> {
 /// How far a counter had counted at the block `origin`. `first`: the first of its ids that was shown,
 /// and its block. `None`: not disclosed.
 async fn count_at_origin<P: ChainReader>(
-    adapter: &DecryptionAdapter<P>,
+    adapter: &RequestContract<P>,
     question: IdProbe,
     counter: Counter,
     first: Option<(u64, u64)>,
@@ -97,7 +97,7 @@ async fn count_at_origin<P: ChainReader>(
 /// How far a counter has counted at that block. `reached`: a number known to be reached. `None`: not
 /// disclosed, or implausibly far.
 pub(super) async fn count_at<P: ChainReader>(
-    adapter: &DecryptionAdapter<P>,
+    adapter: &RequestContract<P>,
     question: IdProbe,
     counter: Counter,
     reached: u64,

@@ -39,7 +39,7 @@ impl Watched {
         let cursor = ledger.contents().cursor;
         let runs = ledger.contents().ids.clone();
         let ids = SharedIds::new(KnownIds::from_stored(&runs, Instant::now()));
-        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+        let adapter = RequestContract::new(chain.clone(), ADDRESSES);
         let metrics = Metrics::default();
         let arrivals = Arrivals::new(
             adapter.clone(),

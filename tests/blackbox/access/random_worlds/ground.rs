@@ -19,7 +19,7 @@ use kms_connector::{
     contracts::{
         abi::decode,
         acl::{HostChain, HostChains},
-        decryption::{Addresses, DecryptionAdapter},
+        decryption::{Addresses, RequestContract},
         gateway_config::GatewayConfigAdapter,
         pinned_reads::{ChainEndpoint, PinnedOptions, PinnedReader},
     },
@@ -391,7 +391,7 @@ impl Ground {
         Ok(Access::new(AccessOptions {
             hosts,
             protocol_config: None,
-            gateway: DecryptionAdapter::new(self.gateway.clone(), addresses),
+            gateway: RequestContract::new(self.gateway.clone(), addresses),
             registry: self.registry.clone(),
             domain: SigningDomain {
                 name: "Decryption".into(),
