@@ -17,7 +17,7 @@ use futures_util::FutureExt as _;
 use kms_connector::{
     chain::{
         lane::{
-            HIGHEST_FEE, LaneOptions, Payload, Recovered, SignedTransaction,
+            ChainKind, HIGHEST_FEE, LaneOptions, Payload, Recovered, SignedTransaction,
             state::{Effect, LaneState},
             unsigned::UnsignedTransaction,
         },
@@ -246,7 +246,12 @@ fn payload(count: u64) -> Payload {
 }
 
 fn empty_book(wallet: &Wallet, max_in_flight: usize) -> LaneState {
-    let options = LaneOptions { chain_id: CHAIN_ID, max_in_flight, max_fee_per_gas: HIGHEST_FEE };
+    let options = LaneOptions {
+        chain_id: CHAIN_ID,
+        max_in_flight,
+        max_fee_per_gas: HIGHEST_FEE,
+        kind: ChainKind::Sequencer,
+    };
     let now = tokio::time::Instant::now();
     let mut book = LaneState::new(options, wallet.address(), 0, Recovered::default(), now);
     book.apply_head(

@@ -25,6 +25,7 @@
 //! - Decisions are pure ([`state`], [`count`], [`nonces`], [`nonce_slot`], [`mined_window`]). One task carries
 //!   them out ([`runner`]); slow work runs beside it in its `JoinSet`.
 
+mod chain_kind;
 mod ledger;
 pub mod state;
 mod count;
@@ -44,8 +45,12 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-pub use self::ledger::{
-    GiveUpReason, MinedTransaction, Recovered, SignedTransaction, TransactionId, TransactionLedger,
+pub use self::{
+    chain_kind::{ChainKind, MempoolRules},
+    ledger::{
+        GiveUpReason, MinedTransaction, Recovered, SignedTransaction, TransactionId,
+        TransactionLedger,
+    },
 };
 use self::{first_count::JournaledNonces, runner::Runner};
 use super::wallet::Wallet;
@@ -171,10 +176,11 @@ impl Lane {
 pub struct LaneOptions {
     pub chain_id: u64,
     /// Transactions that are recorded and not mined yet. Below 1,024, the number of transactions a Nitro
-    /// sequencer buffers. Zero: nothing is signed, and open transactions are sent until they are mined.
+    /// sequencer buffers; at most 16 where there are pools, which take so many of one account at least. Zero: nothing is signed, and open transactions are sent until they are mined.
     pub max_in_flight: usize,
     /// Cap in wei per gas; while the chain costs more, payloads wait.
     pub max_fee_per_gas: u128,
+    pub kind: ChainKind,
 }
 
 /// Commands from callers.
@@ -246,10 +252,11 @@ pub fn drain<P: TransactionSender, L: TransactionLedger>(
     provider: P,
     sender: Address,
     ledger: L,
+    kind: ChainKind,
     recovered: Recovered,
     metrics: Metrics,
 ) -> LaneTask<P, L> {
-    let options = LaneOptions { chain_id: 0, max_in_flight: 0, max_fee_per_gas: HIGHEST_FEE };
+    let options = LaneOptions { chain_id: 0, max_in_flight: 0, max_fee_per_gas: HIGHEST_FEE, kind };
     // The sender is dropped: a draining lane has no callers.
     let (_, jobs) = mpsc::channel(1);
     let (wallet, dice) = (None, Dice::default());

@@ -10,7 +10,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::stored_state::read_sent_transactions;
 use crate::{
     chain::{
-        lane::{self, SignedTransaction},
+        lane::{self, ChainKind, SignedTransaction},
         sender::TransactionSender,
     },
     dice::Dice,
@@ -75,7 +75,8 @@ async fn drain<P: TransactionSender>(
     info!(nonces, "following the transactions of an earlier wallet to their end");
     // Separate metrics: these are not the current lane's figures.
     let metrics = Metrics::default();
-    let draining = lane::drain(provider, wallet, journal.clone(), sent, metrics);
+    let draining =
+        lane::drain(provider, wallet, journal.clone(), ChainKind::Sequencer, sent, metrics);
     draining.rolling(dice).run(Heartbeat::default(), stop).await?;
     journal.flush().await?;
     let given_up = self::count_nonces(&journal.ask(Query::OpenTransactions).await?);

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     chain::{
-        lane::{LaneOptions, Recovered, lane},
+        lane::{ChainKind, LaneOptions, Recovered, lane},
         provider::ArbitrumProvider,
         reader::ChainReader,
         wallet::Wallet,
@@ -107,6 +107,7 @@ impl Instance {
             chain_id: config.chain_id,
             max_in_flight: config.max_transactions_in_flight,
             max_fee_per_gas: config.max_fee_per_gas,
+            kind: ChainKind::Sequencer,
         };
         let (lane, lane_task) = lane(
             common.provider.clone(),

@@ -144,7 +144,12 @@ impl Scene {
     }
 
     fn over(chain: FakeChain, ledger: FakeLedger) -> Self {
-        let options = LaneOptions { chain_id: 1, max_in_flight: 64, max_fee_per_gas: HIGHEST_FEE };
+        let options = LaneOptions {
+            chain_id: 1,
+            max_in_flight: 64,
+            max_fee_per_gas: HIGHEST_FEE,
+            kind: ChainKind::Sequencer,
+        };
         let recovered = ledger.recovered();
         let (node, metrics) = (chain.clone(), Metrics::default());
         let (lane, task) = lane(node, wallet(), ledger.clone(), options, recovered, metrics);

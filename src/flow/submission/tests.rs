@@ -12,7 +12,7 @@ use crate::{
         fake_chain::{
             ADDRESSES, CONTRACT, FakeChain, NodeFaults, SOURCE, SendBehavior, request_event,
         },
-        lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
+        lane::{ChainKind, HIGHEST_FEE, LaneOptions, Recovered, lane},
         wallet::Wallet,
     },
     domain::{
@@ -62,7 +62,12 @@ impl Scene {
     fn new(gas_limit: Option<u64>) -> Self {
         let chain = FakeChain::new(100);
         let wallet = Arc::new(Wallet::from_private_key(&[7; 32]).unwrap());
-        let options = LaneOptions { chain_id: 1, max_in_flight: 64, max_fee_per_gas: HIGHEST_FEE };
+        let options = LaneOptions {
+            chain_id: 1,
+            max_in_flight: 64,
+            max_fee_per_gas: HIGHEST_FEE,
+            kind: ChainKind::Sequencer,
+        };
         let metrics = Metrics::default();
         let (lane, task) = lane(
             chain.clone(),

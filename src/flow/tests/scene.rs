@@ -22,7 +22,7 @@ pub(super) use crate::flow::kms_core::fake_core::FakeCore;
 use crate::{
     chain::{
         fake_chain::{ADDRESSES, FakeChain, SOURCE},
-        lane::{HIGHEST_FEE, Lane, LaneOptions, Recovered, lane},
+        lane::{ChainKind, HIGHEST_FEE, Lane, LaneOptions, Recovered, lane},
         wallet::Wallet,
     },
     contracts::{
@@ -306,7 +306,12 @@ impl Scene {
         chain.mine_empty(50);
         chain.state().answer_history.version = Some("Decryption v0.3.0");
         let wallet = Arc::new(Wallet::from_private_key(&WALLET_KEY).unwrap());
-        let options = LaneOptions { chain_id: 1, max_in_flight: 1, max_fee_per_gas: HIGHEST_FEE };
+        let options = LaneOptions {
+            chain_id: 1,
+            max_in_flight: 1,
+            max_fee_per_gas: HIGHEST_FEE,
+            kind: ChainKind::Sequencer,
+        };
         let metrics = Metrics::default();
         let (lane, task) = lane(
             chain.clone(),

@@ -23,8 +23,8 @@ use crate::{
     chain::{
         fake_chain::SOURCE,
         lane::{
-            GiveUpReason, HIGHEST_FEE, LaneOptions, MinedTransaction, Payload, Recovered,
-            SignedTransaction, TransactionId,
+            ChainKind, GiveUpReason, HIGHEST_FEE, LaneOptions, MinedTransaction, Payload,
+            Recovered, SignedTransaction, TransactionId,
             count::Votes,
             receipts::maybe_mined,
             state::{ChainReport, Effect, LaneState, ReceiptQuery},
@@ -339,8 +339,12 @@ struct LaneModel {
     reorganised_ever: bool,
 }
 
-const OPTIONS: LaneOptions =
-    LaneOptions { chain_id: 1, max_in_flight: 8, max_fee_per_gas: HIGHEST_FEE };
+const OPTIONS: LaneOptions = LaneOptions {
+    chain_id: 1,
+    max_in_flight: 8,
+    max_fee_per_gas: HIGHEST_FEE,
+    kind: ChainKind::Sequencer,
+};
 
 fn key(id: U256) -> RequestKey {
     RequestKey { source: SOURCE, id, content: B256::ZERO }

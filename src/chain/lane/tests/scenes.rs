@@ -4,7 +4,12 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn in_a_crowd_no_broadcast_waits_for_its_receipt() {
-    let options = LaneOptions { chain_id: 1, max_in_flight: 512, max_fee_per_gas: HIGHEST_FEE };
+    let options = LaneOptions {
+        chain_id: 1,
+        max_in_flight: 512,
+        max_fee_per_gas: HIGHEST_FEE,
+        kind: ChainKind::Sequencer,
+    };
     let chain = fake_chain();
     let head = chain.heads().borrow().expect("a head");
     let address = wallet().address();
@@ -352,7 +357,12 @@ async fn b7_a_replacement_of_what_is_mined_meanwhile_is_given_up() {
 
 async fn b7_replaced(is_signed: bool) {
     let address = wallet().address();
-    let options = LaneOptions { chain_id: 1, max_in_flight: 8, max_fee_per_gas: HIGHEST_FEE };
+    let options = LaneOptions {
+        chain_id: 1,
+        max_in_flight: 8,
+        max_fee_per_gas: HIGHEST_FEE,
+        kind: ChainKind::Sequencer,
+    };
     let mut book = LaneState::new(options, address, 0, Recovered::default(), Instant::now());
     let mut head = fake_chain().heads().borrow().expect("a head");
     book.apply_head(&head, Instant::now());
