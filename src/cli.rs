@@ -215,8 +215,8 @@ impl Cli {
             Command::Requests { command: None, list } => {
                 Box::pin(RequestsCommand::List(list).run(&environment)).await
             }
-            Command::Backfill { from, to, whose } => {
-                requests::backfill(whose.target(&environment), from, to).await
+            Command::Backfill { from, to, chain, whose } => {
+                requests::backfill(whose.target(&environment), (from, to), chain).await
             }
             Command::Check { config, all, instance, json, configs, state } => {
                 let which = (!all).then(|| ConfigTarget::given(instance, config));
@@ -249,7 +249,7 @@ fn default_candidates(environment: &Environment) -> SocketCandidates {
 
 impl JournalCommand {
     async fn run(self, environment: Environment) -> ExitStatus {
-        let Self::Rebuild { from, instance, config, configs, supervisor } = self;
+        let Self::Rebuild { from, chain, instance, config, configs, supervisor } = self;
         let whose = ConfigTarget::given(instance, config);
         let candidates = supervisor.candidates(&environment);
         let places = journal::RebuildContext {
@@ -258,7 +258,7 @@ impl JournalCommand {
             candidates,
             environment,
         };
-        journal::rebuild(whose, from, places).await
+        journal::rebuild(whose, (from, chain), places).await
     }
 }
 

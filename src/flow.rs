@@ -53,7 +53,9 @@ pub use self::{
 };
 use crate::flow::finality::rule::FinalHeight;
 use crate::{
-    contracts::{decryption::DeploymentSupport, gateway_config::GatewayConfigAdapter},
+    contracts::{
+        abi::Deployment, decryption::DeploymentSupport, gateway_config::GatewayConfigAdapter,
+    },
     dice::Dice,
     domain::{PerKind, Request},
     telemetry::{log_throttle::LogThrottle, metrics::Metrics, trace_context::Whose},
@@ -84,11 +86,21 @@ pub enum Mode<P> {
     },
 }
 
+/// What decryptions need until the Core is asked, besides what every request needs.
+#[derive(Debug)]
+pub struct DecryptionRooms<P, B> {
+    pub access: Access<P>,
+    pub ciphertexts: Ciphertexts<B>,
+    /// Whether this version can serve the deployed contract.
+    pub support: watch::Receiver<DeploymentSupport>,
+}
+
 /// The stages after the ciphertexts (the Core and the submission), and what they need.
 #[derive(Debug)]
 pub struct AnswerStages<P> {
     pub core: KmsCore,
-    pub submission: Submission<P>,
+    /// Sends the answers to decryptions. `None` where nothing asks for any.
+    pub submission: Option<Submission<P>>,
     pub gateway_config: GatewayConfigAdapter<P>,
     /// An earlier run may have answered requests up to this block without the ledger knowing: because the
     /// journal was lost, rebuilt, or restored from a backup.
@@ -106,23 +118,22 @@ impl<P> AnswerStages<P> {
         self.keys_of(request).map_or(&self.core, |keys| &keys.core)
     }
 
-    fn submission_of(&self, request: &Request) -> &Submission<P> {
-        self.keys_of(request).map_or(&self.submission, |keys| &keys.submission)
+    /// `None`: nothing here sends such an answer.
+    fn submission_of(&self, request: &Request) -> Option<&Submission<P>> {
+        self.keys_of(request).map_or(self.submission.as_ref(), |keys| Some(&keys.submission))
     }
 }
 
-/// The stages, and everything else that a walk needs.
+/// The stages, and everything else that a walk of a request of this chain needs.
 #[derive(Debug)]
 pub struct Flow<P, B, L> {
     /// The instance's name in traces.
     pub whose: Whose,
-    pub access: Access<P>,
-    pub ciphertexts: Ciphertexts<B>,
+    /// `None`: on this chain nothing asks for decryptions, only for key operations.
+    pub decryptions: Option<Box<DecryptionRooms<P, B>>>,
     pub mode: Mode<P>,
-    /// Asks the nodes whether a request is on chain, and in which block.
+    /// Asks the nodes whether a request of the chain's contract is on chain, and in which block.
     pub confirmation: Confirmation<P>,
-    /// Whether this version can serve the deployed contract.
-    pub support: watch::Receiver<DeploymentSupport>,
     /// The highest block whose requests may be processed.
     pub final_height: watch::Receiver<FinalHeight>,
     pub ledger: L,
@@ -134,6 +145,11 @@ pub struct Flow<P, B, L> {
 }
 
 impl<P, B, L> Flow<P, B, L> {
+    /// What the contracts are that ask for decryptions, if any do and it is known.
+    fn deployment(&self) -> Option<Deployment> {
+        self.decryptions.as_ref()?.support.borrow().answered().cloned()
+    }
+
     /// Asks the nodes about this request at the contract that emitted it.
     fn confirmation_of(&self, request: &Request) -> &Confirmation<P> {
         let keys = match &self.mode {

@@ -1,5 +1,8 @@
-//! One connector: one config, one wallet, one Gateway deployment, one KMS Core, one journal, one
-//! task tree. The only place where rooms, adapters, journal and config are wired together.
+//! One connector: one config, one wallet, one Gateway deployment, one KMS Core. The only place where rooms,
+//! adapters, journal and config are wired together.
+//!
+//! An instance is a [stack](stack) of tasks for each of its chains, with a journal each: the gateway's, and, if key
+//! operations are asked for on Ethereum, a second one beside it. Neither waits for the other's nodes.
 //!
 //! ```text
 //! build: gateway node -> wallet -> journal (lock) -> contracts -> Core     each waits and says so
@@ -16,6 +19,9 @@
 
 mod supervision;
 pub mod exit;
+mod stack;
+mod second_chain;
+mod inquiries;
 mod preflight;
 pub mod diagnose;
 mod dependencies;
@@ -50,13 +56,15 @@ mod simulation;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tokio::sync::watch;
 
+use self::{
+    build::GatewayParts,
+    second_chain::{RunningSecond, SecondChain},
+    stack::{EndedStack, Stack, StackParts},
+};
 pub use self::{
     edges::{ConnectTask, Edges, HostEdges},
     errors::{BuildError, Failure, PreflightError, RebuildError, Unready},
@@ -64,20 +72,11 @@ pub use self::{
     operator_requests::answer_stopped,
     preflight::preflight,
     rebuild::rebuild,
+    second_chain::second_keeper,
     supervision::{EndedInstance, JournalTenure, Supervision},
 };
-use self::{
-    journal_state::{JournalState, KeptJournal},
-    tasks::{Tasks, unexpected_end},
-};
-use crate::{config::Config, domain::Address, machine::Machine, telemetry::heartbeat};
+use crate::{config::Config, domain::Address};
 
-/// How long the journal may take to flush at the end.
-const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
-/// How long dropping the tasks may take; only a task that blocks its thread takes longer.
-const DROP_DEADLINE: Duration = Duration::from_secs(1);
-/// How long to look for the cause of a failure among the other tasks.
-const CAUSE_DEADLINE: Duration = Duration::from_millis(100);
 /// Task name in the exit of an instance that failed before it ran.
 pub const START_TASK: &str = "start";
 /// What an instance waits for when its journal cannot be written.
@@ -106,128 +105,27 @@ pub async fn run_with_real_edges(
     }
 }
 
-/// Builds the instance and runs it to its end. `estate` is the previous generation's journal, if it
-/// left one.
+/// Builds the instance and runs it to its end. `estate` is what the previous generation left, if it left
+/// anything.
 pub async fn run(
     config: Arc<Config>,
     supervision: Supervision,
     edges: Edges,
     estate: Option<JournalTenure>,
 ) -> EndedInstance {
-    let machine = edges.machine.clone();
-    let kept = estate.map(|estate| KeptJournal::of(estate, &machine));
-    let mut instance = Instance {
-        tasks: Tasks::default(),
-        journal_state: JournalState::NotOpen(kept),
-        supervision,
-        machine,
-        support_stop: CancellationToken::new(),
+    let JournalTenure { gateway: kept, ethereum } = estate.unwrap_or_default();
+    let (machine, (node, of_node)) = (edges.machine.clone(), watch::channel(None));
+    let second = SecondChain::of(&config, &edges, of_node);
+    let (mut second, supervision) = RunningSecond::start(second, supervision, ethereum).await;
+    let mut gateway = Stack::new(supervision, machine, kept);
+    let parts = StackParts::Gateway(Box::new(GatewayParts { edges, node }));
+    let exit = tokio::select! {
+        biased;
+        exit = gateway.run(&config, parts) => exit,
+        broken = second.broken() => broken,
     };
-    let built = {
-        let Supervision { stop, abort, heartbeats: hearts, .. } = instance.supervision.clone();
-        let tasks = instance.tasks.clone();
-        let building = Box::pin(instance.build(&config, edges));
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => Ok(Some(Exit::Stopped)),
-            () = abort.cancelled() => Ok(Some(Exit::Stopped)),
-            built = building => built.map(|()| None),
-            failed = tasks.first_failure() => Ok(Some(failed)),
-            task = hearts.wait_stalled() => Ok(Some(Exit::Hung { task })),
-        }
-    };
-    let exit = match built {
-        Ok(None) => instance.watch().await,
-        Ok(Some(exit)) => exit,
-        Err(error) => error.into(),
-    };
-    instance.close(exit).await
-}
-
-struct Instance {
-    tasks: Tasks,
-    journal_state: JournalState,
-    supervision: Supervision,
-    machine: Machine,
-    /// Stops the tasks the walk depends on, once the walk has ended.
-    support_stop: CancellationToken,
-}
-
-impl Instance {
-    /// Runs until a task ends by itself or hangs, or the instance is asked to end.
-    async fn watch(&mut self) -> Exit {
-        let (stop, abort) = (self.supervision.stop.clone(), self.supervision.abort.clone());
-        let hearts = self.supervision.heartbeats.clone();
-        let condition = self.journal_state.condition();
-        let mut hanging = Box::pin(hearts.wait_stalled());
-        loop {
-            let (task, exit) = tokio::select! {
-                biased;
-                () = abort.cancelled() => return Exit::Stopped,
-                task = &mut hanging => {
-                    // A task that waits for disk space does not hang.
-                    if condition.waiting_reason().is_none() {
-                        return Exit::Hung { task };
-                    }
-                    hanging = Box::pin(hearts.wait_stalled());
-                    continue;
-                }
-                damage = condition.wait_damaged() => {
-                    return Exit::failed(heartbeat::JOURNAL, damage.cause);
-                }
-                Some(ended) = self.tasks.next_ended() => ended,
-                ended = self.journal_state.writer_ended() => ended,
-            };
-            match exit {
-                Exit::Stopped if stop.is_cancelled() => {
-                    debug!(task, "task ended");
-                    if task == heartbeat::WALK {
-                        return Exit::Stopped;
-                    }
-                }
-                exit @ (Exit::Stopped
-                | Exit::Refused { .. }
-                | Exit::Failed { .. }
-                | Exit::Panicked { .. }
-                | Exit::Hung { .. }) => return self.root_cause(unexpected_end(task, exit)).await,
-            }
-        }
-    }
-
-    /// Finds the cause of an exit. A task may fail because another one did whose exit is read later: a
-    /// panic or the journal's end is the cause of the exits that follow it.
-    async fn root_cause(&mut self, exit: Exit) -> Exit {
-        if !matches!(exit, Exit::Failed { .. }) {
-            return exit;
-        }
-        let looking = async {
-            loop {
-                let (task, other) = tokio::select! {
-                    biased;
-                    Some(ended) = self.tasks.next_ended() => ended,
-                    ended = self.journal_state.writer_ended() => ended,
-                };
-                let panicked = matches!(other, Exit::Panicked { .. });
-                if panicked || (task == heartbeat::JOURNAL && !other.is_stopped()) {
-                    return other;
-                }
-            }
-        };
-        timeout(CAUSE_DEADLINE, looking).await.unwrap_or(exit)
-    }
-
-    /// Ends the remaining tasks, from the top down; the journal last.
-    async fn close(self, exit: Exit) -> EndedInstance {
-        self.support_stop.cancel();
-        if exit.is_stopped() && !self.supervision.abort.is_cancelled() {
-            let ending = async { while self.tasks.next_ended().await.is_some() {} };
-            if timeout(FLUSH_DEADLINE, ending).await.is_err() {
-                warn!("some tasks did not end in time and are dropped");
-            }
-        }
-        if !self.tasks.drop_within(DROP_DEADLINE).await {
-            warn!("a task blocks its thread and is left behind");
-        }
-        self.journal_state.close(exit, &self.machine).await
-    }
+    // The nodes of both are connected until both have ended.
+    let ethereum = second.end(&exit).await;
+    let EndedStack { exit, kept } = gateway.close(exit).await;
+    EndedInstance { exit, tenure: JournalTenure::of(kept, ethereum) }
 }

@@ -38,8 +38,11 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
         }
     }
     if state.is_up() {
-        for reason in instance.gauges.held_by.keys() {
-            to_do.push(format!("{reason}: {}", HoldReason::remedy_of(reason)));
+        for reason in instance.gauges.hold_reasons() {
+            let told = format!("{reason}: {}", HoldReason::remedy_of(reason));
+            if !to_do.contains(&told) {
+                to_do.push(told);
+            }
         }
         to_do.extend(instance.gauges.chain_warnings());
         to_do.extend(instance.gauges.read_once.iter().map(ToString::to_string));

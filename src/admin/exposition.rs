@@ -1,5 +1,6 @@
 //! The text that Prometheus scrapes: the metrics of all instances, and what their supervisor knows
-//! about them. Each series of an instance gets its `instance` label here.
+//! about them. Each series of an instance gets its `instance` label here, and a series of its second chain the
+//! label `chain` besides.
 //!
 //! Series exist only for published instances: those of a removed instance disappear with it.
 
@@ -13,7 +14,7 @@ use prometheus::{
 use super::{
     build,
     snapshot::ProcessSnapshot,
-    status::{InstanceState, InstanceStatus, Status},
+    status::{ChainState, Gauges, InstanceState, InstanceStatus, Status},
 };
 use crate::telemetry::{
     metrics::families::{self, StatusFamily},
@@ -28,7 +29,13 @@ pub fn render(shown: &ProcessSnapshot) -> Result<String, prometheus::Error> {
     let mut families = Families::default();
     for (instance, metrics) in &shown.metrics {
         for family in metrics.gather() {
-            families.merge(instance, family);
+            families.merge(&[("instance", instance)], family);
+        }
+        for (chain, metrics) in metrics.chains() {
+            let chain = chain.to_string();
+            for family in metrics.gather() {
+                families.merge(&[("instance", instance), ("chain", &chain)], family);
+            }
         }
     }
     for instance in &shown.status.instances {
@@ -44,12 +51,16 @@ pub fn render(shown: &ProcessSnapshot) -> Result<String, prometheus::Error> {
 struct Families(BTreeMap<String, MetricFamily>);
 
 impl Families {
-    /// Adds the series of one instance to the family of all.
-    fn merge(&mut self, instance: &str, mut family: MetricFamily) {
+    /// Adds the series of one instance, or of a second chain of it, to the family of all.
+    fn merge(&mut self, whose: &[(&str, &str)], mut family: MetricFamily) {
         let mut series = family.take_metric();
         for one in &mut series {
-            let mut labels = vec![label("instance", instance)];
-            labels.extend(one.take_label());
+            let own = one.take_label();
+            // Some series are of a chain anyway.
+            let added = whose.iter().filter(|(name, _)| own.iter().all(|had| had.name() != *name));
+            let mut labels: Vec<LabelPair> =
+                added.map(|(name, value)| label(name, value)).collect();
+            labels.extend(own);
             one.set_label(labels);
         }
         let all = self.0.entry(family.name().to_owned()).or_insert(family);
@@ -57,7 +68,19 @@ impl Families {
     }
 
     fn add_sample(&mut self, family: &StatusFamily, values: &[&str], value: f64) {
+        self.add_sample_of(None, family, values, value);
+    }
+
+    /// `chain`: the second chain that it is of.
+    fn add_sample_of(
+        &mut self,
+        chain: Option<&str>,
+        family: &StatusFamily,
+        values: &[&str],
+        value: f64,
+    ) {
         let labels = family.labels.iter().zip(values).map(|(name, value)| label(name, value));
+        let labels = labels.chain(chain.map(|chain| label("chain", chain)));
         let mut series = Metric::from_label(labels.collect());
         if family.is_counter {
             let mut counter = Counter::default();
@@ -99,20 +122,30 @@ impl Families {
         let (decryption, core) = (text(&instance.decryption), text(&instance.kms_core));
         let values = [name, &text(&chain_id), &decryption, &wallet, &gateway, &core];
         self.add_sample(&families::INFO, &values, 1.0);
-        let gauges = &instance.gauges;
+        self.reading(name, None, &instance.gauges);
+        for chain in &instance.gauges.chains {
+            let id = chain.chain_id.to_string();
+            let is_running = f64::from(u8::from(chain.state == ChainState::Running));
+            self.add_sample(&families::CHAIN_RUNNING, &[name, &id], is_running);
+            self.reading(name, Some(&id), &chain.gauges);
+        }
+    }
+
+    /// How far a chain is read.
+    fn reading(&mut self, name: &str, chain: Option<&str>, gauges: &Gauges) {
         for (family, value) in [
             (&families::HEAD, gauges.head),
             (&families::CURSOR, gauges.cursor),
             (&families::LAG, gauges.lag()),
         ] {
             if let Some(value) = value {
-                self.add_sample(family, &[name], float(value));
+                self.add_sample_of(chain, family, &[name], float(value));
             }
         }
         if gauges.head.is_some() {
             let left =
                 gauges.catching_up.map_or(0, |behind| behind.to_do.saturating_sub(behind.done));
-            self.add_sample(&families::CATCH_UP, &[name], float(left));
+            self.add_sample_of(chain, &families::CATCH_UP, &[name], float(left));
         }
     }
 

@@ -6,6 +6,10 @@
 //! pages. They contain no secret: everything in the journal is on chain, too. Times are Unix
 //! milliseconds, bytes are hex with 0x.
 
+mod joined;
+
+pub use self::joined::{Part, ask_joined};
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
@@ -29,7 +33,13 @@ pub enum Inquiry {
         by: String,
     },
     /// Read these blocks again, as many as possible within a few seconds.
-    Backfill { from: u64, to: Option<u64> },
+    Backfill {
+        from: u64,
+        to: Option<u64>,
+        /// The second chain's id; `None`: the gateway.
+        #[serde(default)]
+        chain: Option<u64>,
+    },
 }
 
 impl Inquiry {
@@ -85,6 +95,9 @@ pub enum InquiryAnswer {
 pub struct RequestOverview {
     /// In the notation of the chain.
     pub id: String,
+    /// The second chain's id, if the request is from there.
+    #[serde(default)]
+    pub chain: Option<u64>,
     /// The hash of its event's topics and data: distinguishes requests with one id.
     pub content: String,
     pub kind: String,

@@ -51,6 +51,8 @@ pub enum ChainRole {
     Gateway,
     /// Handles are owned there, or contexts are defined.
     Host,
+    /// Contexts are defined there, or key operations asked for, and no handles are owned.
+    Ethereum,
 }
 
 impl ChainRole {
@@ -61,6 +63,8 @@ impl ChainRole {
             Self::Gateway => Duration::from_millis(250),
             // Blocks take longer there, and hosted nodes count calls.
             Self::Host => Duration::from_secs(1),
+            // Its block time.
+            Self::Ethereum => Duration::from_secs(12),
         }
     }
 }
@@ -70,6 +74,7 @@ impl fmt::Display for ChainRole {
         f.write_str(match self {
             Self::Gateway => "gateway",
             Self::Host => "host chain",
+            Self::Ethereum => "Ethereum",
         })
     }
 }

@@ -176,6 +176,9 @@ pub(super) enum Command {
         /// Last block [default: the last block that was read].
         #[arg(long, value_name = "BLOCK")]
         to: Option<u64>,
+        /// The second chain's id, to read its blocks [default: the gateway's chain].
+        #[arg(long, value_name = "ID")]
+        chain: Option<u64>,
         #[command(flatten)]
         whose: RequestsArgs,
     },
@@ -364,6 +367,9 @@ pub(super) enum JournalCommand {
         /// First block to read: one before the oldest unanswered request.
         #[arg(long, value_name = "BLOCK")]
         from: u64,
+        /// The second chain's id, to rebuild its journal [default: the gateway's chain].
+        #[arg(long, value_name = "ID")]
+        chain: Option<u64>,
         /// The instance, by its file in the configuration directory, as `supervise` reads it.
         #[arg(long, value_name = "NAME", value_parser = instance_name, conflicts_with = "config")]
         instance: Option<String>,

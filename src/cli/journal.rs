@@ -36,7 +36,12 @@ pub(super) struct RebuildContext {
 }
 
 /// Rebuilds the journal, prints the result, and has a running supervisor try the instance again.
-pub(super) async fn rebuild(whose: ConfigTarget, from: u64, places: RebuildContext) -> ExitStatus {
+/// `chain`: the second chain, if it is that one's.
+pub(super) async fn rebuild(
+    whose: ConfigTarget,
+    (from, chain): (u64, Option<u64>),
+    places: RebuildContext,
+) -> ExitStatus {
     let RebuildContext { config_dir, state_dir, candidates, environment } = places;
     let is_of_nobody = matches!(whose, ConfigTarget::File(None));
     let (name, loaded) = match load(&whose, &config_dir, environment) {
@@ -51,7 +56,7 @@ pub(super) async fn rebuild(whose: ConfigTarget, from: u64, places: RebuildConte
     };
     let state_dir =
         if loaded.config.observes() { instance::observe_dir(&state_dir, &name) } else { state_dir };
-    let rebuilding = instance::rebuild(&loaded.config, state_dir, from);
+    let rebuilding = instance::rebuild(&loaded.config, state_dir, from, chain);
     let rebuilt = match Box::pin(rebuilding).await {
         Ok(rebuilt) => rebuilt,
         Err(error) => {
@@ -98,6 +103,7 @@ fn explain_refusal(name: &str, error: &RebuildError) -> String {
         | RebuildError::Outside { .. }
         | RebuildError::TimedOut { .. }
         | RebuildError::NoSuchBlock { .. }
+        | RebuildError::NoSuchChain { .. }
         | RebuildError::Journal(_) => error.to_string(),
     }
 }

@@ -265,10 +265,15 @@ pub(super) async fn export(whose: RequestsTarget, which: ListFilter) -> ExitStat
 }
 
 /// Has a running instance read blocks again, in pieces, and prints the progress.
-pub(super) async fn backfill(whose: RequestsTarget, from: u64, to: Option<u64>) -> ExitStatus {
+/// `chain`: the second chain, if it is that one.
+pub(super) async fn backfill(
+    whose: RequestsTarget,
+    (from, to): (u64, Option<u64>),
+    chain: Option<u64>,
+) -> ExitStatus {
     let (mut next, mut requests, mut new) = (from, 0, 0);
     loop {
-        let told = match ask_running(&whose, &Inquiry::Backfill { from: next, to }).await {
+        let told = match ask_running(&whose, &Inquiry::Backfill { from: next, to, chain }).await {
             Ok(LiveAnswer::Told(told)) => told,
             Ok(LiveAnswer::Absent { why, state, .. }) => {
                 return failed(&explain_not_running(&whose.name, next, &why, state.as_ref()));
@@ -346,6 +351,7 @@ mod tests {
 
     fn held() -> RequestOverview {
         RequestOverview {
+            chain: None,
             id: "0x5".to_owned(),
             content: format!("0x{}", "ab".repeat(32)),
             kind: "user_decryption".to_owned(),
@@ -371,6 +377,7 @@ mod tests {
 
     fn refused() -> RequestOverview {
         RequestOverview {
+            chain: None,
             id: "0x6".to_owned(),
             stage: "settled".to_owned(),
             held: None,

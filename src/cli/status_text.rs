@@ -207,14 +207,14 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     {
         lines.push(("longest wait", waits.to_string()));
     }
-    if state.is_up() && !instance.gauges.key_operations.is_empty() {
-        let each = instance.gauges.key_operations.iter().map(ToString::to_string);
-        lines.push(("key operations", each.collect::<Vec<_>>().join("\n")));
+    let key_operations: Vec<String> = instance.gauges.all_key_operations().collect();
+    if state.is_up() && !key_operations.is_empty() {
+        lines.push(("key operations", key_operations.join("\n")));
     }
-    if state.is_up() && instance.gauges.held > 0 {
-        let held = instance.gauges.held;
+    let held = instance.gauges.hold_counts();
+    let held = held.or((instance.gauges.held > 0).then(|| instance.gauges.held.to_string()));
+    if let Some(held) = held.filter(|_| state.is_up()) {
         let each = format!("`kms-connector requests --held --instance {name}` shows each");
-        let held = instance.gauges.hold_counts().unwrap_or_else(|| held.to_string());
         lines.push(("held", format!("{held}; {each}")));
     }
     let to_do = what_to_do(instance);
@@ -280,6 +280,10 @@ fn facts(instance: &InstanceStatus, now_ms: u64) -> Lines {
         ("blocks behind", number(gauges.lag())),
         ("in hand", gauges.in_hand.to_string()),
     ];
+    if !gauges.chains.is_empty() {
+        let chains: Vec<String> = gauges.chains.iter().map(ToString::to_string).collect();
+        lines.push(("second chain", printable(&chains.join("\n"))));
+    }
     if !gauges.host_chains.is_empty() {
         let chains: Vec<String> = gauges.host_chains.iter().map(host_chain).collect();
         lines.push(("host chains", chains.join("\n")));

@@ -6,8 +6,8 @@
 use serde::Serialize;
 
 use super::{
-    Config, Finality, HostChain, KeyManagement, Place, Problems, Source, StartingBlock, Wallet,
-    Warning, assemble_bytes, keys::Key, secret::SecretUrl, sources::RawConfig,
+    Config, Ethereum, Finality, HostChain, KeyManagement, Place, Problems, Source, StartingBlock,
+    Wallet, Warning, assemble_bytes, keys::Key, secret::SecretUrl, sources::RawConfig,
 };
 use crate::domain::PerKind;
 
@@ -129,7 +129,17 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
             config.ethereum.as_ref().map(|ethereum| ethereum.chain_id.to_string())
         }
         Key::ProtocolConfigAddress => {
-            config.ethereum.as_ref().map(|ethereum| ethereum.protocol_config_address.to_string())
+            config.ethereum.as_ref()?.protocol_config_address.map(|address| address.to_string())
+        }
+        Key::EthereumStartingBlock => of_ethereum(key, config, |chain| block(chain.starting_block)),
+        Key::EthereumFinality => {
+            of_ethereum(key, config, |chain| finality(chain.finality).to_owned())
+        }
+        Key::EthereumConfirmations => {
+            of_ethereum(key, config, |chain| chain.confirmations.to_string())
+        }
+        Key::EthereumMaxFeePerGasGwei => {
+            of_ethereum(key, config, |chain| gwei(chain.max_fee_per_gas))
         }
         Key::PrivateKeyText
         | Key::PrivateKeyFile
@@ -156,18 +166,8 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
         Key::VerifyCoprocessors => Some(config.verify_coprocessors.to_string()),
         Key::GasLimit => config.gas_limit.map(|limit| limit.to_string()),
         Key::MaxFeePerGasGwei => Some(gwei(config.max_fee_per_gas)),
-        Key::StartingBlock => Some(match config.starting_block {
-            StartingBlock::Latest => "latest".to_owned(),
-            StartingBlock::Number(block) => block.to_string(),
-        }),
-        Key::Finality => Some(
-            match config.finality {
-                Finality::Latest => "latest",
-                Finality::Safe => "safe",
-                Finality::Finalized => "finalized",
-            }
-            .to_owned(),
-        ),
+        Key::StartingBlock => Some(block(config.starting_block)),
+        Key::Finality => Some(finality(config.finality).to_owned()),
         // Takes effect through the two keys below.
         Key::Confirmations => {
             let PerKind { public_decryption: all, user_decryption: user, .. } =
@@ -186,6 +186,26 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
         Key::CiphertextMemoryMib => Some((config.ciphertext_memory >> 20).to_string()),
         Key::MaxRequestsInFlight => number(config.max_requests_in_flight),
         Key::MaxTransactionsInFlight => number(config.max_transactions_in_flight),
+    }
+}
+
+/// The value of a key that has a default and is of use where Ethereum is configured.
+fn of_ethereum(key: Key, config: &Config, value: impl Fn(&Ethereum) -> String) -> Option<String> {
+    config.ethereum.as_ref().map(value).or_else(|| key.default().map(str::to_owned))
+}
+
+fn block(block: StartingBlock) -> String {
+    match block {
+        StartingBlock::Latest => "latest".to_owned(),
+        StartingBlock::Number(block) => block.to_string(),
+    }
+}
+
+fn finality(finality: Finality) -> &'static str {
+    match finality {
+        Finality::Latest => "latest",
+        Finality::Safe => "safe",
+        Finality::Finalized => "finalized",
     }
 }
 

@@ -57,6 +57,11 @@ keys! {
         EthereumFallbackUrls = "ethereum_fallback_urls",
         EthereumChainId = "ethereum_chain_id",
         ProtocolConfigAddress = "protocol_config_address",
+        EthereumStartingBlock = "ethereum_starting_block" or "latest",
+        EthereumFinality = "ethereum_finality" or "finalized",
+        EthereumConfirmations = "ethereum_confirmations" or "64",
+        // Far above what is usual there.
+        EthereumMaxFeePerGasGwei = "ethereum_max_fee_per_gas_gwei" or "500",
         PrivateKeyText = "private_key",
         PrivateKeyFile = "private_key_file",
         AwsKeyId = "aws_kms_config.key_id",

@@ -16,7 +16,7 @@ use alloy::primitives::Address;
 use self::{judged::Fault, single::gwei_to_wei};
 use super::keys::Key;
 use super::problems::{Place, Problem, Problems, Warning};
-use super::settings::{Config, Domain, Finality, KeyManagement, StartingBlock};
+use super::settings::{Config, Domain, Ethereum, Finality, KeyManagement, StartingBlock};
 use super::sources::{Layer, RawConfig, variable_for};
 use super::values::{Value, show};
 use super::{LoadMode, Source};
@@ -98,7 +98,11 @@ impl Checker<'_> {
         let kms_core_endpoint = self.url(Key::KmsCoreEndpoint, &["http", "https"]);
         let chain_id = self.number(Key::ChainId, 1..=MAX_CHAIN_ID, "");
         let addresses = self.addresses();
-        let key_management = self.key_management(addresses.as_ref().ok());
+        let ethereum = self.ethereum();
+        let key_management = self.key_management(
+            addresses.as_ref().ok(),
+            (chain_id.as_ref().ok().copied().flatten(), ethereum.as_ref().ok()),
+        );
         let host_chains = self.host_chains();
         let host_calls = self.count(Key::HostChainMaxConcurrentCalls, 1..=10_000);
         let host_call_timeout = self.number(
@@ -107,7 +111,6 @@ impl Checker<'_> {
             "seconds",
         );
         let erc1271_gas_limit = self.number(Key::Erc1271GasLimit, ERC1271_GAS_LIMIT, "gas");
-        let ethereum = self.ethereum();
         let wallet = if observes_only { Ok(None) } else { self.wallet().map(Some) };
         let s3 = self.s3();
         let private_authorities = self.private_authorities();
@@ -121,9 +124,9 @@ impl Checker<'_> {
             self.domain(Key::GatewayConfigDomainName, Key::GatewayConfigDomainVersion);
         let verify_coprocessors = self.boolean(Key::VerifyCoprocessors);
         let gas_limit = self.gas_limit();
-        let max_fee_per_gas = self.max_fee_per_gas();
-        let starting_block = self.starting_block();
-        let finality = self.finality();
+        let max_fee_per_gas = self.max_fee_per_gas(Key::MaxFeePerGasGwei);
+        let starting_block = self.starting_block(Key::StartingBlock);
+        let finality = self.finality(Key::Finality);
         let confirmations = self.confirmations();
         let held_retry = self.number(Key::HeldRetrySecs, 1..=DAY_SECS, "seconds");
         let retention = self.number(Key::JournalRetentionDays, 1..=3650, "days");
@@ -186,9 +189,9 @@ impl Checker<'_> {
         })
     }
 
-    fn finality(&mut self) -> CheckedValue<Finality> {
+    fn finality(&mut self, key: Key) -> CheckedValue<Finality> {
         self.one_of(
-            Key::Finality,
+            key,
             &[
                 ("latest", Finality::Latest),
                 ("safe", Finality::Safe),
@@ -245,11 +248,13 @@ impl Checker<'_> {
         Ok((decryption, gateway_config))
     }
 
+    /// `gateway`: its Decryption and GatewayConfig contracts. `chains`: the gateway's id, and Ethereum.
     fn key_management(
         &mut self,
-        others: Option<&(Address, Address)>,
+        gateway: Option<&(Address, Address)>,
+        chains: (Option<u64>, Option<&Option<Ethereum>>),
     ) -> Result<(Option<Address>, KeyManagement), ProblemNoted> {
-        let address = self.kms_generation_address(others);
+        let address = self.kms_generation_address(gateway, chains);
         let mode = self.one_of(
             Key::ModeOfKeyManagement,
             &[("answer", KeyManagement::Answer), ("hold", KeyManagement::Hold)],
@@ -257,23 +262,32 @@ impl Checker<'_> {
         Ok((address?, set(mode)?))
     }
 
-    /// It is another contract than the two that every instance has.
+    /// It is another contract than those that are named for the same chain.
     fn kms_generation_address(
         &mut self,
-        others: Option<&(Address, Address)>,
+        gateway: Option<&(Address, Address)>,
+        (gateway_id, ethereum): (Option<u64>, Option<&Option<Ethereum>>),
     ) -> CheckedValue<Address> {
         let key = Key::KmsGenerationAddress;
         let Some(address) = self.address(key)? else { return Ok(None) };
-        if others.is_some_and(|(decryption, registry)| [*decryption, *registry].contains(&address))
+        // What else is wrong with these keys was noted before.
+        let (Some(gateway_id), Some(ethereum)) = (gateway_id, ethereum) else {
+            return Ok(Some(address));
+        };
+        let protocol_config = ethereum.as_ref().and_then(|chain| chain.protocol_config_address);
+        let is_gateways = ethereum.as_ref().is_none_or(|chain| chain.chain_id == gateway_id);
+        let found = if protocol_config == Some(address) {
+            "the address of the ProtocolConfig contract"
+        } else if is_gateways
+            && gateway
+                .is_some_and(|(decryption, registry)| [*decryption, *registry].contains(&address))
         {
-            return Err(self.note_bad(
-                key,
-                "the address of the Decryption or GatewayConfig contract".to_owned(),
-                "another contract's address",
-                "One of the addresses is wrong",
-            ));
-        }
-        Ok(Some(address))
+            "the address of the Decryption or GatewayConfig contract"
+        } else {
+            return Ok(Some(address));
+        };
+        let allowed = "another contract's address";
+        Err(self.note_bad(key, found.to_owned(), allowed, "One of the addresses is wrong"))
     }
 
     /// The two timeouts and the expiry, which must allow at least one attempt.
@@ -315,8 +329,7 @@ impl Checker<'_> {
         ))
     }
 
-    fn max_fee_per_gas(&mut self) -> CheckedValue<u128> {
-        let key = Key::MaxFeePerGasGwei;
+    fn max_fee_per_gas(&mut self, key: Key) -> CheckedValue<u128> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let text = match &given.value {
             Value::Text(text) | Value::Integer(text) | Value::Float(text) => text.expose(),
@@ -333,8 +346,7 @@ impl Checker<'_> {
         }
     }
 
-    fn starting_block(&mut self) -> CheckedValue<StartingBlock> {
-        let key = Key::StartingBlock;
+    fn starting_block(&mut self, key: Key) -> CheckedValue<StartingBlock> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         if given.value.text() == Some("latest") {
             return Ok(Some(StartingBlock::Latest));

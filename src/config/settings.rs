@@ -31,7 +31,7 @@ pub struct Config {
     pub chain_id: u64,
     pub decryption_address: Address,
     pub gateway_config_address: Address,
-    /// The contract that asks for key operations. `None`: none are served.
+    /// The contract that asks for key operations, on [`Config::key_chain`]. `None`: none are served.
     pub kms_generation_address: Option<Address>,
     /// What is done about them.
     pub key_management: KeyManagement,
@@ -43,7 +43,7 @@ pub struct Config {
     pub host_chain_call_timeout: Duration,
     /// Gas that a smart account may use to judge a signature (ERC-1271).
     pub erc1271_gas_limit: u64,
-    /// Where contexts and epochs are checked, from G14 on.
+    /// Where contexts and epochs are checked (from G14 on), and key operations are asked for (from G13 on).
     pub ethereum: Option<Ethereum>,
     /// `None`: `mode = "observe"`. Requests are read and their ciphertexts fetched; nothing is asked,
     /// signed or sent, and no key is read.
@@ -95,6 +95,20 @@ impl Config {
         self.wallet.is_none()
     }
 
+    /// Where key operations are asked for. `None`: none are served. An Ethereum that is the gateway's own
+    /// chain is read with the gateway: a wallet has one owner on a chain.
+    #[must_use]
+    pub fn key_chain(&self) -> Option<KeyChain<'_>> {
+        let contract = self.kms_generation_address?;
+        let elsewhere = self.ethereum.as_ref().filter(|chain| chain.chain_id != self.chain_id);
+        Some(
+            elsewhere.map_or(KeyChain::Gateway { contract }, |chain| KeyChain::Ethereum {
+                chain,
+                contract,
+            }),
+        )
+    }
+
     /// The service name, if it was given.
     #[must_use]
     pub fn given_service_name(&self) -> Option<&str> {
@@ -138,7 +152,14 @@ impl HostChain {
     }
 }
 
-/// The chain that has `ProtocolConfig`.
+/// The chain that has the contract that asks for key operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyChain<'c> {
+    Gateway { contract: Address },
+    Ethereum { chain: &'c Ethereum, contract: Address },
+}
+
+/// The chain that has `ProtocolConfig`, `KMSGeneration`, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ethereum {
     /// ws, wss, http or https.
@@ -146,7 +167,16 @@ pub struct Ethereum {
     /// More nodes of this chain, in order.
     pub fallback_urls: Vec<SecretUrl>,
     pub chain_id: u64,
-    pub protocol_config_address: Address,
+    /// `None`: contexts are not checked there.
+    pub protocol_config_address: Option<Address>,
+    /// Where reading of key operations begins without a cursor.
+    pub starting_block: StartingBlock,
+    /// How final the block of a key operation has to be before the Core is asked.
+    pub finality: Finality,
+    /// Blocks on top of an answer's block until the answer counts as settled.
+    pub confirmations: u64,
+    /// In wei. While the base fee is above it, answers are held instead of paying more.
+    pub max_fee_per_gas: u128,
 }
 
 impl Ethereum {

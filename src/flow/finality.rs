@@ -24,7 +24,7 @@ use crate::{
     time::{clock::Clock, recent_map::RecentMap},
 };
 
-/// How often the nodes are asked for their finality tag, at most: it advances by itself.
+/// How often the nodes are asked for their finality tag, at most, unless it is said: it advances by itself.
 const TAG_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The most nodes whose tag is remembered.
 const MAX_NODES: usize = 16;
@@ -48,6 +48,7 @@ pub struct FinalityTracker<P> {
     first_and_last_poll: Option<(Instant, Instant)>,
     log_throttle: LogThrottle,
     clock: Clock,
+    tag_interval: Duration,
 }
 
 impl<P: ChainReader> FinalityTracker<P> {
@@ -69,7 +70,14 @@ impl<P: ChainReader> FinalityTracker<P> {
             first_and_last_poll: None,
             log_throttle: LogThrottle::default(),
             clock,
+            tag_interval: TAG_POLL_INTERVAL,
         }
+    }
+
+    /// Asks the nodes for their tag at this interval at most. Not longer than what a tag is used for.
+    #[must_use]
+    pub fn asking_every(self, tag_interval: Duration) -> Self {
+        Self { tag_interval, ..self }
     }
 
     /// The effective tag, if the rule names one.
@@ -92,7 +100,7 @@ impl<P: ChainReader> FinalityTracker<P> {
                     // The instance is stopping.
                     std::future::pending::<()>().await;
                 },
-                () = sleep(TAG_POLL_INTERVAL), if is_asked => {}
+                () = sleep(self.tag_interval), if is_asked => {}
             }
         }
     }
@@ -108,7 +116,7 @@ impl<P: ChainReader> FinalityTracker<P> {
     /// Asks for the finality tag at intervals, and logs if it has not moved for long.
     async fn poll_tag(&mut self, head: u64) {
         let Some(at) = self.rule.node_tag() else { return };
-        if self.first_and_last_poll.is_some_and(|(_, last)| last.elapsed() < TAG_POLL_INTERVAL) {
+        if self.first_and_last_poll.is_some_and(|(_, last)| last.elapsed() < self.tag_interval) {
             return;
         }
         let ask = |one: P| async move { one.header(at).await };

@@ -216,9 +216,10 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         if let (Mode::Answer(rooms), PriorAnswer::MaybeForgotten) =
             (&self.mode, history.prior_answer)
             && matches!(stage, Stage::Arrived | Stage::Asked)
+            && let Some(submission) = rooms.submission_of(request)
         {
             holder.attendance.set_activity(Activity::CheckingChain);
-            let looking = Box::pin(rooms.submission_of(request).find_prior_answer(request));
+            let looking = Box::pin(submission.find_prior_answer(request));
             match stop.run_until_cancelled(looking).await? {
                 Ok(Some(outcome)) => return Some(Ok(Transition::End(outcome))),
                 Ok(None) => history.no_forgotten_answer(),

@@ -1,4 +1,5 @@
-//! Builds an instance: each dependency in turn is asked, waited for or refused, then the rooms are opened.
+//! Builds the gateway's stack of an instance: each dependency in turn is asked, waited for or refused, then
+//! the rooms are opened.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -6,13 +7,16 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::{
-    Instance,
-    dependencies::{self, Waits},
+    dependencies::{self, Expected, Waits},
     edges::{ConnectTask, Edges, HostEdges},
     errors::BuildError,
     host_chains::{self, Hosts},
-    housekeeping, key_requests, prior_answers, report,
-    rooms::{CommonParts, RoomParts, open_access, open_ciphertexts},
+    housekeeping,
+    journal_state::JournalPlace,
+    key_requests, prior_answers, report,
+    rooms::{ChainRules, CommonParts, RoomParts, open_access, open_ciphertexts},
+    second_chain::KmsNode,
+    stack::Stack,
     stored_state::StoredState,
 };
 use crate::{
@@ -24,17 +28,28 @@ use crate::{
     telemetry::heartbeat,
 };
 
-impl Instance {
+/// What the gateway's stack is built from.
+pub(super) struct GatewayParts {
+    pub(super) edges: Edges,
+    /// Receives what both chains of an instance use.
+    pub(super) node: watch::Sender<Option<KmsNode>>,
+}
+
+impl Stack {
     /// Builds from each dependency in turn: an outage is waited for and reported, a contradiction
     /// refuses.
-    pub(super) async fn build(&mut self, config: &Config, edges: Edges) -> Result<(), BuildError> {
+    pub(super) async fn build_gateway(
+        &mut self,
+        config: &Config,
+        GatewayParts { edges, node }: GatewayParts,
+    ) -> Result<(), BuildError> {
         let Edges { gateway: provider, connecting, hosts, core, buckets, fallback, machine: _ } =
             edges;
         let metrics = self.supervision.reporter.metrics.clone();
         metrics.new_generation();
         self.connect(&provider, connecting);
         let hosts = self.follow_hosts(config, hosts);
-        let gateway = dependencies::gateway_name(&provider);
+        let gateway = dependencies::node_name(&provider);
         let dice = &self.machine.dice.clone();
         let waits = Waits::building(&self.supervision.reporter, dice);
         if let Err(error) = provider.first_attempt().await {
@@ -53,12 +68,21 @@ impl Instance {
         self.supervision.reporter.gauges.send_modify(|gauges| {
             gauges.wallet = Some(wallet.address().to_string());
         });
-        let opened = self.open_journal(config, wallet.address(), &provider).await?;
+        let chain = ChainRules::of_gateway(config);
+        let place = JournalPlace {
+            dir: self.supervision.state_dir.clone(),
+            keeper: self.supervision.name.clone(),
+            source: chain.source,
+            wallet: wallet.address(),
+            sends: true,
+        };
+        let opened = self.open_journal(place, &provider).await?;
         let journal = opened.journal.clone();
         host_chains::report_last_deployment(&journal, &self.supervision.reporter).await;
 
         let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
-        let domain = dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
+        let contract = Expected::decryption(config);
+        let domain = dependencies::find_contract(&waits, &gateway, &decryption, contract).await?;
         let support = self.follow_support(config, &waits, &decryption, &journal).await;
         key_requests::log_what_is_not_served(config, &support.borrow());
         let address = wallet.address();
@@ -66,9 +90,14 @@ impl Instance {
             &waits, &gateway, &provider, address, config,
         )
         .await;
-        dependencies::check_wallet(&provider, address, &journal, config).await;
+        dependencies::check_wallet(&provider, address, &journal, config.starting_block).await;
         let core = KmsCore::new(core, domain, kms_core::Options::default(), metrics.clone())
             .rolling(dice.clone());
+        node.send_replace(Some(KmsNode {
+            wallet: wallet.clone(),
+            core: core.clone(),
+            registry: registry.clone(),
+        }));
         let stored = waits.for_disk(journal.path(), StoredState::read(&opened)).await?;
         let (address, cursor) = (wallet.address(), stored.reading.cursor);
         let sent = &stored.transactions;
@@ -84,8 +113,9 @@ impl Instance {
         let (ciphertexts, shadow) =
             open_ciphertexts(config, buckets, fallback, registry.clone(), metrics);
         self.tasks.spawn_endless(&self.supervision.stop, "attestation shadow", shadow.run());
+        let reading = stored.reading;
         let common =
-            CommonParts { provider, journal, decryption, support, reading: stored.reading };
+            CommonParts { chain, provider, journal, contract: decryption, support, reading };
         let transactions = stored.transactions;
         let parts = RoomParts {
             common,
@@ -142,7 +172,7 @@ impl Instance {
         decryption: &RequestContract<ArbitrumProvider>,
         journal: &Journal,
     ) -> watch::Sender<DeploymentSupport> {
-        let gateway = dependencies::gateway_name(decryption.provider());
+        let gateway = dependencies::node_name(decryption.provider());
         let (support, _) =
             watch::channel(dependencies::watch_support(waits, &gateway, decryption).await);
         let (adapter, dice) = (decryption.clone(), self.machine.dice.clone());

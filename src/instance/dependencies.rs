@@ -14,12 +14,12 @@ use tracing::{info, warn};
 pub(super) use self::{
     ask::{
         addresses, ask_beginnings, ask_chain, ask_domain, ask_support, ask_wallet, began_after,
-        configured_domain, gateway_name, settle_genesis,
+        configured_domain, node_name, request_source, settle_genesis,
     },
     wait::{Waits, replace_if_changed},
     wallet_use::check_wallet,
 };
-use super::BuildError;
+use super::{BuildError, key_requests::key_signing_domain};
 use crate::{
     chain::{reader::ChainReader, rpc_error::RpcError},
     config::Config,
@@ -37,29 +37,58 @@ pub(super) const DISK_DEADLINE: Duration = Duration::from_secs(5);
 /// The longest pause between two looks for a contract: a node that is lost meanwhile shows that soon.
 const CONTRACT_PAUSE: Duration = Duration::from_secs(3);
 
+/// The contract that emits the requests of a chain, as the configuration says it is.
+#[derive(Clone, Debug)]
+pub(super) struct Expected {
+    pub(super) name: &'static str,
+    /// The configuration key of its address.
+    pub(super) key: &'static str,
+    pub(super) domain: SigningDomain,
+    /// What to correct if the contract signs under another domain.
+    pub(super) correct: &'static str,
+}
+
+impl Expected {
+    pub(super) fn decryption(config: &Config) -> Self {
+        let domain = configured_domain(config);
+        let correct =
+            "decryption_domain_name, decryption_domain_version, chain_id or decryption_address";
+        Self { name: "Decryption", key: "decryption_address", domain, correct }
+    }
+
+    pub(super) fn key_generation(chain_id: u64, address: Address) -> Self {
+        Self {
+            name: "KMSGeneration",
+            key: "kms_generation_address",
+            domain: key_signing_domain(chain_id, address),
+            correct: "kms_generation_address or ethereum_chain_id",
+        }
+    }
+}
+
 /// Waits for the contract; refuses a signing domain that contradicts the configuration.
-pub(super) async fn check_decryption<P: ChainReader>(
+pub(super) async fn find_contract<P: ChainReader>(
     waits: &Waits,
-    gateway: &str,
-    decryption: &RequestContract<P>,
-    config: &Config,
+    nodes: &str,
+    contract: &RequestContract<P>,
+    expected: Expected,
 ) -> Result<SigningDomain, BuildError> {
-    let address = decryption.address();
+    let (address, name, key) = (contract.address(), expected.name, expected.key);
     let mut pause = Backoff::new(Duration::from_millis(200), CONTRACT_PAUSE);
     let mut has_warned = false;
-    while !waits.retry_until_answered(gateway, RpcError::code, || decryption.is_deployed()).await {
+    while !waits.retry_until_answered(nodes, RpcError::code, || contract.is_deployed()).await {
         if !has_warned {
             has_warned = true;
-            warn!(%address, "waiting for the Decryption contract: there is no code at decryption_address");
+            warn!(%address, "waiting for the {name} contract: there is no code at {key}");
         }
-        let why = "there is no code there: correct decryption_address, unless it comes yet";
-        waits.waiting_for(&format!("the Decryption contract at {address}"), why);
+        let why = format!("there is no code there: correct {key}, unless it comes yet");
+        waits.waiting_for(&format!("the {name} contract at {address}"), &why);
         sleep(pause.next_delay(waits.dice.roll())).await;
     }
     if has_warned {
         waits.done_waiting();
     }
-    waits.retry_until_ready(gateway, || ask_domain(decryption, config)).await
+    waits.retry_until_ready(nodes, || ask_domain(contract, &expected)).await
 }
 
 /// Detects the deployed contract and keeps watching it.

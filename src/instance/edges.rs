@@ -12,7 +12,7 @@ use crate::{
         provider::{ArbitrumProvider, ChainRole, endpoint::Endpoint, endpoint_pool::Connections},
         reader::NodeId,
     },
-    config::{Config, SecretUrl},
+    config::{Config, KeyChain, SecretUrl},
     contracts::pinned_reads::ChainEndpoint,
     dice::Dice,
     flow::{
@@ -38,6 +38,8 @@ pub struct HostEdges {
     pub chains: BTreeMap<u64, Vec<ChainEndpoint<ArbitrumProvider>>>,
     /// In order of preference; empty if it is not configured.
     pub ethereum: Vec<ChainEndpoint<ArbitrumProvider>>,
+    /// All nodes of that chain, where key operations are asked for there.
+    pub key_chain: Option<ArbitrumProvider>,
     pub connecting: Vec<ConnectTask>,
 }
 
@@ -116,7 +118,8 @@ pub(super) fn host_edges(
     let hosts = config.host_chains.iter().map(|host| (host.chain_id, host.urls().collect()));
     let ethereum =
         config.ethereum.iter().map(|ethereum| (ethereum.chain_id, ethereum.urls().collect()));
-    let named: Vec<(u64, Vec<&SecretUrl>)> = hosts.chain(ethereum).collect();
+    // Key operations prefer the nodes that are named for them.
+    let named: Vec<(u64, Vec<&SecretUrl>)> = ethereum.chain(hosts).collect();
     let mut urls = BTreeMap::<u64, Vec<&SecretUrl>>::new();
     for (chain, named) in &named {
         let known = urls.entry(*chain).or_default();
@@ -128,7 +131,8 @@ pub(super) fn host_edges(
     }
     let (mut providers, mut edges) = (BTreeMap::new(), HostEdges::default());
     for (chain, urls) in urls.iter().filter(|(_, urls)| !urls.is_empty()) {
-        let of = (*chain, ChainRole::Host);
+        let is_host = config.host_chains.iter().any(|host| host.chain_id == *chain);
+        let of = (*chain, if is_host { ChainRole::Host } else { ChainRole::Ethereum });
         let (provider, connections) =
             provider_of(of, config, roots, urls.iter().copied(), metrics)?;
         providers.insert(*chain, provider);
@@ -151,6 +155,9 @@ pub(super) fn host_edges(
     }
     if let Some(ethereum) = &config.ethereum {
         edges.ethereum = endpoints(ethereum.chain_id, ethereum.urls().collect());
+    }
+    if let Some(KeyChain::Ethereum { chain, .. }) = config.key_chain() {
+        edges.key_chain = providers.get(&chain.chain_id).cloned();
     }
     Ok(edges)
 }

@@ -40,16 +40,22 @@ impl CoreProblem {
 pub enum Unready {
     #[error("{0}; correct chain_id or gateway_url")]
     WrongChain(#[source] RpcError),
+    #[error("{0}; correct ethereum_chain_id or ethereum_url")]
+    WrongEthereum(#[source] RpcError),
     #[error(transparent)]
     Gateway(RpcError),
     #[error(transparent)]
     Wallet(#[from] WalletError),
     #[error(
-        "the contract at {} signs under {deployed}; the configuration says {configured}; correct \
-         decryption_domain_name, decryption_domain_version, chain_id or decryption_address",
+        "the contract at {} signs under {deployed}; the configuration says {configured}; correct {correct}",
         configured.verifying_contract
     )]
-    OtherDomain { deployed: Box<SigningDomain>, configured: Box<SigningDomain> },
+    OtherDomain {
+        deployed: Box<SigningDomain>,
+        configured: Box<SigningDomain>,
+        /// The keys that may be wrong.
+        correct: &'static str,
+    },
     /// Which chain of the id is meant cannot be decided from nodes and journals.
     #[error(transparent)]
     Undecided(#[from] Undecided),
@@ -83,7 +89,7 @@ impl Unready {
     /// Returns whether this is a contradiction, which only another configuration resolves.
     pub(super) fn is_contradiction(&self) -> bool {
         match self {
-            Self::WrongChain(_) | Self::OtherDomain { .. } => true,
+            Self::WrongChain(_) | Self::WrongEthereum(_) | Self::OtherDomain { .. } => true,
             Self::HostChain(error) => error.is_contradiction(),
             Self::Wallet(error) => matches!(
                 error,
@@ -103,7 +109,9 @@ impl Unready {
     /// Stable code for logs and metrics.
     pub(super) fn code(&self) -> &'static str {
         match self {
-            Self::WrongChain(error) | Self::Gateway(error) => error.code(),
+            Self::WrongChain(error) | Self::WrongEthereum(error) | Self::Gateway(error) => {
+                error.code()
+            }
             Self::Wallet(error) => error.code(),
             Self::Core(error) => error.code(),
             Self::HostChain(error) => error.code(),
@@ -304,6 +312,8 @@ pub enum RebuildError {
     TimedOut { on: String, limit: Duration },
     #[error("the chain has no block {from} yet, its last one is {head}{UNCHANGED}")]
     NoSuchBlock { from: u64, head: u64 },
+    #[error("the configuration reads no chain {chain}{UNCHANGED}")]
+    NoSuchChain { chain: u64 },
     #[error(transparent)]
     Journal(#[from] OpenError),
 }
@@ -319,6 +329,7 @@ impl RebuildError {
             Self::Journal(error) => error.code(),
             Self::TimedOut { .. } => "rebuild_late",
             Self::NoSuchBlock { .. } => "no_such_block",
+            Self::NoSuchChain { .. } => "no_such_chain",
         }
     }
 
@@ -328,7 +339,10 @@ impl RebuildError {
         match self {
             Self::Build(error) => error.is_refusal(),
             Self::Outside { cause, .. } => cause.is_contradiction(),
-            Self::TimedOut { .. } | Self::NoSuchBlock { .. } | Self::Journal(_) => false,
+            Self::TimedOut { .. }
+            | Self::NoSuchBlock { .. }
+            | Self::NoSuchChain { .. }
+            | Self::Journal(_) => false,
         }
     }
 }

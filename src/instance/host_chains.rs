@@ -66,10 +66,10 @@ impl Hosts<ArbitrumProvider> {
             let chain = HostChain::new(reads, host.acl_address, config.erc1271_gas_limit);
             Some((host.chain_id, chain))
         };
-        let protocol_config = config.ethereum.as_ref().map(|ethereum| {
+        let protocol_config = config.ethereum.as_ref().and_then(|ethereum| {
             let options = options(ethereum.chain_id, ETHEREUM_AGREEMENT, ETHEREUM_MAX_AGE);
             let reads = PinnedReader::new(options, edges.ethereum.clone());
-            ProtocolConfig::new(reads, ethereum.protocol_config_address)
+            Some(ProtocolConfig::new(reads, ethereum.protocol_config_address?))
         });
         Self { chains: config.host_chains.iter().filter_map(chain).collect(), protocol_config }
     }
@@ -205,7 +205,9 @@ pub(super) fn lack_for(config: &Config, deployment: &Deployment) -> Option<Strin
         ));
     }
     let needs_contexts = deployment.context_rule() == ContextRule::ProtocolConfig;
-    (needs_contexts && config.ethereum.is_none()).then(|| {
+    let knows_contexts =
+        config.ethereum.as_ref().is_some_and(|chain| chain.protocol_config_address.is_some());
+    (needs_contexts && !knows_contexts).then(|| {
         format!(
             "with contracts of {} requests that name a KMS context are held: set ethereum_url, \
              ethereum_chain_id and protocol_config_address",

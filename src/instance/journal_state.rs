@@ -1,5 +1,5 @@
-//! Opens an instance's journal, or takes it over from the previous generation; closes it, or hands it
-//! on.
+//! Opens the journal of one of an instance's chains, or takes it over from the previous generation; closes
+//! it, or hands it on.
 
 use std::{
     convert::Infallible,
@@ -16,18 +16,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, warn};
 
 use super::{
-    BuildError, DROP_DEADLINE, EndedInstance, Exit, FLUSH_DEADLINE, Instance, JOURNAL_DISK,
-    JournalTenure,
+    BuildError, Exit, JOURNAL_DISK,
     dependencies::{self, Waits},
-    earlier_wallet, observe_dir,
+    earlier_wallet,
+    stack::{DROP_DEADLINE, EndedStack, FLUSH_DEADLINE, Stack},
     stored_state::InHand,
     tasks::exit_of,
 };
 use crate::{
     admin::status::OtherContracts,
     chain::provider::ArbitrumProvider,
-    config::Config,
-    domain::Address,
+    domain::{Address, RequestSource},
     journal::{
         self, Condition, Damage, Identity, IdleStore, JournalError, OpenError, OpenWarning,
         OpenedJournal, Predecessor, open_as,
@@ -40,7 +39,7 @@ use crate::{
 /// How long to wait for a journal that an earlier generation of this process is still closing.
 const OWN_LOCK_DEADLINE: Duration = Duration::from_secs(3);
 
-/// State of the instance's journal.
+/// State of the chain's journal.
 pub(super) enum JournalState {
     /// Not open; the previous generation's journal, if it left one.
     NotOpen(Option<KeptJournal>),
@@ -57,9 +56,9 @@ pub(super) struct KeptJournal {
 }
 
 impl KeptJournal {
-    pub(super) fn of(tenure: JournalTenure, machine: &Machine) -> Self {
+    pub(super) fn of(store: IdleStore, machine: &Machine) -> Self {
         let (stop, mut keeping) = (CancellationToken::new(), JoinSet::new());
-        let kept = tenure.store.keep(machine.clone(), stop.clone());
+        let kept = store.keep(machine.clone(), stop.clone());
         let keep = async move {
             kept.await
                 .inspect_err(|error| {
@@ -77,6 +76,18 @@ impl KeptJournal {
         self.stop.cancel();
         self.keeping.join_next().await?.ok()?
     }
+}
+
+/// Which journal is opened, and where.
+pub(super) struct JournalPlace {
+    pub(super) dir: PathBuf,
+    /// Who keeps it: written into it.
+    pub(super) keeper: String,
+    /// The chain, and the contract whose requests it is for.
+    pub(super) source: RequestSource,
+    pub(super) wallet: Address,
+    /// An observing instance sends nothing, for no wallet.
+    pub(super) sends: bool,
 }
 
 /// An open journal and its writer task, which ends last, even after an abort.
@@ -123,35 +134,32 @@ impl JournalState {
 
     /// Closes it for the next generation with everything that was noted. A damaged journal is set aside
     /// and cannot be handed on.
-    pub(super) async fn close(self, exit: Exit, machine: &Machine) -> EndedInstance {
+    pub(super) async fn close(self, exit: Exit, machine: &Machine) -> EndedStack {
         let hangs = matches!(exit, Exit::Hung { task: heartbeat::JOURNAL });
         let limit = if hangs { DROP_DEADLINE } else { FLUSH_DEADLINE };
         match self {
-            Self::NotOpen(None) => EndedInstance { exit, tenure: None },
+            Self::NotOpen(None) => EndedStack { exit, kept: None },
             Self::NotOpen(Some(kept)) => {
                 let kept = timeout(limit, kept.give_back()).await.ok().flatten();
-                EndedInstance { exit, tenure: kept.map(|store| JournalTenure { store }) }
+                EndedStack { exit, kept }
             }
             Self::Opening(mut opening) => {
                 // If opening takes longer, the journal is closed when the task ends.
                 let opened = timeout(limit, opening.join_next()).await.ok().flatten();
-                let tenure = match opened.and_then(Result::ok).flatten() {
+                let kept = match opened.and_then(Result::ok).flatten() {
                     Some(Ok(opened)) => machine.run(move || opened.writer.into_idle_store()).await,
                     Some(Err(_)) | None => None,
                 };
-                EndedInstance { exit, tenure: tenure.map(|kept| JournalTenure { store: kept }) }
+                EndedStack { exit, kept }
             }
             Self::Open(mut open) => {
                 let kept = open.close(limit).await;
                 match open.condition.damage() {
                     Some(damage) => {
                         let exit = open.set_aside(damage, kept, machine).await;
-                        EndedInstance { exit, tenure: None }
+                        EndedStack { exit, kept: None }
                     }
-                    None => EndedInstance {
-                        exit,
-                        tenure: kept.map(|kept| JournalTenure { store: kept }),
-                    },
+                    None => EndedStack { exit, kept },
                 }
             }
         }
@@ -190,13 +198,14 @@ impl OpenJournal {
     }
 }
 
-impl Instance {
+impl Stack {
     /// Waits for the disk, and for an earlier generation of this process that is still closing the
     /// file.
     async fn open_file(
         &mut self,
         waits: &Waits,
-        (dir, identity, contract): (&Path, Identity, Address),
+        (dir, keeper): (&Path, &str),
+        (identity, contract): (Identity, Address),
         mut kept: Option<IdleStore>,
     ) -> Result<OpenedJournal, BuildError> {
         let begun = Instant::now();
@@ -204,7 +213,7 @@ impl Instance {
         let mut last = None;
         loop {
             let (at, kept) = (dir.to_owned(), kept.take());
-            let (name, machine) = (self.supervision.name.clone(), self.machine.clone());
+            let (name, machine) = (keeper.to_owned(), self.machine.clone());
             let opening = async move {
                 let open = {
                     let machine = machine.clone();
@@ -245,28 +254,22 @@ impl Instance {
     /// open transactions of this instance's earlier wallet.
     pub(super) async fn open_journal(
         &mut self,
-        config: &Config,
-        wallet: Address,
+        JournalPlace { dir, keeper, source, wallet, sends }: JournalPlace,
         provider: &ArbitrumProvider,
     ) -> Result<InHand, BuildError> {
-        let dir = if config.observes() {
-            observe_dir(&self.supervision.state_dir, &self.supervision.name)
-        } else {
-            self.supervision.state_dir.clone()
-        };
-        let (gateway, waits) = (
-            dependencies::gateway_name(provider),
+        let (nodes, waits) = (
+            dependencies::node_name(provider),
             Waits::building(&self.supervision.reporter, &self.machine.dice),
         );
-        let name = &self.supervision.name;
-        let (machine, chain_id) = (&self.machine, config.chain_id);
+        let name = keeper.as_str();
+        let (machine, chain_id) = (&self.machine, source.chain_id);
         let chains = waits.known_beginnings(machine, chain_id, &dir, wallet, name).await;
         let genesis = waits
-            .retry_until_ready(&gateway, || dependencies::settle_genesis(provider, &chains))
+            .retry_until_ready(&nodes, || dependencies::settle_genesis(provider, &chains))
             .await?;
         waits.done_waiting();
         let begun_before = dependencies::began_after(provider, &chains, genesis).await;
-        let identity = Identity { chain_id: config.chain_id, genesis, wallet };
+        let identity = Identity { chain_id, genesis, wallet };
         let mut kept = None;
         let before = std::mem::replace(&mut self.journal_state, JournalState::NotOpen(None));
         if let JournalState::NotOpen(Some(left)) = before
@@ -279,8 +282,8 @@ impl Instance {
                 store.close().await;
             }
         }
-        let contract = config.decryption_address;
-        let opened = self.open_file(&waits, (&dir, identity, contract), kept).await?;
+        let contract = source.contract;
+        let opened = self.open_file(&waits, (&dir, name), (identity, contract), kept).await?;
         let OpenedJournal { journal, writer, predecessor, earlier } = opened;
         let condition = journal.condition();
         let heart = self.supervision.heartbeats.heartbeat(heartbeat::JOURNAL);
@@ -318,8 +321,7 @@ impl Instance {
                 "the wallet was changed: taking over the earlier wallet's requests"
             );
         }
-        // An observing instance sends nothing for anybody.
-        for journal in earlier.into_iter().filter(|_| !config.observes()) {
+        for journal in earlier.into_iter().filter(|_| sends) {
             match journal {
                 Ok(journal) => {
                     let following = earlier_wallet::follow(

@@ -1,17 +1,18 @@
-//! Key operations of this instance: the contract that asks for them is read beside the Decryption contract,
-//! with a cursor of its own; what it asks for goes to the same walk.
+//! Key operations of this instance. Where the gateway asks for them, that contract is read beside the
+//! Decryption contract, with a cursor of its own, and what it asks for goes to the same walk. Where Ethereum
+//! does, there is a stack for that chain ([`super::second_chain`]).
 
 use tracing::info;
 
 use super::{
-    Instance,
+    stack::Stack,
     stored_state::{InHand, ReadingPosition},
 };
 use crate::{
     chain::{lane::Lane, provider::ArbitrumProvider},
-    config::{self, Config},
+    config::{self, Config, KeyChain},
     contracts::{
-        abi::Generation,
+        abi::{Deployment, Generation},
         decryption::{DeploymentSupport, RequestContract},
     },
     domain::{Address, BlockRef, LedgerError, RequestSource, SigningDomain},
@@ -33,28 +34,38 @@ pub(super) struct KeyContract {
 }
 
 impl KeyContract {
-    /// `None`: the configuration names none.
-    pub(super) fn of(
+    /// `None`: nothing is asked for on the gateway.
+    pub(super) fn on_gateway(
         config: &Config,
         decryption: &RequestContract<ArbitrumProvider>,
     ) -> Option<Self> {
-        let adapter = decryption.key_generation(config.kms_generation_address?);
-        Some(Self { adapter, suspects: SuspectBlocks::default() })
+        let Some(KeyChain::Gateway { contract }) = config.key_chain() else { return None };
+        Some(Self::of(decryption.key_generation(contract)))
     }
 
-    /// The stages of what it asks for.
+    pub(super) fn of(adapter: RequestContract<ArbitrumProvider>) -> Self {
+        Self { adapter, suspects: SuspectBlocks::default() }
+    }
+
+    /// Blocks of it that are read again.
+    pub(super) fn suspects(&self) -> SuspectBlocks {
+        self.suspects.clone()
+    }
+
+    /// The stages of what it asks for. `lane`, `gas_limit`: of its chain.
     pub(super) fn stages(
         &self,
         config: &Config,
         core: &KmsCore,
-        lane: Lane,
+        (lane, gas_limit): (Lane, Option<u64>),
         metrics: &Metrics,
     ) -> KeyManagement<ArbitrumProvider> {
         let adapter = &self.adapter;
+        let chain_id = adapter.source().chain_id;
         KeyManagement {
             contract: adapter.clone(),
-            core: core.under(key_signing_domain(config.chain_id, adapter.address())),
-            submission: Submission::new(lane, adapter.clone(), config.gas_limit, metrics.clone()),
+            core: core.under(key_signing_domain(chain_id, adapter.address())),
+            submission: Submission::new(lane, adapter.clone(), gas_limit, metrics.clone()),
             confirmation: Confirmation::new(adapter.clone(), self.suspects.clone()),
             policy: match config.key_management {
                 config::KeyManagement::Answer => KeyPolicy::Answer,
@@ -70,12 +81,29 @@ pub(super) fn key_signing_domain(chain_id: u64, verifying_contract: Address) -> 
     SigningDomain { name, version, chain_id, verifying_contract }
 }
 
-/// Says once what is not served, where the deployed contracts ask for it on this chain.
+/// Says once what is not served of what goes with the deployed contracts.
 pub(super) fn log_what_is_not_served(config: &Config, support: &DeploymentSupport) {
-    if config.kms_generation_address.is_none()
-        && support.answered().is_some_and(|deployed| deployed.generation <= Generation::G12)
-    {
-        info!("key operations are not served: kms_generation_address is not set");
+    if let Some(lack) = support.answered().and_then(|deployed| key_lack(config, deployed)) {
+        info!("key operations are not served: {lack}");
+    }
+}
+
+/// Why key operations that go with this deployment are not served. `None`: they are.
+pub(super) fn key_lack(config: &Config, deployment: &Deployment) -> Option<&'static str> {
+    let are_on_ethereum = deployment.generation >= Generation::G13 || deployment.hybrid;
+    let is_one_chain = config.ethereum.as_ref().is_some_and(|it| it.chain_id == config.chain_id);
+    match (config.key_chain(), are_on_ethereum) {
+        (Some(KeyChain::Gateway { .. }), true) if is_one_chain => None,
+        (Some(KeyChain::Gateway { .. }), false) | (Some(KeyChain::Ethereum { .. }), true) => None,
+        (None, false) => Some("kms_generation_address is not set"),
+        (None | Some(KeyChain::Gateway { .. }), true) => Some(
+            "these contracts ask for them on Ethereum: set ethereum_url, ethereum_chain_id and \
+             kms_generation_address",
+        ),
+        (Some(KeyChain::Ethereum { .. }), false) => Some(
+            "these contracts ask for them on the gateway, and with ethereum_url set \
+             kms_generation_address is read on Ethereum: leave out ethereum_url until they are upgraded",
+        ),
     }
 }
 
@@ -89,7 +117,7 @@ fn key_reading_start(config: &Config, cursor: Option<BlockRef>) -> Start {
     }
 }
 
-impl Instance {
+impl Stack {
     /// Reads what the contract asks for. `decryption`: names its requests. `cursor`: up to where that contract
     /// was read.
     pub(super) fn read_key_requests(
@@ -123,5 +151,47 @@ impl Instance {
                     .with_clock(clock, dice);
             Box::pin(arrivals.run(start, heart, stop)).await
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{LoadMode, Source, load_bytes};
+
+    fn config(text: &str) -> Config {
+        let key = ("KMS_CONNECTOR_PRIVATE_KEY", "11".repeat(32));
+        let source = Source {
+            file: Some("one.toml".into()),
+            environment: [key].into_iter().collect(),
+            credentials_directory: None,
+            mode: LoadMode::Start,
+        };
+        load_bytes(&source, text.as_bytes()).unwrap().config
+    }
+
+    #[test]
+    fn which_keys_are_lacking_depends_on_where_the_contracts_ask() {
+        let address = "kms_generation_address = '0xca2e8f1f656cd25c01f05d0b243ab1ecd4a8ffb6'\n";
+        let chain = |id: u64| format!("ethereum_url = 'http://e'\nethereum_chain_id = {id}\n");
+        let ethereum = config(&format!("{address}{}", chain(1)));
+        let one_chain = config(&format!("chain_id = 7\n{address}{}", chain(7)));
+        let (bare, gateway) = (config(""), config(address));
+        let of = |generation, hybrid| Deployment { generation, version: "".into(), hybrid };
+        let before = [of(Generation::UpToG10, false), of(Generation::G12, false)];
+        let after =
+            [of(Generation::G13, false), of(Generation::Head, false), of(Generation::G12, true)];
+        for deployment in &before {
+            let lack = |config| key_lack(config, deployment);
+            assert_eq!(lack(&bare), Some("kms_generation_address is not set"));
+            assert_eq!((lack(&gateway), lack(&one_chain)), (None, None));
+            assert!(lack(&ethereum).unwrap().contains("leave out ethereum_url"));
+        }
+        for deployment in &after {
+            let lack = |config| key_lack(config, deployment);
+            assert!(lack(&bare).unwrap().contains("set ethereum_url"));
+            assert!(lack(&gateway).unwrap().contains("set ethereum_url"));
+            assert_eq!((lack(&ethereum), lack(&one_chain)), (None, None));
+        }
     }
 }

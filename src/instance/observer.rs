@@ -1,20 +1,22 @@
 //! An observing instance (`mode = "observe"`): arrivals and ciphertexts only. It opens no wallet, no
 //! lane and no KMS Core, so it can neither ask nor send anything.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use tokio::sync::watch;
 use tracing::info;
 
 use super::{
-    BuildError, Instance, OBSERVER_WALLET,
-    dependencies::{self, Waits},
+    BuildError, OBSERVER_WALLET,
+    dependencies::{self, Expected, Waits},
     host_chains::{self, Hosts},
+    journal_state::JournalPlace,
+    observe_dir,
     report::ReportMode,
     rooms::{
-        CommonParts, WalkInputs, configured_finality, flow_options, open_access, open_ciphertexts,
-        open_walk_queues, whose,
+        ChainRules, CommonParts, WalkInputs, flow_options, open_access, open_ciphertexts, whose,
     },
+    stack::Stack,
     stored_state::ReadingPosition,
 };
 use crate::{
@@ -22,14 +24,13 @@ use crate::{
     config::Config,
     contracts::decryption::RequestContract,
     flow::{
-        self, Confirmation, Flow,
+        self, Confirmation, DecryptionRooms, Flow,
         arrivals::suspects::SuspectBlocks,
         ciphertexts::{BucketClient, FallbackStore},
     },
-    telemetry::heartbeat,
 };
 
-impl Instance {
+impl Stack {
     /// Builds the observing instance, once its chain is known.
     pub(super) async fn build_observer(
         &mut self,
@@ -40,21 +41,29 @@ impl Instance {
     ) -> Result<(), BuildError> {
         let (waits, gateway) = (
             Waits::building(&self.supervision.reporter, &self.machine.dice),
-            dependencies::gateway_name(&provider),
+            dependencies::node_name(&provider),
         );
         info!("mode = \"observe\": nothing is asked, signed or sent");
-        let opened = self.open_journal(config, OBSERVER_WALLET, &provider).await?;
+        let chain = ChainRules::of_gateway(config);
+        let place = JournalPlace {
+            dir: observe_dir(&self.supervision.state_dir, &self.supervision.name),
+            keeper: self.supervision.name.clone(),
+            source: chain.source,
+            wallet: OBSERVER_WALLET,
+            sends: false,
+        };
+        let opened = self.open_journal(place, &provider).await?;
         let journal = opened.journal.clone();
         host_chains::report_last_deployment(&journal, &self.supervision.reporter).await;
         let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
-        dependencies::check_decryption(&waits, &gateway, &decryption, config).await?;
+        let contract = Expected::decryption(config);
+        dependencies::find_contract(&waits, &gateway, &decryption, contract).await?;
         let support = self.follow_support(config, &waits, &decryption, &journal).await;
         let registry =
             dependencies::find_registry(&waits, &gateway, &provider, OBSERVER_WALLET, config).await;
         let reading = waits.for_disk(journal.path(), ReadingPosition::read(&opened)).await?;
 
-        let (height_sender, final_height) =
-            watch::channel(configured_finality(config).final_height(0, None));
+        let (height_sender, final_height) = watch::channel(chain.finality.final_height(0, None));
         let (observed, count) = watch::channel(0);
         let metrics = self.supervision.reporter.metrics.clone();
         let suspects = SuspectBlocks::default();
@@ -69,11 +78,13 @@ impl Instance {
         self.tasks.spawn_endless(&self.supervision.stop, "attestation shadow", shadow.run());
         let flow = Flow {
             whose: whose(&self.supervision.name, config),
-            access,
-            ciphertexts,
+            decryptions: Some(Box::new(DecryptionRooms {
+                access,
+                ciphertexts,
+                support: support.subscribe(),
+            })),
             mode: flow::Mode::Observe { observed },
             confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
-            support: support.subscribe(),
             final_height,
             ledger: journal.clone(),
             metrics,
@@ -81,12 +92,10 @@ impl Instance {
             dice: self.machine.dice.clone(),
             log_throttle: Mutex::default(),
         };
-        let (intakes, walk, walk_again) = open_walk_queues(config);
-        let (heart, stop) =
-            (self.supervision.heartbeats.heartbeat(heartbeat::WALK), self.supervision.stop.clone());
-        self.tasks.spawn(heartbeat::WALK, Arc::new(flow).run(intakes, heart, stop));
+        let (walk, walk_again) = self.open_walk(config, flow);
         let mode = ReportMode::Observe { observed: count };
-        let parts = CommonParts { provider, journal, decryption, support, reading };
+        let parts =
+            CommonParts { chain, provider, journal, contract: decryption, support, reading };
         self.open_support(
             config,
             parts,

@@ -198,6 +198,11 @@ async fn retry(
     Ok((Retried { id, content, verdict, text }, walks && stands != RetryContext::JournalOnly))
 }
 
+/// Answers a question, which is no action, from a journal that nothing has open. Blocking.
+pub(super) fn read_stored(found: &ReadOnly, question: &Inquiry) -> Result<InquiryAnswer, String> {
+    read(&found.queries(), question)
+}
+
 /// Answers for a stopped instance from its journal. Blocking. A retry takes the journal's lock, and
 /// names the holder if it is taken.
 pub async fn answer_stopped(found: &ReadOnly, inquiry: &Inquiry) -> Result<InquiryAnswer, String> {

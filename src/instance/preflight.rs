@@ -8,7 +8,8 @@ use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    PreflightError, Unready, dependencies,
+    PreflightError, Unready,
+    dependencies::{self, Expected},
     edges::Edges,
     host_chains::{HostContract, Hosts},
     report,
@@ -92,11 +93,11 @@ async fn ask_gateway(provider: &ArbitrumProvider, config: &Config) -> Result<(),
         dependencies::ask_chain(provider).await?;
         let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
         if decryption.is_deployed().await? {
-            dependencies::ask_domain(&decryption, config).await?;
+            dependencies::ask_domain(&decryption, &Expected::decryption(config)).await?;
         }
         Ok(())
     };
-    asking.await.map_err(|cause: Unready| outside(dependencies::gateway_name(provider), cause))
+    asking.await.map_err(|cause: Unready| outside(dependencies::node_name(provider), cause))
 }
 
 /// Returns whether the two configurations say different things of this contract's chain.

@@ -18,8 +18,8 @@ use crate::{
         provider::ArbitrumProvider,
         reader::{BlockId, ChainReader as _},
     },
-    config::Config,
-    domain::BlockRef,
+    config::{Config, KeyChain},
+    domain::{BlockRef, RequestSource},
     journal::{self, Identity, Rebuilt},
     machine::Machine,
     telemetry::{heartbeat::Heartbeats, metrics::Metrics},
@@ -30,18 +30,37 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Pause between two questions to the nodes.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// Recreates the journal of this configuration, so that the chain is read from block `from` on.
+/// Recreates the journal of this configuration, so that the chain is read from block `from` on. `chain`: the
+/// second chain's id, if it is that one.
 pub async fn rebuild(
     config: &Config,
     state_dir: PathBuf,
     from: u64,
+    chain: Option<u64>,
 ) -> Result<Rebuilt, RebuildError> {
-    let Edges { gateway: provider, connecting, machine, .. } =
+    let Edges { gateway, connecting, hosts, machine, .. } =
         Edges::for_config(config, &Metrics::default())?;
+    let (provider, source) = match (chain, config.key_chain(), hosts.key_chain) {
+        (Some(wanted), Some(KeyChain::Ethereum { chain, contract }), Some(provider))
+            if wanted == chain.chain_id =>
+        {
+            (provider, RequestSource { chain_id: wanted, contract })
+        }
+        (Some(wanted), _, _) if wanted != config.chain_id => {
+            return Err(RebuildError::NoSuchChain { chain: wanted });
+        }
+        _ => {
+            let (chain_id, contract) = (config.chain_id, config.decryption_address);
+            (gateway, RequestSource { chain_id, contract })
+        }
+    };
     let mut tasks = JoinSet::new();
-    tasks.spawn(connecting(Heartbeats::default(), CancellationToken::new()));
-    let name = dependencies::gateway_name(&provider);
-    let asked = timeout(DEADLINE, ask(&provider, &machine, config, &state_dir, from)).await;
+    for connecting in std::iter::once(connecting).chain(hosts.connecting) {
+        tasks.spawn(connecting(Heartbeats::default(), CancellationToken::new()));
+    }
+    let name = dependencies::node_name(&provider);
+    let asking = ask(&provider, &machine, config, source.chain_id, &state_dir, from);
+    let asked = timeout(DEADLINE, asking).await;
     tasks.shutdown().await;
     let late = |_| RebuildError::TimedOut { on: name.clone(), limit: DEADLINE };
     let (identity, cursor) = asked.map_err(late)?.map_err(|refused| match refused {
@@ -50,7 +69,7 @@ pub async fn rebuild(
         }
         RebuildRefusal::NoSuchBlock { head } => RebuildError::NoSuchBlock { from, head },
     })?;
-    let contract = config.decryption_address;
+    let contract = source.contract;
     let rebuilding = machine.run(move || journal::rebuild(&state_dir, identity, contract, cursor));
     Ok(rebuilding.await.ok_or(BuildError::Ending)??)
 }
@@ -75,6 +94,7 @@ async fn ask(
     provider: &ArbitrumProvider,
     machine: &Machine,
     config: &Config,
+    chain_id: u64,
     state_dir: &Path,
     from: u64,
 ) -> Result<(Identity, BlockRef), RebuildRefusal> {
@@ -88,8 +108,7 @@ async fn ask(
     };
     let begun = Instant::now();
     provider.first_attempt().await?;
-    let chains =
-        dependencies::ask_beginnings(machine, config.chain_id, state_dir, wallet, "").await;
+    let chains = dependencies::ask_beginnings(machine, chain_id, state_dir, wallet, "").await;
     let chains =
         chains.map_err(|unready| RebuildRefusal::Unready(Some("the state directory"), unready))?;
     let genesis = loop {
@@ -101,7 +120,7 @@ async fn ask(
             Err(why) => return Err(why.into()),
         }
     };
-    let identity = Identity { chain_id: config.chain_id, genesis, wallet };
+    let identity = Identity { chain_id, genesis, wallet };
     let before = from.saturating_sub(1);
     let Some(cursor) = provider.header(BlockId::Number(before)).await? else {
         let head = provider.header(BlockId::Latest).await?.map_or(0, |head| head.block.number);

@@ -65,6 +65,8 @@ pub(super) enum ReportMode {
         /// Memory held by ciphertexts.
         memory: MemoryUse,
     },
+    /// Key operations alone are answered, of a second chain. The Core is looked at with the first one.
+    Keys { wallet: Address },
     Observe {
         /// Number of observed requests.
         observed: watch::Receiver<u64>,
@@ -74,7 +76,7 @@ pub(super) enum ReportMode {
 impl ReportMode {
     pub(super) fn wallet(&self) -> Option<Address> {
         match self {
-            Self::Answer { wallet, .. } => Some(*wallet),
+            Self::Answer { wallet, .. } | Self::Keys { wallet } => Some(*wallet),
             Self::Observe { .. } => None,
         }
     }
@@ -86,7 +88,7 @@ impl Report {
         let following = async {
             match &self.mode {
                 ReportMode::Answer { core, .. } => follow_core(core, &sender, &self.dice).await,
-                ReportMode::Observe { .. } => {
+                ReportMode::Observe { .. } | ReportMode::Keys { .. } => {
                     sender.send_replace(Some(Ok(())));
                     std::future::pending::<()>().await;
                 }

@@ -35,6 +35,7 @@ pub(super) fn overview(
     let stage = if outcome.is_some() { "settled" } else { progress.stage.as_str() };
     RequestOverview {
         id,
+        chain: None,
         content,
         kind: kind.to_owned(),
         stage: stage.to_owned(),

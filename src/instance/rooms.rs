@@ -1,26 +1,29 @@
-//! The rooms of an instance, each in a task of its own, and their supporting tasks.
+//! The rooms of a chain's stack, each in a task of its own, and their supporting tasks.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::sync::watch;
 use tracing::debug;
 
 use super::{
-    Instance,
-    dependencies::configured_domain,
+    dependencies::{configured_domain, request_source},
     host_chains::Hosts,
     housekeeping,
     key_requests::KeyContract,
     operator_requests::OperatorRequests,
     recovery::Recovery,
     report::{Report, ReportMode},
+    stack::Stack,
     stored_state::ReadingPosition,
     unattended::UnattendedCheck,
     wait_reasons::WaitReasons,
 };
 use crate::{
     chain::{
-        lane::{ChainKind, LaneOptions, Recovered, lane},
+        lane::{ChainKind, Lane, LaneOptions, Recovered, lane},
         provider::ArbitrumProvider,
         reader::ChainReader,
         wallet::Wallet,
@@ -30,9 +33,9 @@ use crate::{
         decryption::{DeploymentSupport, RequestContract},
         gateway_config::GatewayConfigAdapter,
     },
-    domain::{BlockRef, RequestSource},
+    domain::{Address, BlockRef, PerKind, RequestSource},
     flow::{
-        self, AnswerStages, Confirmation, Flow, FlowOptions, WalkReceivers, WalkSender,
+        self, AnswerStages, Confirmation, DecryptionRooms, Flow, FlowOptions, WalkSender,
         access::{Access, AccessOptions},
         arrivals::{
             Arrivals, Start,
@@ -57,7 +60,7 @@ use crate::{
     time::clock::Clock,
 };
 
-/// What an answering instance is made of.
+/// What the gateway's stack of an answering instance is made of.
 pub(super) struct RoomParts {
     pub common: CommonParts,
     pub access: Access<ArbitrumProvider>,
@@ -71,11 +74,56 @@ pub(super) struct RoomParts {
     pub maybe_answered_up_to: u64,
 }
 
-/// What an instance of either mode is made of.
+/// What the configuration says of a chain whose requests are read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ChainRules {
+    /// What names the requests.
+    pub source: RequestSource,
+    pub starting_block: config::StartingBlock,
+    /// The key of that value.
+    pub starting_key: &'static str,
+    pub finality: FinalityRule,
+    /// How often its nodes are asked for their finality tag, at most.
+    pub tag_interval: Duration,
+    /// Whether its contract counts the requests, so that one that no node shows is noticed.
+    pub has_counters: bool,
+}
+
+impl ChainRules {
+    pub(super) fn of_gateway(config: &Config) -> Self {
+        Self {
+            source: request_source(config),
+            starting_block: config.starting_block,
+            starting_key: "starting_block",
+            finality: finality_rule(config.finality, config.confirmations),
+            tag_interval: Duration::from_secs(1),
+            has_counters: true,
+        }
+    }
+
+    /// `contract`: the one that asks for key operations.
+    pub(super) fn of_ethereum(chain: &config::Ethereum, contract: Address) -> Self {
+        Self {
+            source: RequestSource { chain_id: chain.chain_id, contract },
+            starting_block: chain.starting_block,
+            starting_key: "ethereum_starting_block",
+            finality: finality_rule(chain.finality, PerKind::all(0)),
+            tag_interval: ETHEREUM_TAG_INTERVAL,
+            has_counters: false,
+        }
+    }
+}
+
+/// The tag moves once in 6.4 minutes there.
+const ETHEREUM_TAG_INTERVAL: Duration = Duration::from_secs(12);
+
+/// What a stack is made of, whatever is asked for on its chain.
 pub(super) struct CommonParts {
+    pub chain: ChainRules,
     pub provider: ArbitrumProvider,
     pub journal: Journal,
-    pub decryption: RequestContract<ArbitrumProvider>,
+    /// The contract that the chain is read for.
+    pub contract: RequestContract<ArbitrumProvider>,
     pub support: watch::Sender<DeploymentSupport>,
     pub reading: ReadingPosition,
 }
@@ -88,14 +136,13 @@ pub(super) struct WalkInputs {
     pub final_height: watch::Sender<FinalHeight>,
     /// Blocks that the walk wants to have read again.
     pub suspects: SuspectBlocks,
-    /// The contract that asks for key operations, if they are served.
+    /// A second contract of the chain that is read: the one that asks for key operations.
     pub keys: Option<KeyContract>,
 }
 
-impl Instance {
+impl Stack {
     /// Starts each room in a task of its own.
     pub(super) fn open_rooms(&mut self, config: &Config, parts: RoomParts) {
-        let hearts = self.supervision.heartbeats.clone();
         let metrics = self.supervision.reporter.metrics.clone();
         let mode = ReportMode::Answer {
             wallet: parts.wallet.address(),
@@ -109,44 +156,35 @@ impl Instance {
             max_fee_per_gas: config.max_fee_per_gas,
             kind: ChainKind::Sequencer,
         };
-        let (lane, lane_task) = lane(
-            common.provider.clone(),
-            parts.wallet,
-            common.journal.clone(),
-            lane_options,
-            parts.transactions,
-            metrics.clone(),
-        );
-        let heart = hearts.heartbeat(heartbeat::LANE);
-        self.tasks.spawn(
-            heartbeat::LANE,
-            lane_task.rolling(self.machine.dice.clone()).run(heart, self.support_stop.clone()),
-        );
-
-        let keys = KeyContract::of(config, &common.decryption);
-        let key_stages =
-            keys.as_ref().map(|keys| keys.stages(config, &parts.core, lane.clone(), &metrics));
+        let lane = self.open_lane(&common, parts.wallet, lane_options, parts.transactions);
+        let keys = KeyContract::on_gateway(config, &common.contract);
+        let key_stages = keys.as_ref().map(|keys| {
+            let sending = (lane.clone(), config.gas_limit);
+            keys.stages(config, &parts.core, sending, &metrics)
+        });
         let (height_sender, final_height) =
-            watch::channel(configured_finality(config).final_height(0, None));
+            watch::channel(common.chain.finality.final_height(0, None));
         let suspects = SuspectBlocks::default();
         let flow = Flow {
             whose: whose(&self.supervision.name, config),
-            access: parts.access,
-            ciphertexts: parts.ciphertexts,
+            decryptions: Some(Box::new(DecryptionRooms {
+                access: parts.access,
+                ciphertexts: parts.ciphertexts,
+                support: common.support.subscribe(),
+            })),
             mode: flow::Mode::Answer(Box::new(AnswerStages {
                 core: parts.core,
-                submission: Submission::new(
+                submission: Some(Submission::new(
                     lane,
-                    common.decryption.clone(),
+                    common.contract.clone(),
                     config.gas_limit,
                     metrics.clone(),
-                ),
+                )),
                 gateway_config: parts.registry,
                 maybe_answered_up_to: parts.maybe_answered_up_to,
                 keys: key_stages.map(Box::new),
             })),
-            confirmation: Confirmation::new(common.decryption.clone(), suspects.clone()),
-            support: common.support.subscribe(),
+            confirmation: Confirmation::new(common.contract.clone(), suspects.clone()),
             final_height,
             ledger: common.journal.clone(),
             metrics,
@@ -154,11 +192,44 @@ impl Instance {
             log_throttle: Mutex::default(),
             options: flow_options(config),
         };
-        let (intakes, walk, walk_again) = open_walk_queues(config);
-        let (heart, stop) = (hearts.heartbeat(heartbeat::WALK), self.supervision.stop.clone());
-        self.tasks.spawn(heartbeat::WALK, Arc::new(flow).run(intakes, heart, stop));
+        let (walk, walk_again) = self.open_walk(config, flow);
         let inputs = WalkInputs { walk, walk_again, final_height: height_sender, suspects, keys };
         self.open_support(config, common, mode, inputs);
+    }
+
+    /// Starts the lane of the chain's wallet.
+    pub(super) fn open_lane(
+        &mut self,
+        common: &CommonParts,
+        wallet: Arc<Wallet>,
+        options: LaneOptions,
+        transactions: Recovered,
+    ) -> Lane {
+        let (lane, task) = lane(
+            common.provider.clone(),
+            wallet,
+            common.journal.clone(),
+            options,
+            transactions,
+            self.supervision.reporter.metrics.clone(),
+        );
+        let heart = self.supervision.heartbeats.heartbeat(heartbeat::LANE);
+        let task = task.rolling(self.machine.dice.clone());
+        self.tasks.spawn(heartbeat::LANE, task.run(heart, self.support_stop.clone()));
+        lane
+    }
+
+    /// Starts the walks: for new requests, and for those from the journal.
+    pub(super) fn open_walk(
+        &mut self,
+        config: &Config,
+        flow: Flow<ArbitrumProvider, GatewayConfigAdapter<ArbitrumProvider>, Journal>,
+    ) -> (WalkSender, WalkSender) {
+        let (intakes, walk, walk_again) = walk_channels(config.channel_size, RECOVERY_QUEUE);
+        let heart = self.supervision.heartbeats.heartbeat(heartbeat::WALK);
+        let stop = self.supervision.stop.clone();
+        self.tasks.spawn(heartbeat::WALK, Arc::new(flow).run(intakes, heart, stop));
+        (walk, walk_again)
     }
 
     /// Starts the supporting tasks of every walk: those that feed it, maintain its journal, and report.
@@ -169,7 +240,7 @@ impl Instance {
         mode: ReportMode,
         inputs: WalkInputs,
     ) {
-        let CommonParts { provider, journal, decryption, support, reading } = parts;
+        let CommonParts { chain, provider, journal, contract, support, reading } = parts;
         let WalkInputs { walk, walk_again, final_height: height_sender, suspects, keys } = inputs;
         let hearts = self.supervision.heartbeats.clone();
         let final_height = height_sender.subscribe();
@@ -182,12 +253,11 @@ impl Instance {
         let (ledger, metrics) = (journal.clone(), self.supervision.reporter.metrics.clone());
         let ids = SharedIds::new(reading.ids);
         if let Some(keys) = keys {
-            let named_by = request_source(config);
-            self.read_key_requests(config, keys, &journal, named_by, walk.clone(), cursor);
+            self.read_key_requests(config, keys, &journal, chain.source, walk.clone(), cursor);
         }
-        let backfill = Backfill::new(decryption.clone(), journal.clone()).with_ids(ids.clone());
+        let backfill = Backfill::new(contract.clone(), journal.clone()).with_ids(ids.clone());
         let arrivals = Arrivals::new(
-            decryption.clone(),
+            contract.clone(),
             ledger.clone(),
             walk,
             support,
@@ -200,34 +270,30 @@ impl Instance {
         .with_ids(ids.clone())
         .with_clock(clock, self.machine.dice.clone());
         let progress = arrivals.progress();
-        let finality = FinalityTracker::new(
-            provider.clone(),
-            configured_finality(config),
-            height_sender,
-            clock,
-        );
+        let finality = FinalityTracker::new(provider.clone(), chain.finality, height_sender, clock)
+            .asking_every(chain.tag_interval);
         let tag = finality.tag();
         self.tasks.spawn_endless(&self.supervision.stop, "finality", finality.run());
         self.follow_reading(provider.clone(), progress.clone());
         let notes = arrivals.state();
         let (sight, sighted) = watch::channel(CompletenessReport::default());
-        let lookout = CompletenessAudit {
-            adapter: decryption,
-            ledger,
-            ids,
-            suspects: arrivals.suspects(),
-            progress: progress.clone(),
-            wallet: mode.wallet(),
-            report: sight,
-            metrics,
-        };
-        let looking = async { lookout.run().await.map(|never| match never {}) };
-        self.tasks.spawn_until(&self.supervision.stop, "lookout", looking);
-        let source = request_source(config);
-        let why =
-            WaitReasons::new(source, configured_finality(config), &final_height, &tag, &walk_again);
+        if chain.has_counters {
+            let lookout = CompletenessAudit {
+                adapter: contract,
+                ledger,
+                ids,
+                suspects: arrivals.suspects(),
+                progress: progress.clone(),
+                wallet: mode.wallet(),
+                report: sight,
+                metrics,
+            };
+            let looking = async { lookout.run().await.map(|never| match never {}) };
+            self.tasks.spawn_until(&self.supervision.stop, "lookout", looking);
+        }
+        let why = WaitReasons::new(chain.source, chain.finality, &final_height, &tag, &walk_again);
         let (heart, stop) = (hearts.heartbeat(heartbeat::ARRIVALS), self.supervision.stop.clone());
-        let start = reading_start(config, cursor, begun_before);
+        let start = reading_start(&chain, cursor, begun_before);
         self.tasks.spawn(heartbeat::ARRIVALS, arrivals.run(start, heart, stop));
 
         self.start_operator_requests(OperatorRequests {
@@ -333,11 +399,6 @@ impl Instance {
 /// Unfinished requests read from the journal ahead of their walk.
 const RECOVERY_QUEUE: usize = 64;
 
-/// The channels of a walk.
-pub(super) fn open_walk_queues(config: &Config) -> (WalkReceivers, WalkSender, WalkSender) {
-    walk_channels(config.channel_size, RECOVERY_QUEUE)
-}
-
 pub(super) fn flow_options(config: &Config) -> FlowOptions {
     FlowOptions {
         max_in_flight: config.max_requests_in_flight,
@@ -349,15 +410,16 @@ pub(super) fn flow_options(config: &Config) -> FlowOptions {
 
 /// Where reading begins if the journal does not say. `begun_before`: where an abandoned journal of the
 /// same chain had begun.
-fn reading_start(config: &Config, cursor: Option<BlockRef>, begun_before: Option<u64>) -> Start {
-    if let (Some(cursor), config::StartingBlock::Number(number)) = (cursor, config.starting_block) {
+fn reading_start(chain: &ChainRules, cursor: Option<BlockRef>, begun_before: Option<u64>) -> Start {
+    if let (Some(cursor), config::StartingBlock::Number(number)) = (cursor, chain.starting_block) {
         debug!(
             starting_block = number,
             cursor = cursor.number,
-            "starting_block is ignored: the journal has a cursor"
+            "{} is ignored: the journal has a cursor",
+            chain.starting_key
         );
     }
-    match config.starting_block {
+    match chain.starting_block {
         config::StartingBlock::Latest => {
             begun_before.map_or(Start::Latest, |block| Start::Block(block.saturating_add(1)))
         }
@@ -365,20 +427,13 @@ fn reading_start(config: &Config, cursor: Option<BlockRef>, begun_before: Option
     }
 }
 
-/// What names the requests of this configuration.
-fn request_source(config: &Config) -> RequestSource {
-    RequestSource { chain_id: config.chain_id, contract: config.decryption_address }
-}
-
-pub(super) fn configured_finality(config: &Config) -> FinalityRule {
-    FinalityRule {
-        finality: match config.finality {
-            config::Finality::Latest => FinalityTag::Latest,
-            config::Finality::Safe => FinalityTag::Safe,
-            config::Finality::Finalized => FinalityTag::Finalized,
-        },
-        confirmations: config.confirmations,
-    }
+fn finality_rule(finality: config::Finality, confirmations: PerKind<u64>) -> FinalityRule {
+    let finality = match finality {
+        config::Finality::Latest => FinalityTag::Latest,
+        config::Finality::Safe => FinalityTag::Safe,
+        config::Finality::Finalized => FinalityTag::Finalized,
+    };
+    FinalityRule { finality, confirmations }
 }
 
 /// The access check.

@@ -24,19 +24,27 @@ pub struct Supervision {
     pub abort: CancellationToken,
 }
 
-/// The journal, open and locked, that one generation leaves to the next of the same instance. The next
-/// one uses it if its configuration has the same chain and wallet.
+/// The journals, open and locked, that one generation leaves to the next of the same instance: one for each
+/// of its chains. The next one uses each that is of the chain and the wallet of its configuration.
 ///
-/// Dropping it closes the journal and releases the lock, which may block for a moment.
-#[derive(Debug)]
+/// Dropping it closes the journals and releases their locks, which may block for a moment.
+#[derive(Debug, Default)]
 pub struct JournalTenure {
-    pub(super) store: IdleStore,
+    pub(super) gateway: Option<IdleStore>,
+    pub(super) ethereum: Option<IdleStore>,
 }
 
 impl JournalTenure {
-    /// Closes the journal and releases the lock without blocking the caller's thread.
+    /// `None`: nothing is left.
+    pub(super) fn of(gateway: Option<IdleStore>, ethereum: Option<IdleStore>) -> Option<Self> {
+        (gateway.is_some() || ethereum.is_some()).then_some(Self { gateway, ethereum })
+    }
+
+    /// Closes the journals and releases their locks without blocking the caller's thread.
     pub async fn close(self) {
-        self.store.close().await;
+        for store in self.gateway.into_iter().chain(self.ethereum) {
+            store.close().await;
+        }
     }
 }
 

@@ -93,6 +93,12 @@ impl Journal {
         Self { source, ..self.clone() }
     }
 
+    /// The chain that it is of.
+    #[must_use]
+    pub fn chain_id(&self) -> u64 {
+        self.source.chain_id
+    }
+
     /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {

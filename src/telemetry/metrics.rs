@@ -16,7 +16,7 @@ mod ended;
 mod register;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -45,10 +45,14 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Series>);
 
+/// Those of an instance's second chains, by chain id.
+type ByChain = Mutex<BTreeMap<u64, Metrics>>;
+
 /// One field per metric family, in the order of the table in `scripts/observability/README.md`.
 #[derive(Debug)]
 struct Series {
     register: Register,
+    chains: ByChain,
     // requests
     arrived: IntCounterVec,
     requests: IntGaugeVec,
@@ -162,6 +166,19 @@ impl Metrics {
             self.0.lag.set(lag);
         }
         self.0.register.gather()
+    }
+
+    /// The metrics of a second chain of the instance: the same series, which count what happens there.
+    #[must_use]
+    pub fn of_chain(&self, chain_id: u64) -> Self {
+        let mut chains = self.0.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        chains.entry(chain_id).or_default().clone()
+    }
+
+    /// The second chains that were counted, each with its metrics.
+    #[must_use]
+    pub fn chains(&self) -> BTreeMap<u64, Self> {
+        self.0.chains.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the descriptions of all metric families.

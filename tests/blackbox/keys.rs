@@ -4,3 +4,4 @@ mod stage;
 mod ceremony;
 mod troubles;
 mod approval;
+mod second_chain;

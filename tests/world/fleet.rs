@@ -124,9 +124,10 @@ impl Fleet {
         Ok(())
     }
 
-    /// The journal of a party's wallet.
+    /// The gateway's journal of a party's wallet.
     pub fn journal(&self, index: usize) -> Result<PathBuf> {
-        let file = journal::of(&self.supervisor.state_dir(), self.wallet(index));
+        let (state_dir, chain_id) = (self.supervisor.state_dir(), self.deployment().chain_id);
+        let file = journal::of_chain(&state_dir, chain_id, self.wallet(index));
         file.ok_or_else(|| Error::other(format!("{} has no journal", name(index))))
     }
 

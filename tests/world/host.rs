@@ -89,18 +89,24 @@ pub fn config(chains: &[HostChain]) -> String {
 
 /// The same of chains that are known by a URL of their nodes.
 pub fn config_of(chains: &[(&str, &Host)]) -> String {
-    let contexts = chains.first().map(|(url, Host { chain_id, protocol_config, .. })| {
-        format!(
-            "ethereum_url = \"{url}\"\nethereum_chain_id = {chain_id}\n\
-             protocol_config_address = \"{protocol_config}\"\n"
-        )
-    });
-    let each = chains.iter().map(|(url, Host { chain_id, acl, .. })| {
-        format!(
-            "[[host_chains]]\nchain_id = {chain_id}\nurl = \"{url}\"\nacl_address = \"{acl}\"\n"
-        )
-    });
-    contexts.into_iter().chain(each).collect()
+    let contexts = chains.first().map(|(url, host)| ethereum_of(url, host));
+    contexts.into_iter().chain(chains.iter().map(|(url, host)| table_of(url, host))).collect()
+}
+
+/// The same without the Ethereum keys, with which keys are read there and not on the gateway.
+pub fn config_without_ethereum(chains: &[HostChain]) -> String {
+    chains.iter().map(|chain| table_of(&chain.anvil.http_url(), &chain.host)).collect()
+}
+
+fn ethereum_of(url: &str, Host { chain_id, protocol_config, .. }: &Host) -> String {
+    format!(
+        "ethereum_url = \"{url}\"\nethereum_chain_id = {chain_id}\n\
+         protocol_config_address = \"{protocol_config}\"\n"
+    )
+}
+
+fn table_of(url: &str, Host { chain_id, acl, .. }: &Host) -> String {
+    format!("[[host_chains]]\nchain_id = {chain_id}\nurl = \"{url}\"\nacl_address = \"{acl}\"\n")
 }
 
 /// The contracts of one host chain.

@@ -52,6 +52,15 @@ pub fn of(state_dir: &Path, wallet: Address) -> Option<PathBuf> {
     })
 }
 
+/// The journal of `wallet` of this chain there, once there is one.
+pub fn of_chain(state_dir: &Path, chain_id: u64, wallet: Address) -> Option<PathBuf> {
+    let (beginning, ending) = (format!("{chain_id}-"), format!("-{wallet:x}"));
+    files(state_dir).find(|path| {
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        stem.is_some_and(|stem| stem.starts_with(&beginning) && stem.ends_with(&ending))
+    })
+}
+
 fn files(state_dir: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = std::fs::read_dir(state_dir).into_iter().flatten();
     entries

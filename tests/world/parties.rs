@@ -9,7 +9,7 @@ use super::{
     anvil::Anvil,
     core_stub::{CoreOptions, CoreStub},
     deployment::{Deployment, Node, Store, Thresholds},
-    host::{HostChain, config as hosts_config},
+    host::{HostChain, config as hosts_config, config_without_ethereum},
     key_generation::KeyGeneration,
     ministack::Ministack,
     random_key,
@@ -98,7 +98,8 @@ impl Parties {
     pub fn config(&self, index: usize, more: &str) -> String {
         let Party { wallet, core, .. } = &self.list[index];
         let keys = self.keys.as_ref().map(KeyGeneration::config).unwrap_or_default();
-        let more = format!("{more}\n{keys}{}", hosts_config(&self.hosts));
+        let hosts = if self.keys.is_some() { config_without_ethereum } else { hosts_config };
+        let more = format!("{more}\n{keys}{}", hosts(&self.hosts));
         connector_config(&self.anvil.ws_url(), &self.deployment, wallet, &core.endpoint(), &more)
     }
 

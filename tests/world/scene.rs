@@ -16,7 +16,7 @@ use super::{
     contracts::Variant,
     core_stub::{CoreStub, CoreVersion},
     deployment::{Deployment, Thresholds},
-    host::{HostChain, HostOptions, config as hosts_config},
+    host::{HostChain, HostOptions, config as hosts_config, config_without_ethereum},
     journal,
     key_generation::KeyGeneration,
     ministack::Ministack,
@@ -107,7 +107,8 @@ impl Scene {
     pub fn config(&self, more: &str) -> String {
         let (wallet, core) = (&self.wallet, &self.core.endpoint());
         let keys = self.keys.as_ref().map(KeyGeneration::config).unwrap_or_default();
-        let more = format!("{more}\n{keys}{}", hosts_config(&self.hosts));
+        let hosts = if self.keys.is_some() { config_without_ethereum } else { hosts_config };
+        let more = format!("{more}\n{keys}{}", hosts(&self.hosts));
         connector_config(&self.anvil.ws_url(), &self.deployment, wallet, core, &more)
     }
 

@@ -48,4 +48,18 @@ pub struct LastError {
 pub struct Gauges {
     pub wallet: Option<String>,
     pub observed: Option<u64>,
+    /// A second chain.
+    #[serde(default)]
+    pub chains: Vec<ChainStatus>,
+}
+
+/// A second chain of an instance.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ChainStatus {
+    pub chain_id: u64,
+    /// `starting`, `waiting` or `running`.
+    pub state: String,
+    /// What a waiting one waits for, and why.
+    pub on: Option<String>,
+    pub why: Option<String>,
 }

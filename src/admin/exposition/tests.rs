@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::*;
 use crate::{
-    admin::status::{CatchUp, Gauges, ReloadStatus},
+    admin::status::{CatchUp, ChainStatus, Gauges, ReloadStatus},
     domain::{Address, B256, BlockRef, HoldReason, Kind, Outcome, U256},
     telemetry::{
         errors::LastErrors,
@@ -56,6 +56,9 @@ fn full() -> Metrics {
     metrics.journal(1, 2);
     metrics.rpc_call("eth_call", "ok");
     metrics.host_chain(1, true, Some(12));
+    let of_chain = metrics.of_chain(1);
+    of_chain.settled(kind, &Outcome::Expired, Duration::ZERO);
+    of_chain.access_checked(Some(1), kind, "granted", Duration::ZERO);
     let second = Some(second);
     metrics.endpoints([NodeGauges {
         host: "node:8545",
@@ -95,6 +98,13 @@ fn instance(name: &str) -> InstanceStatus {
                 blocks_per_second: 1.0,
                 seconds_left: None,
             }),
+            chains: vec![ChainStatus {
+                chain_id: 1,
+                hosts: "ethereum:8545".to_owned(),
+                contract: Address::ZERO.to_string(),
+                state: ChainState::Running,
+                gauges: Gauges { head: Some(5), cursor: Some(4), ..Gauges::default() },
+            }],
             ..Gauges::default()
         },
     }
@@ -136,6 +146,11 @@ fn each_family_is_written_once_with_every_instance_in_it() {
         r#"kms_connector_instance_state_since_timestamp_seconds{instance="a"} 1.5"#,
         r#"kms_connector_lag_blocks{instance="a"} 3"#,
         r#"kms_connector_catch_up_blocks{instance="a"} 3"#,
+        // Of its second chain.
+        r#"kms_connector_chain_running{instance="a",chain="1"} 1"#,
+        r#"kms_connector_lag_blocks{instance="a",chain="1"} 1"#,
+        r#"kms_connector_requests_settled_total{instance="a",chain="1",kind="public_decryption",outcome="expired"} 1"#,
+        r#"kms_connector_access_checks_total{instance="a",chain="1",kind="public_decryption",result="granted"} 1"#,
         r#"kms_connector_instance_reload_failed{instance="a"} 1"#,
         "kms_connector_config_last_reload_successful 1",
         "kms_connector_config_last_reload_success_timestamp_seconds 4",
@@ -244,7 +259,8 @@ fn dashboard_and_alerts_name_only_metrics_that_exist() {
 }
 
 /// Metrics that `status` shows better than a panel could.
-const NOT_ON_THE_DASHBOARD: [&str; 10] = [
+const NOT_ON_THE_DASHBOARD: [&str; 11] = [
+    "kms_connector_chain_running",
     "kms_connector_holds_total",
     "kms_connector_undecodable_logs_total",
     "kms_connector_requests_witnessed_total",

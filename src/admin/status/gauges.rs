@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
+use super::Phase;
 use crate::time::clock;
 
 /// Values that an instance updates while it runs.
@@ -40,6 +41,9 @@ pub struct Gauges {
     /// The host chains, and the chain that has `ProtocolConfig`.
     #[serde(default)]
     pub host_chains: Vec<HostChainStatus>,
+    /// The second chain, where key operations are asked for.
+    #[serde(default)]
+    pub chains: Vec<ChainStatus>,
     /// What the configuration lacks for the contracts, with the keys to set.
     #[serde(default)]
     pub lack: Option<String>,
@@ -67,11 +71,33 @@ pub struct Gauges {
 }
 
 impl Gauges {
-    /// For example `2 no_funds, 1 signer_mismatch`; `None`: nothing is held, or no reason is known.
+    /// For example `2 no_funds, 1 signer_mismatch, 1 core_version on chain 1`; `None`: nothing is held, or no
+    /// reason is known.
     #[must_use]
     pub fn hold_counts(&self) -> Option<String> {
-        let each = self.held_by.iter().map(|(reason, many)| format!("{many} {reason}"));
-        (!self.held_by.is_empty()).then(|| each.collect::<Vec<_>>().join(", "))
+        let own = self.held_by.iter().map(|(reason, many)| format!("{many} {reason}"));
+        let of_chains = self.chains.iter().flat_map(|chain| {
+            let id = chain.chain_id;
+            let by = chain.gauges.held_by.iter();
+            by.map(move |(reason, many)| format!("{many} {reason} on chain {id}"))
+        });
+        let each: Vec<String> = own.chain(of_chains).collect();
+        (!each.is_empty()).then(|| each.join(", "))
+    }
+
+    /// The reasons for which requests of any chain are held.
+    pub fn hold_reasons(&self) -> impl Iterator<Item = &str> {
+        let of_chains = self.chains.iter().flat_map(|chain| chain.gauges.held_by.keys());
+        self.held_by.keys().chain(of_chains).map(String::as_str)
+    }
+
+    /// Key operations in hand, of any chain.
+    pub fn all_key_operations(&self) -> impl Iterator<Item = String> {
+        let of_chains = self.chains.iter().flat_map(|chain| {
+            let id = chain.chain_id;
+            chain.gauges.key_operations.iter().map(move |each| format!("chain {id}: {each}"))
+        });
+        self.key_operations.iter().map(ToString::to_string).chain(of_chains)
     }
 
     /// Descriptions of doubts about what the nodes show, and of answers that are not sent, with
@@ -85,7 +111,9 @@ impl Gauges {
         let unanswered = self.unanswered.iter().map(ToString::to_string);
         let unsent = self.unsent.iter().map(ToString::to_string);
         let lack = self.lack.iter().cloned();
-        lack.chain(stale)
+        let chains = self.chains.iter().flat_map(ChainStatus::warnings);
+        lack.chain(chains)
+            .chain(stale)
             .chain(hosts)
             .chain(tag)
             .chain(unproven)
@@ -100,6 +128,96 @@ impl Gauges {
         let behind = self.head?.saturating_sub(self.cursor?);
         Some(behind.saturating_add(self.unproven.as_ref().map_or(0, |unproven| unproven.blocks)))
     }
+}
+
+/// A second chain of an instance: Ethereum, where key operations are asked for. It has a journal, a cursor, a
+/// lane and requests of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChainStatus {
+    pub chain_id: u64,
+    /// Of all its nodes.
+    pub hosts: String,
+    /// The contract that is read.
+    pub contract: String,
+    #[serde(flatten)]
+    pub state: ChainState,
+    /// Those of this chain alone.
+    pub gauges: Gauges,
+}
+
+/// The state of a second chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ChainState {
+    Starting,
+    /// For something outside. Decryptions do not wait for it.
+    Waiting {
+        on: String,
+        why: String,
+    },
+    Running,
+}
+
+impl ChainState {
+    /// The state in one word, as shown.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Waiting { .. } => "waiting",
+            Self::Running => "running",
+        }
+    }
+}
+
+impl From<Phase> for ChainState {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Starting => Self::Starting,
+            Phase::Waiting { on, why } => Self::Waiting { on, why },
+            Phase::Running => Self::Running,
+        }
+    }
+}
+
+/// `1: running, block 900, read up to 868, 2 in hand; 0x… , by ethereum.example`
+impl fmt::Display for ChainStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { chain_id, hosts, contract, state, gauges } = self;
+        write!(f, "{chain_id}: {}", state.word())?;
+        if let ChainState::Waiting { on, .. } = state {
+            write!(f, " for {on}")?;
+        }
+        match (gauges.head, gauges.cursor) {
+            (Some(head), Some(cursor)) => write!(f, ", block {head}, read up to {cursor}")?,
+            (Some(head), None) => write!(f, ", block {head}, not read yet")?,
+            (None, _) => f.write_str(", no block seen")?,
+        }
+        write!(f, ", {} in hand; KMSGeneration at {contract}, by {hosts}", gauges.in_hand)
+    }
+}
+
+impl ChainStatus {
+    /// What is wrong on this chain, and what that means.
+    fn warnings(&self) -> Vec<String> {
+        let Self { chain_id, state, gauges, .. } = self;
+        let waits = if let ChainState::Waiting { on, why } = state {
+            Some(format!(
+                "waiting for {on}: {why}; key operations wait meanwhile, decryptions do not"
+            ))
+        } else {
+            None
+        };
+        let each = waits.into_iter().chain(gauges.chain_warnings().map(of_ethereum));
+        each.map(|warning| format!("chain {chain_id}: {warning}")).collect()
+    }
+}
+
+/// A doubt about the gateway's nodes, told of Ethereum's.
+#[expect(clippy::needless_pass_by_value, reason = "it stands for the text that it changes")]
+fn of_ethereum(warning: String) -> String {
+    let keys = warning.replace("gateway_fallback_urls", "ethereum_fallback_urls");
+    keys.replace("gateway_url", "ethereum_url").replace("gateway node", "Ethereum node")
 }
 
 /// A chain other than the gateway's, as its nodes show it.
@@ -397,4 +515,32 @@ pub struct CatchUp {
     pub blocks_per_second: f64,
     /// `None` until a rate is known.
     pub seconds_left: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_second_chain_waits_for_and_holds_is_told_with_its_id() {
+        let stale = StaleNode { host: "e:8545".to_owned(), head: 7, since_ms: 0, others: None };
+        let held = |reason: &str| [(reason.to_owned(), 2)].into();
+        let chain = ChainStatus {
+            chain_id: 9,
+            hosts: "e:8545".to_owned(),
+            contract: "0x77".to_owned(),
+            state: ChainState::Waiting { on: "the disk".to_owned(), why: "full".to_owned() },
+            gauges: Gauges { stale: vec![stale], held_by: held("no_funds"), ..Gauges::default() },
+        };
+        let gauges = Gauges { chains: vec![chain], held_by: held("fee_cap"), ..Gauges::default() };
+        let warnings: Vec<String> = gauges.chain_warnings().collect();
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].starts_with("chain 9: waiting for the disk: full"), "{warnings:?}");
+        assert!(warnings[1].contains("ethereum_fallback_urls"), "{warnings:?}");
+        assert!(!warnings[1].contains("gateway"), "{warnings:?}");
+        assert_eq!(gauges.hold_counts().as_deref(), Some("2 fee_cap, 2 no_funds on chain 9"));
+        let reasons: Vec<&str> = gauges.hold_reasons().collect();
+        assert_eq!(reasons, ["fee_cap", "no_funds"]);
+        assert!(gauges.chains[0].to_string().starts_with("9: waiting for the disk, no block seen"));
+    }
 }

@@ -222,7 +222,7 @@ impl Connections {
         let role = self.nodes.first().map(|node| node.endpoint.role()).unwrap_or_default();
         let component = match role {
             ChainRole::Gateway => GATEWAY_CONNECTION,
-            ChainRole::Host => HOST_CONNECTION,
+            ChainRole::Host | ChainRole::Ethereum => HOST_CONNECTION,
         };
         for connection in self.each.drain(..) {
             let heart = hearts.heartbeat(component);

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::{
-    ArbitrumProvider, GenesisStatus,
+    ArbitrumProvider, ChainRole, GenesisStatus,
     connection::ConnectionState,
     identity::{self, BlockAgreement, NodeIdentity},
     node_handle::NodeHandle,
@@ -34,6 +34,12 @@ impl ArbitrumProvider {
     #[must_use]
     pub fn hosts(&self) -> &str {
         &self.inner.hosts
+    }
+
+    /// What the chain is to the instance.
+    #[must_use]
+    pub fn role(&self) -> ChainRole {
+        self.nodes().first().map(|node| node.endpoint.role()).unwrap_or_default()
     }
 
     /// Host of each node, whether it may be called, and its newest block.

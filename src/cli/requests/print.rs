@@ -21,7 +21,7 @@ pub(super) fn overview(found: &[RequestOverview], now_ms: u64, longest: usize) -
             ago(now_ms, line.since_ms()),
             span(now_ms.saturating_sub(line.arrived_at_ms)),
             line.attempts.to_string(),
-            line.block.to_string(),
+            line.chain.map_or(String::new(), |chain| format!("{chain}:")) + &line.block.to_string(),
             shorten(&why(line), longest),
         ]
     }));
@@ -66,8 +66,9 @@ pub(super) fn story(story: &RequestDetail, now_ms: u64) -> String {
         accepted,
         transactions,
     } = story;
+    let chain = line.chain.map_or(String::new(), |chain| format!("chain {chain}, "));
     let place = format!(
-        "block {} ({})\ntransaction {}, log {}",
+        "{chain}block {} ({})\ntransaction {}, log {}",
         event.block, event.block_hash, event.transaction, event.log_index
     );
     let format = generation.as_ref().map_or_else(

@@ -4,12 +4,12 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::{
     admin::{
-        requests::{Inquiry, InquiryAnswer},
+        requests::{Inquiry, InquiryAnswer, Part, ask_joined},
         status::InstanceState,
     },
     cli::paths,
-    instance::{self, observe_dir},
-    journal::ReadOnly,
+    instance::{self, observe_dir, second_keeper},
+    journal::{FindError, ReadOnly},
     supervisor::{
         config_dir::snapshot::{BoundedIo, FileTask},
         control::{self, AskError, Request, Response, SocketCandidates},
@@ -33,8 +33,8 @@ pub(in crate::cli) struct RequestsTarget {
 /// The source: chosen by the first question, and used until the end.
 pub(super) struct AnswerSource {
     whose: RequestsTarget,
-    /// The journal of an instance that does not run, and why it is read.
-    pub(super) journal: Option<(ReadOnly, String)>,
+    /// The journals of an instance that does not run, and why they are read.
+    pub(super) journal: Option<(StoppedJournals, String)>,
 }
 
 impl AnswerSource {
@@ -53,7 +53,16 @@ impl AnswerSource {
             }
         }
         match &self.journal {
-            Some((journal, _)) => instance::answer_stopped(journal, &inquiry).await,
+            Some((StoppedJournals { gateway, second: None }, _)) => {
+                instance::answer_stopped(gateway, &inquiry).await
+            }
+            Some((StoppedJournals { gateway, second: Some(second) }, _)) => {
+                let ask = |part, inquiry| async move {
+                    let journal = if part == Part::Gateway { gateway } else { second };
+                    instance::answer_stopped(journal, &inquiry).await
+                };
+                ask_joined(inquiry, second.chain_id(), ask).await
+            }
             None => Err("no answer".to_owned()),
         }
     }
@@ -69,12 +78,18 @@ impl AnswerSource {
         }
     }
 
-    pub(super) async fn find(&self, why: &str) -> Result<ReadOnly, String> {
+    pub(super) async fn find(&self, why: &str) -> Result<StoppedJournals, String> {
         let RequestsTarget { name, state_dir, candidates } = &self.whose;
         let state_dir = paths::resolve_state_dir(state_dir.clone(), candidates).await;
         let (dirs, name) = ([state_dir.clone(), observe_dir(&state_dir, name)], name.clone());
         let finding = BoundedIo::default().run_one(FileTask::Inspect, &state_dir, move |_| {
-            ReadOnly::find(&dirs, &name).map_err(|error| error.to_string())
+            let gateway = ReadOnly::find(&dirs, &name).map_err(|error| error.to_string())?;
+            let second = match ReadOnly::find(&dirs, &second_keeper(&name)) {
+                Ok(second) => Some(second),
+                Err(FindError::None { .. }) => None,
+                Err(error) => return Err(error.to_string()),
+            };
+            Ok(StoppedJournals { gateway, second })
         });
         // The user may have mistyped the name, so that error comes first.
         finding
@@ -86,11 +101,21 @@ impl AnswerSource {
     pub(super) async fn describe(&self) -> String {
         match &self.journal {
             None => self.state().await.unwrap_or_else(|| "running".to_owned()),
-            Some((journal, why)) => {
-                format!("does not answer ({why}); read from {}", journal.path().display())
+            Some((StoppedJournals { gateway, second }, why)) => {
+                let gateway = gateway.path().display();
+                let second = second.as_ref().map(|second| second.path().display());
+                let and = second.map_or(String::new(), |second| format!(" and {second}"));
+                format!("does not answer ({why}); read from {gateway}{and}")
             }
         }
     }
+}
+
+/// The journals of an instance that does not run.
+pub(super) struct StoppedJournals {
+    gateway: ReadOnly,
+    /// Of its second chain, if it has one.
+    second: Option<ReadOnly>,
 }
 
 /// The result of asking a running instance.

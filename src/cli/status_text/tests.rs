@@ -33,6 +33,7 @@ fn instance(name: &str, state: InstanceState) -> InstanceStatus {
         gateway: Some("gateway.example".to_owned()),
         kms_core: Some("core-1.example:50052".to_owned()),
         gauges: Gauges {
+            chains: Vec::new(),
             wallet: Some("0x2c7536E3605D9C16a7a3D7b1898e529396a65c23".to_owned()),
             contracts: Some("G14 (\"Decryption v0.6.0\")".to_owned()),
             head: Some(5_000_000),

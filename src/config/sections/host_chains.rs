@@ -1,15 +1,17 @@
-//! Host chains: `[[host_chains]]`, and the Ethereum keys of the chain that has `ProtocolConfig`.
+//! Host chains: `[[host_chains]]`, and the Ethereum keys: the chain that has `ProtocolConfig`, and from G13 on
+//! `KMSGeneration`.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::super::{
-    Ethereum, HostChain, Place, Problem, SecretString, SecretUrl,
+    Ethereum, Finality, HostChain, Place, Problem, SecretString, SecretUrl, StartingBlock,
     keys::{HostChainKey, Key, nearest},
     values::{Member, TableValue, Value, show, show_name},
 };
 use super::{
-    CheckedValue, Checker, MAX_CHAIN_ID, NODE_SCHEMES, ProblemNoted, judged,
+    CheckedValue, Checker, MAX_CHAIN_ID, MAX_CONFIRMATIONS, NODE_SCHEMES, ProblemNoted, judged,
     judged::{Fault, MAX_FALLBACK_URLS},
+    set,
 };
 
 /// Each has connections that are kept open.
@@ -69,31 +71,70 @@ impl Checker<'_> {
         if is_good { Ok(checked) } else { Err(ProblemNoted) }
     }
 
-    /// The chain of `ProtocolConfig`. `None`: no key of it is given.
+    /// The chain of `ProtocolConfig` and `KMSGeneration`. `None`: no key of it is given that has no default.
     pub(super) fn ethereum(&mut self) -> CheckedValue<Ethereum> {
-        let required = [Key::EthereumUrl, Key::EthereumChainId, Key::ProtocolConfigAddress];
-        let all = required.iter().chain([&Key::EthereumFallbackUrls]);
-        let given: Vec<Key> = all.copied().filter(|key| self.raw.given(*key).is_some()).collect();
+        let reading = self.ethereum_reading();
+        let chain = [Key::EthereumUrl, Key::EthereumChainId];
+        let all = [chain[0], chain[1], Key::ProtocolConfigAddress, Key::EthereumFallbackUrls];
+        let given: Vec<Key> =
+            all.into_iter().filter(|key| self.raw.given(*key).is_some()).collect();
         if given.is_empty() {
-            return Ok(None);
+            return reading.map(|_| None);
         }
-        for key in required.into_iter().filter(|key| !given.contains(key)) {
+        // The chain is there for one of its two contracts, at least.
+        let has_contract = self.raw.given(Key::KmsGenerationAddress).is_some();
+        let contract = (!has_contract).then_some(Key::ProtocolConfigAddress);
+        let mut is_whole = true;
+        for key in chain.into_iter().chain(contract).filter(|key| !given.contains(key)) {
             let advice = format!("{} is given, and needs it", given[0]);
             self.note_missing(key, "this key too", &advice);
+            is_whole = false;
         }
         let url = self.url(Key::EthereumUrl, &NODE_SCHEMES);
         let fallback_urls = self.urls(Key::EthereumFallbackUrls, &NODE_SCHEMES);
         let chain_id = self.number(Key::EthereumChainId, 1..=MAX_CHAIN_ID, "");
         let protocol_config_address = self.address(Key::ProtocolConfigAddress);
         let fallback_urls = fallback_urls?.unwrap_or_default();
-        let (Some(url), Some(chain_id), Some(protocol_config_address)) =
-            (url?, chain_id?, protocol_config_address?)
-        else {
+        let protocol_config_address = protocol_config_address?;
+        let (Some(url), Some(chain_id), true) = (url?, chain_id?, is_whole) else {
             return Err(ProblemNoted); // the missing key was noted above
         };
         self.different_urls((Key::EthereumUrl, &url), Key::EthereumFallbackUrls, &fallback_urls)?;
-        Ok(Some(Ethereum { url, fallback_urls, chain_id, protocol_config_address }))
+        let EthereumReading { starting_block, finality, confirmations, max_fee_per_gas } = reading?;
+        Ok(Some(Ethereum {
+            url,
+            fallback_urls,
+            chain_id,
+            protocol_config_address,
+            starting_block,
+            finality,
+            confirmations,
+            max_fee_per_gas,
+        }))
     }
+
+    /// How key operations are read and answered there. Each key has a default.
+    fn ethereum_reading(&mut self) -> Result<EthereumReading, ProblemNoted> {
+        let starting_block = self.starting_block(Key::EthereumStartingBlock);
+        let finality = self.finality(Key::EthereumFinality);
+        let confirmations =
+            self.number(Key::EthereumConfirmations, 0..=MAX_CONFIRMATIONS, "blocks");
+        let max_fee_per_gas = self.max_fee_per_gas(Key::EthereumMaxFeePerGasGwei);
+        Ok(EthereumReading {
+            starting_block: set(starting_block)?,
+            finality: set(finality)?,
+            confirmations: set(confirmations)?,
+            max_fee_per_gas: set(max_fee_per_gas)?,
+        })
+    }
+}
+
+/// The keys of Ethereum that have defaults.
+struct EthereumReading {
+    starting_block: StartingBlock,
+    finality: Finality,
+    confirmations: u64,
+    max_fee_per_gas: u128,
 }
 
 /// One table of `[[host_chains]]`.

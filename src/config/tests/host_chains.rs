@@ -211,3 +211,67 @@ fn the_ethereum_keys_need_each_other() {
     let twice = format!("ethereum_fallback_urls = ['http://e']\n{all}");
     assert_eq!(problem(&twice).key.as_deref(), Some("ethereum_fallback_urls"));
 }
+
+/// Either of its two contracts is enough.
+#[test]
+fn ethereum_may_be_there_for_key_operations_alone() {
+    let chain = "ethereum_url = 'http://e'\nethereum_chain_id = 1\n";
+    let key = format!("kms_generation_address = '{ADDRESS}'\n");
+    let config = good(&format!("{chain}{key}")).config;
+    assert_eq!(config.ethereum.as_ref().unwrap().protocol_config_address, None);
+    assert!(matches!(
+        config.key_chain(),
+        Some(KeyChain::Ethereum { chain: Ethereum { chain_id: 1, .. }, .. })
+    ));
+    assert!(matches!(good(&key).config.key_chain(), Some(KeyChain::Gateway { .. })));
+    let both = format!("{chain}{key}protocol_config_address = '{ADDRESS}'");
+    let told = problem(&both);
+    assert_eq!(told.key.as_deref(), Some("kms_generation_address"), "{told}");
+    let contexts = good(&format!("{chain}protocol_config_address = '{ADDRESS}'")).config;
+    assert_eq!(contexts.key_chain(), None);
+}
+
+/// A wallet has one owner on a chain, and addresses repeat from chain to chain.
+#[test]
+fn an_ethereum_that_is_the_gateways_chain_is_read_with_the_gateway() {
+    let decryption = "0x5fbdb2315678afecb367f032d93f642f64180aa3";
+    let chains = |gateway: u64, address: &str| {
+        format!(
+            "chain_id = {gateway}\nethereum_url = 'http://e'\nethereum_chain_id = 7\n\
+             kms_generation_address = '{address}'"
+        )
+    };
+    assert!(matches!(good(&chains(7, ADDRESS)).config.key_chain(), Some(KeyChain::Gateway { .. })));
+    let told = problem(&chains(7, decryption));
+    assert_eq!(told.key.as_deref(), Some("kms_generation_address"), "{told}");
+    good(&chains(8, decryption));
+}
+
+#[test]
+fn how_ethereum_is_read_and_answered_has_defaults() {
+    let of = |text: &str| {
+        let chain = "ethereum_url = 'http://e'\nethereum_chain_id = 1\n";
+        let key = format!("kms_generation_address = '{ADDRESS}'\n");
+        good(&format!("{chain}{key}{text}")).config.ethereum.unwrap()
+    };
+    let chain = of("");
+    assert_eq!(
+        (chain.starting_block, chain.finality),
+        (StartingBlock::Latest, Finality::Finalized)
+    );
+    assert_eq!((chain.confirmations, chain.max_fee_per_gas), (64, 500_000_000_000));
+    let chain = of("ethereum_starting_block = 7\nethereum_finality = 'safe'\n\
+                    ethereum_confirmations = 0\nethereum_max_fee_per_gas_gwei = 0.5");
+    assert_eq!((chain.starting_block, chain.finality), (StartingBlock::Number(7), Finality::Safe));
+    assert_eq!((chain.confirmations, chain.max_fee_per_gas), (0, 500_000_000));
+    // Also where they have no effect.
+    for bad in [
+        "ethereum_starting_block = 'first'",
+        "ethereum_finality = 'final'",
+        "ethereum_confirmations = 20001",
+        "ethereum_max_fee_per_gas_gwei = 0",
+    ] {
+        let key = bad.split_once(' ').unwrap().0;
+        assert_eq!(problem(bad).key.as_deref(), Some(key));
+    }
+}

@@ -25,6 +25,10 @@ fn sample(key: Key, directory: &Path) -> String {
         Key::EthereumUrl => "wss://ethereum.example/path".to_owned(),
         Key::EthereumFallbackUrls => "wss://ethereum.example/path, http://x.example".to_owned(),
         Key::EthereumChainId => "11155111".to_owned(),
+        Key::EthereumStartingBlock => "8".to_owned(),
+        Key::EthereumFinality => "safe".to_owned(),
+        Key::EthereumConfirmations => "12".to_owned(),
+        Key::EthereumMaxFeePerGasGwei => "0.5".to_owned(),
         Key::PrivateKeyText => KEY.to_owned(),
         Key::PrivateKeyFile => {
             let path = directory.join("key");
@@ -90,8 +94,16 @@ fn beside(key: Key) -> Environment {
     }
 }
 
-const ETHEREUM: [Key; 4] =
-    [Key::EthereumUrl, Key::EthereumFallbackUrls, Key::EthereumChainId, Key::ProtocolConfigAddress];
+const ETHEREUM: [Key; 8] = [
+    Key::EthereumUrl,
+    Key::EthereumFallbackUrls,
+    Key::EthereumChainId,
+    Key::ProtocolConfigAddress,
+    Key::EthereumStartingBlock,
+    Key::EthereumFinality,
+    Key::EthereumConfirmations,
+    Key::EthereumMaxFeePerGasGwei,
+];
 
 #[test]
 fn every_key_counts_in_file_and_environment() {

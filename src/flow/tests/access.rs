@@ -94,7 +94,7 @@ impl World {
         let hosts: HostChains<FakeChain> = chain.into_iter().collect();
         let gateway = self.scene.chain.clone();
         let (registry, at) = (ADDRESSES.gateway_config, tokio::time::Instant::now());
-        self.scene.flow.access = Access::new(AccessOptions {
+        self.scene.decryptions().access = Access::new(AccessOptions {
             hosts,
             protocol_config: None,
             gateway: RequestContract::new(gateway.clone(), ADDRESSES),

@@ -118,6 +118,30 @@ async fn without_the_contract_in_the_configuration_nothing_is_asked() {
     assert_eq!((scene.held(), asks(&scene)), (Some(HoldReason::KeyManagementNotConfigured), 0));
 }
 
+/// A chain whose contracts ask for key operations alone.
+#[tokio::test(start_paused = true)]
+async fn a_flow_without_decryptions_serves_key_operations_and_holds_the_rest() {
+    let mut scene =
+        Scene::with_key_operation(FakeCore::pending(), preparation(), KeyPolicy::Answer).await;
+    scene.flow.decryptions = None;
+    if let Mode::Answer(rooms) = &mut scene.flow.mode {
+        rooms.submission = None;
+    }
+    let places = Capacity::new(1);
+    let walking = timeout(Duration::from_mins(1), scene.walk(&places)).await;
+    assert!(walking.is_err() && asks(&scene) == 1, "{walking:?}");
+    let decryption = Event { block: scene.chain.block(50), ..scene::event() };
+    scene.request = abi::decode(SOURCE, &decryption).unwrap();
+    for stage in [Stage::Arrived, Stage::Asked] {
+        scene.flow.ledger.change(|stored| {
+            stored.standing.stage = stage;
+            stored.standing.held = None;
+        });
+        scene.walk(&places).await;
+        assert_eq!((scene.held(), asks(&scene)), (Some(HoldReason::UnsupportedEvent), 1));
+    }
+}
+
 /// Decryptions that have all places do not delay it.
 #[tokio::test(start_paused = true)]
 async fn it_has_a_place_of_its_own() {

@@ -37,8 +37,8 @@ use crate::{
         RequestKey, SigningDomain, U256, stage::Stage,
     },
     flow::{
-        AnswerStages, Batch, Flow, FlowOptions, KeyManagement, KeyPolicy, Mode, QueuedRequest,
-        RequestLedger, RequestState, Step, StoredBatch,
+        AnswerStages, Batch, DecryptionRooms, Flow, FlowOptions, KeyManagement, KeyPolicy, Mode,
+        QueuedRequest, RequestLedger, RequestState, Step, StoredBatch,
         access::{Access, AccessOptions},
         arrivals::suspects::SuspectBlocks,
         capacity::{Capacity, PermitHolder, Wanted},
@@ -341,15 +341,18 @@ impl Scene {
                 instance: "one".to_owned(),
                 service_name: None,
             },
-            access: no_host_chains(&chain, &metrics).await,
-            ciphertexts: Ciphertexts::new(CiphertextsOptions {
-                buckets: Arc::new(OneBucket { delay: lookup_delay.clone() }),
-                fallback: None,
-                memory_mib: SMALLEST_MEMORY_MIB,
-                verify_coprocessors: false,
-                http,
-                metrics: metrics.clone(),
-            }),
+            decryptions: Some(Box::new(DecryptionRooms {
+                access: no_host_chains(&chain, &metrics).await,
+                ciphertexts: Ciphertexts::new(CiphertextsOptions {
+                    buckets: Arc::new(OneBucket { delay: lookup_delay.clone() }),
+                    fallback: None,
+                    memory_mib: SMALLEST_MEMORY_MIB,
+                    verify_coprocessors: false,
+                    http,
+                    metrics: metrics.clone(),
+                }),
+                support: supported,
+            })),
             confirmation: crate::flow::Confirmation::new(
                 RequestContract::new(chain.clone(), ADDRESSES),
                 suspects.clone(),
@@ -361,12 +364,12 @@ impl Scene {
                     kms_core::Options::default(),
                     metrics.clone(),
                 ),
-                submission: Submission::new(
+                submission: Some(Submission::new(
                     lane.clone(),
                     RequestContract::new(chain.clone(), ADDRESSES),
                     None,
                     metrics.clone(),
-                ),
+                )),
                 gateway_config: GatewayConfigAdapter::connect(
                     chain.clone(),
                     ADDRESSES.gateway_config,
@@ -377,7 +380,6 @@ impl Scene {
                 maybe_answered_up_to: 0,
                 keys: None,
             })),
-            support: supported,
             final_height: covered,
             ledger: OneRequest::at(stage),
             metrics,
@@ -428,6 +430,11 @@ impl Scene {
             }));
         }
         scene
+    }
+
+    /// The rooms of its decryptions.
+    pub fn decryptions(&mut self) -> &mut DecryptionRooms<FakeChain, OneBucket> {
+        self.flow.decryptions.as_mut().expect("the scene has them")
     }
 
     /// One walk, as after a restart or a retry of a held request. Also returns how long it takes.

@@ -27,7 +27,7 @@ use crate::{
         stage::Stage,
     },
     flow::{
-        AnswerStages, Flow, Mode, RequestLedger, Step,
+        AnswerStages, DecryptionRooms, Flow, Mode, RequestLedger, Step,
         access::AccessPass,
         ciphertexts::BucketRegistry,
         kms_core::{self, CoreError, Expected, PollingEnd, wire::ExtraDataMeaning},
@@ -47,6 +47,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         history: &mut History,
         attendance: &AttendanceGuard,
     ) -> Result<Transition, Setback> {
+        let decryptions = self.decryption_rooms()?;
         let deployment = self.check_support(request).await?;
         self.check_overloads(request, &deployment).await?;
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), error))?;
@@ -88,7 +89,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         attendance.set_activity(Activity::Fetching);
         let fetching = async {
             let begun = Instant::now();
-            let fetching = self.ciphertexts.fetch(request, deployment.ciphertext_source());
+            let fetching = decryptions.ciphertexts.fetch(request, deployment.ciphertext_source());
             let fetched = fetching.instrument(debug_span!("ciphertexts")).await;
             let fetched = fetched
                 .map_err(|error| Setback::own(refusals.remedy(&error, Instant::now()), error))?;
@@ -115,10 +116,10 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         if self.check_support(request).await? != deployment {
             return Err(Setback::retry(Cause::Upgraded));
         }
-        if !self.access.is_fresh(&pass) {
+        if !decryptions.access.is_fresh(&pass) {
             pass = self.check_access(request, block, &deployment, &mut history.access).await?;
         }
-        if !self.access.is_fresh(&pass) {
+        if !decryptions.access.is_fresh(&pass) {
             return Err(Setback::own(Remedy::Retry, Cause::PassTooOld));
         }
         // A failing journal ends the instance elsewhere.
@@ -169,6 +170,11 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
+    /// What a decryption needs. A contract that asks for key operations alone asks for none.
+    fn decryption_rooms(&self) -> Result<&DecryptionRooms<P, B>, Setback> {
+        self.decryptions.as_deref().ok_or_else(no_decryptions)
+    }
+
     /// Checks whether the request may be decrypted now.
     async fn check_access(
         &self,
@@ -178,7 +184,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         history: &mut AccessHistory,
     ) -> Result<AccessPass, Setback> {
         let begun = Instant::now();
-        let checking = self.access.check(request, block, deployment, history.bound_context);
+        let access = &self.decryption_rooms()?.access;
+        let checking = access.check(request, block, deployment, history.bound_context);
         let check = checking.instrument(debug_span!("access")).await;
         let pass = history.checked(check, Instant::now()).map_err(|without| {
             let (remedy, error) = *without;
@@ -234,7 +241,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
 
     /// The deployment that the request is judged by. Waits while the contract is looked at again.
     async fn check_support(&self, request: &Request) -> Result<Deployment, Setback> {
-        let mut support = self.support.clone();
+        let mut support = self.decryption_rooms()?.support.clone();
         let known = support
             .wait_for(|support| !matches!(support, DeploymentSupport::Upgraded { .. }))
             .await;
@@ -333,7 +340,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         if let Stage::Answered(_) = stage {
             self.compare_votes(rooms, request, answer).await?;
         }
-        let (room, span) = (rooms.submission_of(request), debug_span!("gateway"));
+        let room = rooms.submission_of(request).ok_or_else(no_decryptions)?;
+        let span = debug_span!("gateway");
         let begun = sending.begun;
         let event = if let Stage::Submitted(_) = stage {
             room.follow(request, answer, sending).instrument(span).await
@@ -391,10 +399,10 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let SubmissionError::Rejected(rejection) = &error else {
             return Err(Setback::of_submission(error));
         };
-        if self.support.borrow().answered().is_some_and(|known| !known.raises(rejection)) {
+        let known = self.deployment();
+        if known.as_ref().is_some_and(|known| !known.raises(rejection)) {
             self.confirmation.doubt_deployment();
         }
-        let known = self.support.borrow().answered().cloned();
         let meaning = known.as_ref().map(ExtraDataMeaning::of);
         if let (Some(meaning), true) = (meaning, known.is_some_and(|known| known.pins_context())) {
             let named = [request.extra_data(), &answer.signed().extra_data]
@@ -433,6 +441,13 @@ fn context_of(
 ) -> Option<U256> {
     let named = meaning.and_then(|meaning| meaning.named_context(request.extra_data()).context);
     named.or(history.access.bound_context)
+}
+
+/// The setback of a decryption where nothing can serve one.
+fn no_decryptions() -> Setback {
+    let detail = "on this chain key operations alone are served, and this asks for a decryption: see which \
+                  contract is at kms_generation_address";
+    Setback::held(Hold::new(HoldReason::UnsupportedEvent, detail))
 }
 
 /// If the Core answers others but not this request, the problem is this request's own.

@@ -5,17 +5,17 @@ use std::{path::Path, time::Duration};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use super::DISK_DEADLINE;
+use super::{DISK_DEADLINE, Expected};
 use crate::{
     chain::{
-        provider::ArbitrumProvider,
+        provider::{ArbitrumProvider, ChainRole},
         reader::{BlockId, ChainReader},
         rpc_error::RpcError,
         wallet::Wallet,
     },
     config::{self, Config},
     contracts::decryption::{Addresses, DeploymentSupport, RequestContract},
-    domain::{Address, B256, SigningDomain},
+    domain::{Address, B256, RequestSource, SigningDomain},
     instance::{Unready, genesis::decide},
     journal,
     machine::Machine,
@@ -24,14 +24,20 @@ use crate::{
 /// How long the nodes may take to say whether they have a block.
 const BLOCK_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Name of the gateway node, or of all gateway nodes, for messages.
-pub(in crate::instance) fn gateway_name(provider: &ArbitrumProvider) -> String {
-    format!("the gateway node at {}", provider.hosts())
+/// Name of the chain's node, or of all its nodes, for messages.
+pub(in crate::instance) fn node_name(provider: &ArbitrumProvider) -> String {
+    format!("the {} node at {}", provider.role(), provider.hosts())
 }
 
 /// Checks that a node serves the configured chain id.
 pub(in crate::instance) async fn ask_chain(provider: &ArbitrumProvider) -> Result<(), Unready> {
-    Ok(provider.chain_id().await.map(drop)?)
+    match provider.chain_id().await {
+        Ok(_) => Ok(()),
+        Err(error @ RpcError::WrongChain { .. }) if provider.role() != ChainRole::Gateway => {
+            Err(Unready::WrongEthereum(error))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Reads what the journals in `dir` know of the chain. The disk has to answer within [`DISK_DEADLINE`].
@@ -147,22 +153,28 @@ pub(super) async fn deployed_domain<P: ChainReader>(
 
 /// The configured EIP-712 domain, unless the contract contradicts it.
 pub(in crate::instance) async fn ask_domain<P: ChainReader>(
-    decryption: &RequestContract<P>,
-    config: &Config,
+    contract: &RequestContract<P>,
+    Expected { name, key, domain, correct }: &Expected,
 ) -> Result<SigningDomain, Unready> {
-    let configured = configured_domain(config);
-    match deployed_domain(decryption, &configured).await? {
-        Some(deployed) if deployed != configured => {
-            Err(Unready::OtherDomain { deployed: deployed.into(), configured: configured.into() })
-        }
-        Some(_) => Ok(configured),
+    match deployed_domain(contract, domain).await? {
+        Some(deployed) if deployed != *domain => Err(Unready::OtherDomain {
+            deployed: deployed.into(),
+            configured: domain.clone().into(),
+            correct,
+        }),
+        Some(_) => Ok(domain.clone()),
         None => {
-            let address = configured.verifying_contract;
-            warn!(%address, "the contract at decryption_address does not report its EIP-712 \
-                             domain: is it the Decryption contract?");
-            Ok(configured)
+            let address = domain.verifying_contract;
+            warn!(%address, "the contract at {key} does not report its EIP-712 domain: is it the \
+                             {name} contract?");
+            Ok(domain.clone())
         }
     }
+}
+
+/// What names the gateway's requests.
+pub(in crate::instance) fn request_source(config: &Config) -> RequestSource {
+    RequestSource { chain_id: config.chain_id, contract: config.decryption_address }
 }
 
 pub(in crate::instance) fn addresses(config: &Config) -> Addresses {

@@ -4,7 +4,7 @@ use tracing::warn;
 
 use crate::{
     chain::{reader::BlockId, sender::TransactionSender},
-    config::{self, Config},
+    config,
     domain::Address,
     journal::{Journal, Query},
 };
@@ -14,7 +14,7 @@ pub(in crate::instance) async fn check_wallet<P: TransactionSender>(
     provider: &P,
     wallet: Address,
     journal: &Journal,
-    config: &Config,
+    starting_block: config::StartingBlock,
 ) {
     match provider.balance(wallet).await {
         Ok(balance) if balance.is_zero() => {
@@ -31,7 +31,7 @@ pub(in crate::instance) async fn check_wallet<P: TransactionSender>(
         .ok()
         .flatten()
         .map_or(0, |highest| highest.saturating_add(1));
-    match unexpected_use(fresh, used, expected, config.starting_block) {
+    match unexpected_use(fresh, used, expected, starting_block) {
         None => {}
         Some(UnexpectedUse::NotRead) => warn!(
             %wallet,

@@ -111,7 +111,10 @@ impl<P: ChainReader> OperatorActions<P> {
             Inquiry::Approve { id, by } => {
                 self.answer_in_time(self.approve(&id, &by, &mut found), &mut asker).await;
             }
-            Inquiry::Backfill { from, to } => {
+            Inquiry::Backfill { chain: Some(chain), .. } if chain != self.journal.chain_id() => {
+                asker.answer(Err(format!("this instance does not read chain {chain}")));
+            }
+            Inquiry::Backfill { from, to, .. } => {
                 let told = self.backfill(from, to, waiting, &mut asker, &mut found).await;
                 asker.answer(told.map(InquiryAnswer::Backfilled));
             }

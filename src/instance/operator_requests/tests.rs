@@ -135,7 +135,7 @@ impl World {
 }
 
 fn backfill() -> Inquiry {
-    Inquiry::Backfill { from: 1, to: None }
+    Inquiry::Backfill { from: 1, to: None, chain: None }
 }
 
 #[tokio::test(start_paused = true)]

@@ -36,7 +36,7 @@ impl Report {
             return Some(Phase::Waiting { on: JOURNAL_DISK.to_owned(), why: why.to_string() });
         }
         if let Some(error) = self.provider.connection_error() {
-            let on = dependencies::gateway_name(&self.provider);
+            let on = dependencies::node_name(&self.provider);
             return Some(Phase::Waiting { on, why: error.to_string() });
         }
         Some(match found.as_ref()? {
@@ -44,7 +44,7 @@ impl Report {
             Err(why) => {
                 let on = match &self.mode {
                     ReportMode::Answer { core, .. } => core_name(core),
-                    ReportMode::Observe { .. } => String::new(),
+                    ReportMode::Observe { .. } | ReportMode::Keys { .. } => String::new(),
                 };
                 Phase::Waiting { on, why: why.to_string() }
             }

@@ -82,6 +82,7 @@ impl Report {
                     None
                 }
                 ReportMode::Observe { observed } => Some(*observed.borrow()),
+                ReportMode::Keys { .. } => None,
             };
             log_catch_up(&seen, &mut logged_at);
             let (tag, now_ms) = (*self.tag.borrow(), self.clock.unix_millis());

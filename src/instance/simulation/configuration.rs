@@ -77,6 +77,10 @@ fn ethereum() -> config::Ethereum {
         url: host_url(),
         fallback_urls: Vec::new(),
         chain_id: HOST_ID,
-        protocol_config_address: PROTOCOL_CONFIG,
+        protocol_config_address: Some(PROTOCOL_CONFIG),
+        starting_block: config::StartingBlock::Latest,
+        finality: config::Finality::Finalized,
+        confirmations: 64,
+        max_fee_per_gas: HIGHEST_FEE,
     }
 }

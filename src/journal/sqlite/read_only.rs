@@ -204,6 +204,11 @@ impl ReadOnly {
         &self.reader.path
     }
 
+    #[must_use]
+    pub fn chain_id(&self) -> u64 {
+        self.identity.chain_id
+    }
+
     /// Queries about the Decryption contract that was served last. Blocking.
     #[must_use]
     pub fn queries(&self) -> Queries<'_> {

@@ -578,7 +578,7 @@ fn requests_are_lines_a_person_can_write() {
             r#"{"request":"requests","name":"a","inquiry":{"ask":"backfill","from":7}}"#,
             Request::Requests {
                 name: "a".to_owned(),
-                inquiry: Inquiry::Backfill { from: 7, to: None },
+                inquiry: Inquiry::Backfill { from: 7, to: None, chain: None },
             },
         ),
     ] {

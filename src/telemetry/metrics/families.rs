@@ -15,6 +15,7 @@ impl Series {
     pub(super) fn new() -> Self {
         let mut r = Register::default();
         Self {
+            chains: Mutex::default(),
             arrived: r.counters(
                 "kms_connector_requests_arrived_total",
                 "Requests stored for the first time.",
@@ -360,6 +361,11 @@ pub const CATCH_UP: StatusFamily = gauge(
     &["instance"],
     "Blocks left of those that came while the instance was down; 0: it is not catching up.",
 );
+pub const CHAIN_RUNNING: StatusFamily = gauge(
+    "kms_connector_chain_running",
+    &["instance", "chain"],
+    "1: the instance's second chain is read; 0: it waits, and the status says for what.",
+);
 pub const RELOAD: StatusFamily = gauge(
     "kms_connector_config_last_reload_successful",
     &[],
@@ -385,7 +391,7 @@ pub const THREADS: StatusFamily = gauge("process_threads", &[], "Threads.");
 pub const STARTED: StatusFamily =
     gauge("process_start_time_seconds", &[], "When the process was started.");
 
-const OF_STATUS: [&StatusFamily; 19] = [
+const OF_STATUS: [&StatusFamily; 20] = [
     &STATE,
     &STATE_SINCE,
     &GENERATION,
@@ -396,6 +402,7 @@ const OF_STATUS: [&StatusFamily; 19] = [
     &CURSOR,
     &LAG,
     &CATCH_UP,
+    &CHAIN_RUNNING,
     &RELOAD,
     &RELOAD_AT,
     &BUILD,

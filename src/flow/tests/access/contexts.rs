@@ -87,7 +87,8 @@ impl World {
             clock: Clock::Wall,
         };
         let reads = PinnedReader::new(options, vec![ChainEndpoint::of(chain, NodeId(0))]);
-        self.scene.flow.access.options.protocol_config = Some(ProtocolConfig::new(reads, CONTEXTS));
+        self.scene.decryptions().access.options.protocol_config =
+            Some(ProtocolConfig::new(reads, CONTEXTS));
     }
 
     fn bound_context(&self) -> Option<U256> {

@@ -12,7 +12,14 @@ impl World {
         let support = self.scene.support.borrow().clone();
         let DeploymentSupport::Served(deployment) = support else { panic!("{support:?}") };
         let request = &self.scene.request;
-        self.scene.flow.access.check(request, request.block, &deployment, None).await
+        self.scene
+            .flow
+            .decryptions
+            .as_ref()
+            .unwrap()
+            .access
+            .check(request, request.block, &deployment, None)
+            .await
     }
 
     /// Whether it is granted, and how many messages the host chain got for it.
@@ -26,7 +33,8 @@ impl World {
 
     /// The contract is what it is now.
     async fn look(&self) {
-        let host = self.scene.flow.access.options.hosts.get(CHAIN).unwrap();
+        let host =
+            self.scene.flow.decryptions.as_ref().unwrap().access.options.hosts.get(CHAIN).unwrap();
         host.look().await.unwrap();
     }
 
@@ -104,7 +112,8 @@ async fn a_delegation_is_never_known() {
     for _ in 0..3 {
         assert_eq!(world.asks().await, (true, 1));
     }
-    let host = world.scene.flow.access.options.hosts.get(CHAIN).unwrap();
+    let host =
+        world.scene.flow.decryptions.as_ref().unwrap().access.options.hosts.get(CHAIN).unwrap();
     let told = host.ask(&ask.needs()).await.unwrap();
     assert!(told.answers.iter().all(|one| *one == AclAnswer::Yes), "{told:?}");
 }

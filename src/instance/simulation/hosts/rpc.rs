@@ -69,6 +69,7 @@ pub(in crate::instance::simulation) fn edges(
     HostEdges {
         chains: [(HOST_ID, endpoints.clone())].into(),
         ethereum: endpoints,
+        key_chain: None,
         connecting: vec![Box::new(|hearts, stop| Box::pin(connections.run(hearts, stop)))],
     }
 }

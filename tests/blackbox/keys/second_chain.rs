@@ -1,0 +1,202 @@
+//! Key operations that Ethereum asks for: read beside the gateway, journaled in a file of their own, and never in
+//! the way of decryptions.
+
+use std::{path::PathBuf, time::Duration};
+
+use alloy::primitives::{B256, Bytes};
+use world::{
+    Error, Result,
+    contracts::Variant,
+    deployment::{Node, Thresholds},
+    fleet::{Fleet, name},
+    host::{HostChain, HostOptions},
+    journal::{self, Entry},
+    key_contracts::RawLog,
+    key_generation::KeyGeneration,
+    program,
+    request::Ask,
+    scene::PATIENCE,
+    status::ChainStatus,
+    supervised::find,
+    until,
+};
+
+use super::stage::{POLL, reason_of};
+
+/// Ethereum's id.
+const ETHEREUM: u64 = 31_400;
+
+/// One party, its gateway, and Ethereum with its contract for keys.
+struct World {
+    fleet: Fleet,
+    ethereum: HostChain,
+    keys: KeyGeneration,
+}
+
+impl World {
+    /// No connector runs.
+    async fn new() -> Result<Self> {
+        let fleet = Fleet::new(1).await?;
+        let party = &fleet.parties.list[0];
+        let nodes = [Node { wallet: party.address(), signer: party.signer.address() }];
+        let options = HostOptions::of(Variant::G13).chain_id(ETHEREUM);
+        let options = options.block_time(Some(Duration::from_millis(250)));
+        let dir = fleet.dir.path();
+        let ethereum = HostChain::start(dir, options, &nodes, Thresholds::ONE).await?;
+        let keys = KeyGeneration::on_ethereum(&ethereum.host).await?;
+        Ok(Self { fleet, ethereum, keys })
+    }
+
+    fn config(&self) -> String {
+        format!(
+            "ethereum_url = \"{}\"\nethereum_chain_id = {ETHEREUM}\nethereum_starting_block = {}\n\
+             ethereum_finality = \"latest\"\n{}",
+            self.ethereum.anvil.ws_url(),
+            self.keys.since_block,
+            self.keys.config()
+        )
+    }
+
+    async fn start(&mut self, config: &str) -> Result<()> {
+        self.fleet.write(0, config)?;
+        self.start_again().await
+    }
+
+    async fn start_again(&mut self) -> Result<()> {
+        self.fleet.supervisor.start(program())?;
+        self.fleet.supervisor.until_running(&[name(0)]).await.map(drop)
+    }
+
+    /// Waits until the second chain is in this state, or until there is none.
+    async fn chain_is(&self, what: &str, is: impl Fn(Option<&ChainStatus>) -> bool) -> Result<()> {
+        let of = |status: &world::status::Status| {
+            find(status, &name(0)).is_some_and(|one| !one.changing && is(one.gauges.chains.first()))
+        };
+        self.fleet.supervisor.until(what, of).await.map(drop)
+    }
+
+    async fn chain_runs(&self) -> Result<()> {
+        self.chain_is("the second chain running", |chain| {
+            chain.is_some_and(|chain| chain.chain_id == ETHEREUM && chain.state == "running")
+        })
+        .await
+    }
+
+    /// Waits until the second chain waits for something of that name, for such a reason.
+    async fn chain_waits(&self, on: &str, why: &str) -> Result<()> {
+        self.chain_is(&format!("waiting for {on}: {why}"), |chain| {
+            chain.is_some_and(|chain| {
+                chain.state == "waiting"
+                    && chain.on.as_deref().is_some_and(|is| is.contains(on))
+                    && chain.why.as_deref().is_some_and(|is| is.contains(why))
+            })
+        })
+        .await
+    }
+
+    /// Decryptions are answered.
+    async fn decrypts(&self) -> Result<()> {
+        let requests = self.fleet.request(Ask::mixed(1, 1)).await?;
+        self.fleet.answered_by(&[0], &requests).await
+    }
+
+    /// An event that no version knows.
+    async fn unknown_event(&self, topic: u8) -> Result<()> {
+        let log = RawLog { topics: vec![B256::repeat_byte(topic)], data: Bytes::new() };
+        self.keys.emit_raw(vec![log]).await.map(drop)
+    }
+
+    fn journal(&self) -> Result<PathBuf> {
+        let state_dir = self.fleet.supervisor.state_dir();
+        let file = journal::of_chain(&state_dir, ETHEREUM, self.fleet.wallet(0));
+        file.ok_or_else(|| Error::other("the second chain has no journal"))
+    }
+
+    /// Waits until so many events are held as unknown, and there is nothing else in that journal.
+    async fn held(&self, events: usize) -> Result<()> {
+        let is_held = |entry: &Entry| reason_of(entry) == Some("unsupported_event");
+        let seen = until("unknown events held", PATIENCE, POLL, async || {
+            let entries = self.journal().and_then(|file| journal::entries(&file));
+            let entries = entries.unwrap_or_default();
+            Ok((entries.len() == events && entries.iter().all(is_held)).then_some(()))
+        });
+        let log = || world::scene::tail(&self.fleet.supervisor.log());
+        seen.await.map_err(|error| Error::other(format!("{error}\n{}", log())))
+    }
+
+    fn says(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.fleet.supervisor.client(program(), arguments).output();
+        let output = output.map_err(|e| Error::Io("the command".into(), e))?;
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+#[world::test]
+async fn both_chains_are_read_and_kill_nine_loses_and_doubles_nothing() -> Result<()> {
+    let mut world = World::new().await?;
+    world.start(&world.config()).await?;
+    world.chain_runs().await?;
+    world.unknown_event(0xaa).await?;
+    world.held(1).await?;
+    world.decrypts().await?;
+    world.fleet.supervisor.kill();
+    world.unknown_event(0xbb).await?;
+    world.start_again().await?;
+    world.held(2).await?;
+    world.chain_runs().await?;
+    world.decrypts().await?;
+    // An operator finds it, with its chain.
+    let listed = world.says(&["requests", "--held", "--instance", "node-0"])?;
+    assert!(listed.matches("unsupported_event: ").count() == 2, "{listed}");
+    assert!(listed.contains(&format!("{ETHEREUM}:")), "with its chain: {listed}");
+    Ok(())
+}
+
+#[world::test]
+async fn ethereum_may_be_away_at_the_start_and_later() -> Result<()> {
+    let mut world = World::new().await?;
+    world.ethereum.anvil.stop().await?;
+    world.start(&world.config()).await?;
+    world.decrypts().await?;
+    world.chain_waits("the Ethereum node at", "").await?;
+    world.ethereum.anvil.start_again().await?;
+    world.chain_runs().await?;
+    world.unknown_event(0xaa).await?;
+    world.held(1).await?;
+    world.ethereum.anvil.stop().await?;
+    world.chain_waits("the Ethereum node at", "").await?;
+    world.decrypts().await?;
+    world.ethereum.anvil.start_again().await?;
+    world.chain_runs().await?;
+    world.unknown_event(0xbb).await?;
+    world.held(2).await?;
+    world.fleet.unbroken()
+}
+
+/// What is wrong is told by its key, and a file that is corrected is applied.
+#[world::test]
+async fn a_wrong_chain_or_address_holds_up_key_operations_alone() -> Result<()> {
+    let mut world = World::new().await?;
+    let right = world.config();
+    let wrong_id = right.replace(&format!("_id = {ETHEREUM}"), "_id = 31401");
+    world.start(&wrong_id).await?;
+    world.chain_waits("the Ethereum node at", "ethereum_chain_id").await?;
+    world.decrypts().await?;
+    let empty = format!("{:#x}", alloy::primitives::Address::repeat_byte(0x77));
+    world.fleet.write(0, &right.replace(&world.keys.address.to_string(), &empty))?;
+    world.chain_waits("the KMSGeneration contract", "kms_generation_address").await?;
+    world.decrypts().await?;
+    world.fleet.write(0, &right)?;
+    world.chain_runs().await?;
+    world.unknown_event(0xaa).await?;
+    world.held(1).await?;
+    // Without the keys there is no second chain.
+    world.fleet.write(0, "")?;
+    world.chain_is("no second chain", |chain| chain.is_none()).await?;
+    world.decrypts().await?;
+    world.fleet.write(0, &right)?;
+    world.chain_runs().await?;
+    world.held(1).await?;
+    world.fleet.unbroken()
+}
