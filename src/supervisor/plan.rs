@@ -15,8 +15,9 @@ use std::{
 };
 
 use crate::{
-    config::{Config, Wallet},
+    config::{Config, KeyChain, Wallet},
     domain::{Address, CoreAddress},
+    instance::second_keeper,
     journal::Keeper,
 };
 
@@ -45,6 +46,7 @@ enum Signer {
 }
 
 impl WalletClaim {
+    /// The claim on the gateway's chain.
     #[must_use]
     pub fn of(config: &Config) -> Self {
         let signer = match &config.wallet {
@@ -57,6 +59,19 @@ impl WalletClaim {
             None => Signer::Nobody,
         };
         Self { chain_id: config.chain_id, signer }
+    }
+
+    /// All claims of an instance: its wallet has one owner on each of its chains.
+    #[must_use]
+    pub fn all(config: &Config) -> Vec<Self> {
+        let gateway = Self::of(config);
+        let second = match config.key_chain() {
+            Some(KeyChain::Ethereum { chain, .. }) if gateway.is_exclusive() => {
+                Some(Self { chain_id: chain.chain_id, signer: gateway.signer.clone() })
+            }
+            Some(KeyChain::Ethereum { .. } | KeyChain::Gateway { .. }) | None => None,
+        };
+        std::iter::once(gateway).chain(second).collect()
     }
 
     /// Returns whether this instance kept the wallet's journal, as far as that is known without the
@@ -241,14 +256,16 @@ impl<'a> Claims<'a> {
     /// Reserves the wallets whose journals have these instances' names, unless they are taken.
     fn reserve(&mut self, names: &'a BTreeSet<String>, keepers: &[Keeper]) {
         for Keeper { name, chain_id, wallet } in keepers {
-            if let Some(name) = names.get(name) {
+            let is_kept_by =
+                |instance: &&String| *instance == name || second_keeper(instance) == *name;
+            if let Some(name) = names.iter().find(is_kept_by) {
                 let claim = WalletClaim { chain_id: *chain_id, signer: Signer::Address(*wallet) };
                 self.wallets.entry(claim).or_insert(name);
             }
         }
     }
 
-    /// Grants both claims of an instance, or none.
+    /// Grants all claims of an instance, or none.
     fn claim(&mut self, name: &'a str, config: &Config) -> Result<(), Collision> {
         if config.observes() {
             // It neither sends transactions nor asks a Core.
@@ -267,16 +284,14 @@ impl<'a> Claims<'a> {
                 ((*other).to_owned(), "give one of them another kms_core_endpoint");
             return Err(Collision { other, why, remedy });
         }
-        match self.wallets.entry(WalletClaim::of(config)) {
-            Entry::Occupied(taken) => {
-                let (wallet, owner) = (taken.key(), taken.get());
-                let why =
-                    format!("its {wallet} is that of instance {owner}: a wallet has one owner");
-                let remedy = "give one of them another wallet, or remove its file";
-                return Err(Collision { other: (*owner).to_owned(), why, remedy });
-            }
-            Entry::Vacant(free) => free.insert(name),
-        };
+        let wallets = WalletClaim::all(config);
+        let taken = wallets.iter().find_map(|wallet| self.wallets.get_key_value(wallet));
+        if let Some((wallet, owner)) = taken {
+            let why = format!("its {wallet} is that of instance {owner}: a wallet has one owner");
+            let remedy = "give one of them another wallet, or remove its file";
+            return Err(Collision { other: (*owner).to_owned(), why, remedy });
+        }
+        self.wallets.extend(wallets.into_iter().map(|wallet| (wallet, name)));
         self.cores.insert(endpoint, (config.chain_id, config.decryption_address, name));
         Ok(())
     }
@@ -320,6 +335,41 @@ mod tests {
 
     fn files<const N: usize>(of: [(&str, Arc<Config>); N]) -> Desired {
         Desired { files: configs(of), ..Desired::default() }
+    }
+
+    /// On the gateway of that id, with key operations on this Ethereum.
+    fn with_ethereum(chain: u32, ethereum: u32, wallet: u32, core: u32) -> Arc<Config> {
+        let variables = [
+            ("KMS_CONNECTOR_CHAIN_ID", chain.to_string()),
+            ("KMS_CONNECTOR_PRIVATE_KEY", format!("{wallet:064x}")),
+            ("KMS_CONNECTOR_KMS_CORE_ENDPOINT", format!("http://core-{core}:50051")),
+            ("KMS_CONNECTOR_ETHEREUM_URL", "http://ethereum".to_owned()),
+            ("KMS_CONNECTOR_ETHEREUM_CHAIN_ID", ethereum.to_string()),
+            ("KMS_CONNECTOR_KMS_GENERATION_ADDRESS", format!("{:#042x}", 77)),
+        ];
+        let environment: Environment = variables.into_iter().collect();
+        let source =
+            Source { file: None, environment, credentials_directory: None, mode: LoadMode::Start };
+        Arc::new(load(&source).unwrap().config)
+    }
+
+    #[test]
+    fn a_wallet_has_one_owner_on_the_second_chain_too() {
+        let refused = |others: [(&str, Arc<Config>); 2]| {
+            let plan = self::plan(&Configs::new(), &files(others));
+            plan.refused.into_iter().next()
+        };
+        let one = || ("a", with_ethereum(1, 9, 1, 1));
+        // Two gateways, one Ethereum.
+        let (name, collision) = refused([one(), ("b", with_ethereum(2, 9, 1, 2))]).unwrap();
+        assert_eq!((name.as_str(), collision.other.as_str()), ("b", "a"));
+        assert!(collision.why.contains("on chain 9"), "{collision}");
+        // The second chain of one is the gateway's chain of the other.
+        let (_, collision) = refused([one(), ("b", on_chain(9, 1, 2, 1))]).unwrap();
+        assert!(collision.why.contains("on chain 9"), "{collision}");
+        for other in [with_ethereum(2, 9, 2, 2), with_ethereum(2, 8, 1, 2)] {
+            assert_eq!(refused([one(), ("b", other)]), None);
+        }
     }
 
     #[test]
