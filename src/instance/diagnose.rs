@@ -17,6 +17,7 @@ mod nodes;
 mod node_reads;
 mod wallet;
 mod core_health;
+mod second_chain;
 
 use std::{path::Path, time::Duration};
 
@@ -126,6 +127,8 @@ struct Clients {
     http: ciphertexts::BucketClient,
     fallback: Option<ciphertexts::FallbackStore>,
     hosts: Hosts<ArbitrumProvider>,
+    /// Ethereum, if key operations are asked for there.
+    key_chain: Option<ArbitrumProvider>,
 }
 
 fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Clients, BuildError> {
@@ -142,6 +145,7 @@ fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Clients, BuildErr
     }
     let edges = edges::host_edges(config, &roots, None, &metrics)?;
     let hosts = Hosts::new(config, &edges, Clock::Wall);
+    let key_chain = edges.key_chain;
     for connecting in edges.connecting {
         tasks.spawn(connecting(Heartbeats::default(), CancellationToken::new()));
     }
@@ -149,7 +153,7 @@ fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Clients, BuildErr
         (edges::core_transport(config, &roots)?, dependencies::configured_domain(config));
     let core = KmsCore::new(transport, domain, kms_core::Options::default(), metrics);
     let http = edges::bucket_client(config, &roots)?;
-    Ok(Clients { nodes, core, http, fallback, hosts })
+    Ok(Clients { nodes, core, http, fallback, hosts, key_chain })
 }
 
 async fn run_all(config: &Config, state_dir: &Path, tools: &Clients) -> Diagnosis {
@@ -163,8 +167,17 @@ async fn run_all(config: &Config, state_dir: &Path, tools: &Clients) -> Diagnosi
         let looking = within_limit(WALLET_DEADLINE, "wallet", looking);
         let (seen, wallet) = tokio::join!(nodes::diagnose_nodes(&tools.nodes), looking);
         let (of_wallet, wallet) = wallet.unwrap_or_else(|late| (late, None));
-        let of_chain =
-            Box::pin(diagnose_chain(config, state_dir, tools, &seen, wallet.as_ref())).await;
+        let second = second_chain::SecondChainTarget {
+            config,
+            state_dir,
+            provider: tools.key_chain.as_ref(),
+            wallet: wallet.as_ref().map(Wallet::address),
+        };
+        let (mut of_chain, of_second) = tokio::join!(
+            Box::pin(diagnose_chain(config, state_dir, tools, &seen, wallet.as_ref())),
+            Box::pin(second_chain::diagnose_second_chain(second)),
+        );
+        of_chain.second = of_second;
         (seen, of_wallet, wallet, of_chain)
     };
     let of_core = async {
@@ -185,6 +198,7 @@ async fn run_all(config: &Config, state_dir: &Path, tools: &Clients) -> Diagnosi
     findings.push(of_wallet);
     findings.extend(of_chain.wallet);
     findings.extend(of_hosts);
+    findings.extend(of_chain.second);
     findings.push(of_core);
     findings.extend(of_chain.buckets);
     if let Some((finding, date)) = of_fallback {
@@ -206,6 +220,8 @@ struct ChainFindings {
     buckets: Vec<Finding>,
     dates: Vec<buckets::ServerDate>,
     journal: Vec<Finding>,
+    /// Ethereum, if key operations are asked for there.
+    second: Vec<Finding>,
 }
 
 async fn diagnose_chain(
@@ -244,7 +260,7 @@ async fn diagnose_chain(
     let balance = async {
         let Some(address) = address else { return Vec::new() };
         vec![
-            within_deadline("balance", balance::diagnose_balance(provider, address))
+            within_deadline("balance", balance::diagnose_balance(provider, address, "Gateway"))
                 .await
                 .unwrap_or_else(|late| late),
         ]
@@ -264,7 +280,8 @@ async fn diagnose_chain(
         match dependencies::settle_genesis(provider, &chains).await {
             Ok(genesis) => {
                 let head = seen.newest.map(|(number, _)| number);
-                let whose = disk::JournalTarget { config, genesis, wallet: address, head };
+                let source = dependencies::request_source(config);
+                let whose = disk::JournalTarget { source, genesis, wallet: address, head };
                 disk::diagnose_journal(state_dir.to_owned(), &whose).await
             }
             Err(_) => Vec::new(),
@@ -296,7 +313,7 @@ async fn diagnose_chain(
     let (of_registry, registration) = of_registry;
     contracts.push(of_registry);
     let wallet = registration.into_iter().chain(balance).collect();
-    ChainFindings { contracts, wallet, buckets, dates, journal }
+    ChainFindings { contracts, wallet, buckets, dates, journal, second: Vec::new() }
 }
 
 /// The remedy where nobody answers and a proxy is on the way: it is the first suspect.

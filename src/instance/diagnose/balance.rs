@@ -12,17 +12,17 @@ const ANSWER_GAS: u64 = 500_000;
 /// Below this number of answers the balance is a warning.
 const LOW_ANSWERS: u64 = 1_000;
 
+/// `chain`: its name.
 pub(super) async fn diagnose_balance<P: TransactionSender>(
     provider: &P,
     wallet: Address,
+    chain: &str,
 ) -> Finding {
     match ask(provider, wallet).await {
-        Ok((balance, fee)) => judge(wallet, balance, fee),
-        Err(error) => Finding::fail(
-            SUBJECT,
-            error.to_string(),
-            "try again; another gateway_url if it stays so",
-        ),
+        Ok((balance, fee)) => judge(wallet, balance, fee, chain),
+        Err(error) => {
+            Finding::fail(SUBJECT, error.to_string(), "try again; another node if it stays so")
+        }
     }
 }
 
@@ -39,19 +39,20 @@ async fn ask<P: TransactionSender>(
     Ok((balance, base.saturating_add(tip)))
 }
 
-fn judge(wallet: Address, balance: U256, fee: u128) -> Finding {
+fn judge(wallet: Address, balance: U256, fee: u128, chain: &str) -> Finding {
     let shown = ether(balance);
     if balance.is_zero() {
-        let found = format!("{wallet} has nothing: answers wait");
-        return Finding::fail(SUBJECT, found, "send it ether of the Gateway chain");
+        let found = format!("{wallet} has nothing on the {chain} chain: answers there wait");
+        return Finding::fail(SUBJECT, found, format!("send it ether of the {chain} chain"));
     }
     let cost = U256::from(fee).saturating_mul(U256::from(ANSWER_GAS));
     let Some(answers) = balance.checked_div(cost) else {
-        return Finding::ok(SUBJECT, format!("{shown} ETH"));
+        return Finding::ok(SUBJECT, format!("{shown} ETH on the {chain} chain"));
     };
-    let found = format!("{shown} ETH, at the present fee for some {answers} answers");
+    let found =
+        format!("{shown} ETH on the {chain} chain, at the present fee for some {answers} answers");
     if answers < U256::from(LOW_ANSWERS) {
-        return Finding::warn(SUBJECT, found, "send it ether of the Gateway chain soon");
+        return Finding::warn(SUBJECT, found, format!("send it ether of the {chain} chain soon"));
     }
     Finding::ok(SUBJECT, found)
 }
@@ -77,7 +78,8 @@ mod tests {
 
     #[test]
     fn how_much_is_enough_depends_on_the_fee() {
-        let verdict = |balance: u64, fee| judge(Address::ZERO, U256::from(balance), fee).verdict;
+        let verdict =
+            |balance: u64, fee| judge(Address::ZERO, U256::from(balance), fee, "Gateway").verdict;
         assert_eq!(verdict(0, 0), Severity::Fail);
         assert_eq!(verdict(1, 0), Severity::Ok);
         assert_eq!(verdict(ANSWER_GAS * LOW_ANSWERS - 1, 1), Severity::Warn);

@@ -3,14 +3,17 @@
 use tokio::time::timeout;
 
 use super::{
-    super::{host_chains::lack_for, key_requests::key_signing_domain},
-    DEADLINE, Finding, dependencies, within_deadline,
+    super::{
+        host_chains::lack_for,
+        key_requests::{key_lack, key_signing_domain},
+    },
+    DEADLINE, Finding, Severity, dependencies, within_deadline,
 };
 use crate::{
     chain::{reader::ChainReader, rpc_error::RpcError},
-    config::Config,
+    config::{Config, KeyChain},
     contracts::{
-        abi::{CiphertextSource, Generation},
+        abi::CiphertextSource,
         decryption::{DeploymentSupport, RequestContract},
         gateway_config::GatewayConfigAdapter,
     },
@@ -111,32 +114,52 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
     }
 }
 
-/// Probes the contract that asks for key operations: whether it exists, and is one.
+const KEY_GENERATION: &str = "KMSGeneration";
+
+/// Probes whether the gateway's contract that asks for key operations exists and is one, and whether what goes
+/// with the deployed contracts is served.
 pub(super) async fn diagnose_key_generation<P: ChainReader>(
     provider: &P,
     config: &Config,
 ) -> Option<Finding> {
-    const SUBJECT: &str = "KMSGeneration";
     let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
+    let of_contract = async {
+        let Some(KeyChain::Gateway { contract }) = config.key_chain() else { return None };
+        let contract = decryption.key_generation(contract);
+        diagnose_key_contract(&contract, config.chain_id).await
+    };
+    let of_lack = async {
+        let support = timeout(DEADLINE, decryption.support()).await.ok()?.ok()?;
+        let lack = key_lack(config, support.answered()?)?;
+        let found = format!("key operations are not served: {lack}");
+        Some(Finding::warn(
+            KEY_GENERATION,
+            found,
+            "if this node takes part in key and CRS generation",
+        ))
+    };
+    let (of_contract, of_lack) = tokio::join!(of_contract, of_lack);
+    match of_contract {
+        Some(finding) if finding.verdict == Severity::Fail => Some(finding),
+        of_contract => of_lack.or(of_contract),
+    }
+}
+
+/// Probes a contract that asks for key operations: whether it exists, and is one.
+pub(super) async fn diagnose_key_contract<P: ChainReader>(
+    contract: &RequestContract<P>,
+    chain_id: u64,
+) -> Option<Finding> {
+    const SUBJECT: &str = KEY_GENERATION;
+    let address = contract.address();
     let looking = async {
-        let Some(address) = config.kms_generation_address else {
-            let support = decryption.support().await?;
-            let asks_here =
-                support.answered().is_some_and(|found| found.generation <= Generation::G12);
-            return Ok(asks_here.then(|| {
-                let found = "kms_generation_address is not set: key operations are not served";
-                let remedy = "set it if this node takes part in key and CRS generation";
-                Finding::warn(SUBJECT, found, remedy)
-            }));
-        };
-        let contract = decryption.key_generation(address);
         if !contract.is_deployed().await? {
             let found = format!("there is no code at {address}");
             let remedy = "correct kms_generation_address, or wait until the contract is deployed";
             return Ok(Some(Finding::fail(SUBJECT, found, remedy)));
         }
         let domain = contract.signing_domain().await?;
-        let expected = key_signing_domain(config.chain_id, address);
+        let expected = key_signing_domain(chain_id, address);
         Ok(Some(match domain {
             Some(domain) if domain == expected => {
                 Finding::ok(SUBJECT, format!("{} {} at {address}", domain.name, domain.version))

@@ -14,8 +14,7 @@ use tokio::{task::spawn_blocking, time::timeout};
 use super::{DEADLINE, Finding};
 use crate::{
     admin::status::OtherContracts,
-    config::Config,
-    domain::{Address, B256, HoldReason},
+    domain::{Address, B256, HoldReason, RequestSource},
     journal::{self, FileSystem, Holder, Identity, Inspection, OpenError},
     time::clock,
 };
@@ -160,18 +159,19 @@ fn space(standing: &Path) -> Finding {
 }
 
 /// The instance whose journal is diagnosed, and the chain's head.
-pub(super) struct JournalTarget<'c> {
-    pub config: &'c Config,
+pub(super) struct JournalTarget {
+    /// Chain and contract.
+    pub source: RequestSource,
     pub genesis: B256,
     pub wallet: Address,
     pub head: Option<u64>,
 }
 
 /// Diagnoses the journal and its requests.
-pub(super) async fn diagnose_journal(dir: PathBuf, whose: &JournalTarget<'_>) -> Vec<Finding> {
-    let JournalTarget { config, genesis, wallet, head } = *whose;
-    let identity = Identity { chain_id: config.chain_id, genesis, wallet };
-    let contract = config.decryption_address;
+pub(super) async fn diagnose_journal(dir: PathBuf, whose: &JournalTarget) -> Vec<Finding> {
+    let JournalTarget { source, genesis, wallet, head } = *whose;
+    let identity = Identity { chain_id: source.chain_id, genesis, wallet };
+    let contract = source.contract;
     let looking = spawn_blocking(move || journal::inspect(&dir, identity, contract));
     match timeout(DEADLINE, looking).await {
         Ok(Ok(Ok(glance))) => judge(&glance, head),
