@@ -1,7 +1,7 @@
 //! One connector: one config, one wallet, one Gateway deployment, one KMS Core. The only place where rooms,
 //! adapters, journal and config are wired together.
 //!
-//! An instance is a [stack](stack) of tasks for each of its chains, with a journal each: the gateway's, and, if key
+//! An instance is a stack of tasks ([`Stack`]) for each of its chains, with a journal each: the gateway's, and, if key
 //! operations are asked for on Ethereum, a second one beside it. Neither waits for the other's nodes.
 //!
 //! ```text
@@ -19,7 +19,6 @@
 
 mod supervision;
 pub mod exit;
-mod stack;
 mod second_chain;
 mod inquiries;
 mod preflight;
@@ -56,14 +55,18 @@ mod simulation;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
 
 use self::{
     build::GatewayParts,
-    second_chain::{RunningSecond, SecondChain},
-    stack::{EndedStack, Stack, StackParts},
+    journal_state::{JournalState, KeptJournal},
+    second_chain::{EthereumParts, RunningSecond, SecondChain},
+    tasks::{Tasks, unexpected_end},
 };
 pub use self::{
     edges::{ConnectTask, Edges, HostEdges},
@@ -75,8 +78,16 @@ pub use self::{
     second_chain::second_keeper,
     supervision::{EndedInstance, JournalTenure, Supervision},
 };
-use crate::{config::Config, domain::Address};
+use crate::{
+    config::Config, domain::Address, journal::IdleStore, machine::Machine, telemetry::heartbeat,
+};
 
+/// How long the journal may take to flush at the end.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// How long dropping the tasks may take; only a task that blocks its thread takes longer.
+const DROP_DEADLINE: Duration = Duration::from_secs(1);
+/// How long to look for the cause of a failure among the other tasks.
+const CAUSE_DEADLINE: Duration = Duration::from_millis(100);
 /// Task name in the exit of an instance that failed before it ran.
 pub const START_TASK: &str = "start";
 /// What an instance waits for when its journal cannot be written.
@@ -128,4 +139,147 @@ pub async fn run(
     let ethereum = second.end(&exit).await;
     let EndedStack { exit, kept } = gateway.close(exit).await;
     EndedInstance { exit, tenure: JournalTenure::of(kept, ethereum) }
+}
+
+/// The stack of one chain: its journal, lane, walk, arrivals and what supports them, in a task tree of its own.
+/// Every instance has the gateway's. One that serves key operations on Ethereum has a second one, of the same
+/// parts ([`second_chain`]).
+struct Stack {
+    tasks: Tasks,
+    journal_state: JournalState,
+    supervision: Supervision,
+    machine: Machine,
+    /// Stops the tasks the walk depends on, once the walk has ended.
+    support_stop: CancellationToken,
+}
+
+/// What a stack is built from, by its chain.
+enum StackParts {
+    Gateway(Box<GatewayParts>),
+    Ethereum(Box<EthereumParts>),
+}
+
+/// The end of a stack, and the journal that it leaves, open and locked.
+struct EndedStack {
+    exit: Exit,
+    kept: Option<IdleStore>,
+}
+
+impl Stack {
+    /// A stack that is not built yet. `kept`: the journal that the one before it has left.
+    fn new(supervision: Supervision, machine: Machine, kept: Option<IdleStore>) -> Self {
+        let kept = kept.map(|kept| KeptJournal::of(kept, &machine));
+        Self {
+            tasks: Tasks::default(),
+            journal_state: JournalState::NotOpen(kept),
+            supervision,
+            machine,
+            support_stop: CancellationToken::new(),
+        }
+    }
+
+    /// Builds it, and runs it until a task ends by itself or hangs, or it is asked to end.
+    async fn run(&mut self, config: &Config, parts: StackParts) -> Exit {
+        let Supervision { stop, abort, heartbeats: hearts, .. } = self.supervision.clone();
+        let tasks = self.tasks.clone();
+        let built = {
+            let building = Box::pin(self.build(config, parts));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => Ok(Some(Exit::Stopped)),
+                () = abort.cancelled() => Ok(Some(Exit::Stopped)),
+                built = building => built.map(|()| None),
+                failed = tasks.first_failure() => Ok(Some(failed)),
+                task = hearts.wait_stalled() => Ok(Some(Exit::Hung { task })),
+            }
+        };
+        match built {
+            Ok(None) => self.watch().await,
+            Ok(Some(exit)) => exit,
+            Err(error) => error.into(),
+        }
+    }
+
+    async fn build(&mut self, config: &Config, parts: StackParts) -> Result<(), BuildError> {
+        match parts {
+            StackParts::Gateway(parts) => Box::pin(self.build_gateway(config, *parts)).await,
+            StackParts::Ethereum(parts) => Box::pin(self.build_ethereum(config, *parts)).await,
+        }
+    }
+
+    async fn watch(&mut self) -> Exit {
+        let (stop, abort) = (self.supervision.stop.clone(), self.supervision.abort.clone());
+        let hearts = self.supervision.heartbeats.clone();
+        let condition = self.journal_state.condition();
+        let mut hanging = Box::pin(hearts.wait_stalled());
+        loop {
+            let (task, exit) = tokio::select! {
+                biased;
+                () = abort.cancelled() => return Exit::Stopped,
+                task = &mut hanging => {
+                    // A task that waits for disk space does not hang.
+                    if condition.waiting_reason().is_none() {
+                        return Exit::Hung { task };
+                    }
+                    hanging = Box::pin(hearts.wait_stalled());
+                    continue;
+                }
+                damage = condition.wait_damaged() => {
+                    return Exit::failed(heartbeat::JOURNAL, damage.cause);
+                }
+                Some(ended) = self.tasks.next_ended() => ended,
+                ended = self.journal_state.writer_ended() => ended,
+            };
+            match exit {
+                Exit::Stopped if stop.is_cancelled() => {
+                    debug!(task, "task ended");
+                    if task == heartbeat::WALK {
+                        return Exit::Stopped;
+                    }
+                }
+                exit @ (Exit::Stopped
+                | Exit::Refused { .. }
+                | Exit::Failed { .. }
+                | Exit::Panicked { .. }
+                | Exit::Hung { .. }) => return self.root_cause(unexpected_end(task, exit)).await,
+            }
+        }
+    }
+
+    /// Finds the cause of an exit. A task may fail because another one did whose exit is read later: a
+    /// panic or the journal's end is the cause of the exits that follow it.
+    async fn root_cause(&mut self, exit: Exit) -> Exit {
+        if !matches!(exit, Exit::Failed { .. }) {
+            return exit;
+        }
+        let looking = async {
+            loop {
+                let (task, other) = tokio::select! {
+                    biased;
+                    Some(ended) = self.tasks.next_ended() => ended,
+                    ended = self.journal_state.writer_ended() => ended,
+                };
+                let panicked = matches!(other, Exit::Panicked { .. });
+                if panicked || (task == heartbeat::JOURNAL && !other.is_stopped()) {
+                    return other;
+                }
+            }
+        };
+        timeout(CAUSE_DEADLINE, looking).await.unwrap_or(exit)
+    }
+
+    /// Ends the remaining tasks, from the top down; the journal last.
+    async fn close(self, exit: Exit) -> EndedStack {
+        self.support_stop.cancel();
+        if exit.is_stopped() && !self.supervision.abort.is_cancelled() {
+            let ending = async { while self.tasks.next_ended().await.is_some() {} };
+            if timeout(FLUSH_DEADLINE, ending).await.is_err() {
+                warn!("some tasks did not end in time and are dropped");
+            }
+        }
+        if !self.tasks.drop_within(DROP_DEADLINE).await {
+            warn!("a task blocks its thread and is left behind");
+        }
+        self.journal_state.close(exit, &self.machine).await
+    }
 }

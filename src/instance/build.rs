@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::{
+    Stack,
     dependencies::{self, Expected, Waits},
     edges::{ConnectTask, Edges, HostEdges},
     errors::BuildError,
@@ -16,7 +17,6 @@ use super::{
     key_requests, prior_answers, report,
     rooms::{ChainRules, CommonParts, RoomParts, open_access, open_ciphertexts},
     second_chain::KmsNode,
-    stack::Stack,
     stored_state::StoredState,
 };
 use crate::{

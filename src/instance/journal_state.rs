@@ -16,10 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, warn};
 
 use super::{
-    BuildError, Exit, JOURNAL_DISK,
+    BuildError, DROP_DEADLINE, EndedStack, Exit, FLUSH_DEADLINE, JOURNAL_DISK, Stack,
     dependencies::{self, Waits},
     earlier_wallet,
-    stack::{DROP_DEADLINE, EndedStack, FLUSH_DEADLINE, Stack},
     stored_state::InHand,
     tasks::exit_of,
 };

@@ -5,7 +5,7 @@
 use tracing::info;
 
 use super::{
-    stack::Stack,
+    Stack,
     stored_state::{InHand, ReadingPosition},
 };
 use crate::{

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::{
-    BuildError, OBSERVER_WALLET,
+    BuildError, OBSERVER_WALLET, Stack,
     dependencies::{self, Expected, Waits},
     host_chains::{self, Hosts},
     journal_state::JournalPlace,
@@ -16,7 +16,6 @@ use super::{
     rooms::{
         ChainRules, CommonParts, WalkInputs, flow_options, open_access, open_ciphertexts, whose,
     },
-    stack::Stack,
     stored_state::ReadingPosition,
 };
 use crate::{

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use super::{
+    Stack,
     dependencies::{configured_domain, request_source},
     host_chains::Hosts,
     housekeeping,
@@ -16,7 +17,6 @@ use super::{
     operator_requests::OperatorRequests,
     recovery::Recovery,
     report::{Report, ReportMode},
-    stack::Stack,
     stored_state::ReadingPosition,
     unattended::UnattendedCheck,
     wait_reasons::WaitReasons,

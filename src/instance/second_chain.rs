@@ -1,6 +1,6 @@
 //! The second chain of an instance: Ethereum, where contracts from G13 on ask for key operations.
 //!
-//! It has a [stack](super::stack) of the same parts as the gateway's, which the two do not share: nodes, journal,
+//! It has a [stack](super::Stack) of the same parts as the gateway's, which the two do not share: nodes, journal,
 //! lane, walk, cursor. They share the wallet and the KMS Core ([`KmsNode`]), which the gateway's stack opens.
 //!
 //! ```text
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use super::{
-    BuildError, Exit, Supervision,
+    BuildError, DROP_DEADLINE, EndedStack, Exit, FLUSH_DEADLINE, Stack, StackParts, Supervision,
     dependencies::{self, Expected, Waits, replace_if_changed},
     edges::Edges,
     inquiries,
@@ -30,7 +30,6 @@ use super::{
     prior_answers,
     report::ReportMode,
     rooms::{ChainRules, CommonParts, WalkInputs, flow_options, whose},
-    stack::{DROP_DEADLINE, EndedStack, FLUSH_DEADLINE, Stack, StackParts},
     stored_state::StoredState,
 };
 use crate::{
@@ -198,7 +197,7 @@ impl RunningSecond {
         let joining = inquiries::join(inboxes, stored, chain_id, told.inbox.clone());
         this.telling.spawn(joining.in_current_span());
         this.telling.spawn(tell(status, reporter.clone(), told).in_current_span());
-        let of_chain = Supervision { stop, abort, reporter, ..supervision.clone() };
+        let of_chain = Supervision { reporter, stop, abort, ..supervision.clone() };
         let span = info_span!("chain", id = chain_id);
         this.running.spawn(second.run(of_chain, kept).instrument(span));
         (this, Supervision { reporter: gateway, ..supervision })
@@ -232,13 +231,12 @@ impl RunningSecond {
             () = self.abort.cancelled() => None,
             () = sleep(FINISHED_WITHIN) => None,
         };
-        let ended = match ended {
-            Some(ended) => Some(ended),
-            None => {
-                self.abort.cancel();
-                let closing = FLUSH_DEADLINE + DROP_DEADLINE * 2;
-                timeout(closing, self.running.join_next()).await.ok().flatten()
-            }
+        let ended = if ended.is_some() {
+            ended
+        } else {
+            self.abort.cancel();
+            let closing = FLUSH_DEADLINE + DROP_DEADLINE * 2;
+            timeout(closing, self.running.join_next()).await.ok().flatten()
         };
         self.telling.abort_all();
         ended?.ok().flatten()

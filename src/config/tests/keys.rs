@@ -26,7 +26,6 @@ fn sample(key: Key, directory: &Path) -> String {
         Key::EthereumFallbackUrls => "wss://ethereum.example/path, http://x.example".to_owned(),
         Key::EthereumChainId => "11155111".to_owned(),
         Key::EthereumStartingBlock => "8".to_owned(),
-        Key::EthereumFinality => "safe".to_owned(),
         Key::EthereumConfirmations => "12".to_owned(),
         Key::EthereumMaxFeePerGasGwei => "0.5".to_owned(),
         Key::PrivateKeyText => KEY.to_owned(),
@@ -57,7 +56,7 @@ fn sample(key: Key, directory: &Path) -> String {
         Key::GasLimit => "500000".to_owned(),
         Key::MaxFeePerGasGwei => "0.25".to_owned(),
         Key::StartingBlock => "0".to_owned(),
-        Key::Finality => "safe".to_owned(),
+        Key::Finality | Key::EthereumFinality => "safe".to_owned(),
         Key::Confirmations
         | Key::PublicDecryptionConfirmations
         | Key::UserDecryptionConfirmations => "3".to_owned(),

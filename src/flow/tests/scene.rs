@@ -290,6 +290,22 @@ async fn no_host_chains(chain: &FakeChain, metrics: &Metrics) -> Access<FakeChai
     })
 }
 
+/// The room of ciphertexts that has one bucket, which is found after `delay`.
+fn one_bucket(
+    delay: Arc<Mutex<Duration>>,
+    http: BucketClient,
+    metrics: Metrics,
+) -> Ciphertexts<OneBucket> {
+    Ciphertexts::new(CiphertextsOptions {
+        buckets: Arc::new(OneBucket { delay }),
+        fallback: None,
+        memory_mib: SMALLEST_MEMORY_MIB,
+        verify_coprocessors: false,
+        http,
+        metrics,
+    })
+}
+
 impl Scene {
     pub async fn new(core: FakeCore, stage: Stage) -> Self {
         Self::refused_by_bucket(core, stage, |_| None).await
@@ -343,14 +359,7 @@ impl Scene {
             },
             decryptions: Some(Box::new(DecryptionRooms {
                 access: no_host_chains(&chain, &metrics).await,
-                ciphertexts: Ciphertexts::new(CiphertextsOptions {
-                    buckets: Arc::new(OneBucket { delay: lookup_delay.clone() }),
-                    fallback: None,
-                    memory_mib: SMALLEST_MEMORY_MIB,
-                    verify_coprocessors: false,
-                    http,
-                    metrics: metrics.clone(),
-                }),
+                ciphertexts: one_bucket(lookup_delay.clone(), http, metrics.clone()),
                 support: supported,
             })),
             confirmation: crate::flow::Confirmation::new(

@@ -27,7 +27,7 @@ use crate::{
         stage::Stage,
     },
     flow::{
-        AnswerStages, DecryptionRooms, Flow, Mode, RequestLedger, Step,
+        AnswerStages, Flow, Mode, RequestLedger, Step,
         access::AccessPass,
         ciphertexts::BucketRegistry,
         kms_core::{self, CoreError, Expected, PollingEnd, wire::ExtraDataMeaning},
@@ -47,7 +47,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         history: &mut History,
         attendance: &AttendanceGuard,
     ) -> Result<Transition, Setback> {
-        let decryptions = self.decryption_rooms()?;
+        let decryptions = self.decryptions.as_deref().ok_or_else(no_decryptions)?;
         let deployment = self.check_support(request).await?;
         self.check_overloads(request, &deployment).await?;
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), error))?;
@@ -129,9 +129,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let Some((rooms, turn)) = turn else { return Ok(Transition::End(Outcome::Observed)) };
         let begun = Instant::now();
         attendance.set_activity(Activity::Asking);
-        let extra_data = ExtraDataMeaning::of(&deployment);
         let ciphertexts = (fetched.key_id, fetched.ciphertexts);
-        let asking = rooms.core.ask(turn, request, extra_data, ciphertexts);
+        let asking = rooms.core.ask(turn, request, ExtraDataMeaning::of(&deployment), ciphertexts);
         match asking.instrument(debug_span!("kms_core_ask")).await {
             Ok(asked) => {
                 history.core.on_asked(asked);
@@ -170,11 +169,6 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// What a decryption needs. A contract that asks for key operations alone asks for none.
-    fn decryption_rooms(&self) -> Result<&DecryptionRooms<P, B>, Setback> {
-        self.decryptions.as_deref().ok_or_else(no_decryptions)
-    }
-
     /// Checks whether the request may be decrypted now.
     async fn check_access(
         &self,
@@ -184,7 +178,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         history: &mut AccessHistory,
     ) -> Result<AccessPass, Setback> {
         let begun = Instant::now();
-        let access = &self.decryption_rooms()?.access;
+        let access = &self.decryptions.as_deref().ok_or_else(no_decryptions)?.access;
         let checking = access.check(request, block, deployment, history.bound_context);
         let check = checking.instrument(debug_span!("access")).await;
         let pass = history.checked(check, Instant::now()).map_err(|without| {
@@ -241,7 +235,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
 
     /// The deployment that the request is judged by. Waits while the contract is looked at again.
     async fn check_support(&self, request: &Request) -> Result<Deployment, Setback> {
-        let mut support = self.decryption_rooms()?.support.clone();
+        let decryptions = self.decryptions.as_deref().ok_or_else(no_decryptions)?;
+        let mut support = decryptions.support.clone();
         let known = support
             .wait_for(|support| !matches!(support, DeploymentSupport::Upgraded { .. }))
             .await;
