@@ -50,7 +50,9 @@
 //!   The contracts of host chains, which say who may have what decrypted, are adapters of their own
 //!   (`contracts::acl`, `contracts::protocol_config`), their nodes further providers.
 //! - `journal` is the durable store: `journal::store` is its port, `journal::sqlite` implements it.
-//! - `instance::run` is the only wiring. Its external dependencies come in as `instance::Edges`, in the
+//! - `instance::run` is the only wiring: one stack of rooms for the gateway, and a second one, with a journal
+//!   and a lane of its own, for Ethereum where key operations are asked for there
+//!   (`instance::second_chain`). Its external dependencies come in as `instance::Edges`, in the
 //!   simulation (`instance::simulation`) too. An observing instance (`instance::observer`) walks the
 //!   same way up to the Core and has no wallet, lane or Core (`flow::Mode`).
 //! - `supervisor` is the loop above the instances: event, decision, action.

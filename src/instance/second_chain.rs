@@ -374,3 +374,79 @@ async fn opened(
     waits.done_waiting();
     Ok(opened)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        admin::status::ChainState,
+        config::{Environment, LoadMode, Source, load},
+        instance::run_with_real_edges,
+        telemetry::metrics::Metrics,
+    };
+
+    const NOBODY: &str = "http://127.0.0.1:1";
+
+    fn config(more: &[(&str, &str)]) -> Arc<Config> {
+        let key = "11".repeat(32);
+        let given =
+            [("KMS_CONNECTOR_PRIVATE_KEY", key.as_str()), ("KMS_CONNECTOR_GATEWAY_URL", NOBODY)];
+        let environment: Environment = given.iter().chain(more).copied().collect();
+        let source =
+            Source { file: None, environment, credentials_directory: None, mode: LoadMode::Start };
+        load(&source).unwrap().config.into()
+    }
+
+    const ETHEREUM: [(&str, &str); 3] = [
+        ("KMS_CONNECTOR_ETHEREUM_URL", NOBODY),
+        ("KMS_CONNECTOR_ETHEREUM_CHAIN_ID", "9"),
+        ("KMS_CONNECTOR_KMS_GENERATION_ADDRESS", "0xd1220a0cf47c7b9be7a2e6ba89f429762e7b9adb"),
+    ];
+
+    /// Runs an instance whose nodes are all away until its second chain is told so, and stops it.
+    async fn told(config: Arc<Config>) -> Vec<ChainStatus> {
+        crate::net::tls::install_provider();
+        let dir = tempfile::tempdir().unwrap();
+        let abort = CancellationToken::new();
+        let supervision = Supervision {
+            name: "a".to_owned(),
+            state_dir: dir.path().to_owned(),
+            reporter: Reporter::new(Metrics::default()),
+            heartbeats: Heartbeats::default(),
+            stop: abort.child_token(),
+            abort,
+        };
+        let (stop, reporter) = (supervision.stop.clone(), supervision.reporter.clone());
+        let running = Box::pin(run_with_real_edges(config, supervision, None));
+        let watching = async {
+            let waits = |phase: &Phase| matches!(phase, Phase::Waiting { .. });
+            reporter.phase.subscribe().wait_for(waits).await.unwrap();
+            sleep(Duration::from_secs(20)).await;
+            let chains = reporter.gauges.borrow().chains.clone();
+            stop.cancel();
+            chains
+        };
+        let (ended, chains) = tokio::join!(running, watching);
+        assert!(ended.exit.is_stopped(), "{}", ended.exit);
+        chains
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_chain_whose_nodes_are_away_is_told_beside_the_gateway_and_stopped_with_it() {
+        let chains = told(config(&ETHEREUM)).await;
+        let [ChainStatus { chain_id: 9, state: ChainState::Waiting { on, .. }, .. }] = &chains[..]
+        else {
+            panic!("{chains:?}")
+        };
+        assert_eq!(on, "the Ethereum node at 127.0.0.1:1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_is_no_second_chain_unless_key_operations_are_asked_for_there() {
+        assert_eq!(told(config(&[])).await, []);
+        // The contract alone is the gateway's; without a wallet nothing is answered.
+        assert_eq!(told(config(&ETHEREUM[2..])).await, []);
+        let observes = [&ETHEREUM[..], &[("KMS_CONNECTOR_MODE", "observe")]].concat();
+        assert_eq!(told(config(&observes)).await, []);
+    }
+}
