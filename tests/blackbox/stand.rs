@@ -4,6 +4,8 @@ mod contracts;
 mod servers;
 mod key_generation;
 mod core_keys;
+mod core_lifecycle;
+mod lifecycle;
 mod contexts;
 mod host_contracts;
 mod attestations;

@@ -2,7 +2,8 @@
 pragma solidity ^0.8.28;
 
 import {Generation} from "./Generation.sol";
-import {KeyAnswers, KeyDigest} from "./KeyAnswers.sol";
+import {KeyAnswers} from "./KeyAnswers.sol";
+import {KeyDigest} from "./KeyStructures.sol";
 import {ProtocolConfig} from "./ProtocolConfig.sol";
 import {Upgradeable} from "./Proxy.sol";
 

@@ -3,7 +3,8 @@ pragma solidity ^0.8.28;
 
 import {Generation} from "./Generation.sol";
 import {GatewayConfig} from "./GatewayConfig.sol";
-import {KeyAnswers, KeyDigest} from "./KeyAnswers.sol";
+import {KeyAnswers} from "./KeyAnswers.sol";
+import {KeyDigest} from "./KeyStructures.sol";
 import {Upgradeable} from "./Proxy.sol";
 
 /// Test double of the gateway's contract for keys, from G9 to G12; from G13 on it only tells what was

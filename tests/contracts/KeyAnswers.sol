@@ -2,14 +2,10 @@
 pragma solidity ^0.8.28;
 
 import {Generation} from "./Generation.sol";
+import {KeyDigest, KeyStructures} from "./KeyStructures.sol";
 import {Upgradeable} from "./Proxy.sol";
 import {Signatures} from "./Signatures.sol";
 import {Switches} from "./Switches.sol";
-
-struct KeyDigest {
-    uint8 keyType;
-    bytes digest;
-}
 
 /// What the test doubles of `KMSGeneration` on the gateway and on Ethereum share: what becomes of an
 /// answer whose sender may give one (gateway-abi 6.2, 6.3, 10), and the views.
@@ -167,28 +163,11 @@ abstract contract KeyAnswers is Upgradeable, Signatures, Switches {
         if (generation < Generation.G13) {
             return typed(abi.encode(keccak256("PrepKeygenVerification(uint256 prepKeygenId)"), id));
         }
-        return
-            typed(
-                abi.encode(
-                    keccak256("PrepKeygenVerification(uint256 prepKeygenId,bytes extraData)"),
-                    id,
-                    keccak256(extraDataOf[id])
-                )
-            );
+        return typed(KeyStructures.prepKeygen(id, extraDataOf[id]));
     }
 
     function keygenDigest(uint256 id, KeyDigest[] calldata digests) internal view returns (bytes32) {
-        bytes32[] memory hashes = new bytes32[](digests.length);
-        for (uint256 i = 0; i < hashes.length; i++) {
-            hashes[i] = keccak256(
-                abi.encode(
-                    keccak256("KeyDigest(uint8 keyType,bytes digest)"),
-                    digests[i].keyType,
-                    keccak256(digests[i].digest)
-                )
-            );
-        }
-        bytes32 list = keccak256(abi.encodePacked(hashes));
+        bytes32 list = KeyStructures.listHash(generation, digests);
         uint256 prepKeygenId = isRequested(id, KEYS, keyCount) ? id - KEYS + PREPARATIONS : 0;
         if (generation < Generation.G13) {
             return
@@ -203,18 +182,7 @@ abstract contract KeyAnswers is Upgradeable, Signatures, Switches {
                     )
                 );
         }
-        return
-            typed(
-                abi.encode(
-                    keccak256(
-                        "KeygenVerification(uint256 prepKeygenId,uint256 keyId,KeyDigest[] keyDigests,bytes extraData)KeyDigest(uint8 keyType,bytes digest)"
-                    ),
-                    prepKeygenId,
-                    id,
-                    list,
-                    keccak256(extraDataOf[id])
-                )
-            );
+        return typed(KeyStructures.keygen(prepKeygenId, id, list, extraDataOf[id]));
     }
 
     function crsgenDigest(uint256 id, bytes calldata crsDigest) internal view returns (bytes32) {
@@ -229,16 +197,7 @@ abstract contract KeyAnswers is Upgradeable, Signatures, Switches {
                     )
                 );
         }
-        return
-            typed(
-                abi.encode(
-                    keccak256("CrsgenVerification(uint256 crsId,uint256 maxBitLength,bytes crsDigest,bytes extraData)"),
-                    id,
-                    maxBitLength[id],
-                    keccak256(crsDigest),
-                    keccak256(extraDataOf[id])
-                )
-            );
+        return typed(KeyStructures.crsgen(id, maxBitLength[id], crsDigest, extraDataOf[id]));
     }
 
     // Views of the protocol.

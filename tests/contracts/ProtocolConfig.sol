@@ -3,8 +3,10 @@ pragma solidity ^0.8.28;
 
 import {Generation} from "./Generation.sol";
 import {KmsNode} from "./GatewayConfig.sol";
-import {KeyDigest} from "./KeyAnswers.sol";
+import {KeyDigest, KeyStructures} from "./KeyStructures.sol";
 import {Upgradeable} from "./Proxy.sol";
+import {Signatures} from "./Signatures.sol";
+import {Switches} from "./Switches.sol";
 
 struct KmsNodeParams {
     address txSenderAddress;
@@ -45,11 +47,21 @@ struct EpochCrsResult {
 }
 
 /// Test double of the register of KMS contexts and epochs on Ethereum (gateway-abi 7): v0.13, where
-/// a context is valid from its definition on, and v0.14 and later, where it has a life of its own.
+/// a context is valid from its definition on, and v0.14 and later, where it has a life of its own. Anybody is
+/// its owner, who may define anything: what the protocol checks of nodes and thresholds is left out.
 ///
-/// What the nodes' confirmations bring about, `confirmCreation` and `activateEpoch` do at once. The
-/// confirmations themselves are deliberately absent: they come with key management.
-contract ProtocolConfig is Upgradeable {
+/// What the nodes' confirmations bring about, `confirmCreation` and `activateEpoch` do at once, for tests
+/// that want contexts and no ceremony.
+contract ProtocolConfig is Upgradeable, Signatures, Switches {
+    error KmsContextNotCreated(uint256 kmsContextId);
+    error KmsContextCreationUnauthorized(address caller, uint256 kmsContextId);
+    error KmsContextCreationAlreadyConfirmed(address txSender, uint256 kmsContextId);
+    error EpochActivationUnauthorized(address caller, uint256 epochId);
+    error EpochActivationAlreadyConfirmed(address signer, uint256 epochId);
+    error EmptyEpochActivationAttestation(uint256 epochId);
+    error EpochActivationSignerDoesNotMatchTxSender(address signer, address txSender);
+    error NonIncreasingKmsContextId(uint256 contextId, uint256 latestActiveKmsContextId);
+    error NonIncreasingEpochId(uint256 epochId, uint256 currentEpochId);
     error InvalidKmsContext(uint256 kmsContextId);
     error InvalidKmsEpoch(uint256 epochId);
     error KmsContextNotPending(uint256 kmsContextId);
@@ -83,6 +95,28 @@ contract ProtocolConfig is Upgradeable {
     );
     event KmsContextDestroyed(uint256 indexed kmsContextId);
     event KmsEpochDestroyed(uint256 indexed epochId);
+    event KmsContextCreationConfirmation(
+        uint256 indexed kmsContextId,
+        address indexed txSender,
+        bool isPreviousTxSender,
+        bool isNewTxSender
+    );
+    event EpochActivationConfirmation(uint256 indexed epochId, address indexed signer, bytes32 dataHash);
+    event MirrorKmsContextAndEpoch(
+        uint256 indexed contextId,
+        uint256 indexed epochId,
+        KmsNodeParams[] kmsNodeParams,
+        KmsThresholds thresholds,
+        string softwareVersion,
+        PcrValues[] pcrValues
+    );
+    event MirrorKmsEpoch(uint256 indexed contextId, uint256 indexed epochId);
+
+    /// Test-only: one confirmation, of a creation (by wallet) or of an activation (by signer, with its hash).
+    struct Confirmation {
+        address by;
+        bytes32 dataHash;
+    }
 
     enum State {
         None,
@@ -107,6 +141,14 @@ contract ProtocolConfig is Upgradeable {
     mapping(uint256 => bytes32) internal anchorHash;
     mapping(uint256 => State) internal epochState;
     mapping(uint256 => uint256) internal contextOfEpoch;
+    /// How many of the previous context must confirm a creation.
+    mapping(uint256 => uint256) internal previousQuorum;
+    mapping(uint256 => uint256) internal previousCount;
+    mapping(uint256 => uint256) internal newCount;
+    /// Of a context by wallet, of an epoch by signer.
+    mapping(uint256 => mapping(address => bool)) internal confirmed;
+    mapping(uint256 => mapping(bytes32 => uint256)) internal agreeing;
+    mapping(uint256 => Confirmation[]) internal recorded;
 
     constructor(uint8 generation_) Upgradeable(generation_) {}
 
@@ -114,7 +156,8 @@ contract ProtocolConfig is Upgradeable {
 
     function defineNewKmsContext(KmsNode[] calldata kmsNodes, KmsThresholds calldata t) external {
         Generation.need(generation < Generation.G14);
-        uint256 id = store(kmsNodes, t);
+        uint256 id = highest() + 1;
+        storeAs(id, kmsNodes, t);
         currentContext = id;
         emit NewKmsContext(id, kmsNodes, t);
     }
@@ -128,15 +171,16 @@ contract ProtocolConfig is Upgradeable {
     ) external {
         Generation.need(generation >= Generation.G14);
         checkNothingInFlight();
-        KmsNode[] memory members = new KmsNode[](kmsNodeParams.length);
-        for (uint256 i = 0; i < members.length; i++) {
-            KmsNodeParams calldata p = kmsNodeParams[i];
-            members[i] = KmsNode(p.txSenderAddress, p.signerAddress, p.ipAddress, p.storageUrl);
-        }
         uint256 previous = currentContext == 0 ? CONTEXTS : currentContext;
-        uint256 id = store(members, t);
+        uint256 id = highest() + 1;
+        storeAs(id, members(kmsNodeParams), t);
         contextState[id] = State.Pending;
-        if (currentContext == 0) activate(newEpoch(id));
+        if (currentContext == 0) {
+            activate(newEpoch(id));
+        } else {
+            uint256 honest = nodes[previous].length - thresholds[previous].mpc;
+            previousQuorum[id] = honest > 0 ? honest : 1;
+        }
         anchor(id, keccak256(abi.encode(kmsNodeParams, t, softwareVersion, pcrValues)));
         emit NewKmsContext(id, previous, kmsNodeParams, t, softwareVersion, pcrValues);
     }
@@ -174,10 +218,121 @@ contract ProtocolConfig is Upgradeable {
         if (epochState[epoch] != State.Pending) revert InvalidKmsEpoch(epoch);
         uint256 id = contextOfEpoch[epoch];
         activate(epoch);
-        string[] memory urls = new string[](nodes[id].length);
-        for (uint256 i = 0; i < urls.length; i++) urls[i] = nodes[id][i].storageUrl;
-        emit ActivateEpoch(id, epoch, new EpochKeyResult[](0), new EpochCrsResult[](0), urls);
+        emit ActivateEpoch(id, epoch, new EpochKeyResult[](0), new EpochCrsResult[](0), storageUrls(id));
     }
+
+    // The nodes' confirmations.
+
+    function confirmKmsContextCreation(uint256 id) external {
+        failIfToldTo(id);
+        Generation.need(generation >= Generation.G14);
+        if (contextState[id] != State.Pending) revert KmsContextNotPending(id);
+        bool isPrevious = isNode(currentContext, msg.sender);
+        bool isNew = isNode(id, msg.sender);
+        if (!isPrevious && !isNew) revert KmsContextCreationUnauthorized(msg.sender, id);
+        if (confirmed[id][msg.sender]) revert KmsContextCreationAlreadyConfirmed(msg.sender, id);
+        confirmed[id][msg.sender] = true;
+        recorded[id].push(Confirmation(msg.sender, 0));
+        if (isPrevious) previousCount[id] += 1;
+        if (isNew) newCount[id] += 1;
+        emit KmsContextCreationConfirmation(id, msg.sender, isPrevious, isNew);
+        if (newCount[id] != nodes[id].length || previousCount[id] < previousQuorum[id]) return;
+        contextState[id] = State.Created;
+        emit NewKmsEpoch(id, newEpoch(id), currentContext, currentEpoch, block.number - 1);
+    }
+
+    function confirmEpochActivation(
+        uint256 epoch,
+        EpochKeyResult[] calldata keys,
+        EpochCrsResult[] calldata crsList
+    ) external {
+        failIfToldTo(epoch);
+        Generation.need(generation >= Generation.G14);
+        if (epochState[epoch] != State.Pending) revert InvalidKmsEpoch(epoch);
+        uint256 id = contextOfEpoch[epoch];
+        if (!isNode(id, msg.sender)) revert EpochActivationUnauthorized(msg.sender, epoch);
+        if (contextState[id] == State.Pending) revert KmsContextNotCreated(id);
+        check(isLive(id), id);
+        if (keys.length == 0 || crsList.length == 0) revert EmptyEpochActivationAttestation(epoch);
+        address signer = signerOf(id, msg.sender);
+        bytes32 dataHash = attested(signer, abi.encodePacked(uint8(2), id, epoch), keys, crsList);
+        if (confirmed[epoch][signer]) revert EpochActivationAlreadyConfirmed(signer, epoch);
+        confirmed[epoch][signer] = true;
+        recorded[epoch].push(Confirmation(signer, dataHash));
+        agreeing[epoch][dataHash] += 1;
+        emit EpochActivationConfirmation(epoch, signer, dataHash);
+        if (agreeing[epoch][dataHash] != nodes[id].length) return;
+        activate(epoch);
+        emit ActivateEpoch(id, epoch, keys, crsList, storageUrls(id));
+    }
+
+    /// Checks every signature. Answers what all signers must agree on.
+    function attested(
+        address signer,
+        bytes memory extraData,
+        EpochKeyResult[] calldata keys,
+        EpochCrsResult[] calldata crsList
+    ) internal view returns (bytes32) {
+        bytes32[] memory keyHashes = new bytes32[](keys.length);
+        for (uint256 i = 0; i < keys.length; i++) {
+            EpochKeyResult calldata key = keys[i];
+            bytes32 list = KeyStructures.listHash(generation, key.keyDigests);
+            bytes memory structure = KeyStructures.keygen(key.prepKeygenId, key.keyId, list, extraData);
+            checkSigner(signer, structure, key.signature);
+            keyHashes[i] = keccak256(abi.encode(key.prepKeygenId, key.keyId, list));
+        }
+        bytes32[] memory crsHashes = new bytes32[](crsList.length);
+        for (uint256 i = 0; i < crsList.length; i++) {
+            EpochCrsResult calldata crs = crsList[i];
+            bytes memory structure = KeyStructures.crsgen(crs.crsId, crs.maxBitLength, crs.crsDigest, extraData);
+            checkSigner(signer, structure, crs.signature);
+            crsHashes[i] = keccak256(abi.encode(crs.crsId, crs.maxBitLength, crs.crsDigest));
+        }
+        return keccak256(abi.encode(keyHashes, crsHashes));
+    }
+
+    function checkSigner(address signer, bytes memory structure, bytes calldata signature) internal view {
+        address recovered = recover(typed(structure), signature);
+        if (recovered != signer) revert EpochActivationSignerDoesNotMatchTxSender(recovered, msg.sender);
+    }
+
+    function signingName() internal pure override returns (string memory) {
+        return "ProtocolConfig";
+    }
+
+    // What replicas on other chains do.
+
+    function mirrorKmsContextAndEpoch(
+        uint256 id,
+        uint256 epoch,
+        KmsNodeParams[] calldata kmsNodeParams,
+        KmsThresholds calldata t,
+        string calldata softwareVersion,
+        PcrValues[] calldata pcrValues
+    ) external {
+        Generation.need(generation >= Generation.G14);
+        if (id <= currentContext) revert NonIncreasingKmsContextId(id, currentContext);
+        if (epoch <= lastEpoch) revert NonIncreasingEpochId(epoch, lastEpoch);
+        storeAs(id, members(kmsNodeParams), t);
+        mirror(id, epoch);
+        emit MirrorKmsContextAndEpoch(id, epoch, kmsNodeParams, t, softwareVersion, pcrValues);
+    }
+
+    function mirrorKmsEpoch(uint256 id, uint256 epoch) external {
+        Generation.need(generation >= Generation.G14);
+        check(id == currentContext && isLive(id), id);
+        if (epoch <= lastEpoch) revert NonIncreasingEpochId(epoch, lastEpoch);
+        mirror(id, epoch);
+        emit MirrorKmsEpoch(id, epoch);
+    }
+
+    function mirror(uint256 id, uint256 epoch) internal {
+        lastEpoch = epoch;
+        contextOfEpoch[epoch] = id;
+        activate(epoch);
+    }
+
+    // The owner's ends of them.
 
     function destroyKmsContext(uint256 id) external {
         if (id == currentContext) {
@@ -188,6 +343,9 @@ contract ProtocolConfig is Upgradeable {
         destroyed[id] = true;
         contextState[id] = State.None;
         if (contextOfEpoch[lastEpoch] == id) clear(lastEpoch);
+        delete previousQuorum[id];
+        delete previousCount[id];
+        delete newCount[id];
         emit KmsContextDestroyed(id);
     }
 
@@ -267,10 +425,12 @@ contract ProtocolConfig is Upgradeable {
     /// Also of a pending context, from v0.14 on.
     function isKmsTxSenderForContext(uint256 id, address txSender) external view returns (bool) {
         check(generation < Generation.G14 ? isValidKmsContext(id) : isLive(id), id);
-        for (uint256 i = 0; i < nodes[id].length; i++) {
-            if (nodes[id][i].txSenderAddress == txSender) return true;
-        }
-        return false;
+        return isNode(id, txSender);
+    }
+
+    function getContextCreationPreviousTxSenderThreshold(uint256 id) external view returns (uint256) {
+        Generation.need(generation >= Generation.G14);
+        return previousQuorum[id];
     }
 
     function getPublicDecryptionThresholdForContext(uint256 id) external view returns (uint256) {
@@ -283,22 +443,60 @@ contract ProtocolConfig is Upgradeable {
         return thresholds[id].userDecryption;
     }
 
+    /// Also of a pending context, from v0.14 on.
     function getKmsGenThresholdForContext(uint256 id) external view returns (uint256) {
-        check(isValidKmsContext(id), id);
+        check(generation < Generation.G14 ? isValidKmsContext(id) : isLive(id), id);
         return thresholds[id].kmsGen;
+    }
+
+    function getMpcThresholdForContext(uint256 id) external view returns (uint256) {
+        check(isValidKmsContext(id), id);
+        return thresholds[id].mpc;
     }
 
     function getVersion() external view returns (string memory) {
         return generation < Generation.G14 ? "ProtocolConfig v0.1.0" : "ProtocolConfig v0.2.0";
     }
 
+    // Views of the test world.
+
+    function confirmations(uint256 id) external view returns (Confirmation[] memory) {
+        return recorded[id];
+    }
+
     // The register itself.
 
-    function store(KmsNode[] memory members, KmsThresholds calldata t) internal returns (uint256 id) {
-        id = highest() + 1;
+    function members(KmsNodeParams[] calldata params) internal pure returns (KmsNode[] memory all) {
+        all = new KmsNode[](params.length);
+        for (uint256 i = 0; i < all.length; i++) {
+            KmsNodeParams calldata p = params[i];
+            all[i] = KmsNode(p.txSenderAddress, p.signerAddress, p.ipAddress, p.storageUrl);
+        }
+    }
+
+    function storeAs(uint256 id, KmsNode[] memory all, KmsThresholds calldata t) internal {
         lastContext = id;
-        for (uint256 i = 0; i < members.length; i++) nodes[id].push(members[i]);
+        for (uint256 i = 0; i < all.length; i++) nodes[id].push(all[i]);
         thresholds[id] = t;
+    }
+
+    function isNode(uint256 id, address txSender) internal view returns (bool) {
+        for (uint256 i = 0; i < nodes[id].length; i++) {
+            if (nodes[id][i].txSenderAddress == txSender) return true;
+        }
+        return false;
+    }
+
+    function signerOf(uint256 id, address txSender) internal view returns (address) {
+        for (uint256 i = 0; i < nodes[id].length; i++) {
+            if (nodes[id][i].txSenderAddress == txSender) return nodes[id][i].signerAddress;
+        }
+        return address(0);
+    }
+
+    function storageUrls(uint256 id) internal view returns (string[] memory urls) {
+        urls = new string[](nodes[id].length);
+        for (uint256 i = 0; i < urls.length; i++) urls[i] = nodes[id][i].storageUrl;
     }
 
     function anchor(uint256 id, bytes32 info) internal {

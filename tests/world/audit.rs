@@ -13,6 +13,7 @@ use super::{
     deployment::Deployment,
     journal::{self, Entry},
     request::Issued,
+    rpc::Chain,
     scene::{PATIENCE, Scene},
     until,
 };
@@ -47,7 +48,20 @@ impl Books<'_> {
         let rows = self.settled_rows(requests.len()).await?;
         compare(requests, &rows)?;
         self.cursor_passed(requests)?;
-        self.nonces_are_whole(journal).await
+        self.nonces_are_whole(&self.deployment.chain, journal).await
+    }
+
+    /// The same of key operations of a chain, by their ids: each is stored once and was answered, and the wallet has no
+    /// nonce that the journal does not know.
+    pub async fn audit_keys(&self, chain: &Chain, ids: &[U256]) -> Result<()> {
+        let rows = self.settled_rows(ids.len()).await?;
+        let mut stored = each_once(&rows)?;
+        for id in ids {
+            let row = stored.remove(id);
+            row.ok_or_else(|| Error::other(format!("{id:#x} is not stored")))?;
+        }
+        nothing_else(&stored)?;
+        self.nonces_are_whole(chain, Journal::Whole).await
     }
 
     /// The last step of the last request reaches the disk a moment after its receipt.
@@ -90,10 +104,10 @@ impl Books<'_> {
     }
 
     /// Every nonce the journal took is mined; unless it was cut, it knows every mined one.
-    async fn nonces_are_whole(&self, journal: Journal) -> Result<()> {
+    async fn nonces_are_whole(&self, chain: &Chain, journal: Journal) -> Result<()> {
         let sql = "SELECT nonce, mined_block_number IS NOT NULL FROM transactions";
         until("mined nonces", PATIENCE, Duration::from_millis(100), async || {
-            let count = self.deployment.chain.nonce(self.wallet).await?;
+            let count = chain.nonce(self.wallet).await?;
             let known: Vec<(u64, bool)> =
                 journal::query(self.file, sql, |row| Ok((number(row, 0)?, row.get(1)?)))?;
             let taken: BTreeSet<u64> = known.iter().map(|(nonce, _)| *nonce).collect();
@@ -109,7 +123,8 @@ impl Books<'_> {
     }
 }
 
-fn compare(requests: &[Issued], rows: &[Entry]) -> Result<()> {
+/// The rows by their ids, each of which was answered.
+fn each_once(rows: &[Entry]) -> Result<BTreeMap<U256, &Entry>> {
     let mut stored: BTreeMap<U256, &Entry> = BTreeMap::new();
     for row in rows {
         if stored.insert(row.id, row).is_some() {
@@ -120,6 +135,18 @@ fn compare(requests: &[Issued], rows: &[Entry]) -> Result<()> {
             return Err(Error::other(format!("{:#x} ended as {outcome:?}", row.id)));
         }
     }
+    Ok(stored)
+}
+
+fn nothing_else(left: &BTreeMap<U256, &Entry>) -> Result<()> {
+    match left.first_key_value() {
+        None => Ok(()),
+        Some((id, _)) => Err(Error::other(format!("{id:#x} is stored and was not asked for"))),
+    }
+}
+
+fn compare(requests: &[Issued], rows: &[Entry]) -> Result<()> {
+    let mut stored = each_once(rows)?;
     for request in requests {
         let row = stored
             .remove(&request.id)
@@ -128,10 +155,7 @@ fn compare(requests: &[Issued], rows: &[Entry]) -> Result<()> {
             return Err(Error::other(format!("{row:?} is not the event of {request:?}")));
         }
     }
-    match stored.first_key_value() {
-        None => Ok(()),
-        Some((id, _)) => Err(Error::other(format!("{id:#x} is stored and was not asked for"))),
-    }
+    nothing_else(&stored)
 }
 
 /// An error with the lines of `log` that tell of an instance that ended untold or a task that panicked:

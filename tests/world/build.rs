@@ -9,6 +9,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={proto}");
     let files = ["kms.v1.proto", "kms_service.v1.proto", "grpc.health.v1.proto"];
     let descriptors = protox::compile(files, [proto])?;
-    tonic_prost_build::configure().bytes(".").build_client(false).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .build_client(false)
+        // What the stub of a version does not play it does not know, as old ones.
+        .generate_default_stubs(true)
+        .compile_fds(descriptors)?;
     Ok(())
 }

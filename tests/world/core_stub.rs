@@ -6,11 +6,12 @@
 //!
 //! Plaintexts are made from the ciphertext's bytes ([`plaintext_of`]), so that a test can tell from
 //! the decrypted result whether the right bytes arrived. Like the real Core it keeps everything in
-//! memory but finished keys and CRSs: [`CoreStub::restart`] forgets the rest.
+//! memory but finished keys and CRSs, contexts and epochs: [`CoreStub::restart`] forgets the rest.
 
 mod connections;
 mod decryptions;
 mod keys;
+mod lifecycle;
 mod results;
 mod service;
 mod signature;
@@ -42,11 +43,13 @@ use super::proto::{
     kms_service::v1::core_service_endpoint_server::CoreServiceEndpointServer,
 };
 use connections::Cuttable;
+use lifecycle::Ceremonies;
 use service::Service;
 use state::{Shared, State};
 
 pub use decryptions::Ask;
 pub use keys::{KeyAnswer, KeyAsk, KeyOperation};
+pub use lifecycle::{Lifecycle, LifecycleAsk, request_id};
 pub use results::{
     decrypted_result, plaintext_of, plaintext_of_digest, signcrypted, user_decrypted_share,
 };
@@ -62,11 +65,13 @@ pub struct CoreOptions {
     pub decryption: Address,
     /// Chain and contract in the domain of requests for keys. `None`: it refuses them.
     pub key_generation: Option<(u64, Address)>,
+    /// The same of requests for epochs.
+    pub protocol_config: Option<(u64, Address)>,
     /// `None`: any free one.
     pub port: Option<u16>,
     /// The keys it has. `None`: every key.
     pub keys: Option<Vec<U256>>,
-    /// The contexts it has (64 hex digits). `None`: every context.
+    /// The contexts it has from the start (64 hex digits). `None`: every context.
     pub contexts: Option<Vec<String>>,
     /// Requests it can remember.
     pub capacity: usize,
@@ -88,6 +93,7 @@ impl CoreOptions {
             chain_id,
             decryption,
             key_generation: None,
+            protocol_config: None,
             port: None,
             keys: None,
             contexts: None,
@@ -223,6 +229,7 @@ impl CoreStub {
             asks: Vec::new(),
             keys: HashMap::new(),
             key_asks: Vec::new(),
+            ceremonies: Ceremonies::default(),
             polls: HashMap::new(),
             second: (Instant::now(), 0),
         };
@@ -278,6 +285,8 @@ impl CoreStub {
         state.entries.clear();
         state.deleted.clear();
         state.forget_unfinished_keys();
+        let behaviour = state.behaviour.clone();
+        state.ceremonies.restart(&behaviour);
         drop(state);
         self.shared.changed.notify_waiters();
     }

@@ -124,6 +124,31 @@ impl Fleet {
         Ok(())
     }
 
+    /// Holds the chain of the key operations of these ids against each party's journal of it, once all are
+    /// answered. There were no other requests.
+    pub async fn audit_keys(&self, parties: &[usize], ids: &[U256]) -> Result<()> {
+        let chain = self.parties.keys.as_ref().map_or(&self.deployment().chain, |keys| &keys.chain);
+        for index in parties {
+            let file = self.key_journal(*index)?;
+            let audited = self.books(*index, &file).audit_keys(chain, ids).await;
+            audited.map_err(|error| Error::other(format!("{}: {error}", name(*index))))?;
+        }
+        Ok(())
+    }
+
+    /// The journal of a party's wallet on the chain that asks for keys.
+    pub fn key_journal(&self, index: usize) -> Result<PathBuf> {
+        let keys = self.parties.keys.as_ref();
+        let chain_id = keys.map_or(self.deployment().chain_id, |keys| keys.chain_id);
+        let file = journal::of_chain(&self.supervisor.state_dir(), chain_id, self.wallet(index));
+        file.ok_or_else(|| Error::other(format!("{} has no journal of {chain_id}", name(index))))
+    }
+
+    /// The requests in it.
+    pub fn key_entries(&self, index: usize) -> Result<Vec<Entry>> {
+        journal::entries(&self.key_journal(index)?)
+    }
+
     /// The gateway's journal of a party's wallet.
     pub fn journal(&self, index: usize) -> Result<PathBuf> {
         let (state_dir, chain_id) = (self.supervisor.state_dir(), self.deployment().chain_id);

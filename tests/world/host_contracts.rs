@@ -14,6 +14,10 @@ use super::{
 sol! {
     #![sol(all_derives)]
 
+    // As in the contracts for keys.
+    struct KeyDigest { uint8 keyType; bytes digest; }
+    struct RawLog { bytes32[] topics; bytes data; }
+
     struct KmsNode {
         address txSenderAddress;
         address signerAddress;
@@ -45,7 +49,6 @@ sol! {
         bytes pcr2;
     }
 
-    struct KeyDigest { uint8 keyType; bytes digest; }
     struct EpochKeyResult { uint256 prepKeygenId; uint256 keyId; KeyDigest[] keyDigests; bytes signature; }
     struct EpochCrsResult { uint256 crsId; uint256 maxBitLength; bytes crsDigest; bytes signature; }
 
@@ -74,6 +77,11 @@ sol! {
     }
 
     contract ProtocolConfig {
+        struct Confirmation {
+            address by;
+            bytes32 dataHash;
+        }
+
         constructor(uint8 generation);
 
         error InvalidKmsContext(uint256 kmsContextId);
@@ -83,6 +91,15 @@ sol! {
         error CurrentKmsContextCannotBeDestroyed(uint256 kmsContextId);
         error LatestActiveKmsContextCannotBeDestroyed(uint256 kmsContextId);
         error LatestActiveKmsEpochCannotBeDestroyed(uint256 epochId);
+        error KmsContextNotCreated(uint256 kmsContextId);
+        error KmsContextCreationUnauthorized(address caller, uint256 kmsContextId);
+        error KmsContextCreationAlreadyConfirmed(address txSender, uint256 kmsContextId);
+        error EpochActivationUnauthorized(address caller, uint256 epochId);
+        error EpochActivationAlreadyConfirmed(address signer, uint256 epochId);
+        error EmptyEpochActivationAttestation(uint256 epochId);
+        error EpochActivationSignerDoesNotMatchTxSender(address signer, address txSender);
+        error NonIncreasingKmsContextId(uint256 contextId, uint256 latestActiveKmsContextId);
+        error NonIncreasingEpochId(uint256 epochId, uint256 currentEpochId);
 
         event NewKmsContext(
             uint256 indexed contextId, uint256 indexed previousContextId, KmsNodeParams[] kmsNodeParams,
@@ -95,6 +112,14 @@ sol! {
             EpochCrsResult[] crsList, string[] kmsNodeStorageUrls);
         event KmsContextDestroyed(uint256 indexed kmsContextId);
         event KmsEpochDestroyed(uint256 indexed epochId);
+        event KmsContextCreationConfirmation(
+            uint256 indexed kmsContextId, address indexed txSender, bool isPreviousTxSender, bool isNewTxSender);
+        event EpochActivationConfirmation(
+            uint256 indexed epochId, address indexed signer, bytes32 dataHash);
+        event MirrorKmsContextAndEpoch(
+            uint256 indexed contextId, uint256 indexed epochId, KmsNodeParams[] kmsNodeParams,
+            KmsThresholds thresholds, string softwareVersion, PcrValues[] pcrValues);
+        event MirrorKmsEpoch(uint256 indexed contextId, uint256 indexed epochId);
 
         function defineNewKmsContext(KmsNode[] kmsNodes, KmsThresholds thresholds) external;
         function defineNewKmsContextAndEpoch(
@@ -107,6 +132,13 @@ sol! {
         function activateEpoch(uint256 epochId) external;
         function destroyKmsContext(uint256 kmsContextId) external;
         function destroyKmsEpoch(uint256 epochId) external;
+        function confirmKmsContextCreation(uint256 kmsContextId) external;
+        function confirmEpochActivation(
+            uint256 epochId, EpochKeyResult[] keys, EpochCrsResult[] crsList) external;
+        function mirrorKmsContextAndEpoch(
+            uint256 contextId, uint256 epochId, KmsNodeParams[] kmsNodeParams, KmsThresholds thresholds,
+            string softwareVersion, PcrValues[] pcrValues) external;
+        function mirrorKmsEpoch(uint256 contextId, uint256 epochId) external;
 
         function getCurrentKmsContextId() external view returns (uint256);
         function getCurrentKmsContextAndEpoch() external view returns (uint256 contextId, uint256 epochId);
@@ -124,7 +156,17 @@ sol! {
         function isKmsTxSenderForContext(uint256 kmsContextId, address txSender) external view returns (bool);
         function getPublicDecryptionThresholdForContext(uint256 kmsContextId) external view returns (uint256);
         function getUserDecryptionThresholdForContext(uint256 kmsContextId) external view returns (uint256);
+        function getKmsGenThresholdForContext(uint256 kmsContextId) external view returns (uint256);
+        function getMpcThresholdForContext(uint256 kmsContextId) external view returns (uint256);
+        function getContextCreationPreviousTxSenderThreshold(uint256 kmsContextId)
+            external view returns (uint256);
         function getVersion() external view returns (string memory);
+
+        // Of the test world.
+        function confirmations(uint256 id) external view returns (Confirmation[] memory);
+        function emitRaw(RawLog[] logs) external;
+        function failWith(bytes data) external;
+        function failNoMore() external;
     }
 
     /// The event of v0.13.

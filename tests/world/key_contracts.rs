@@ -80,6 +80,8 @@ sol! {
         function emitRaw(RawLog[] logs) external;
         function failWith(bytes data) external;
         function failNoMore() external;
+        function failFor(uint256 id, bytes data) external;
+        function failNoMoreFor(uint256 id) external;
     }
 
     /// What only the gateway's has.

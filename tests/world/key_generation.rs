@@ -14,6 +14,7 @@ use super::{
     key_contracts::{
         KMSGeneration, KeyDigest, OnEthereum, OnGateway, RawLog, ethereum_code, gateway_code,
     },
+    proto::kms::v1,
     rpc::{Call, Chain, Receipt},
     until,
 };
@@ -44,12 +45,27 @@ pub struct KeyRequest {
     /// Of a CRS.
     pub bits: Option<u32>,
     pub extra_data: Bytes,
+    /// The `CompressedKeyConfig` that nodes send with it to Cores of v0.13.20 and later (kms-core-grpc 4): up
+    /// to v0.14 contracts know no compressed keys. `None`: they send none.
+    pub compression: Option<i32>,
 }
+
+/// A key that is not compressed, and one that is, in the numbers of Cores from v0.13.20 on.
+const UNCOMPRESSED: i32 = 1;
+const COMPRESSED: i32 = 0;
 
 impl KeyRequest {
     /// What a Core is asked for it, as far as its answer depends on that.
     pub fn ask(&self) -> KeyAsk {
+        let keyset = |compressed_key_config: i32| v1::KeySetConfig {
+            keyset_type: 0,
+            standard_keyset_config: Some(v1::StandardKeySetConfig {
+                compressed_key_config,
+                ..v1::StandardKeySetConfig::default()
+            }),
+        };
         KeyAsk {
+            keyset: self.compression.map(keyset),
             preprocessing: self.preprocessing.map(|id| format!("{id:064x}")),
             max_bits: self.bits,
             extra_data: self.extra_data.0.clone(),
@@ -97,6 +113,10 @@ impl KeyGeneration {
         Ok(Self { chain: chain.clone(), chain_id, variant, address, since_block, on_ethereum })
     }
 
+    pub fn is_on_ethereum(&self) -> bool {
+        self.on_ethereum
+    }
+
     /// What a configuration says of it.
     pub fn config(&self) -> String {
         format!("kms_generation_address = \"{}\"\n", self.address)
@@ -115,8 +135,14 @@ impl KeyGeneration {
             let event: OnGateway::PrepKeygenRequest = first(&receipt)?;
             (event.prepKeygenId, Bytes::new())
         };
-        let operation = KeyOperation::Preprocessing;
-        Ok(KeyRequest { operation, id, preprocessing: None, bits: None, extra_data })
+        Ok(KeyRequest {
+            operation: KeyOperation::Preprocessing,
+            id,
+            preprocessing: None,
+            bits: None,
+            extra_data,
+            compression: self.compression(),
+        })
     }
 
     /// Asks for a CRS of [`BITS`].
@@ -137,7 +163,16 @@ impl KeyGeneration {
             (event.crsId, Bytes::new())
         };
         let (operation, bits) = (KeyOperation::Crs, u32::try_from(bits).ok());
-        Ok(KeyRequest { operation, id, preprocessing: None, bits, extra_data })
+        let compression = None;
+        Ok(KeyRequest { operation, id, preprocessing: None, bits, extra_data, compression })
+    }
+
+    fn compression(&self) -> Option<i32> {
+        match (self.on_ethereum, self.variant) {
+            (false, _) => None,
+            (true, Variant::Head) => Some(COMPRESSED),
+            (true, _) => Some(UNCOMPRESSED),
+        }
     }
 
     /// Emits logs as they are (`key_contracts::raw` makes one of an event).
@@ -151,6 +186,22 @@ impl KeyGeneration {
             Some(data) => self.send(&KMSGeneration::failWithCall { data }).await.map(drop),
             None => self.send(&KMSGeneration::failNoMoreCall {}).await.map(drop),
         }
+    }
+
+    /// From now on the responses to each request revert with its bytes.
+    pub async fn fail_each(&self, failures: &[(U256, Bytes)]) -> Result<()> {
+        let call = |(id, data): &(U256, Bytes)| {
+            let call = KMSGeneration::failForCall { id: *id, data: data.clone() };
+            Call::new(self.address, &call)
+        };
+        self.chain.send_all(failures.iter().map(call).collect()).await.map(drop)
+    }
+
+    /// Ends that for these requests.
+    pub async fn fail_no_more(&self, ids: &[U256]) -> Result<()> {
+        let call =
+            |id: &U256| Call::new(self.address, &KMSGeneration::failNoMoreForCall { id: *id });
+        self.chain.send_all(ids.iter().map(call).collect()).await.map(drop)
     }
 
     pub async fn send(&self, call: &impl alloy::sol_types::SolCall) -> Result<Receipt> {

@@ -43,6 +43,7 @@ pub mod host_contracts;
 pub mod host;
 pub mod key_contracts;
 pub mod key_generation;
+pub mod lifecycle;
 pub mod request;
 pub mod access;
 pub mod attestation;

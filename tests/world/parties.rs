@@ -7,9 +7,10 @@ use alloy::{primitives::Address, signers::local::PrivateKeySigner};
 use super::{
     Result,
     anvil::Anvil,
+    contracts::Variant,
     core_stub::{CoreOptions, CoreStub},
     deployment::{Deployment, Node, Store, Thresholds},
-    host::{HostChain, config as hosts_config, config_without_ethereum},
+    host::{HostChain, config as hosts_config, config_of, config_without_ethereum},
     key_generation::KeyGeneration,
     ministack::Ministack,
     random_key,
@@ -36,7 +37,7 @@ impl Party {
 pub struct Parties {
     pub list: Vec<Party>,
     pub deployment: Deployment,
-    /// The gateway's contract for keys.
+    /// The contract for keys: the gateway's, or from G13 on Ethereum's, on the first host chain.
     pub keys: Option<KeyGeneration>,
     pub anvil: Anvil,
     pub hosts: Vec<HostChain>,
@@ -66,18 +67,30 @@ impl Parties {
             if options.funded {
                 anvil.fund(wallet.address()).await?;
             }
-            if options.registered {
+            if options.registered && nodes.len() + options.newcomers < count {
                 nodes.push(Node { wallet: wallet.address(), signer: signer.address() });
             }
         }
         let (chain, variant) = (anvil.chain(), options.variant);
         let deployment = Deployment::deploy(chain, variant, &nodes, &stores, thresholds).await?;
-        let contract =
-            if options.keys { Some(KeyGeneration::on_gateway(&deployment).await?) } else { None };
         let mut hosts = Vec::new();
         for host in &options.hosts {
             hosts.push(HostChain::start(dir, host.clone(), &nodes, thresholds).await?);
         }
+        let contract = match (options.keys, hosts.first()) {
+            (false, _) => None,
+            (true, Some(HostChain { host, anvil })) if variant.since(Variant::G13) => {
+                for (wallet, _) in &keys {
+                    anvil.fund(wallet.address()).await?;
+                }
+                Some(KeyGeneration::on_ethereum(host).await?)
+            }
+            (true, _) => Some(KeyGeneration::on_gateway(&deployment).await?),
+        };
+        let protocol_config = match (&contract, hosts.first()) {
+            (Some(_), Some(HostChain { host, .. })) => Some((host.chain_id, host.protocol_config)),
+            _ => None,
+        };
         let mut list = Vec::new();
         for (wallet, signer) in keys {
             let core = CoreStub::start(CoreOptions {
@@ -86,6 +99,7 @@ impl Parties {
                 key_generation: contract
                     .as_ref()
                     .map(|contract| (contract.chain_id, contract.address)),
+                protocol_config,
                 ..CoreOptions::new(options.core, deployment.chain_id, deployment.decryption)
             })
             .await;
@@ -97,9 +111,7 @@ impl Parties {
     /// The configuration of party `index`: keys it needs here, then `more` top-level lines.
     pub fn config(&self, index: usize, more: &str) -> String {
         let Party { wallet, core, .. } = &self.list[index];
-        let keys = self.keys.as_ref().map(KeyGeneration::config).unwrap_or_default();
-        let hosts = if self.keys.is_some() { config_without_ethereum } else { hosts_config };
-        let more = format!("{more}\n{keys}{}", hosts(&self.hosts));
+        let more = format!("{more}\n{}", chains_config(self.keys.as_ref(), &self.hosts));
         connector_config(&self.anvil.ws_url(), &self.deployment, wallet, &core.endpoint(), &more)
     }
 
@@ -113,6 +125,31 @@ impl Parties {
     /// The signers the Cores of these parties sign with.
     pub fn signers(&self, indices: &[usize]) -> Vec<Address> {
         indices.iter().map(|index| self.list[*index].signer.address()).collect()
+    }
+}
+
+/// What a configuration says of the contract for keys, and of the host chains.
+pub fn chains_config(keys: Option<&KeyGeneration>, hosts: &[HostChain]) -> String {
+    match keys {
+        None => hosts_config(hosts),
+        Some(keys) if !keys.is_on_ethereum() => {
+            format!("{}{}", keys.config(), config_without_ethereum(hosts))
+        }
+        Some(keys) => {
+            // Heads are told, and a block is final soon here: nobody waits for 64 of them.
+            let urls: Vec<String> = hosts.iter().map(|chain| chain.anvil.ws_url()).collect();
+            let each: Vec<_> = urls
+                .iter()
+                .map(String::as_str)
+                .zip(hosts.iter().map(|chain| &chain.host))
+                .collect();
+            format!(
+                "{}ethereum_starting_block = {}\nethereum_confirmations = 3\n{}",
+                keys.config(),
+                keys.since_block,
+                config_of(&each)
+            )
+        }
     }
 }
 

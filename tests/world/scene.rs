@@ -16,11 +16,11 @@ use super::{
     contracts::Variant,
     core_stub::{CoreStub, CoreVersion},
     deployment::{Deployment, Thresholds},
-    host::{HostChain, HostOptions, config as hosts_config, config_without_ethereum},
+    host::{HostChain, HostOptions},
     journal,
     key_generation::KeyGeneration,
     ministack::Ministack,
-    parties::{Parties, Party, connector_config},
+    parties::{Parties, Party, chains_config, connector_config},
     process::Process,
     request::Issued,
 };
@@ -36,10 +36,13 @@ pub struct SceneOptions {
     pub anvil: AnvilOptions,
     pub buckets: usize,
     pub registered: bool,
+    /// The last so many parties stand in no context yet.
+    pub newcomers: usize,
     pub funded: bool,
     /// The host chains; the first also has the KMS contexts.
     pub hosts: Vec<HostOptions>,
-    /// Whether the gateway has its contract for keys, and connectors are told of it.
+    /// Whether there is a contract for keys, on the gateway or from G13 on the first of `hosts`, and connectors
+    /// are told of it.
     pub keys: bool,
     /// Certificate chain and key of the Core in PEM: it then serves TLS.
     pub core_tls: Option<(String, String)>,
@@ -70,6 +73,7 @@ impl SceneOptions {
             anvil: AnvilOptions::default(),
             buckets: 1,
             registered: true,
+            newcomers: 0,
             funded: true,
             hosts: Vec::new(),
             keys: false,
@@ -106,9 +110,7 @@ impl Scene {
     /// The configuration of the connector: keys it needs here, then `more` top-level lines.
     pub fn config(&self, more: &str) -> String {
         let (wallet, core) = (&self.wallet, &self.core.endpoint());
-        let keys = self.keys.as_ref().map(KeyGeneration::config).unwrap_or_default();
-        let hosts = if self.keys.is_some() { config_without_ethereum } else { hosts_config };
-        let more = format!("{more}\n{keys}{}", hosts(&self.hosts));
+        let more = format!("{more}\n{}", chains_config(self.keys.as_ref(), &self.hosts));
         connector_config(&self.anvil.ws_url(), &self.deployment, wallet, core, &more)
     }
 

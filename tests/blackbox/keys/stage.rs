@@ -9,6 +9,7 @@ use world::{
     core_stub::CoreStub,
     deployment::Thresholds,
     fleet::{Fleet, name},
+    host::HostOptions,
     journal::Entry,
     key_generation::{KeyGeneration, KeyRequest},
     program,
@@ -27,11 +28,20 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// No connector runs.
+    /// No connector runs. From G13 on the contract is on Ethereum, which is the host chain.
     pub async fn set(options: SceneOptions) -> Result<Self> {
-        let options = SceneOptions { keys: true, ..options };
+        Self::of(options, 4).await
+    }
+
+    /// The same of any number of parties.
+    pub async fn of(options: SceneOptions, parties: usize) -> Result<Self> {
+        let mut options = SceneOptions { keys: true, ..options };
+        if options.variant.since(Variant::G13) && options.hosts.is_empty() {
+            let block_time = Some(Duration::from_millis(250));
+            options.hosts.push(HostOptions::of(options.variant).block_time(block_time));
+        }
         let thresholds = Thresholds { public: MUST_AGREE, user: MUST_AGREE };
-        let fleet = Fleet::with(&options, 4, thresholds).await?;
+        let fleet = Fleet::with(&options, parties, thresholds).await?;
         let keys = fleet.parties.keys.clone().ok_or_else(|| Error::other("no keys"))?;
         Ok(Self { fleet, keys })
     }
@@ -84,11 +94,11 @@ impl Stage {
     /// Waits until party 0's journal has a request as `wanted`.
     pub async fn row(&self, what: &str, wanted: impl Fn(&Entry) -> bool) -> Result<Entry> {
         let seen = until(what, PATIENCE, POLL, async || {
-            let entries = self.fleet.entries(0).unwrap_or_default();
+            let entries = self.fleet.key_entries(0).unwrap_or_default();
             Ok(entries.into_iter().find(|entry| wanted(entry)))
         });
         seen.await.map_err(|error| {
-            let rows = self.fleet.entries(0);
+            let rows = self.fleet.key_entries(0);
             self.with_log(&Error::other(format!("{error}; there are {rows:?}")))
         })
     }

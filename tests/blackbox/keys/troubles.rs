@@ -1,6 +1,8 @@
 //! What goes wrong with keys and CRSs: nothing wrong is sent, nothing is asked twice, and what waits for
 //! somebody waits under its name.
 
+use std::time::Duration;
+
 use alloy::primitives::{U256, keccak256};
 use world::{
     Result,
@@ -10,6 +12,7 @@ use world::{
     journal::Entry,
     key_contracts::{OnGateway, RawLog, raw},
     program, random_key,
+    request::Ask,
     scene::{PATIENCE, SceneOptions},
     until,
 };
@@ -34,7 +37,7 @@ async fn an_event_that_comes_twice_is_one_request() -> Result<()> {
     stage.answered(&[0, 1, 2, 3], &[&preprocessing, &key]).await?;
     for request in [&preprocessing, &key] {
         assert_eq!(stage.core(0).accepted_key(request.operation, request.id), 1);
-        let rows = stage.fleet.entries(0)?.into_iter().filter(|entry| entry.id == request.id);
+        let rows = stage.fleet.key_entries(0)?.into_iter().filter(|entry| entry.id == request.id);
         assert_eq!(rows.count(), 1);
     }
     Ok(())
@@ -152,7 +155,7 @@ async fn an_event_of_another_version_is_held_and_not_lost() -> Result<()> {
     stage
         .row("an unsupported event", |entry| entry.event_transaction == prss && held(entry))
         .await?;
-    assert_eq!(stage.fleet.entries(0)?.into_iter().filter(held).count(), 2);
+    assert_eq!(stage.fleet.key_entries(0)?.into_iter().filter(held).count(), 2);
     // And what it knows goes on.
     let crs = stage.keys.crsgen().await?;
     stage.answered(&[0], &[&crs]).await
@@ -196,5 +199,22 @@ async fn what_the_core_cannot_begin_yet_is_asked_again() -> Result<()> {
     stage.core(0).change(|behaviour| behaviour.lifecycle_runs = false);
     stage.answered(&[0], &[&crs]).await?;
     assert_eq!(stage.core(0).accepted_key(KeyOperation::Crs, crs.id), 1);
+    Ok(())
+}
+
+/// Decryptions that fill every place are not in its way.
+#[world::test]
+async fn key_operations_have_places_of_their_own() -> Result<()> {
+    let stage = Stage::with_one(Variant::G10, "max_requests_in_flight = 2").await?;
+    stage.core(0).change(|core| core.latency = Duration::from_mins(10));
+    let decryptions = stage.fleet.request(Ask::mixed(4, 0)).await?;
+    until("both places are taken", PATIENCE, POLL, async || {
+        Ok((stage.core(0).asks().len() >= 2).then_some(()))
+    })
+    .await?;
+    let crs = stage.keys.crsgen().await?;
+    stage.answered(&[0], &[&crs]).await?;
+    stage.settled(crs.id, "accepted").await?;
+    assert!(stage.core(0).asks().len() < decryptions.len(), "the places are still taken");
     Ok(())
 }

@@ -282,6 +282,11 @@ async fn what_is_wrong_with_an_answer_is_said_in_the_protocols_words() {
             assert_eq!(refused.keyId, key.id);
             core.change(|behaviour| behaviour.fault = None);
         }
+        // Kinds of keys are an enum.
+        core.change(|behaviour| behaviour.fault = Some(Fault::UnknownKeyType));
+        let error = net.send(net.answer(0, &key)).await.expect_err("no contract has this kind");
+        assert!(error.revert().is_none_or(|data| data.is_empty()), "{error}");
+        core.change(|behaviour| behaviour.fault = None);
         net.send(net.answer(0, &key)).await.unwrap();
         net.refusal::<KMSGeneration::KmsAlreadySignedForKeygen>(net.answer(0, &key)).await;
         net.send(net.answer(0, &crs)).await.unwrap();

@@ -102,7 +102,8 @@ impl Shared {
         if state.entries.len() >= self.options.capacity {
             return Err(Status::new(version.full_store(), "the store is full"));
         }
-        self.check_context(&ask.id, ask.context_id.as_deref())?;
+        let (context, epoch) = (ask.context_id.as_deref(), ask.epoch_id.as_deref());
+        self.check_context(&state, &ask.id, context, epoch)?;
         let keys = self.options.keys.as_ref();
         let stuck = keys.is_some_and(|keys| keys.iter().all(|key| text_of(*key) != ask.key_id));
         let unknown = || self.refusal(Code::NotFound, &ask.id, "unknown key");

@@ -3,7 +3,7 @@
 //! Digests follow from the request's id, so that all stubs of a network make the same. What is finished is
 //! stored: a key and a CRS outlive [`CoreStub::restart`]. A preprocessing does not, and its key uses it up.
 
-use alloy::primitives::{B256, U256, keccak256};
+use alloy::primitives::{Address, B256, U256, keccak256};
 use bytes::Bytes;
 use tokio::time::Instant;
 use tonic::{Code, Response, Status};
@@ -90,6 +90,12 @@ struct Made {
 const SERVER: (&str, u8) = ("ServerKey", 0);
 const PUBLIC: (&str, u8) = ("PublicKey", 1);
 const COMPRESSED: (&str, u8) = ("CompressedXofKeySet", 3);
+/// What is digested of a CRS.
+const CRS: &str = "CRS";
+/// The bits of a CRS that somebody else made.
+const BITS: u32 = 2048;
+/// The domain that keys and CRSs are signed under when they are made.
+const OF_KEYS: (&str, Option<(u64, Address)>) = ("KMSGeneration", None);
 /// A kind that no version of the protocol has.
 const UNKNOWN: (&str, u8) = ("SecretKey", 9);
 
@@ -126,6 +132,11 @@ impl CoreStub {
 }
 
 impl State {
+    /// Whether it has made this key, or is at it.
+    pub(super) fn has_key(&self, id: &str) -> bool {
+        self.keys.contains_key(&(KeyOperation::Key, id.to_owned()))
+    }
+
     /// What a restart leaves.
     pub(super) fn forget_unfinished_keys(&mut self) {
         let behaviour = self.behaviour.clone();
@@ -173,13 +184,13 @@ impl Shared {
         let mut state = self.state();
         state.admit(id)?;
         self.examine_key(ask, domain).map_err(|why| refusal(Code::InvalidArgument, &why))?;
-        if state.behaviour.lifecycle_runs {
+        if state.behaviour.lifecycle_runs || state.ceremonies.runs(&state.behaviour) {
             return Err(refusal(Code::FailedPrecondition, "another lifecycle operation runs"));
         }
         if state.keys.contains_key(&(*operation, id.clone())) {
             return Err(refusal(Code::AlreadyExists, "already exists"));
         }
-        self.check_context(id, ask.context_id.as_deref())?;
+        self.check_context(&state, id, ask.context_id.as_deref(), ask.epoch_id.as_deref())?;
         if let Some(preprocessing) = &ask.preprocessing {
             let place = (KeyOperation::Preprocessing, preprocessing.clone());
             let Some(entry) = state.keys.get(&place).filter(|entry| !entry.aborted) else {
@@ -212,15 +223,7 @@ impl Shared {
         for id in others.into_iter().flatten() {
             check_id(id)?;
         }
-        let domain = domain.ok_or("no domain")?;
-        let (chain_id, contract) = self.options.key_generation.ok_or("serves no such contract")?;
-        if (domain.name.as_str(), domain.version.as_str()) != ("KMSGeneration", "1")
-            || domain.chain_id != U256::from(chain_id).to_be_bytes::<32>().as_slice()
-            || domain.verifying_contract != contract.to_checksum(None)
-            || domain.salt.is_some()
-        {
-            return Err(format!("unexpected domain {domain:?}"));
-        }
+        self.check_domain(domain, "KMSGeneration", self.options.key_generation)?;
         if ask.params.is_some_and(|params| !matches!(params, 0 | 1)) {
             return Err("no such parameters".into());
         }
@@ -231,27 +234,38 @@ impl Shared {
     }
 
     /// Ends a key generation, by the id of its preprocessing.
-    pub(super) fn abort_key(&self, id: &v1::RequestId) -> Result<Response<v1::Empty>, Status> {
+    pub(super) fn abort_key(&self, id: &v1::RequestId) -> Result<v1::Empty, Status> {
         let id = &id.request_id;
+        self.abort(id, |ask| {
+            let is_its_key = ask.preprocessing.as_ref() == Some(id);
+            is_its_key || ask.operation == KeyOperation::Preprocessing && ask.id == *id
+        })
+    }
+
+    /// Ends the generation of a CRS.
+    pub(super) fn abort_crs(&self, id: &v1::RequestId) -> Result<v1::Empty, Status> {
+        let id = &id.request_id;
+        self.abort(id, |ask| ask.operation == KeyOperation::Crs && ask.id == *id)
+    }
+
+    fn abort(&self, id: &str, is_it: impl Fn(&KeyAsk) -> bool) -> Result<v1::Empty, Status> {
         if !self.options.version.aborts_keys() {
             return Err(Status::unimplemented("no such method"));
         }
         check_id(id).map_err(|why| self.refusal(Code::InvalidArgument, id, &why))?;
         let mut state = self.state();
         let behaviour = state.behaviour.clone();
-        let mut running = state.keys.values_mut().filter(|entry| {
-            let is_its_key = entry.ask.preprocessing.as_ref() == Some(id);
-            let is_itself =
-                entry.ask.operation == KeyOperation::Preprocessing && entry.ask.id == *id;
-            (is_itself || is_its_key) && !entry.aborted && !entry.is_done(&behaviour)
-        });
+        let mut running = state
+            .keys
+            .values_mut()
+            .filter(|entry| is_it(&entry.ask) && !entry.aborted && !entry.is_done(&behaviour));
         let Some(entry) = running.next() else {
             return Err(self.refusal(Code::NotFound, id, "nothing to abort"));
         };
         entry.aborted = true;
         drop(state);
         self.changed.notify_waiters();
-        Ok(Response::new(v1::Empty {}))
+        Ok(v1::Empty {})
     }
 
     /// Waits for a result. The state comes along, unlocked.
@@ -307,16 +321,8 @@ impl Shared {
         id: v1::RequestId,
     ) -> Result<Response<v1::KeyGenResult>, Status> {
         let (ask, Behaviour { fault, .. }) = self.key_result(KeyOperation::Key, &id).await?;
-        let Made { digests, signature } = self.make(&ask, fault);
-        let named_digests = digests
-            .into_iter()
-            .map(|(name, _, digest)| v1::KeyDigest { key_type: name.into(), digest });
-        Ok(Response::new(v1::KeyGenResult {
-            request_id: Some(named(id, fault)),
-            preprocessing_id: ask.preprocessing.map(|request_id| v1::RequestId { request_id }),
-            key_digests: named_digests.collect(),
-            external_signature: signature,
-        }))
+        let request_id = Some(named(id, fault));
+        Ok(Response::new(v1::KeyGenResult { request_id, ..self.make_key(&ask) }))
     }
 
     pub(super) async fn crs_gen_result(
@@ -324,21 +330,55 @@ impl Shared {
         id: v1::RequestId,
     ) -> Result<Response<v1::CrsGenResult>, Status> {
         let (ask, Behaviour { fault, .. }) = self.key_result(KeyOperation::Crs, &id).await?;
-        let Made { digests, signature } = self.make(&ask, fault);
-        Ok(Response::new(v1::CrsGenResult {
-            request_id: Some(named(id, fault)),
-            crs_digest: digests.into_iter().map(|(_, _, digest)| digest).next().unwrap_or_default(),
-            max_num_bits: ask.max_bits.unwrap_or_default(),
-            external_signature: signature,
-        }))
+        let request_id = Some(named(id, fault));
+        let made = self.make(&ask, fault);
+        Ok(Response::new(v1::CrsGenResult { request_id, ..crs_message(&ask, made) }))
+    }
+
+    /// A key as it was made.
+    pub(super) fn make_key(&self, ask: &KeyAsk) -> v1::KeyGenResult {
+        let fault = self.state().behaviour.fault;
+        key_message(ask, self.make(ask, fault))
+    }
+
+    /// A key that is shared anew, with the digests that it had.
+    pub(super) fn key_of_an_epoch(
+        &self,
+        ask: &KeyAsk,
+        digests: Vec<(&'static str, u8, Bytes)>,
+        anew: bool,
+    ) -> v1::KeyGenResult {
+        key_message(ask, self.make_of(ask, digests, anew))
+    }
+
+    /// A CRS of a new epoch, with the digest that it had.
+    pub(super) fn crs_of_an_epoch(
+        &self,
+        ask: &KeyAsk,
+        digest: Bytes,
+        anew: bool,
+    ) -> v1::CrsGenResult {
+        let stored = self.state().keys.get(&(KeyOperation::Crs, ask.id.clone())).cloned();
+        let bits = stored.and_then(|entry| entry.ask.max_bits).unwrap_or(BITS);
+        let ask = KeyAsk { max_bits: Some(bits), ..ask.clone() };
+        let made = self.make_of(&ask, vec![(CRS, 0, digest)], anew);
+        crs_message(&ask, made)
+    }
+
+    /// Signs what is of an epoch: `anew` for it, or as it was signed before.
+    fn make_of(&self, ask: &KeyAsk, digests: Vec<(&'static str, u8, Bytes)>, anew: bool) -> Made {
+        let fault = self.state().behaviour.fault;
+        let diverging = |(name, number, digest)| (name, number, self.diverging(digest, fault));
+        let digests = digests.into_iter().map(diverging).collect();
+        let domain = if anew { ("ProtocolConfig", self.options.protocol_config) } else { OF_KEYS };
+        self.sign_made(ask, digests, domain, fault)
     }
 
     /// What it makes of a request, and signs, before anything is done to what was signed.
     fn make(&self, ask: &KeyAsk, fault: Option<Fault>) -> Made {
-        let id = word_of(&ask.id);
         let parts: &[(&'static str, u8)] = match ask.operation {
             KeyOperation::Preprocessing => &[],
-            KeyOperation::Crs => &[("CRS", 0)],
+            KeyOperation::Crs => &[(CRS, 0)],
             KeyOperation::Key if fault == Some(Fault::UnknownKeyType) => &[SERVER, UNKNOWN],
             KeyOperation::Key if self.options.version.compresses(ask.keyset.as_ref()) => {
                 &[PUBLIC, COMPRESSED]
@@ -346,8 +386,19 @@ impl Shared {
             KeyOperation::Key => &[SERVER, PUBLIC],
         };
         let digest = |name| self.diverging(digest_of(&ask.id, name), fault);
-        let mut digests: Vec<_> =
-            parts.iter().map(|(name, number)| (*name, *number, digest(name))).collect();
+        let digests = parts.iter().map(|(name, number)| (*name, *number, digest(name))).collect();
+        self.sign_made(ask, digests, OF_KEYS, fault)
+    }
+
+    /// Signs digests, before anything is done to what was signed. The domain: its name, chain and contract.
+    fn sign_made(
+        &self,
+        ask: &KeyAsk,
+        mut digests: Vec<(&'static str, u8, Bytes)>,
+        domain: (&str, Option<(u64, Address)>),
+        fault: Option<Fault>,
+    ) -> Made {
+        let id = word_of(&ask.id);
         let (types, members) = match ask.operation {
             KeyOperation::Preprocessing => (PREP_KEYGEN_TYPEHASHES, vec![id]),
             KeyOperation::Key => {
@@ -362,7 +413,7 @@ impl Shared {
                 (CRSGEN_TYPEHASHES, vec![id, bits.into(), keccak256(&digests[0].2)])
             }
         };
-        let signature = self.sign_key(types, &members, ask, fault);
+        let signature = self.sign_key(types, &members, ask, domain, fault);
         match fault {
             Some(Fault::Empty) => digests.clear(),
             Some(Fault::TooFew) => drop(digests.pop()),
@@ -390,14 +441,50 @@ impl Shared {
         types: [B256; 2],
         members: &[B256],
         ask: &KeyAsk,
+        (name, of): (&str, Option<(u64, Address)>),
         fault: Option<Fault>,
     ) -> Bytes {
         let with_extra_data = self.options.version.signs_key_extra_data();
         let extra_data = with_extra_data.then(|| ask.extra_data.clone());
-        let (chain_id, contract) = self.options.key_generation.unwrap_or_default();
-        let domain = ("KMSGeneration", chain_id, contract);
+        let of = if name == OF_KEYS.0 { self.options.key_generation } else { of };
+        let (chain_id, contract) = of.unwrap_or_default();
+        let domain = (name, chain_id, contract);
         self.sign_structure(domain, types, members, extra_data.as_ref(), fault)
     }
+}
+
+/// A key as the wire has it.
+fn key_message(ask: &KeyAsk, Made { digests, signature }: Made) -> v1::KeyGenResult {
+    let id = |id: &String| v1::RequestId { request_id: id.clone() };
+    let digests = digests
+        .into_iter()
+        .map(|(name, _, digest)| v1::KeyDigest { key_type: name.into(), digest });
+    v1::KeyGenResult {
+        request_id: Some(id(&ask.id)),
+        preprocessing_id: ask.preprocessing.as_ref().map(id),
+        key_digests: digests.collect(),
+        external_signature: signature,
+    }
+}
+
+/// A CRS as the wire has it.
+fn crs_message(ask: &KeyAsk, Made { digests, signature }: Made) -> v1::CrsGenResult {
+    v1::CrsGenResult {
+        request_id: Some(v1::RequestId { request_id: ask.id.clone() }),
+        crs_digest: digests.into_iter().map(|(_, _, digest)| digest).next().unwrap_or_default(),
+        max_num_bits: ask.max_bits.unwrap_or_default(),
+        external_signature: signature,
+    }
+}
+
+/// The number on chain of a kind of key.
+pub(super) fn number_of(name: &str) -> Option<u8> {
+    [SERVER, PUBLIC, COMPRESSED].into_iter().find(|one| one.0 == name).map(|(_, number)| number)
+}
+
+/// A kind of key by its name.
+pub(super) fn key_type(name: &str) -> (&'static str, u8) {
+    [SERVER, PUBLIC, COMPRESSED].into_iter().find(|one| one.0 == name).unwrap_or(UNKNOWN)
 }
 
 /// An id as a word.

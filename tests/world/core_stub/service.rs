@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::{
-    KeyAsk, KeyOperation,
+    KeyAsk, KeyOperation, Lifecycle,
     decryptions::{Question, traceparent},
     state::Shared,
 };
@@ -148,7 +148,78 @@ impl CoreServiceEndpoint for Service {
         &self,
         request: Request<v1::RequestId>,
     ) -> Result<Response<v1::Empty>, Status> {
-        self.0.abort_key(request.get_ref())
+        let id = request.into_inner();
+        self.0.ask_lifecycle(Lifecycle::AbortKey(id.clone()), |core| core.abort_key(&id))
+    }
+
+    async fn abort_crs_gen(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let id = request.into_inner();
+        self.0.ask_lifecycle(Lifecycle::AbortCrs(id.clone()), |core| core.abort_crs(&id))
+    }
+
+    async fn init(&self, request: Request<v1::InitRequest>) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        self.0.ask_lifecycle(Lifecycle::Init(request.clone()), |core| core.init(&request))
+    }
+
+    async fn initiate_resharing(
+        &self,
+        request: Request<v1::InitiateResharingRequest>,
+    ) -> Result<Response<v1::InitiateResharingResponse>, Status> {
+        let request = request.into_inner();
+        self.0.ask_lifecycle(Lifecycle::Reshare(request.clone()), |core| core.reshare(&request))
+    }
+
+    async fn get_resharing_result(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::ResharingResultResponse>, Status> {
+        self.0.resharing_result(request.into_inner()).await
+    }
+
+    async fn new_mpc_context(
+        &self,
+        request: Request<v1::NewMpcContextRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        let ask = Lifecycle::NewContext(request.clone());
+        self.0.ask_lifecycle(ask, |core| core.new_context(&request))
+    }
+
+    async fn destroy_mpc_context(
+        &self,
+        request: Request<v1::DestroyMpcContextRequest>,
+    ) -> Result<Response<v1::DestroyMpcContextResponse>, Status> {
+        let request = request.into_inner();
+        let ask = Lifecycle::DestroyContext(request.clone());
+        self.0.ask_lifecycle(ask, |core| core.destroy_context(&request))
+    }
+
+    async fn new_mpc_epoch(
+        &self,
+        request: Request<v1::NewMpcEpochRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        self.0.ask_lifecycle(Lifecycle::NewEpoch(request.clone()), |core| core.new_epoch(&request))
+    }
+
+    async fn get_epoch_result(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::EpochResultResponse>, Status> {
+        self.0.get_epoch(request.into_inner()).await
+    }
+
+    async fn destroy_mpc_epoch(
+        &self,
+        request: Request<v1::DestroyMpcEpochRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let request = request.into_inner();
+        let ask = Lifecycle::DestroyEpoch(request.clone());
+        self.0.ask_lifecycle(ask, |core| core.destroy_epoch(&request))
     }
 }
 

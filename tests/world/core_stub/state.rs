@@ -17,7 +17,10 @@ use tokio::{
 };
 use tonic::{Code, Status};
 
-use super::{Ask, Behaviour, CoreOptions, Hopeless, KeyAsk, KeyOperation, keys::KeyEntry};
+use super::{
+    Ask, Behaviour, CoreOptions, Hopeless, KeyAsk, KeyOperation, keys::KeyEntry,
+    lifecycle::Ceremonies,
+};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -32,16 +35,24 @@ impl Shared {
         self.state.lock().expect("no panic while locked")
     }
 
-    /// Whether it has the context that a request is for.
-    pub(super) fn check_context(&self, id: &str, named: Option<&str>) -> Result<(), Status> {
+    /// Whether it has the context and the epoch that a request is for.
+    pub(super) fn check_context(
+        &self,
+        state: &State,
+        id: &str,
+        context: Option<&str>,
+        epoch: Option<&str>,
+    ) -> Result<(), Status> {
         let version = self.options.version;
-        let Some(contexts) = &self.options.contexts else { return Ok(()) };
-        match version.context(named) {
-            Some(context) if !contexts.contains(&context) => {
-                Err(self.refusal(version.unknown_context(), id, "unknown context"))
-            }
-            Some(_) | None => Ok(()),
+        let contexts = self.options.contexts.as_ref();
+        let context = version.context(context);
+        if context.is_some_and(|context| !state.has_context(contexts, &context)) {
+            return Err(self.refusal(version.unknown_context(), id, "unknown context"));
         }
+        if epoch.is_some_and(|epoch| !state.ceremonies.has_epoch(epoch)) {
+            return Err(self.refusal(version.unknown_context(), id, "unknown epoch"));
+        }
+        Ok(())
     }
 
     pub(super) fn refusal(&self, code: Code, id: &str, why: &str) -> Status {
@@ -101,6 +112,7 @@ pub(super) struct State {
     pub(super) asks: Vec<Ask>,
     pub(super) keys: HashMap<(KeyOperation, String), KeyEntry>,
     pub(super) key_asks: Vec<KeyAsk>,
+    pub(super) ceremonies: Ceremonies,
     pub(super) polls: HashMap<String, usize>,
     /// The second that counts for [`Behaviour::per_second`], and the asks in it.
     pub(super) second: (Instant, u32),
