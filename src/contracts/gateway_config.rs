@@ -2,10 +2,11 @@
 //! node.
 //!
 //! Answers are cached per instance for a while, empty ones never: a coprocessor that registers its
-//! bucket late is found at the next request.
+//! bucket late is found at the next request. What is said of KMS contexts counts under its head only.
 
 mod coprocessors;
 mod contexts;
+mod shared_reads;
 
 use std::{
     collections::HashMap,
@@ -19,6 +20,7 @@ use std::{
 use tokio::{sync::Mutex, time::Instant};
 
 pub use self::coprocessors::CoprocessorRegistry;
+use self::shared_reads::SharedReads;
 use super::{
     abi,
     decryption::{ViewError, call_view},
@@ -45,6 +47,8 @@ pub struct GatewayConfigAdapter<P> {
     deployed: Arc<AtomicBool>,
     cache: Arc<Mutex<Cache>>,
     coprocessors: Arc<Mutex<coprocessors::RegistrySnapshot>>,
+    /// What is asked of contexts.
+    shared_reads: SharedReads,
 }
 
 #[derive(Debug, Default)]
@@ -113,7 +117,8 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
         let cache = Cache { not_deployed_at: missed, ..Cache::default() };
         let deployed = Arc::new(AtomicBool::new(deployed));
         let (cache, coprocessors) = (Arc::new(Mutex::new(cache)), Arc::default());
-        Ok(Self { provider, address, wallet, deployed, cache, coprocessors })
+        let shared_reads = SharedReads::default();
+        Ok(Self { provider, address, wallet, deployed, cache, coprocessors, shared_reads })
     }
 
     /// Whether a contract was found when it was last checked.

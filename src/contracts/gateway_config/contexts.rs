@@ -1,12 +1,12 @@
-//! KMS contexts as the gateway knows them, from v0.12.0 on (gateway-abi 5). Not cached: a context may be
-//! destroyed or replaced at any time.
+//! KMS contexts as the gateway knows them, from v0.12.0 on (gateway-abi 5). A context may be destroyed or
+//! replaced at any time, so an answer counts under its head only ([`shared_reads`](super::shared_reads)).
 
-use super::{GatewayConfigAdapter, RegistryError};
+use super::{GatewayConfigAdapter, RegistryError, shared_reads::Question};
 use crate::{
     chain::reader::{BlockId, ChainReader, EthCall},
     contracts::{
         abi::{self, ContextRule, View},
-        decryption::{ViewError, call_view},
+        decryption::ViewError,
     },
     domain::{B256, U256},
 };
@@ -19,37 +19,46 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
         rule: ContextRule,
     ) -> Result<bool, RegistryError> {
         let asked = if rule == ContextRule::GatewaySigners {
-            let signers = self.context_view(&abi::kms_signers_for_context(context)).await?;
+            let signers = self.context_view(&abi::kms_signers_for_context(context), None).await?;
             signers.map(|signers| !signers.is_empty())
         } else {
-            self.context_view(&abi::is_valid_kms_context(context)).await?
+            self.context_view(&abi::is_valid_kms_context(context), None).await?
         };
         Ok(asked.unwrap_or(false))
     }
 
     /// The context that is current now. `None`: the contract knows none.
     pub async fn current_context(&self) -> Result<Option<U256>, RegistryError> {
-        self.context_view(&abi::current_kms_context_id()).await
+        self.context_view(&abi::current_kms_context_id(), None).await
     }
 
     /// The context that was current after this block. `None`: the node does not have that block's state
     /// any more, or the contract knew none.
     pub async fn current_context_at(&self, block: B256) -> Result<Option<U256>, RegistryError> {
-        let view = abi::current_kms_context_id();
-        let call = EthCall::view(self.address, view.calldata());
-        match self.provider.call(&call, BlockId::Hash(block)).await {
-            Ok(returned) => Ok(view.decode(&returned).ok()),
-            Err(error) if error.is_state_pruned() || error.revert_data().is_some() => Ok(None),
-            Err(error) => Err(RegistryError(ViewError::Rpc(error))),
-        }
+        self.context_view(&abi::current_kms_context_id(), Some(block)).await
     }
 
-    /// `None`: the contract answers nothing of that kind, or refuses.
-    async fn context_view<T>(&self, view: &View<T>) -> Result<Option<T>, RegistryError> {
-        match call_view(&self.provider, self.address, view).await {
-            Ok(value) => Ok(Some(value)),
-            Err(error) if error.is_answer() => Ok(None),
-            Err(error) => Err(RegistryError(error)),
-        }
+    /// What a view returns in this block, or in the newest one. `None`: the contract answers nothing of that
+    /// kind, or refuses; or the node has dropped the block's state.
+    async fn context_view<T>(
+        &self,
+        view: &View<T>,
+        at: Option<B256>,
+    ) -> Result<Option<T>, RegistryError> {
+        let head = (*self.provider.heads().borrow()).map(|head| head.block.hash);
+        let question = Question { at, calldata: view.calldata() };
+        let call = EthCall::view(self.address, view.calldata());
+        let provider = self.provider.clone();
+        let returned = self.shared_reads.get(head, question, move || {
+            Box::pin(async move {
+                match provider.call(&call, at.map_or(BlockId::Latest, BlockId::Hash)).await {
+                    Ok(returned) => Ok(Some(returned)),
+                    Err(error) if error.revert_data().is_some() => Ok(None),
+                    Err(error) if at.is_some() && error.is_state_pruned() => Ok(None),
+                    Err(error) => Err(RegistryError(ViewError::Rpc(error))),
+                }
+            })
+        });
+        Ok(returned.await?.and_then(|returned| view.decode(&returned).ok()))
     }
 }

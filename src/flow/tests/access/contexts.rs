@@ -40,13 +40,15 @@ fn word(value: &impl alloy::sol_types::SolValue) -> Told {
     Told::Returns(value.abi_encode().into())
 }
 
-/// From the newest block on this context is the gateway's current one.
+/// From a new block on the registry answers so.
+fn registry_tells(gateway: &FakeChain, call: Bytes, told: Told) {
+    gateway.mine_empty(1);
+    gateway.tell(ADDRESSES.gateway_config, call, told);
+}
+
+/// From a new block on this context is the gateway's current one.
 fn is_current(gateway: &FakeChain, context: U256) {
-    gateway.tell(
-        ADDRESSES.gateway_config,
-        abi::current_kms_context_id().calldata(),
-        word(&context),
-    );
+    registry_tells(gateway, abi::current_kms_context_id().calldata(), word(&context));
 }
 
 /// Whether the gateway takes an answer in the context that is current now.
@@ -125,9 +127,9 @@ async fn the_gateway_knows_the_context_that_a_request_names() {
         world.grant_all(&ask);
         // It speaks of no such context.
         world.stays_held("context_unknown").await;
-        world.scene.chain.tell(ADDRESSES.gateway_config, view.clone(), no);
+        registry_tells(&world.scene.chain, view.clone(), no);
         world.stays_held("context_unknown").await;
-        world.scene.chain.tell(ADDRESSES.gateway_config, view, yes);
+        registry_tells(&world.scene.chain, view, yes);
         assert_eq!(world.walk().await, 1, "{generation}: {:?}", world.scene.now());
         assert_eq!(world.bound_context(), None, "it names its own");
     }
@@ -141,7 +143,7 @@ async fn ethereum_knows_the_context_and_the_epoch_that_a_request_names() {
         let mut world = World::new(&ask, Generation::G14, 1).await;
         world.grant_all(&ask);
         let valid = abi::is_valid_kms_context(id(3)).calldata();
-        world.scene.chain.tell(ADDRESSES.gateway_config, valid, word(&true));
+        registry_tells(&world.scene.chain, valid, word(&true));
         world.stays_held("ethereum_not_configured").await;
         let ethereum = ethereum();
         world.connect_ethereum(&ethereum);
@@ -260,4 +262,24 @@ async fn g12_binds_no_request_to_a_context() {
     refuses_answers(&world.scene.chain, true);
     assert_eq!(world.walk().await, 1, "{:?}", world.scene.now());
     assert_eq!(world.bound_context(), None);
+}
+
+/// Two reads, however many ask under one head; and two more under the next.
+#[tokio::test(start_paused = true)]
+async fn what_is_read_of_contexts_serves_every_request_of_its_head() {
+    let ask = Ask::public();
+    let world = World::after(&ask, Generation::G13, 1, |gateway| is_current(gateway, id(3))).await;
+    world.grant_all(&ask);
+    let deployment = world.scene.support.borrow().answered().unwrap().clone();
+    let access = &world.scene.flow.decryptions.as_ref().unwrap().access;
+    let request = &world.scene.request;
+    let check = || access.check(request, request.block, &deployment, None);
+    let reads = |before: usize| world.scene.chain.call_count("call") - before;
+    for _ in 0..2 {
+        let before = world.scene.chain.call_count("call");
+        let checks = futures_util::future::join_all((0..50).map(|_| check())).await;
+        assert!(checks.iter().all(|check| check.bound_context == Some(id(3))), "{checks:?}");
+        assert_eq!((check().await.result.is_ok(), reads(before)), (true, 2));
+        world.scene.chain.mine_empty(1);
+    }
 }
