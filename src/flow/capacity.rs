@@ -3,6 +3,7 @@
 //! operations have permits of their own ([`Places`]).
 
 mod not_final;
+mod not_yet_valid;
 mod waiting_queue;
 
 use std::{
@@ -16,10 +17,10 @@ use std::{
 
 use tokio::{
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{interval, sleep},
+    time::{Instant, interval, sleep, sleep_until},
 };
 
-use self::waiting_queue::WaitingQueue;
+use self::{not_yet_valid::NotYetValid, waiting_queue::WaitingQueue};
 use super::{
     QueueReceivers, QueuedRequest,
     walk_queue::{Activity, AttendanceGuard},
@@ -140,7 +141,7 @@ impl Capacity {
     ) -> Option<(Permit, QueuedRequest)> {
         let (
             QueueReceivers { from_chain: fresh, from_journal: again },
-            WaitingQueues { from_chain: queue, from_journal: recovered_queue },
+            WaitingQueues { from_chain: queue, from_journal: recovered_queue, .. },
         ) = (receivers, queues);
         let waiting = || {
             queue.has_ready()
@@ -199,6 +200,7 @@ impl Places {
 pub(super) struct WaitingQueues {
     from_chain: WaitingQueue,
     from_journal: WaitingQueue,
+    not_yet_valid: NotYetValid,
 }
 
 impl WaitingQueues {
@@ -208,6 +210,7 @@ impl WaitingQueues {
         Self {
             from_chain: WaitingQueue::new(places - places / 4),
             from_journal: WaitingQueue::new(places),
+            not_yet_valid: NotYetValid::default(),
         }
     }
 
@@ -231,6 +234,31 @@ impl WaitingQueues {
             None => &mut self.from_chain,
         };
         queue.wait_until_final(queued);
+    }
+
+    /// A walk ended with its request held, which after this time the user's signature allows.
+    pub(super) fn wait_until_valid(&mut self, walked: QueuedRequest, after: Duration) {
+        walked.attendance.set_activity(Activity::Waiting);
+        let queued = QueuedRequest { recovered: true, is_final: true, ..walked };
+        self.not_yet_valid.push(queued, after, Instant::now());
+    }
+
+    /// Completes when [`Self::release_valid`] has something to do.
+    pub(super) fn next_valid(&self) -> impl Future<Output = ()> + use<> {
+        let at = self.not_yet_valid.next();
+        async move {
+            match at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Requests that have become valid wait for a permit as those from the journal.
+    pub(super) fn release_valid(&mut self) {
+        for queued in self.not_yet_valid.take_valid(Instant::now()) {
+            self.from_journal.defer(queued);
+        }
     }
 
     /// The final height has risen.

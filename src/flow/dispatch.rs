@@ -58,6 +58,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             let height = *final_height.borrow_and_update();
             decryptions.queues.release_final(height);
             key_operations.queues.release_final(height);
+            decryptions.queues.release_valid();
+            let next_valid = decryptions.queues.next_valid();
             tokio::select! {
                 biased;
                 Some(ended) = walks.tasks.join_next_with_id() => {
@@ -77,6 +79,11 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                         queues.back_to_gate(walked, block, &permit);
                         continue;
                     }
+                    if let Ok(WalkEnd::NotYetValid { after }) = result {
+                        queues.walk_ended(walked.request.block);
+                        queues.wait_until_valid(walked, after);
+                        continue;
+                    }
                     let panicked = result.is_err_and(|error| error.is_panic());
                     let again =
                         if panicked { self.after_panic(key, &mut walks.panics).await? } else { None };
@@ -91,6 +98,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 }
                 () = stop.cancelled() => break,
                 Ok(()) = final_height.changed() => {}
+                () = next_valid => {}
                 Some((place, entry)) =
                     key_operations.next_request(&mut receivers.key_operations, height, true) =>
                 {

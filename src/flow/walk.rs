@@ -39,8 +39,18 @@ pub(super) enum WalkEnd {
     Held,
     /// The chain has it in this block now, which is not final yet: it waits for that, without a permit.
     NotFinal(BlockRef),
+    /// Held, and after this time the user's signature is valid.
+    NotYetValid {
+        after: Duration,
+    },
     /// Left in the journal for the next start.
     Stopped,
+}
+
+impl WalkEnd {
+    fn held(valid_after: Option<Duration>) -> Self {
+        valid_after.map_or(Self::Held, |after| Self::NotYetValid { after })
+    }
 }
 
 /// The result of running a stage.
@@ -136,12 +146,14 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                     self.note_work_time(key, worked).await?;
                     return Box::pin(self.settle(&request, Outcome::Expired)).await;
                 }
-                WalkDecision::Hold { hold, worked } => {
+                WalkDecision::Hold { hold, worked, valid_after } => {
                     self.note_work_time(key, worked).await?;
-                    return Box::pin(self.hold(key, &stage, history.held, hold)).await;
+                    Box::pin(self.hold(key, &stage, history.held, hold)).await?;
+                    return Ok(WalkEnd::held(valid_after));
                 }
-                WalkDecision::GiveWay(hold) => {
-                    return Box::pin(self.hold(key, &stage, history.held, hold)).await;
+                WalkDecision::GiveWay { hold, valid_after } => {
+                    Box::pin(self.hold(key, &stage, history.held, hold)).await?;
+                    return Ok(WalkEnd::held(valid_after));
                 }
                 WalkDecision::AskForBetterAnswer => {
                     debug!("the KMS Core is asked for its answer again");

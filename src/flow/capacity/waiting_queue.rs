@@ -120,7 +120,8 @@ impl WaitingQueue {
         self.tell(&block);
     }
 
-    fn defer(&mut self, queued: QueuedRequest) {
+    /// Lets it wait for a permit.
+    pub(super) fn defer(&mut self, queued: QueuedRequest) {
         let block = queued.request.block;
         self.deferred.entry(block).or_default().push_back(queued);
         self.deferred_count += 1;

@@ -208,6 +208,36 @@ async fn before_a_signature_is_valid_it_is_waited_for() {
     assert_eq!(world.walk().await, 1, "{:?}", world.scene.now());
 }
 
+/// When it becomes valid it is looked at again, though nobody looks for held requests here; and once more a
+/// moment later, if the chain's last block was before that.
+#[tokio::test(start_paused = true)]
+async fn once_a_signature_is_valid_its_request_is_looked_at_again() {
+    let now = crate::time::clock::unix_millis() / 1_000;
+    let ask = Ask::unified().starting(now + 1_000);
+    let world = World::new(&ask, Generation::G14, 1).await;
+    world.grant_all(&ask);
+    let World { scene, host } = world;
+    let begun = tokio::time::Instant::now();
+    let (ledger, core) = (scene.flow.ledger.clone(), scene.core.clone());
+    let (receivers, walk, _walk_again) = walk_channels(1, 1);
+    let mut running = JoinSet::new();
+    let flow = Arc::new(scene.flow).run(receivers, Heartbeat::default(), CancellationToken::new());
+    running.spawn(flow);
+    walk.send(walk.attend(scene.request.clone(), false)).await.unwrap();
+    let mut looks = 0;
+    for (until, asks) in [(990, 0), (1_010, 0), (1_040, 1)] {
+        tokio::time::sleep(Duration::from_secs(until).saturating_sub(begun.elapsed())).await;
+        let held = ledger.now().standing.held.map(HoldReason::as_str);
+        assert_eq!((core.counts().asks, held), (asks, (asks == 0).then_some("not_yet_valid")));
+        let looked = host.call_count("read_state");
+        assert!(looked > looks, "at {until} s");
+        looks = looked;
+        // The chain is this late, and goes on.
+        host.state().timestamp = Some(now + until);
+        host.mine_empty(1);
+    }
+}
+
 /// A node that lies, nodes that stand still or are silent, and no node at all.
 #[tokio::test(start_paused = true)]
 async fn trouble_with_a_host_chain_holds_by_name_and_lets_nothing_through() {

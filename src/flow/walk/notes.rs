@@ -112,7 +112,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         stage: &Stage,
         held_before: Option<HoldReason>,
         hold: Hold,
-    ) -> Result<WalkEnd, LedgerError> {
+    ) -> Result<(), LedgerError> {
         let (stage, reason, detail) = (stage.as_str(), hold.reason.as_str(), &hold.detail);
         if held_before == Some(hold.reason) {
             debug!(stage, reason, detail, "request still held");
@@ -121,8 +121,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             warn_rarely!(repeats, "request held", stage, reason, detail);
         }
         self.metrics.held(hold.reason);
-        self.ledger.note(key, Step::Held(hold)).await?;
-        Ok(WalkEnd::Held)
+        self.ledger.note(key, Step::Held(hold)).await
     }
 
     pub(super) async fn settle(

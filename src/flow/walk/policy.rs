@@ -13,6 +13,9 @@
 //! transient            any                                                      retry after a pause
 //! ```
 //!
+//! What is held or gives way only because the user's signature is not valid yet is looked at again when it
+//! is, and not only with the other held ones.
+//!
 //! The first matching row applies ([`decide`]). Working time is time in which every dependency answered
 //! and the Core had the request. Outages and waiting for memory or gas do not count.
 //!
@@ -210,10 +213,10 @@ pub(in crate::flow) enum WalkDecision {
     Refuse(Refusal),
     /// It ends, because its working time is over. `worked`: in this attempt.
     Expire { worked: Duration },
-    /// It is set aside.
-    Hold { hold: Hold, worked: Duration },
+    /// It is set aside. `valid_after`: how long until the user's signature is valid, if that is the reason.
+    Hold { hold: Hold, worked: Duration, valid_after: Option<Duration> },
     /// It is set aside because another request needs the permit.
-    GiveWay(Hold),
+    GiveWay { hold: Hold, valid_after: Option<Duration> },
     /// Its answer was rejected: poll the Core for another one.
     AskForBetterAnswer,
     /// Try again. `is_new_cause`: the previous attempt failed for another reason.
@@ -240,14 +243,18 @@ pub(in crate::flow) fn decide(
             WalkDecision::AskForBetterAnswer
         }
         (Remedy::Hold(_), _) if expires => WalkDecision::Expire { worked },
-        (Remedy::Hold(hold), _) => WalkDecision::Hold { hold: hold.clone(), worked },
+        (Remedy::Hold(hold), _) => {
+            let valid_after = setback.valid_after();
+            WalkDecision::Hold { hold: hold.clone(), worked, valid_after }
+        }
         (Remedy::Retry, _) => {
             let since = *history.stuck_since.get_or_insert(at.begun);
             let is_denied = history.doubted || history.access.is_troubled();
             let patience = if is_denied { DENIED_GIVES_WAY_AFTER } else { GIVE_WAY_AFTER };
             let is_stuck = at.now.saturating_duration_since(since) >= patience;
             if setback.is_own && is_stuck && at.is_recalled {
-                return WalkDecision::GiveWay(setback.cause.hold_to_give_way());
+                let hold = setback.cause.hold_to_give_way();
+                return WalkDecision::GiveWay { hold, valid_after: setback.valid_after() };
             }
             let code = Some(setback.cause.code());
             let news = std::mem::replace(&mut history.last_code, code) != code;

@@ -11,7 +11,7 @@
 //! the configuration lacks the chain                   held
 //! denied, early, the chain does not answer …          again for 20 s with growing pauses; then held,
 //!                                                     also at each retry, with its reason
-//! valid in more than a minute                         held
+//! valid in more than a minute                         held, and again once it is valid ([`super`])
 //! ```
 //!
 //! A denial never ends a request: the chain may lag behind the gateway.

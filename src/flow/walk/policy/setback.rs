@@ -7,7 +7,7 @@ use super::History;
 use crate::{
     chain::rpc_error::RpcError,
     contracts::gateway_config::RegistryError,
-    domain::{Hold, HoldReason, Remedy, stage::Stage},
+    domain::{Hold, HoldReason, Remedy, U256, stage::Stage},
     flow::{
         access::{AccessError, Grounds},
         ciphertexts::FetchError,
@@ -137,6 +137,15 @@ impl Setback {
     /// Whether it is a refusal that follows from the event alone.
     pub fn rests_on_event(&self) -> bool {
         matches!(self.cause, Cause::Access(AccessError::Refused { grounds: Grounds::Event, .. }))
+    }
+
+    /// How long it takes until the user's signature is valid, if that is all that it waits for.
+    pub fn valid_after(&self) -> Option<Duration> {
+        let Cause::Access(AccessError::Early { now, start, .. }) = &self.cause else {
+            return None;
+        };
+        let secs = start.saturating_sub(U256::from(*now));
+        Some(Duration::from_secs(secs.saturating_to()))
     }
 
     /// The Core has the request and no answer. `within`: its timeout, which has passed. `None`: the permit

@@ -5,7 +5,7 @@ use crate::{
     chain::rpc_error::RpcError,
     contracts::abi::ContractError,
     domain::{Address, SignedResult, U256},
-    flow::submission::SubmissionError,
+    flow::{access::AccessError, submission::SubmissionError},
 };
 
 const EXPIRY: Duration = Duration::from_mins(10);
@@ -185,7 +185,7 @@ fn each_line_of_the_table() {
     };
     let hold = |reason, worked| {
         let Remedy::Hold(hold) = held(reason).remedy else { unreachable!("it is one") };
-        WalkDecision::Hold { hold, worked }
+        WalkDecision::Hold { hold, worked, valid_after: None }
     };
 
     assert_eq!(
@@ -207,21 +207,22 @@ fn each_line_of_the_table() {
     let soon = moment(half, true, 1.0);
     assert!(matches!(
         then(&asked, silent, almost(), soon),
-        WalkDecision::Hold { hold, worked } if hold.reason == reason && worked == half
+        WalkDecision::Hold { hold, worked, .. } if hold.reason == reason && worked == half
     ));
     let denied = HoldReason::AccessDenied;
     assert_eq!(then(&arrived, held(denied), almost(), at), hold(denied, zero));
 
     assert!(matches!(
         then(&arrived, trouble(true), stuck(at), at),
-        WalkDecision::GiveWay(hold) if hold.reason == HoldReason::NoProgress
+        WalkDecision::GiveWay { hold, valid_after: None } if hold.reason == HoldReason::NoProgress
     ));
     let denied = |at: FailedAttempt| History {
         stuck_since: Some(at.begun - DENIED_GIVES_WAY_AFTER),
         doubted: true,
         ..new()
     };
-    assert!(matches!(then(&arrived, trouble(true), denied(at), at), WalkDecision::GiveWay(_)));
+    let gives_way = |then| matches!(then, WalkDecision::GiveWay { .. });
+    assert!(gives_way(then(&arrived, trouble(true), denied(at), at)));
     let unwanted = FailedAttempt { is_recalled: false, ..at };
     for (setback, history, at) in [
         (trouble(false), stuck(at), at),
@@ -234,6 +235,32 @@ fn each_line_of_the_table() {
         let retry = WalkDecision::Retry { after: FIRST_PAUSE, is_new_cause: true };
         assert_eq!(then(&arrived, setback, history, at), retry);
     }
+}
+
+/// Held or giving way: the time until it is valid goes with it, and with nothing else.
+#[test]
+fn what_is_not_valid_yet_is_looked_at_again_when_it_is() {
+    let early = AccessError::Early { chain_id: 1, now: 100, start: U256::from(190) };
+    let waits = Some(Duration::from_secs(90));
+    let hold = Hold::new(HoldReason::NotYetValid, early.to_string());
+    let at = moment(GIVE_WAY_AFTER, true, 1.0);
+    let decided = |remedy, error: &AccessError| {
+        let setback = Setback::own(remedy, error.clone());
+        let mut history = History::begin(None, false, LONGEST_PAUSE);
+        decide(&Stage::Arrived, &setback, &mut history, at, EXPIRY)
+    };
+    assert_eq!(
+        decided(Remedy::Hold(hold.clone()), &early),
+        WalkDecision::Hold { hold: hold.clone(), worked: Duration::ZERO, valid_after: waits }
+    );
+    assert_eq!(decided(Remedy::Retry, &early), WalkDecision::GiveWay { hold, valid_after: waits });
+    let never = AccessError::Early { chain_id: 1, now: 100, start: U256::MAX };
+    let valid_after = Some(Duration::from_secs(u64::MAX));
+    let hold = Hold::new(HoldReason::NotYetValid, never.to_string());
+    assert_eq!(decided(Remedy::Retry, &never), WalkDecision::GiveWay { hold, valid_after });
+    let denied = AccessError::Denied { chain_id: 1, what: "no".into() };
+    let then = decided(Remedy::Retry, &denied);
+    assert!(matches!(then, WalkDecision::GiveWay { valid_after: None, .. }), "{then:?}");
 }
 
 /// Of all contract errors only one ends the request: no node knows it.
@@ -249,7 +276,8 @@ fn a13_what_the_nodes_do_not_agree_on_is_tried_again() {
                 | SubmissionError::NotSaidByAll
                 | SubmissionError::NotRequestedYet
         );
-        let goes_on = matches!(case.then, WalkDecision::Retry { .. } | WalkDecision::GiveWay(_));
+        let goes_on =
+            matches!(case.then, WalkDecision::Retry { .. } | WalkDecision::GiveWay { .. });
         assert!(goes_on || !unclear, "{error}");
     });
 }
@@ -285,7 +313,10 @@ fn what_somebody_has_to_mend_is_held_for_what_was_said() {
             assert_eq!(case.setback.remedy, Remedy::Hold(hold.clone()));
         }
         if matches!(case.setback.remedy, Remedy::Hold(_)) {
-            assert!(!matches!(case.then, WalkDecision::Retry { .. } | WalkDecision::GiveWay(_)));
+            assert!(!matches!(
+                case.then,
+                WalkDecision::Retry { .. } | WalkDecision::GiveWay { .. }
+            ));
         }
     });
 }
@@ -300,7 +331,7 @@ fn t63_who_gets_nowhere_gives_way_to_who_waits() {
             && case.at.is_recalled
             && case.stuck_for()
                 >= if case.before.doubted { DENIED_GIVES_WAY_AFTER } else { GIVE_WAY_AFTER };
-        assert_eq!(matches!(case.then, WalkDecision::GiveWay(_)), gives_way);
+        assert_eq!(matches!(case.then, WalkDecision::GiveWay { .. }), gives_way);
     });
 }
 
