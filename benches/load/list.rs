@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use crate::{
+    figures::whole,
+    gated::Gate,
     ground::{BLOCK_TIME, Plan},
-    runs::{Run, Work},
+    row::WITHOUT_CHECK,
+    runs::{Run, WARM_UP, Work},
 };
 
 const KIB: usize = 1 << 10;
@@ -17,10 +20,14 @@ const USUAL: Plan = Plan {
     ciphertexts: 1,
     core: Some(Duration::from_millis(50)),
     in_memory: false,
+    gate: None,
     settings: "",
 };
 /// Reading does not wait for walks.
 const READS_ONLY: &str = "channel_size = 200000\nmax_requests_in_flight = 1";
+
+/// Requests whose grants are known.
+const KNOWN: usize = 64;
 
 fn run(name: impl Into<String>, plan: Plan, work: Work) -> Run {
     Run { name: name.into(), plan, work }
@@ -68,6 +75,15 @@ pub fn all(seconds: f64) -> Vec<(Run, bool)> {
         let plan = Plan { core: Some(Duration::from_millis(millis)), ..USUAL };
         runs.push((run(format!("Core of {millis} ms, 100/s"), plan, steady(100.0)), true));
     }
+
+    // Beside each other: access is checked by the gateway, by a host node 20 ms away, and not again.
+    let rate = 100.0;
+    let gated = |gate| Plan { gate: Some(gate), ..USUAL };
+    runs.push((run(format!("{WITHOUT_CHECK}, 100/s"), USUAL, steady(rate)), false));
+    let all = whole(rate * seconds) + 10 * WARM_UP;
+    runs.push((run("access of G13, 100/s", gated(Gate::Fresh(all)), steady(rate)), false));
+    let known = gated(Gate::Known(KNOWN));
+    runs.push((run("access of G13, 100/s, known grants", known, steady(rate)), false));
 
     let memory = Plan { in_memory: true, ..USUAL };
     // 25 in each block, one after the other, and 200 in each block.

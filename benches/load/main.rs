@@ -6,8 +6,11 @@
 //! `scripts/bench` builds what is needed and runs it. Figures of two sittings are compared as ratios:
 //! machines differ and are noisy.
 
+mod figures;
+mod gated;
 mod ground;
 mod heads;
+mod host;
 mod list;
 mod metrics;
 mod node;
@@ -100,6 +103,9 @@ async fn bench(cli: &Cli) -> Result<()> {
         }
     }
     println!("\n{}", row::table(&sitting.rows));
+    for line in row::costs_of_access(&sitting.rows) {
+        println!("{line}");
+    }
     if reference.is_some() {
         println!("\nThe connector against the reference (1.00: the same)\n\n{}", against(&sitting));
     }

@@ -34,6 +34,9 @@ pub struct Row {
     pub polls: Option<f64>,
     /// Commits of the journal for one answer: each is one fsync of its log.
     pub commits: Option<f64>,
+    /// Batches of access checks at the host chain for one answer, and those of repeated checks.
+    pub host_batches: Option<f64>,
+    pub host_again: Option<f64>,
     /// Written to disk for one answer, in KiB.
     pub written_kib: Option<f64>,
     /// Whatever else there is to say.
@@ -60,8 +63,11 @@ pub fn machine() -> String {
     format!("{cores} cores ({}), {} GiB", after(&cpu, "model name"), kib >> 20)
 }
 
+/// The row in which the gateway checks access.
+pub const WITHOUT_CHECK: &str = "access of G10";
+
 const HEAD: &str = "| run | program | answers | answers/s | p50 / p99 ms | CPU ms | peak MiB | RPC | GETs | polls | \
-                    commits | KiB written |\n|---|---|---|---|---|---|---|---|---|---|---|---|";
+                    commits | host batches | KiB written |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// The table of all measurements, what is counted being counted for one answer; then what has no
 /// column.
@@ -94,9 +100,18 @@ pub fn line(row: &Row) -> String {
         number(row.gets, 2),
         number(row.polls, 2),
         number(row.commits, 3),
+        host_batches(row),
         number(row.written_kib, 1),
     ];
     format!("| {} |", columns.join(" | "))
+}
+
+/// First checks, and in brackets repeated ones.
+fn host_batches(row: &Row) -> String {
+    match (row.host_batches, row.host_again) {
+        (Some(first), Some(again)) => format!("{first:.2} (+{again:.2})"),
+        _ => "-".to_owned(),
+    }
 }
 
 /// What a row says beside its numbers.
@@ -114,6 +129,19 @@ pub fn remarks(row: &Row) -> Vec<String> {
         remarks.push(format!("{whose}: {}", row.note));
     }
     remarks
+}
+
+/// What the connector takes for an answer above what it takes where the gateway checks access.
+pub fn costs_of_access(rows: &[Row]) -> Vec<String> {
+    let Some(without) = rows.iter().find(|row| row.name.starts_with(WITHOUT_CHECK)) else {
+        return Vec::new();
+    };
+    let checked = rows.iter().filter(|row| row.host_batches.is_some());
+    let cost = |row: &Row| {
+        let more = row.cpu_ms? - without.cpu_ms?;
+        Some(format!("{}: {more:+.2} ms CPU for an answer against {}", row.name, without.name))
+    };
+    checked.filter_map(cost).collect()
 }
 
 /// What is new against what was: 1.00 is the same.

@@ -6,16 +6,21 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use world::{Error, Result};
 
 use crate::{
+    figures::{each, mib, pace, small, spread, whole},
+    gated::Gate,
     ground::{Ground, Plan},
     heads::Heads,
+    host::Asked,
     metrics,
     program::{Program, Running},
-    row::{Row, Spread},
+    row::Row,
     tally::Tally,
 };
 
 /// Requests before anything is counted: connections are made, gas is learned.
-const WARM_UP: usize = 20;
+pub const WARM_UP: usize = 20;
+/// By then the host chain's contract was looked at: what it grants can be known from then on.
+const CONTRACT_KNOWN: Duration = Duration::from_secs(3);
 const WITHIN: Duration = Duration::from_mins(3);
 /// How old what `/metrics` tells may be.
 const TOLD_WITHIN: Duration = Duration::from_millis(1200);
@@ -23,8 +28,8 @@ const TOLD_WITHIN: Duration = Duration::from_millis(1200);
 const TURN: Duration = Duration::from_millis(125);
 /// Blocks of the node in memory when it is to be no limit.
 const QUICK_BLOCKS: Duration = Duration::from_millis(50);
-const ROOMS: [&str; 5] =
-    ["arrivals", "ciphertexts", "kms_core_ask", "kms_core_answer", "submission"];
+const ROOMS: [&str; 6] =
+    ["arrivals", "access", "ciphertexts", "kms_core_ask", "kms_core_answer", "submission"];
 
 /// What comes.
 #[derive(Clone, Copy, Debug)]
@@ -60,15 +65,17 @@ struct Look {
     gets: u64,
     polls: usize,
     written: u64,
+    asked: Option<Asked>,
 }
 
 impl Look {
     async fn at(ground: &Ground, running: &Running) -> Result<Self> {
         let ((gets, polls), usage) = (ground.counts(), running.usage()?);
+        let asked = ground.asked();
         // What happened just now is told a moment later.
         sleep(TOLD_WITHIN).await;
         let metrics = running.metrics().await?;
-        Ok(Self { cpu: usage.cpu, metrics, gets, polls, written: usage.written })
+        Ok(Self { cpu: usage.cpu, metrics, gets, polls, written: usage.written, asked })
     }
 }
 
@@ -119,10 +126,12 @@ impl Run {
         let head = ground.deployment.chain.block_number().await?;
         running.spawn()?;
         running.ready(self.plan.instances).await?;
-        ground.emit(&ground.asks(WARM_UP)).await?;
-        Tally::new(&ground.deployment, head + 1)
-            .complete(WARM_UP, self.plan.instances, WITHIN)
-            .await
+        if self.plan.gate.is_some() {
+            sleep(CONTRACT_KNOWN).await;
+        }
+        let count = self.plan.gate.map_or(0, Gate::warm_up).max(WARM_UP);
+        ground.emit(&ground.asks(count)).await?;
+        Tally::new(&ground.deployment, head + 1).complete(count, self.plan.instances, WITHIN).await
     }
 
     async fn steady(
@@ -414,6 +423,9 @@ impl Run {
         row.polls = Some(each(f64::from(small(after.polls - before.polls)), answers));
         let written = f64::from(small((after.written - before.written) >> 10));
         row.written_kib = Some(each(written, answers));
+        if let (Some(before), Some(now)) = (before.asked, after.asked) {
+            row.asked(now.since(before));
+        }
         if after.metrics.is_empty() {
             return Ok(());
         }
@@ -443,6 +455,18 @@ impl Row {
         self.note.push_str(what);
     }
 
+    /// Of the host chain, for the answers that came.
+    fn asked(&mut self, asked: Asked) {
+        let Asked { first, again, alone, other } = asked;
+        self.host_batches = Some(each(f64::from(small(first)), self.answers));
+        self.host_again = Some(each(f64::from(small(again)), self.answers));
+        self.note(&format!(
+            "host chain: {first} batches for {} answers, {again} for repeated checks, {alone} questions \
+             alone, {other} other messages",
+            self.answers
+        ));
+    }
+
     fn doubles(&mut self, doubles: usize) {
         if doubles > 0 {
             self.note(&format!("{doubles} answers twice"));
@@ -467,39 +491,4 @@ async fn answered(ground: &Ground, count: usize) -> Result<()> {
         }
         sleep(QUICK_BLOCKS).await;
     }
-}
-
-fn spread(sorted: &[f64]) -> Option<Spread> {
-    let last = sorted.len().checked_sub(1)?;
-    let at = |percent: usize| sorted[(last * percent).div_ceil(100)];
-    Some([at(50), at(99)])
-}
-
-/// Answers in a second, from the first request's block to the last answer's.
-fn pace(heads: &Heads, (first, last): (u64, u64), answers: usize) -> Option<f64> {
-    let seen = heads.seen();
-    let took = seen.get(&last)?.saturating_duration_since(*seen.get(&first)?).as_secs_f64();
-    Some(f64::from(small(answers)) / took)
-}
-
-fn each(what: f64, count: usize) -> f64 {
-    what / f64::from(small(count.max(1)))
-}
-
-fn small(number: impl TryInto<u32>) -> u32 {
-    number.try_into().unwrap_or(u32::MAX)
-}
-
-fn mib(kib: u64) -> f64 {
-    f64::from(small(kib)) / 1024.0
-}
-
-fn whole(number: f64) -> usize {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a number of requests, never less than none"
-    )]
-    let whole = number as usize;
-    whole
 }

@@ -94,17 +94,19 @@ contract LeanDecryption {
     function request(Request[] calldata requests) external {
         for (uint256 i = 0; i < requests.length; i++) {
             Request calldata r = requests[i];
-            uint256 id = r.user ? USER_TAG | ++userCounter : PUBLIC_TAG | ++publicCounter;
             bytes32[] memory handles = new bytes32[](r.materials.length);
             for (uint256 j = 0; j < handles.length; j++) handles[j] = r.materials[j].ctHandle;
-            handlesHash[id] = keccak256(abi.encodePacked(handles));
-            if (r.user) {
-                publicKeyHash[id] = keccak256(r.publicKey);
-                emit UserDecryptionRequest(id, r.materials, r.userAddress, r.publicKey, r.extraData);
-            } else {
-                emit PublicDecryptionRequest(id, r.materials, r.extraData);
-            }
+            uint256 id = open(r.user, handles, r.publicKey);
+            if (r.user) emit UserDecryptionRequest(id, r.materials, r.userAddress, r.publicKey, r.extraData);
+            else emit PublicDecryptionRequest(id, r.materials, r.extraData);
         }
+    }
+
+    /// Gives a request its id, and keeps what its answers are checked against.
+    function open(bool user, bytes32[] memory handles, bytes calldata publicKey) internal returns (uint256 id) {
+        id = user ? USER_TAG | ++userCounter : PUBLIC_TAG | ++publicCounter;
+        handlesHash[id] = keccak256(abi.encodePacked(handles));
+        if (user) publicKeyHash[id] = keccak256(publicKey);
     }
 
     function publicDecryptionResponse(
@@ -122,10 +124,10 @@ contract LeanDecryption {
                 keccak256(extraData)
             )
         );
-        (address signer, uint256 count) = accept(id, digest, signature);
+        (address signer, uint256 count) = accept(id, digest, signature, extraData);
         emit ResponseRecorded(id, signer, msg.sender, result, signature, extraData);
         emit PublicDecryptionResponseCall(id, result, signature, msg.sender, extraData);
-        if (count == config.getPublicDecryptionThreshold()) {
+        if (count == threshold(false)) {
             bytes[] memory signatures = new bytes[](1);
             signatures[0] = signature;
             emit PublicDecryptionResponse(id, result, signatures, extraData);
@@ -150,14 +152,14 @@ contract LeanDecryption {
                 keccak256(extraData)
             )
         );
-        (address signer, uint256 count) = accept(id, digest, signature);
+        (address signer, uint256 count) = accept(id, digest, signature, extraData);
         emit ResponseRecorded(id, signer, msg.sender, share, signature, extraData);
         emit UserDecryptionResponse(id, count - 1, share, signature, extraData);
-        if (count == config.getUserDecryptionThreshold()) emit UserDecryptionResponseThresholdReached(id);
+        if (count == threshold(true)) emit UserDecryptionResponseThresholdReached(id);
     }
 
     function checkBefore(uint256 id, bool user) internal view {
-        if (!config.isKmsTxSender(msg.sender)) revert NotKmsTxSender(msg.sender);
+        checkSender();
         uint256 tag = user ? USER_TAG : PUBLIC_TAG;
         if (id <= tag || id > tag + (user ? userCounter : publicCounter)) revert DecryptionNotRequested(id);
         // Of what all have answered nothing is kept that a signature could be checked against.
@@ -168,13 +170,11 @@ contract LeanDecryption {
     function accept(
         uint256 id,
         bytes32 digest,
-        bytes calldata signature
+        bytes calldata signature,
+        bytes calldata extraData
     ) internal returns (address signer, uint256 count) {
         signer = recover(digest, signature);
-        if (!config.isKmsSigner(signer)) revert NotKmsSigner(signer);
-        if (config.getKmsNode(msg.sender).signerAddress != signer) {
-            revert KmsSignerDoesNotMatchTxSender(signer, msg.sender);
-        }
+        checkSigner(signer, extraData);
         address[] memory nodes = config.getKmsTxSenders();
         uint256 bits = answersTo(id);
         for (uint256 i = 0; i < nodes.length; i++) {
@@ -190,6 +190,23 @@ contract LeanDecryption {
             delete handlesHash[id];
             delete publicKeyHash[id];
         }
+    }
+
+    // What a generation asks of the registry.
+
+    function checkSender() internal view virtual {
+        if (!config.isKmsTxSender(msg.sender)) revert NotKmsTxSender(msg.sender);
+    }
+
+    function checkSigner(address signer, bytes calldata) internal view virtual {
+        if (!config.isKmsSigner(signer)) revert NotKmsSigner(signer);
+        if (config.getKmsNode(msg.sender).signerAddress != signer) {
+            revert KmsSignerDoesNotMatchTxSender(signer, msg.sender);
+        }
+    }
+
+    function threshold(bool user) internal view virtual returns (uint256) {
+        return user ? config.getUserDecryptionThreshold() : config.getPublicDecryptionThreshold();
     }
 
     function answersTo(uint256 id) internal view returns (uint256) {
@@ -215,10 +232,7 @@ contract LeanDecryption {
     // Views a connector calls.
 
     function isDecryptionDone(uint256 id) external view returns (bool) {
-        uint256 threshold = id >= USER_TAG
-            ? config.getUserDecryptionThreshold()
-            : config.getPublicDecryptionThreshold();
-        return senders(id).length >= threshold;
+        return senders(id).length >= threshold(id >= USER_TAG);
     }
 
     function getDecryptionConsensusTxSenders(uint256 id) external view returns (address[] memory) {
@@ -254,7 +268,7 @@ contract LeanDecryption {
         return (hex"0f", "Decryption", "1", block.chainid, address(this), bytes32(0), new uint256[](0));
     }
 
-    function getVersion() external pure returns (string memory) {
+    function getVersion() external pure virtual returns (string memory) {
         return "Decryption v0.3.0";
     }
 

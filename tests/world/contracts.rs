@@ -134,6 +134,11 @@ sol! {
             address verifyingContract, bytes32 salt, uint256[] memory extensions);
     }
 
+    /// What `LeanGatedDecryption` has besides.
+    interface LeanGated {
+        function setMaterials(SnsCiphertextMaterial[] materials) external;
+    }
+
     contract GatewayConfig {
         constructor(uint8 generation);
 
@@ -379,6 +384,12 @@ pub fn lean_decryption_code(config: Address) -> Result<Vec<u8>> {
     // Its constructor takes what an address is encoded as.
     let arguments = config.abi_encode();
     creation_code(include_str!("../contracts/artifacts/LeanDecryption.json"), &arguments)
+}
+
+/// The same of `LeanGatedDecryption`, which is of [`Variant::G13`].
+pub fn lean_gated_decryption_code(config: Address) -> Result<Vec<u8>> {
+    let artifact = include_str!("../contracts/artifacts/LeanGatedDecryption.json");
+    creation_code(artifact, &config.abi_encode())
 }
 
 /// Creation code of the code behind `GatewayConfig`, with its arguments.

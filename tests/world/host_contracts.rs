@@ -61,6 +61,7 @@ sol! {
             address delegator, address delegate, address contractAddress, uint64 expiry) external;
         function setInvalidatedBefore(address account, uint256 timestamp) external;
         function setDenied(address account, bool is_) external;
+        function setAll(bytes[] setters) external;
 
         function isAllowed(bytes32 handle, address account) external view returns (bool);
         function persistAllowed(bytes32 handle, address account) external view returns (bool);
