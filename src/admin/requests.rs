@@ -153,6 +153,10 @@ pub struct RequestDetail {
     /// The generation of the contracts' ABI, as far as the event shows it; absent if this version
     /// cannot read the event.
     pub generation: Option<String>,
+    /// The deployed contracts as they were last seen, by which an unfinished request is judged. Absent: it
+    /// has ended, or they were not looked at yet.
+    #[serde(default)]
+    pub deployment: Option<String>,
     pub event: EventPlace,
     /// Host and port of the KMS Core that was asked last.
     #[serde(default)]

@@ -422,6 +422,7 @@ mod tests {
         let one = RequestDetail {
             overview: held(),
             generation: Some("G9".to_owned()),
+            deployment: Some("G13 (\"Decryption v0.5.0\")".to_owned()),
             event: EventPlace {
                 block: 77,
                 block_hash: "0xb".to_owned(),
@@ -443,6 +444,7 @@ mod tests {
         for part in [
             "0x5: answered held",
             "G9",
+            "contracts G13 (\"Decryption v0.5.0\")",
             "transaction 0xe, log 2",
             "chain 5, block 7: denied\n",
             "  isAllowed = no\n",

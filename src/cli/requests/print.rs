@@ -58,6 +58,7 @@ pub(super) fn story(story: &RequestDetail, now_ms: u64) -> String {
     let RequestDetail {
         overview: line,
         generation,
+        deployment,
         event,
         kms_core,
         approved,
@@ -82,6 +83,8 @@ pub(super) fn story(story: &RequestDetail, now_ms: u64) -> String {
         ("event", place),
         ("arrived", when(now_ms, line.arrived_at_ms)),
     ];
+    lines
+        .extend(deployment.iter().map(|contracts| ("judged by", format!("contracts {contracts}"))));
     let passed = |at: Option<u64>| {
         let at = at?;
         let later = span(at.saturating_sub(line.arrived_at_ms));

@@ -40,14 +40,15 @@ pub(super) fn read(look: &Queries<'_>, inquiry: &Inquiry) -> Result<InquiryAnswe
             let read = found.len();
             found.truncate(count_fitting(&found));
             let last = found.last().map(|last| last.position);
+            let deployment = deployment(look).map_err(failed)?;
             let next = if found.len() < read {
                 last.map(Position::number)
             } else {
                 next_page(last, read, page)
             };
             let stories = found.into_iter().map(|record| {
-                let story =
-                    detail(&record, &look.ask(|slot| Query::TransactionsOf(record.key, slot))?);
+                let sent = look.ask(|slot| Query::TransactionsOf(record.key, slot))?;
+                let story = detail(&record, &sent, deployment.as_deref());
                 Ok(export(story, record))
             });
             let requests = stories.collect::<Result<_, StoreError>>().map_err(failed)?;
@@ -57,8 +58,10 @@ pub(super) fn read(look: &Queries<'_>, inquiry: &Inquiry) -> Result<InquiryAnswe
             let id = parse_id(id)?;
             let found =
                 require_found(look.ask(|slot| Query::WithId(id, slot)).map_err(failed)?, id)?;
+            let deployment = deployment(look).map_err(failed)?;
             let stories = found.iter().map(|record| {
-                Ok(detail(record, &look.ask(|slot| Query::TransactionsOf(record.key, slot))?))
+                let sent = look.ask(|slot| Query::TransactionsOf(record.key, slot))?;
+                Ok(detail(record, &sent, deployment.as_deref()))
             });
             let requests = stories.collect::<Result<_, StoreError>>().map_err(failed)?;
             Ok(InquiryAnswer::Stories { requests })
@@ -67,6 +70,11 @@ pub(super) fn read(look: &Queries<'_>, inquiry: &Inquiry) -> Result<InquiryAnswe
             Err("that needs a running instance".to_owned())
         }
     }
+}
+
+/// The deployment that was noted last.
+fn deployment(look: &Queries<'_>) -> Result<Option<String>, StoreError> {
+    Ok(look.ask(Query::Deployment)?.map(|(deployment, _)| deployment))
 }
 
 fn listing(which: InquiryFilter, after: Option<i64>, limit: u32) -> RequestPage {
@@ -121,6 +129,7 @@ pub(super) fn require_found(
 pub(super) fn detail(
     record: &RequestRecord,
     transactions: &[JournaledTransaction],
+    deployment: Option<&str>,
 ) -> RequestDetail {
     let RequestRecord { key, kind, event, progress, .. } = record;
     let (id, content) = (key.to_string(), key.content.to_string());
@@ -149,6 +158,7 @@ pub(super) fn detail(
         generation: abi::decode(key.source, event)
             .ok()
             .map(|request| request.shape.as_str().to_owned()),
+        deployment: deployment.filter(|_| progress.outcome.is_none()).map(str::to_owned),
         event: EventPlace {
             block: event.block.number,
             block_hash: event.block.hash.to_string(),

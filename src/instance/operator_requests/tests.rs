@@ -222,6 +222,28 @@ async fn the_core_that_was_asked_is_named() {
     world.end().await;
 }
 
+/// As long as it is judged at all.
+#[tokio::test(start_paused = true)]
+async fn the_deployment_that_a_request_is_judged_by_is_named() {
+    let world = World::new().await;
+    let key = store(&world.journal, 1).await;
+    let judged_by = async || {
+        let told = world.hear(Inquiry::Show { id: "1".to_owned() }).await.unwrap();
+        let InquiryAnswer::Stories { requests } = told else { panic!("{told:?}") };
+        requests[0].deployment.clone()
+    };
+    assert_eq!(judged_by().await, None);
+    for deployment in ["G10", "G13"] {
+        world.journal.note_deployment(deployment.to_owned()).await.unwrap();
+        world.journal.flush().await.unwrap();
+        assert_eq!(judged_by().await.as_deref(), Some(deployment));
+    }
+    world.journal.note(key, Step::Settled(Outcome::Expired)).await.unwrap();
+    world.journal.flush().await.unwrap();
+    assert_eq!(judged_by().await, None);
+    world.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a13_what_ended_as_answered_is_asked_of_the_chain_again() {
     let mut world = World::new().await;
