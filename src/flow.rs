@@ -24,6 +24,7 @@ mod key_management;
 pub mod finality;
 mod walk_queue;
 mod confirmation;
+mod support;
 mod capacity;
 mod dispatch;
 mod walk;
@@ -46,6 +47,7 @@ pub use self::{
         AccessNote, AnsweredHere, Arrival, Batch, IdRange, RequestLedger, RequestState, Sighting,
         Step, StoredBatch, UnprovenRange,
     },
+    support::KnownSupport,
     walk_queue::{
         Activity, AttendanceState, QueueReceivers, QueuedRequest, WalkReceivers, WalkSender,
         walk_channels,
@@ -53,9 +55,7 @@ pub use self::{
 };
 use crate::flow::finality::rule::FinalHeight;
 use crate::{
-    contracts::{
-        abi::Deployment, decryption::DeploymentSupport, gateway_config::GatewayConfigAdapter,
-    },
+    contracts::{abi::Deployment, gateway_config::GatewayConfigAdapter},
     dice::Dice,
     domain::{PerKind, Request},
     telemetry::{log_throttle::LogThrottle, metrics::Metrics, trace_context::Whose},
@@ -91,8 +91,7 @@ pub enum Mode<P> {
 pub struct DecryptionRooms<P, B> {
     pub access: Access<P>,
     pub ciphertexts: Ciphertexts<B>,
-    /// Whether this version can serve the deployed contract.
-    pub support: watch::Receiver<DeploymentSupport>,
+    pub support: KnownSupport,
 }
 
 /// The stages after the ciphertexts (the Core and the submission), and what they need.
@@ -147,7 +146,7 @@ pub struct Flow<P, B, L> {
 impl<P, B, L> Flow<P, B, L> {
     /// What the contracts are that ask for decryptions, if any do and it is known.
     fn deployment(&self) -> Option<Deployment> {
-        self.decryptions.as_ref()?.support.borrow().answered().cloned()
+        self.decryptions.as_ref()?.support.now().answered().cloned()
     }
 
     /// Asks the nodes about this request at the contract that emitted it.

@@ -266,6 +266,9 @@ pub(super) async fn follow_deployment(
         if support.changed().await.is_err() {
             return std::future::pending().await;
         }
+        // Requests may have waited for the same. They go on first, and always: the channel wakes its waiters
+        // in no fixed order, and simulated runs repeat exactly.
+        tokio::task::yield_now().await;
     }
 }
 

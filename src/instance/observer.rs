@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     contracts::decryption::RequestContract,
     flow::{
-        self, Confirmation, DecryptionRooms, Flow,
+        self, Confirmation, DecryptionRooms, Flow, KnownSupport,
         arrivals::suspects::SuspectBlocks,
         ciphertexts::{BucketClient, FallbackStore},
     },
@@ -80,7 +80,7 @@ impl Stack {
             decryptions: Some(Box::new(DecryptionRooms {
                 access,
                 ciphertexts,
-                support: support.subscribe(),
+                support: KnownSupport::new(support.subscribe()),
             })),
             mode: flow::Mode::Observe { observed },
             confirmation: Confirmation::new(decryption.clone(), suspects.clone()),

@@ -35,7 +35,8 @@ use crate::{
     },
     domain::{Address, BlockRef, PerKind, RequestSource},
     flow::{
-        self, AnswerStages, Confirmation, DecryptionRooms, Flow, FlowOptions, WalkSender,
+        self, AnswerStages, Confirmation, DecryptionRooms, Flow, FlowOptions, KnownSupport,
+        WalkSender,
         access::{Access, AccessOptions},
         arrivals::{
             Arrivals, Start,
@@ -170,7 +171,7 @@ impl Stack {
             decryptions: Some(Box::new(DecryptionRooms {
                 access: parts.access,
                 ciphertexts: parts.ciphertexts,
-                support: common.support.subscribe(),
+                support: KnownSupport::new(common.support.subscribe()),
             })),
             mode: flow::Mode::Answer(Box::new(AnswerStages {
                 core: parts.core,

@@ -81,6 +81,7 @@ impl<B: BucketRegistry> AttestationShadow<B> {
         let (registry, calls) = (&self.registry, &self.calls);
         loop {
             tokio::select! {
+                biased;
                 Some(()) = comparing.next() => {}
                 Some(one) = self.queue.recv(), if comparing.len() < AT_ONCE => {
                     comparing.push(compare(registry, calls, one));

@@ -37,8 +37,8 @@ use crate::{
         RequestKey, SigningDomain, U256, stage::Stage,
     },
     flow::{
-        AnswerStages, Batch, DecryptionRooms, Flow, FlowOptions, KeyManagement, KeyPolicy, Mode,
-        QueuedRequest, RequestLedger, RequestState, Step, StoredBatch,
+        AnswerStages, Batch, DecryptionRooms, Flow, FlowOptions, KeyManagement, KeyPolicy,
+        KnownSupport, Mode, QueuedRequest, RequestLedger, RequestState, Step, StoredBatch,
         access::{Access, AccessOptions},
         arrivals::suspects::SuspectBlocks,
         capacity::{Capacity, PermitHolder, Wanted},
@@ -360,7 +360,7 @@ impl Scene {
             decryptions: Some(Box::new(DecryptionRooms {
                 access: no_host_chains(&chain, &metrics).await,
                 ciphertexts: one_bucket(lookup_delay.clone(), http, metrics.clone()),
-                support: supported,
+                support: KnownSupport::new(supported),
             })),
             confirmation: crate::flow::Confirmation::new(
                 RequestContract::new(chain.clone(), ADDRESSES),

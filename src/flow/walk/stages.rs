@@ -236,11 +236,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     /// The deployment that the request is judged by. Waits while the contract is looked at again.
     async fn check_support(&self, request: &Request) -> Result<Deployment, Setback> {
         let decryptions = self.decryptions.as_deref().ok_or_else(no_decryptions)?;
-        let mut support = decryptions.support.clone();
-        let known = support
-            .wait_for(|support| !matches!(support, DeploymentSupport::Upgraded { .. }))
-            .await;
-        let Ok(support) = known else {
+        let Some(support) = decryptions.support.looked_at().await else {
             return Err(Setback::retry(Cause::Stopping));
         };
         served_by(request, &support).map_err(|hold| {
