@@ -14,7 +14,7 @@ use super::{
     host_chains::{self, Hosts},
     housekeeping,
     journal_state::JournalPlace,
-    key_requests, prior_answers, report,
+    prior_answers, report,
     rooms::{ChainRules, CommonParts, RoomParts, open_access, open_ciphertexts},
     second_chain::KmsNode,
     stored_state::StoredState,
@@ -84,7 +84,6 @@ impl Stack {
         let contract = Expected::decryption(config);
         let domain = dependencies::find_contract(&waits, &gateway, &decryption, contract).await?;
         let support = self.follow_support(config, &waits, &decryption, &journal).await;
-        key_requests::log_what_is_not_served(config, &support.borrow());
         let address = wallet.address();
         let registry = dependencies::find_registry_and_registration(
             &waits, &gateway, &provider, address, config,

@@ -11,7 +11,9 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{dependencies::replace_if_changed, edges::HostEdges};
+use super::{
+    dependencies::replace_if_changed, edges::HostEdges, key_requests::log_what_is_not_served,
+};
 use crate::{
     admin::status::{HostChainStatus, Reporter},
     chain::{provider::ArbitrumProvider, reader::ChainReader},
@@ -254,6 +256,9 @@ pub(super) async fn follow_deployment(
         };
         if let Some(lack) = &lack {
             warn!(lack, "the configuration lacks what these contracts need");
+        }
+        if let DeploymentSupport::Served(deployment) = &*support.borrow() {
+            log_what_is_not_served(&config, deployment);
         }
         if is_known && let Err(error) = journal.note_deployment(contracts.clone()).await {
             // A failing journal ends the instance elsewhere.

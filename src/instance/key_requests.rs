@@ -81,9 +81,9 @@ pub(super) fn key_signing_domain(chain_id: u64, verifying_contract: Address) -> 
     SigningDomain { name, version, chain_id, verifying_contract }
 }
 
-/// Says once what is not served of what goes with the deployed contracts.
-pub(super) fn log_what_is_not_served(config: &Config, support: &DeploymentSupport) {
-    if let Some(lack) = support.answered().and_then(|deployed| key_lack(config, deployed)) {
+/// Says what is not served of what goes with the deployed contracts. An observing instance serves nothing.
+pub(super) fn log_what_is_not_served(config: &Config, deployed: &Deployment) {
+    if let Some(lack) = key_lack(config, deployed).filter(|_| !config.observes()) {
         info!("key operations are not served: {lack}");
     }
 }
