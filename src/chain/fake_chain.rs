@@ -3,7 +3,10 @@
 
 mod answers;
 mod answer_history;
+mod mempool;
 pub(crate) mod host;
+
+pub(crate) use self::mempool::PoolRules;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -195,6 +198,10 @@ pub(crate) struct FakeChainState {
     /// A sender may wait for the receipt.
     pub offers_receipts: bool,
     pool: BTreeMap<u64, Pooled>,
+    /// The pool is one of Ethereum's kind. `None`: it takes what comes.
+    pub pool_rules: Option<PoolRules>,
+    /// What was mined under each nonce.
+    mined: BTreeMap<u64, Pooled>,
     receipts: HashMap<B256, Receipt>,
     /// Refuses raw transactions as if executed in advance, with this revert data.
     pub reverts_in_advance: Option<Bytes>,
@@ -304,10 +311,11 @@ impl FakeChain {
             let next = node.nonce;
             let Some(pooled) = node.pool.get(&next).copied() else { break };
             let Pooled { hash, gas_limit, max_fee, tip } = pooled;
-            if max_fee < node.base_fee {
+            if max_fee < node.base_fee || !node.is_worth_mining(pooled) {
                 break;
             }
             node.pool.remove(&next);
+            node.mined.insert(next, pooled);
             node.nonce += 1;
             let out_of_gas = gas_limit < node.gas_used;
             let success = node.verdict.is_none() && !out_of_gas;
@@ -357,6 +365,7 @@ impl FakeChain {
         let mined = node.receipts.len();
         node.receipts.retain(|_, receipt| receipt.block.number < left as u64);
         node.nonce -= (mined - node.receipts.len()) as u64;
+        node.pool_reorganised();
         node.forks += 1;
         drop(node);
         for events in again {

@@ -22,6 +22,9 @@
 //! - A transaction behind a gap that is too wide to fill is **stranded**: the lane gives it up, and its
 //!   request gets another nonce. If the chain reaches the old nonce later, the old bytes may still be
 //!   mined: the contract refuses a second answer, and the lane recognises them as its own.
+//! - Where transactions wait in pools ([`ChainKind::Mempool`]), a receipt ends a submission once its block is
+//!   deep enough ([`confirmations`]). Until then a receipt that leaves the chain opens the transaction again:
+//!   same nonce, same bytes, or a fee bump of them.
 //! - Decisions are pure ([`state`], [`count`], [`nonces`], [`nonce_slot`], [`mined_window`]). One task carries
 //!   them out ([`runner`]); slow work runs beside it in its `JoinSet`.
 
@@ -36,6 +39,7 @@ mod events;
 mod nonces;
 mod runner;
 mod mined_window;
+mod confirmations;
 mod nonce_slot;
 mod first_count;
 mod votes;

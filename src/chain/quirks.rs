@@ -16,8 +16,13 @@ pub enum PoolError {
     NonceTooLow,
     /// A lower nonce is missing at this node.
     NonceTooHigh,
-    /// Other bytes with this nonce and no lower fee are in the node's pool.
+    /// Other bytes with this nonce are in the node's pool, and the fees of these do not exceed theirs by
+    /// what a replacement needs.
     Underpriced,
+    /// Below what the pool takes now: a lowest fee, or that of what it holds already. Not accepted.
+    PoolUnderpriced,
+    /// The pool, or what it takes of one account, is full. Not accepted.
+    PoolFull,
     /// `maxFeePerGas` is below the block's base fee.
     FeeTooLow,
     /// The wallet cannot pay.
@@ -42,6 +47,9 @@ const PATTERNS: &[(&str, PoolError)] = &[
     ("already imported", PoolError::AlreadyKnown),
     ("already exists", PoolError::AlreadyKnown),
     ("same hash was already imported", PoolError::AlreadyKnown),
+    // erigon
+    ("existing txn with same hash", PoolError::AlreadyKnown),
+    ("existing tx with same hash", PoolError::AlreadyKnown),
     ("unknown transaction", PoolError::Unknown),
     ("known transaction", PoolError::AlreadyKnown),
     ("nonce too low", PoolError::NonceTooLow),
@@ -51,8 +59,37 @@ const PATTERNS: &[(&str, PoolError)] = &[
     ("nonce too high", PoolError::NonceTooHigh),
     ("nonce out of range", PoolError::NonceTooHigh),
     ("nonce gap", PoolError::NonceTooHigh),
-    ("underpriced", PoolError::Underpriced),
+    // nethermind
+    ("noncegap", PoolError::NonceTooHigh),
+    ("noncetoofarinfuture", PoolError::NonceTooHigh),
+    // besu
+    ("too distant from current sender nonce", PoolError::NonceTooHigh),
+    // geth: it has a gap before it and does not displace what has none
+    ("future transaction tries to replace pending", PoolError::NonceTooHigh),
+    // geth, reth, erigon, besu, anvil
+    ("replacement transaction underpriced", PoolError::Underpriced),
     ("replacement fee too low", PoolError::Underpriced),
+    // anvil, reth: the pool's own words
+    ("insufficient gas price to replace", PoolError::Underpriced),
+    // erigon
+    ("could not replace existing tx", PoolError::Underpriced),
+    // nethermind
+    ("replacementnotallowed", PoolError::Underpriced),
+    // geth, reth, nethermind: "transaction underpriced"; erigon: "underpriced"
+    ("underpriced", PoolError::PoolUnderpriced),
+    // nethermind: FeeTooLow, FeeTooLowToCompete
+    ("feetoolow", PoolError::PoolUnderpriced),
+    // geth
+    ("gas price below minimum", PoolError::PoolUnderpriced),
+    ("gas tip cap below", PoolError::PoolUnderpriced),
+    // besu
+    ("below configured minimum gas price", PoolError::PoolUnderpriced),
+    // reth
+    ("priority fee below minimum", PoolError::PoolUnderpriced),
+    // erigon
+    ("fee too low", PoolError::PoolUnderpriced),
+    // besu
+    ("below current base fee", PoolError::FeeTooLow),
     ("less than block base fee", PoolError::FeeTooLow),
     ("max fee per gas less than", PoolError::FeeTooLow),
     ("feecap", PoolError::FeeTooLow),
@@ -60,15 +97,35 @@ const PATTERNS: &[(&str, PoolError)] = &[
     ("insufficient funds", PoolError::InsufficientFunds),
     ("insufficientfunds", PoolError::InsufficientFunds),
     ("insufficient balance", PoolError::InsufficientFunds),
+    // besu
+    ("upfront cost exceeds account balance", PoolError::InsufficientFunds),
     ("intrinsic gas too low", PoolError::Unacceptable),
+    // anvil
+    ("intrinsic gas too high", PoolError::Unacceptable),
+    // besu
+    ("intrinsic gas exceeds gas limit", PoolError::Unacceptable),
+    ("fee cap exceeded", PoolError::Unacceptable),
     ("exceeds block gas limit", PoolError::Unacceptable),
+    // anvil
+    ("greater than the block gas limit", PoolError::Unacceptable),
+    // EIP-7825; reth, then geth
+    ("exceeds max transaction gas limit", PoolError::Unacceptable),
+    ("gas limit too high", PoolError::Unacceptable),
     ("gas limit is too high", PoolError::Unacceptable),
     ("oversized data", PoolError::Unacceptable),
     ("transaction too large", PoolError::Unacceptable),
     ("exceeds the configured cap", PoolError::Unacceptable),
     ("execution reverted", PoolError::Reverted),
     ("context deadline exceeded", PoolError::Busy),
-    ("txpool is full", PoolError::Busy),
+    ("initial sync is still in progress", PoolError::Busy),
+    // geth, reth
+    ("txpool is full", PoolError::PoolFull),
+    // erigon: pending, baseFee, queued
+    ("sub-pool is full", PoolError::PoolFull),
+    // geth
+    ("account limit exceeded", PoolError::PoolFull),
+    // erigon: more of one account than it takes
+    ("spammer", PoolError::PoolFull),
     ("queue full", PoolError::Busy),
 ];
 
@@ -225,12 +282,12 @@ pub fn error_code(code: i64, message: &str) -> &'static str {
         PoolError::AlreadyKnown => "already_known",
         PoolError::NonceTooLow => "nonce_too_low",
         PoolError::NonceTooHigh => "nonce_too_high",
-        PoolError::Underpriced => "underpriced",
+        PoolError::Underpriced | PoolError::PoolUnderpriced => "underpriced",
         PoolError::FeeTooLow => "fee_too_low",
         PoolError::InsufficientFunds => "insufficient_funds",
         PoolError::Unacceptable => "unacceptable",
         PoolError::Unready => "unready",
-        PoolError::Busy => "busy",
+        PoolError::Busy | PoolError::PoolFull => "busy",
         PoolError::Unknown => "refused",
     }
 }
@@ -273,7 +330,7 @@ pub fn is_failed_execution(message: &str) -> bool {
 pub fn is_about_node(code: i64, message: &str) -> bool {
     // Method not found (-32601), internal error (-32603), overload and rate limits.
     matches!(code, -32601 | -32603) && !is_revert(code, message)
-        || pool_error(code, message) == PoolError::Busy
+        || matches!(pool_error(code, message), PoolError::Busy | PoolError::PoolFull)
 }
 
 /// Whether an HTTP status may be caused by a batch: single calls would not get it. Excluded are statuses
@@ -299,6 +356,43 @@ mod tests {
             (-32000, "unknown transaction type", PoolError::Unknown),
             (-32003, "transaction already imported", PoolError::AlreadyKnown),
             (-32000, "replacement transaction underpriced", PoolError::Underpriced),
+            (
+                -32003,
+                "Tx: [0xab] insufficient gas price to replace existing transaction",
+                PoolError::Underpriced,
+            ),
+            (-32000, "could not replace existing tx", PoolError::Underpriced),
+            (-32010, "ReplacementNotAllowed", PoolError::Underpriced),
+            (-32000, "transaction underpriced", PoolError::PoolUnderpriced),
+            (-32000, "underpriced", PoolError::PoolUnderpriced),
+            (
+                -32000,
+                "transaction underpriced: gas tip cap 1, minimum needed 1000000",
+                PoolError::PoolUnderpriced,
+            ),
+            (-32010, "FeeTooLowToCompete", PoolError::PoolUnderpriced),
+            (-32000, "fee too low", PoolError::PoolUnderpriced),
+            (-32009, "Gas price below configured minimum gas price", PoolError::PoolUnderpriced),
+            (-32009, "Gas price below current base fee", PoolError::FeeTooLow),
+            (-32003, "txpool is full", PoolError::PoolFull),
+            (-32000, "pending sub-pool is full", PoolError::PoolFull),
+            (-32000, "account limit exceeded", PoolError::PoolFull),
+            (-32000, "existing txn with same hash", PoolError::AlreadyKnown),
+            (-32010, "OldNonce, Current nonce: 4, nonce of rejected tx: 3", PoolError::NonceTooLow),
+            (-32010, "NonceGap, Future nonce. Expected nonce: 4, got 7", PoolError::NonceTooHigh),
+            (
+                -32000,
+                "Transaction nonce is too distant from current sender nonce",
+                PoolError::NonceTooHigh,
+            ),
+            (-32004, "Upfront cost exceeds account balance", PoolError::InsufficientFunds),
+            (-32005, "Transaction gas limit exceeds block gas limit", PoolError::Unacceptable),
+            (
+                -32000,
+                "transaction gas limit too high (cap: 16777216, tx: 30000000)",
+                PoolError::Unacceptable,
+            ),
+            (-32000, "exceeds max transaction gas limit", PoolError::Unacceptable),
             (
                 -32000,
                 "max fee per gas less than block base fee: address 0x, maxFeePerGas: 1, baseFee: 2",

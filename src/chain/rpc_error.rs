@@ -76,7 +76,10 @@ impl RpcError {
     pub fn is_busy(&self) -> bool {
         self.is_rate_limited()
             || matches!(self, Self::Refused { code, message, .. }
-                if quirks::pool_error(*code, message) == quirks::PoolError::Busy)
+            if matches!(
+                quirks::pool_error(*code, message),
+                quirks::PoolError::Busy | quirks::PoolError::PoolFull
+            ))
     }
 
     /// Whether the node says that it has dropped the state of an earlier block.

@@ -51,7 +51,8 @@ stable_words! {
     NoFunds = "no_funds",
     /// Another program sends from the wallet.
     WalletUsedElsewhere = "wallet_used_elsewhere",
-    /// The chain's base fee is above `max_fee_per_gas_gwei`.
+    /// The chain's base fee is above `max_fee_per_gas_gwei`, or Ethereum's above
+    /// `ethereum_max_fee_per_gas_gwei`.
     FeeCap = "fee_cap",
     /// The bucket refuses access.
     AccessDenied = "access_denied",
@@ -160,7 +161,7 @@ impl HoldReason {
             Self::WalletUsedElsewhere => {
                 "stop the other sender of this wallet, then restart the instance"
             }
-            Self::FeeCap => "wait until the fee falls, or raise `max_fee_per_gas_gwei`",
+            Self::FeeCap => "wait until the fee falls, or raise the key that its detail names",
             Self::AccessDenied => {
                 "follow its detail: it has the code of S3 or AWS KMS, and what to do about that"
             }

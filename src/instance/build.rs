@@ -20,7 +20,7 @@ use super::{
     stored_state::StoredState,
 };
 use crate::{
-    chain::provider::ArbitrumProvider,
+    chain::{lane::ChainKind, provider::ArbitrumProvider},
     config::Config,
     contracts::decryption::{DeploymentSupport, RequestContract},
     flow::kms_core::{self, KmsCore},
@@ -74,6 +74,7 @@ impl Stack {
             keeper: self.supervision.name.clone(),
             source: chain.source,
             wallet: wallet.address(),
+            kind: ChainKind::Sequencer,
             sends: true,
         };
         let opened = self.open_journal(place, &provider).await?;
@@ -97,7 +98,9 @@ impl Stack {
             core: core.clone(),
             registry: registry.clone(),
         }));
-        let stored = waits.for_disk(journal.path(), StoredState::read(&opened)).await?;
+        let stored = waits
+            .for_disk(journal.path(), StoredState::read(&opened, ChainKind::Sequencer))
+            .await?;
         let (address, cursor) = (wallet.address(), stored.reading.cursor);
         let sent = &stored.transactions;
         let maybe_answered_up_to =

@@ -19,9 +19,10 @@ use crate::{
     telemetry::{heartbeat::Heartbeat, metrics::Metrics},
 };
 
-/// Follows the open transactions, closes the old journal, then waits for `stop`.
+/// Follows the open transactions, closes the old journal, then waits for `stop`. `kind`: that of its chain.
 pub(super) async fn follow<P: TransactionSender>(
     earlier: EarlierJournal,
+    kind: ChainKind,
     provider: P,
     dice: Dice,
     stop: CancellationToken,
@@ -30,7 +31,7 @@ pub(super) async fn follow<P: TransactionSender>(
     let closing = CancellationToken::new();
     let writing = writer.run(Heartbeat::default(), Metrics::default(), closing.clone());
     let following = async {
-        let followed = drain(&journal, provider, wallet, dice, stop.clone()).await;
+        let followed = drain(&journal, kind, provider, wallet, dice, stop.clone()).await;
         closing.cancel();
         followed
     };
@@ -65,18 +66,18 @@ struct DrainResult {
 
 async fn drain<P: TransactionSender>(
     journal: &Journal,
+    kind: ChainKind,
     provider: P,
     wallet: Address,
     dice: Dice,
     stop: CancellationToken,
 ) -> Result<DrainResult, LedgerError> {
-    let sent = read_sent_transactions(journal).await?;
+    let sent = read_sent_transactions(journal, kind).await?;
     let nonces = count_nonces(&sent.open);
     info!(nonces, "following the transactions of an earlier wallet to their end");
     // Separate metrics: these are not the current lane's figures.
     let metrics = Metrics::default();
-    let draining =
-        lane::drain(provider, wallet, journal.clone(), ChainKind::Sequencer, sent, metrics);
+    let draining = lane::drain(provider, wallet, journal.clone(), kind, sent, metrics);
     draining.rolling(dice).run(Heartbeat::default(), stop).await?;
     journal.flush().await?;
     let given_up = self::count_nonces(&journal.ask(Query::OpenTransactions).await?);
@@ -139,7 +140,13 @@ mod tests {
     /// Follows until the journal is closed; returns the nonces that are still open in it.
     async fn followed(dir: &Path, wallet: Address, chain: &FakeChain) -> Vec<u64> {
         let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
-        running.spawn(follow(earlier(dir, wallet), chain.clone(), Dice::default(), stop.clone()));
+        running.spawn(follow(
+            earlier(dir, wallet),
+            ChainKind::Sequencer,
+            chain.clone(),
+            Dice::default(),
+            stop.clone(),
+        ));
         let journal = loop {
             sleep(Duration::from_secs(1)).await;
             chain.mine(Vec::new());

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     admin::status::OtherContracts,
-    chain::provider::ArbitrumProvider,
+    chain::{lane::ChainKind, provider::ArbitrumProvider},
     domain::{Address, RequestSource},
     journal::{
         self, Condition, Damage, Identity, IdleStore, JournalError, OpenError, OpenWarning,
@@ -85,6 +85,8 @@ pub(super) struct JournalPlace {
     /// The chain, and the contract whose requests it is for.
     pub(super) source: RequestSource,
     pub(super) wallet: Address,
+    /// That of the chain.
+    pub(super) kind: ChainKind,
     /// An observing instance sends nothing, for no wallet.
     pub(super) sends: bool,
 }
@@ -253,7 +255,7 @@ impl Stack {
     /// open transactions of this instance's earlier wallet.
     pub(super) async fn open_journal(
         &mut self,
-        JournalPlace { dir, keeper, source, wallet, sends }: JournalPlace,
+        JournalPlace { dir, keeper, source, wallet, kind, sends }: JournalPlace,
         provider: &ArbitrumProvider,
     ) -> Result<InHand, BuildError> {
         let (nodes, waits) = (
@@ -325,6 +327,7 @@ impl Stack {
                 Ok(journal) => {
                     let following = earlier_wallet::follow(
                         journal,
+                        kind,
                         provider.clone(),
                         self.machine.dice.clone(),
                         self.support_stop.clone(),

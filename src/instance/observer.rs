@@ -19,7 +19,7 @@ use super::{
     stored_state::ReadingPosition,
 };
 use crate::{
-    chain::provider::ArbitrumProvider,
+    chain::{lane::ChainKind, provider::ArbitrumProvider},
     config::Config,
     contracts::decryption::RequestContract,
     flow::{
@@ -49,6 +49,7 @@ impl Stack {
             keeper: self.supervision.name.clone(),
             source: chain.source,
             wallet: OBSERVER_WALLET,
+            kind: ChainKind::Sequencer,
             sends: false,
         };
         let opened = self.open_journal(place, &provider).await?;

@@ -282,11 +282,13 @@ impl Stack {
         reporter.gauges.send_modify(|gauges| gauges.wallet = Some(address.to_string()));
 
         let rules = ChainRules::of_ethereum(&chain, at);
+        let kind = ChainKind::Mempool(MempoolRules::ethereum(chain.confirmations));
         let place = JournalPlace {
             dir: self.supervision.state_dir.clone(),
             keeper: second_keeper(&self.supervision.name),
             source: rules.source,
             wallet: address,
+            kind,
             sends: true,
         };
         let opened = self.open_journal(place, &provider).await?;
@@ -300,7 +302,7 @@ impl Stack {
         let expected = Expected::key_generation(chain.chain_id, at);
         dependencies::find_contract(&waits, &nodes, &contract, expected).await?;
         dependencies::check_wallet(&provider, address, &journal, chain.starting_block).await;
-        let stored = waits.for_disk(journal.path(), StoredState::read(&opened)).await?;
+        let stored = waits.for_disk(journal.path(), StoredState::read(&opened, kind)).await?;
         let StoredState { transactions, reading } = stored;
         let maybe_answered_up_to = prior_answers::maybe_answered_up_to(
             &provider,
@@ -318,7 +320,7 @@ impl Stack {
             chain_id: chain.chain_id,
             max_in_flight: config.max_transactions_in_flight.min(MOST_IN_POOLS),
             max_fee_per_gas: chain.max_fee_per_gas,
-            kind: ChainKind::Mempool(MempoolRules::ethereum(chain.confirmations)),
+            kind,
         };
         let lane = self.open_lane(&common, wallet, lane_options, transactions);
         let keys = KeyContract::of(common.contract.clone());

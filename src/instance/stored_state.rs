@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use crate::{
-    chain::lane::{self, Recovered},
+    chain::lane::{self, ChainKind, Recovered},
     domain::BlockRef,
     flow::{UnprovenRange, arrivals::ids::KnownIds},
     journal::{Journal, JournalError, Position, Query},
@@ -53,21 +53,34 @@ impl ReadingPosition {
 }
 
 impl StoredState {
-    pub(super) async fn read(opened: &InHand) -> Result<Self, JournalError> {
+    /// `kind`: that of the chain the journal is of.
+    pub(super) async fn read(opened: &InHand, kind: ChainKind) -> Result<Self, JournalError> {
         let journal = &opened.journal;
-        let mut transactions = read_sent_transactions(journal).await?;
-        // Mined, but the outcome was not noted: the lane reads these receipts again, so that the
-        // outcome stays the same.
-        transactions.open.extend(journal.ask(Query::UnsettledTransactions).await?);
+        let mut transactions = read_sent_transactions(journal, kind).await?;
+        if kind == ChainKind::Sequencer {
+            // Mined, but the outcome was not noted: the lane reads these receipts again, so that the
+            // outcome stays the same.
+            transactions.open.extend(journal.ask(Query::UnsettledTransactions).await?);
+        }
         transactions.open.sort_by_key(|transaction| transaction.nonce);
         Ok(Self { transactions, reading: ReadingPosition::read(opened).await? })
     }
 }
 
-/// Transactions that earlier runs have sent, as the journal knows them.
-pub(super) async fn read_sent_transactions(journal: &Journal) -> Result<Recovered, JournalError> {
+/// Transactions that earlier runs have sent, as the journal knows them. `kind`: that of its chain.
+pub(super) async fn read_sent_transactions(
+    journal: &Journal,
+    kind: ChainKind,
+) -> Result<Recovered, JournalError> {
+    let mut open = journal.ask(Query::OpenTransactions).await?;
+    if let ChainKind::Mempool(_) = kind {
+        // Mined and perhaps not deep enough: a reorganisation may have another version of them mined.
+        let unconfirmed = |slot| Query::UnconfirmedTransactions(lane::MINED_FOLLOWED, slot);
+        open.extend(journal.ask(unconfirmed).await?);
+        open.sort_by_key(|transaction| transaction.nonce);
+    }
     Ok(Recovered {
-        open: journal.ask(Query::OpenTransactions).await?,
+        open,
         mined: journal.recently_mined(lane::MINED_FOLLOWED).await?,
         highest: journal.ask(Query::HighestNonce).await?,
         stranded: journal.ask(Query::StrandedTransactions).await?,

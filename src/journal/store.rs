@@ -113,6 +113,9 @@ pub enum Query {
     StrandedTransactions(QueryReply<Vec<SignedTransaction>>),
     /// The last transactions, if mined, of the contract's requests without an outcome.
     UnsettledTransactions(QueryReply<Vec<SignedTransaction>>),
+    /// Everything recorded for those of the last so many nonces that are known to be used and whose requests
+    /// have no outcome; by nonce, then by age.
+    UnconfirmedTransactions(u64, QueryReply<Vec<SignedTransaction>>),
     /// The transactions of the last so many nonces that are known to be mined, by nonce.
     RecentlyMined(u64, QueryReply<Vec<MinedTransaction>>),
     /// The highest nonce that was ever signed.

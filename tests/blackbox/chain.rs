@@ -5,6 +5,7 @@ mod host_chains;
 mod trust;
 mod storm;
 mod lane;
+mod mempool;
 mod wallet;
 mod wallet_change;
 mod proxied;

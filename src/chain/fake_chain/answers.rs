@@ -407,14 +407,18 @@ impl FakeChain {
         if nonce < node.nonce {
             return Err(refused("nonce too low", None));
         }
-        if max_fee < node.base_fee {
+        let pooled = Pooled { hash, gas_limit, max_fee, tip };
+        if max_fee < node.base_fee && node.pool_rules.is_none() {
             return Err(refused("max fee per gas less than block base fee", None));
         }
         if node.pool.get(&nonce).is_some_and(|known| known.hash == hash) {
             return Err(refused("already known", None));
         }
+        if let Some(message) = node.pool_refuses(nonce, pooled) {
+            return Err(refused(message, None));
+        }
         node.sent.push(transaction.input().clone());
-        node.pool.insert(nonce, Pooled { hash, gas_limit, max_fee, tip });
+        node.pool.insert(nonce, pooled);
         if node.send_behavior == SendBehavior::TakeSilently { Err(no_answer()) } else { Ok(hash) }
     }
 }

@@ -58,7 +58,7 @@ impl LaneEvent {
             }
             Self::ExcessiveTip { suggested, paid } => warn_rarely!(
                 heard("immodest_tip"),
-                "gateway nodes suggest a tip out of proportion",
+                "nodes suggest a tip out of proportion",
                 %suggested, %paid
             ),
             Self::NotSigned { request, error } => {
@@ -85,7 +85,7 @@ impl LaneEvent {
             }
             Self::Contradiction { votes } => warn_rarely!(
                 heard("contradiction"),
-                "the gateway nodes contradict each other about the wallet's transaction count",
+                "the nodes contradict each other about the wallet's transaction count",
                 votes
             ),
             Self::Foreign { first, nonces } => warn!(

@@ -7,12 +7,15 @@
 //! - the **base fee** is believed at once unless it leaps. A leap is believed once another node's header
 //!   of the same block confirms it, or after it has lasted for some seconds;
 //! - nothing is ever signed above the operator's cap, which has a default.
+//!
+//! Where transactions wait in pools, the tip has a lower bound, too, and a transaction that is passed over is
+//! replaced by one with higher fees ([`FeeMarket::bump`]).
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{HIGHEST_FEE, count::SECOND_READING};
+use super::{ChainKind, HIGHEST_FEE, count::SECOND_READING};
 
 const GWEI: u128 = 1_000_000_000;
 /// The highest tip, in wei per gas. Sequencers need none.
@@ -37,14 +40,36 @@ pub(super) struct Fees {
 }
 
 impl Fees {
-    /// Leaves room for the base fee to double. `None` if the base fee is above `cap`.
-    fn for_base_fee(base: u128, tip: u128, cap: u128) -> Option<Self> {
-        if base > cap {
+    /// Leaves room for the base fee to double (on Ethereum six blocks of the steepest growth). `None` if
+    /// the base fee and the `least` tip are above `cap`.
+    fn for_base_fee(base: u128, tip: u128, least: u128, cap: u128) -> Option<Self> {
+        if base.saturating_add(least) > cap {
             return None;
         }
         let max = base.saturating_mul(2).saturating_add(tip).min(cap);
         Some(Self { max, tip: tip.min(max) })
     }
+
+    /// The lowest fees with which every pool accepts a replacement: pools ask for 10 % more of both, some
+    /// for more; this is 12.5 % more.
+    fn raised(self) -> Self {
+        Self { max: raised(self.max), tip: raised(self.tip) }
+    }
+}
+
+fn raised(fee: u128) -> u128 {
+    fee.saturating_add((fee / 8).saturating_add(1))
+}
+
+/// What can be done for a transaction that is passed over in the pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bump {
+    /// Replace it by the same payload with these fees.
+    To(Fees),
+    /// A replacement, or the chain itself, costs more than the operator allows.
+    AboveCap,
+    /// Its maximum is enough and its tip is as high as tips get: more would not help.
+    Enough,
 }
 
 /// A base fee that leapt and is not believed yet.
@@ -64,6 +89,8 @@ struct Leap {
 pub(super) struct FeeMarket {
     /// The operator's cap, in wei per gas.
     cap: u128,
+    /// The lowest tip that is paid, in wei per gas.
+    least_tip: u128,
     /// Wei per gas; `None` before the first believed head.
     base: Option<u128>,
     leap: Option<Leap>,
@@ -76,9 +103,10 @@ pub(super) struct FeeMarket {
 }
 
 impl FeeMarket {
-    pub(super) fn new(cap: u128) -> Self {
+    pub(super) fn new(cap: u128, kind: ChainKind) -> Self {
         Self {
             cap,
+            least_tip: kind.least_tip(),
             base: None,
             leap: None,
             lows: VecDeque::new(),
@@ -178,8 +206,36 @@ impl FeeMarket {
 
     /// `None` while the base fee is above the cap.
     pub(super) fn fees(&self) -> Option<Fees> {
-        let tip = self.tip.unwrap_or(0).min(self.highest_tip());
-        Fees::for_base_fee(self.base(), tip, self.cap)
+        let tip = self.tip.unwrap_or(0).max(self.least_tip).min(self.highest_tip());
+        let fees = Fees::for_base_fee(self.base(), tip, self.least_tip, self.cap)?;
+        Some(Fees { max: self.toward_cap(fees.max), ..fees })
+    }
+
+    /// Where there are pools: the cap in place of a maximum that no replacement could follow below the cap.
+    /// What is paid does not depend on it.
+    fn toward_cap(&self, max: u128) -> u128 {
+        let has_pools = self.least_tip > 0;
+        if has_pools && raised(max) > self.cap { max.max(self.cap) } else { max }
+    }
+
+    /// Whether no block takes a transaction with these fees while the base fee is what it is.
+    pub(super) fn has_outgrown(&self, signed: Fees) -> bool {
+        self.base().saturating_add(self.least_tip) > signed.max
+    }
+
+    /// The fees of a replacement for a transaction with these fees that is not mined.
+    pub(super) fn bump(&self, signed: Fees) -> Bump {
+        let Some(present) = self.fees() else { return Bump::AboveCap };
+        let raised = signed.raised();
+        let tip = raised.tip.max(present.tip);
+        let max = raised.max.max(present.max).max(tip);
+        if max > self.cap {
+            return Bump::AboveCap;
+        }
+        if tip > self.highest_tip() && !self.has_outgrown(signed) {
+            return Bump::Enough;
+        }
+        Bump::To(Fees { max: self.toward_cap(max), tip })
     }
 
     /// Whether a transaction with these fees would never be signed now.
@@ -236,7 +292,7 @@ mod tests {
 
     impl Watch {
         fn new(cap: u128) -> Self {
-            Self(FeeMarket::new(cap), Instant::now())
+            Self(FeeMarket::new(cap, ChainKind::Sequencer), Instant::now())
         }
 
         fn at(&self, seconds: u64) -> Instant {
@@ -347,6 +403,62 @@ mod tests {
         assert_eq!(absurd.map(|signed| watch.0.is_excessive(signed)), [true; 4]);
     }
 
+    fn pools(cap: u128, base: u128, tip: u128) -> FeeMarket {
+        let rules = crate::chain::lane::MempoolRules::ethereum(64);
+        let mut market = FeeMarket::new(cap, ChainKind::Mempool(rules));
+        let now = Instant::now();
+        market.apply_base_fee(Some(base), now);
+        market.apply_base_fee(Some(base), now + SECOND_READING);
+        market.set_tip(Some(tip));
+        market
+    }
+
+    #[test]
+    fn pools_are_paid_a_tip_although_no_node_suggests_one() {
+        let tip = |market: FeeMarket| market.fees().map(|fees| fees.tip);
+        assert_eq!(tip(pools(HIGHEST_FEE, GWEI, 0)), Some(GWEI / 10));
+        assert_eq!(tip(pools(HIGHEST_FEE, GWEI, 2 * GWEI)), Some(2 * GWEI));
+        assert_eq!(tip(pools(HIGHEST_FEE, GWEI, u128::MAX)), Some(3 * GWEI));
+        // What is left below the cap would be no tip.
+        assert_eq!(pools(5 * GWEI, 5 * GWEI, GWEI).fees(), None);
+        assert_eq!(tip(pools(6 * GWEI, 5 * GWEI, GWEI)), Some(GWEI));
+    }
+
+    /// Else it could not be raised by an eighth any more, and the last part below the cap were of no use.
+    #[test]
+    fn close_to_the_cap_the_cap_is_signed() {
+        for (base, max) in [(3, 7), (4, 10)] {
+            let fees = pools(10 * GWEI, base * GWEI, GWEI).fees();
+            assert_eq!(fees, Some(Fees { max: max * GWEI, tip: GWEI }));
+        }
+        let signed = Fees { max: 8 * GWEI, tip: GWEI };
+        let bump = pools(10 * GWEI, 4 * GWEI, GWEI).bump(signed);
+        assert!(matches!(bump, Bump::To(Fees { max, .. }) if max == 10 * GWEI), "{bump:?}");
+    }
+
+    #[test]
+    fn what_is_passed_over_pays_at_least_an_eighth_more_and_what_the_chain_asks_now() {
+        let signed = Fees { max: 3 * GWEI, tip: GWEI };
+        let more = Fees { max: 3_375_000_001, tip: 1_125_000_001 };
+        assert_eq!(pools(HIGHEST_FEE, GWEI, GWEI).bump(signed), Bump::To(more));
+        // The base fee is ten times as high.
+        let spike = pools(HIGHEST_FEE, 10 * GWEI, 2 * GWEI);
+        assert!(spike.has_outgrown(signed));
+        assert_eq!(spike.bump(signed), Bump::To(Fees { max: 22 * GWEI, tip: 2 * GWEI }));
+    }
+
+    #[test]
+    fn no_replacement_exceeds_the_cap_and_a_tip_ends_somewhere() {
+        let signed = Fees { max: 9 * GWEI, tip: GWEI };
+        assert_eq!(pools(10 * GWEI, GWEI, GWEI).bump(signed), Bump::AboveCap);
+        assert_eq!(pools(10 * GWEI, 11 * GWEI, GWEI).bump(signed), Bump::AboveCap);
+        let generous = Fees { max: 9 * GWEI, tip: 3 * GWEI };
+        assert_eq!(pools(HIGHEST_FEE, GWEI, GWEI).bump(generous), Bump::Enough);
+        // A base fee above the maximum needs a replacement whatever its tip.
+        let dear = Fees { max: 150 * GWEI, tip: 99 * GWEI };
+        assert!(matches!(pools(HIGHEST_FEE, 200 * GWEI, GWEI).bump(dear), Bump::To(_)));
+    }
+
     #[test]
     fn the_median_is_the_lower_one() {
         let median = |tips: &[u128]| median(tips.to_vec());
@@ -374,6 +486,25 @@ mod tests {
                 prop_assert!(fees.tip <= (watch.0.base().saturating_mul(2)).max(SMALL_TIP));
                 prop_assert!(fees.max >= watch.0.base());
                 prop_assert!(!watch.0.is_excessive(fees));
+            }
+        }
+
+        /// Whatever was signed and whatever the chain asks: a replacement is one for every pool, and stays
+        /// below the cap.
+        #[test]
+        fn a_bump_is_a_replacement_for_every_pool(
+            cap in 1u128..u128::MAX,
+            base in any::<u128>(),
+            suggested in any::<u128>(),
+            max in any::<u128>(),
+            tip in any::<u128>(),
+        ) {
+            let signed = Fees { max, tip: tip.min(max) };
+            if let Bump::To(fees) = pools(cap, base, suggested).bump(signed) {
+                let eighth = |fee: u128| fee / 8 + u128::from(fee % 8 > 0);
+                prop_assert!(fees.max >= signed.max.saturating_add(eighth(signed.max)));
+                prop_assert!(fees.tip >= signed.tip.saturating_add(eighth(signed.tip)));
+                prop_assert!(fees.tip <= fees.max && fees.max <= cap);
             }
         }
     }

@@ -87,7 +87,7 @@ impl FirstCount {
             if now.saturating_duration_since(since) < DISAGREE_FOR {
                 self.beyond = None;
                 let why = format!(
-                    "the gateway nodes contradict each other: {votes}; remove the wrong one from \
+                    "the nodes contradict each other: {votes}; remove the wrong one from \
                      the configuration"
                 );
                 return FirstCountDecision::Wait("contradiction", why);

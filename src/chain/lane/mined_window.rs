@@ -93,11 +93,13 @@ impl MinedWindow {
     }
 
     /// Takes in receipts from a node with this head. A transaction that fails now had succeeded before
-    /// (failed ones are not checked again), so it is reported as dropped and judged again.
+    /// (failed ones are not checked again), so it is reported as dropped and judged again. `patience`: how
+    /// long one may be missing.
     pub(super) fn apply_receipts(
         &mut self,
         shown: Vec<(u64, Option<Receipt>)>,
         head: Option<u64>,
+        patience: impl Fn(u64) -> Duration,
         now: Instant,
     ) -> ReorganisationCheck {
         let long = |since, patience| now.saturating_duration_since(since) >= patience;
@@ -121,7 +123,7 @@ impl MinedWindow {
                 }
                 None => {
                     let since = *known.missing_since.get_or_insert(now);
-                    if long(since, GONE_AFTER) {
+                    if long(since, patience(nonce)) {
                         check.dropped.push(id);
                     } else {
                         check.has_missing = true;

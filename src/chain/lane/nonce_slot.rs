@@ -74,6 +74,11 @@ pub(super) struct NonceSlot {
     pub is_unchecked: bool,
     /// Since when the chain counts this nonce as used without showing our receipt.
     receipt_missing_since: Option<Instant>,
+    /// Where there are pools: the newest block when one first answered to the current bytes, or when their
+    /// fee was last found to be high enough.
+    pooled_at: Option<u64>,
+    /// Its caller was told that a replacement would exceed the cap.
+    pub is_cap_told: bool,
     /// The node's present reason to refuse it.
     refusal: Option<PoolError>,
 }
@@ -92,6 +97,8 @@ impl NonceSlot {
             is_replacing: false,
             is_unchecked: false,
             receipt_missing_since: None,
+            pooled_at: None,
+            is_cap_told: false,
             refusal: None,
         }
     }
@@ -122,6 +129,7 @@ impl NonceSlot {
         (self.sent_at, self.accepted_at) = (None, None);
         (self.is_pooled, self.refusal) = (false, None);
         (self.is_replacing, self.is_unchecked) = (false, false);
+        (self.pooled_at, self.is_cap_told) = (None, false);
     }
 
     /// Earlier broadcasts may have been accepted.
@@ -156,15 +164,19 @@ impl NonceSlot {
     }
 
     /// Takes in the answer to a broadcast of the current bytes. The flag says whether the refusal is
-    /// new. `dice`: random, 0 to 1, for the pause.
+    /// new. `pools`: the newest block, where there are pools. `dice`: random, 0 to 1, for the pause.
     pub(super) fn apply_broadcast(
         &mut self,
         error: Option<&RpcError>,
         refusal: PoolError,
+        pools: Option<u64>,
         now: Instant,
         dice: f64,
     ) -> (BroadcastStatus, bool) {
-        let answer = self.classify(error, refusal, now, dice);
+        let answer = match pools {
+            Some(newest) => self.classify_of_pool(error, refusal, newest, now, dice),
+            None => self.classify(error, refusal, now, dice),
+        };
         // A used nonce is not a failure: most often the transaction is mined.
         let bad = !matches!(
             answer,
@@ -184,6 +196,38 @@ impl NonceSlot {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
+    /// The same where there are pools: what a pool refuses for its price waits, and may be replaced.
+    fn classify_of_pool(
+        &mut self,
+        error: Option<&RpcError>,
+        refusal: PoolError,
+        newest: u64,
+        now: Instant,
+        dice: f64,
+    ) -> BroadcastStatus {
+        match refusal {
+            PoolError::Underpriced | PoolError::PoolUnderpriced | PoolError::PoolFull => {
+                self.pooled_at.get_or_insert(newest);
+                // Some bytes with this nonce are there, most likely an earlier version.
+                self.maybe_accepted |= refusal == PoolError::Underpriced;
+                self.due_at = now + self.pause.next_delay(dice);
+                BroadcastStatus::RetryLater
+            }
+            PoolError::AlreadyKnown | PoolError::FeeTooLow => {
+                self.pooled_at.get_or_insert(newest);
+                self.classify(error, refusal, now, dice)
+            }
+            PoolError::NonceTooLow
+            | PoolError::NonceTooHigh
+            | PoolError::InsufficientFunds
+            | PoolError::Unacceptable
+            | PoolError::Reverted
+            | PoolError::Unready
+            | PoolError::Busy
+            | PoolError::Unknown => self.classify(error, refusal, now, dice),
+        }
+    }
+
     fn classify(
         &mut self,
         error: Option<&RpcError>,
@@ -192,7 +236,7 @@ impl NonceSlot {
         dice: f64,
     ) -> BroadcastStatus {
         match refusal {
-            PoolError::AlreadyKnown | PoolError::Underpriced => {
+            PoolError::AlreadyKnown | PoolError::Underpriced | PoolError::PoolUnderpriced => {
                 self.maybe_accepted = true;
                 self.is_pooled |= error.is_some();
                 self.due_at = now + REBROADCAST_AFTER.max(self.pause.next_delay(dice));
@@ -211,7 +255,7 @@ impl NonceSlot {
                 self.due_at = now + self.pause.next_delay(dice);
                 BroadcastStatus::RetryLater
             }
-            PoolError::NonceTooHigh | PoolError::Busy => {
+            PoolError::NonceTooHigh | PoolError::Busy | PoolError::PoolFull => {
                 self.due_at = now + self.pause.next_delay(dice);
                 BroadcastStatus::RetryLater
             }
@@ -248,6 +292,17 @@ impl NonceSlot {
     pub(super) fn is_starving(&self, now: Instant) -> bool {
         let long = |at| now.saturating_duration_since(at) >= STARVING_AFTER;
         self.is_pooled && !self.is_replacing && self.accepted_at.is_some_and(long)
+    }
+
+    /// Whether the pools have had its present bytes, or have refused them for their price, for so many
+    /// blocks.
+    pub(super) fn is_passed_over(&self, blocks: u64, newest: u64) -> bool {
+        self.pooled_at.is_some_and(|at| at.saturating_add(blocks) <= newest)
+    }
+
+    /// Counts those blocks anew.
+    pub(super) fn restart_waiting(&mut self, newest: u64) {
+        self.pooled_at = Some(newest);
     }
 
     /// Whether a node has had it for a while without the count showing that it is mined.

@@ -150,9 +150,9 @@ impl Nonces {
     }
 
     /// The lowest hole, if it has waited too long.
-    pub(super) fn overdue(&self, now: Instant) -> Option<u64> {
+    pub(super) fn overdue(&self, patience: Duration, now: Instant) -> Option<u64> {
         let (nonce, hole) = self.holes.first_key_value()?;
-        (now.saturating_duration_since(hole.since) >= HOLE_PATIENCE).then_some(*nonce)
+        (now.saturating_duration_since(hole.since) >= patience).then_some(*nonce)
     }
 
     pub(super) fn has_holes(&self) -> bool {

@@ -4,7 +4,7 @@
 //! A partial answer counts: a slow node may answer a few receipts at a time, and a lane with hundreds of
 //! open transactions must not need all of them at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::debug;
 
@@ -82,7 +82,7 @@ async fn read_receipts(
     seen: &mut ChainReport,
 ) -> Result<(), RpcError> {
     let count = seen.count;
-    if !look.mined.is_empty() || count < look.believed_count {
+    if !look.mined.is_empty() || !look.deep.is_empty() || count < look.believed_count {
         // Read before the receipts: a node whose head is below their blocks does not know them.
         seen.head = provider.header(BlockId::Latest).await?.map(|head| head.block.number);
     }
@@ -104,6 +104,7 @@ async fn read_receipts(
         let found = node_receipts(provider, asked, true).await?.receipts.into_iter();
         seen.displaced.extend(found.filter_map(|(nonce, receipt)| Some((nonce, receipt?))));
     }
+    read_deep(provider, &look.deep, at_once, seen).await?;
     for asked in look.mined.chunks(at_once) {
         let these: Vec<(u64, B256)> = asked.iter().map(|one| (one.nonce, one.hash)).collect();
         let receipts = node_receipts(provider, &these, true).await?.receipts;
@@ -115,6 +116,31 @@ async fn read_receipts(
         // Older transactions are deeper in the chain.
         if unchanged {
             break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the receipts of deep blocks, and whether the nodes agree on each block.
+async fn read_deep(
+    provider: &impl TransactionSender,
+    deep: &[MinedTransaction],
+    at_once: usize,
+    seen: &mut ChainReport,
+) -> Result<(), RpcError> {
+    let mut agreed: BTreeMap<B256, bool> = BTreeMap::new();
+    for asked in deep.chunks(at_once) {
+        let these: Vec<(u64, B256)> = asked.iter().map(|one| (one.nonce, one.hash)).collect();
+        for (nonce, receipt) in node_receipts(provider, &these, false).await?.receipts {
+            if let Some(block) = receipt.as_ref().map(|receipt| receipt.block) {
+                if !agreed.contains_key(&block.hash) {
+                    agreed.insert(block.hash, votes::agree_on_block(provider, block).await);
+                }
+                if agreed.get(&block.hash) == Some(&false) {
+                    continue;
+                }
+            }
+            seen.deep.push((nonce, receipt));
         }
     }
     Ok(())

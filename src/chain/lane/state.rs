@@ -32,6 +32,7 @@ use self::gaps::NoopBudget;
 use super::{
     GiveUpReason, Inclusion, LaneOptions, MinedTransaction, Payload, Recovered, SignedTransaction,
     SubmissionUpdate, SubmitError, TransactionId,
+    confirmations::Confirmations,
     count::{CountBelief, Votes},
     events::LaneEvent,
     fee_market::FeeMarket,
@@ -90,6 +91,8 @@ pub(super) struct ReceiptQuery {
     /// Receipts of mined transactions, newest first. Reading stops after a batch in which none has
     /// moved.
     pub mined: Vec<MinedTransaction>,
+    /// Receipts of transactions that are deep enough to end their submissions.
+    pub deep: Vec<MinedTransaction>,
     /// Receipts of displaced transactions: their nonces seem to be used by somebody else.
     pub displaced: Vec<(u64, B256)>,
     /// The count that is believed now.
@@ -107,12 +110,14 @@ pub(super) struct ChainReport {
     pub count: u64,
     /// The counts of every sound node, if they were asked.
     pub votes: Option<Votes>,
-    /// The newest block of the node that is read from; read if its count was low or mined transactions
-    /// were asked for.
+    /// The newest block of the node that is read from; read if its count was low, or mined or deep
+    /// transactions were asked for.
     pub head: Option<u64>,
     /// For each nonce either all its transactions are present or none.
     pub open: Vec<(u64, Option<Receipt>)>,
     pub mined: Vec<(u64, Option<Receipt>)>,
+    /// Without those in blocks on which the nodes do not agree.
+    pub deep: Vec<(u64, Option<Receipt>)>,
     pub displaced: Vec<(u64, Receipt)>,
     /// One of several nodes did not answer, so it may have a missing receipt.
     pub is_silent: bool,
@@ -139,6 +144,7 @@ pub struct LaneState {
     /// Results of transactions that were mined while nobody waited; kept until somebody asks.
     unclaimed_inclusions: HashMap<RequestKey, Inclusion>,
     mined_window: MinedWindow,
+    confirmations: Confirmations,
     broadcasting: usize,
     /// Broadcasts do not wait for receipts before this time ([`CROWDED_FOR`](broadcasts)).
     crowded_until: Instant,
@@ -210,9 +216,10 @@ impl LaneState {
             by_request: HashMap::new(),
             unclaimed_inclusions: HashMap::new(),
             mined_window: MinedWindow::default(),
+            confirmations: Confirmations::new(options.kind.confirmations()),
             broadcasting: 0,
             crowded_until: now,
-            fee_market: FeeMarket::new(options.max_fee_per_gas),
+            fee_market: FeeMarket::new(options.max_fee_per_gas, options.kind),
             head: None,
             count_belief: CountBelief::new(count),
             gap_since: None,
@@ -245,7 +252,7 @@ impl LaneState {
         for slot in book.open.values_mut() {
             // Whether the earlier run broadcast it is unknown.
             slot.mark_maybe_accepted();
-            slot.is_unchecked = true;
+            slot.is_unchecked = options.kind.mempool().is_none();
         }
         for transaction in mined {
             if !book.open.contains_key(&transaction.nonce) {
@@ -266,6 +273,7 @@ impl LaneState {
     pub(super) fn is_drained(&self, now: Instant) -> bool {
         let is_still = |since: Instant| now.saturating_duration_since(since) >= DRAIN_PATIENCE;
         let is_done = self.open.is_empty()
+            && self.confirmations.is_empty()
             && !self.may_have_reorganised
             && self.query_under_way != Some(true);
         self.is_draining() && (is_done || self.stalled_since.is_some_and(is_still))
@@ -324,6 +332,8 @@ impl LaneState {
         !self.waiting.is_empty()
             || self.nonces.has_holes()
             || self.open.values().any(|slot| slot.is_unchecked)
+            // A replacement may be due.
+            || (self.options.kind.mempool().is_some() && !self.open.is_empty())
     }
 
     // Events from the nodes.
@@ -352,6 +362,7 @@ impl LaneState {
     /// Starts all work that is possible now. `wanted`: whether a caller waits for a request.
     pub fn plan_work(&mut self, wanted: impl Fn(RequestKey) -> bool, now: Instant) {
         self.raise_starving(now);
+        self.raise_passed_over(now);
         self.strand(now);
         self.check_recovered(now);
         self.assign_nonces(wanted, now);

@@ -3,6 +3,7 @@
 
 mod counts;
 mod fees;
+mod mempool;
 mod model;
 mod scenes;
 
@@ -66,6 +67,18 @@ impl FakeLedger {
         self.rows().into_iter().filter(open).collect()
     }
 
+    /// Everything recorded for used nonces is open again: none of their requests has an outcome.
+    fn unconfirmed(&self) -> Recovered {
+        let recovered = self.recovered();
+        let used: HashSet<u64> = recovered.mined.iter().map(|one| one.nonce).collect();
+        let given_up = lock(&self.given_up);
+        let mut open = self.rows();
+        open.retain(|row| used.contains(&row.nonce) && !given_up.contains_key(&row.hash));
+        open.extend(recovered.open);
+        open.sort_by_key(|row| row.nonce);
+        Recovered { open, ..recovered }
+    }
+
     fn recovered(&self) -> Recovered {
         let open = self.open();
         let mined = lock(&self.mined);
@@ -108,9 +121,13 @@ impl TransactionLedger for FakeLedger {
     }
     async fn reopen(&self, ids: Vec<TransactionId>) -> Result<Vec<SignedTransaction>, LedgerError> {
         lock(&self.mined).retain(|hash, _| ids.iter().all(|id| id.hash != *hash));
-        let rows = self.rows();
+        let given_up = lock(&self.given_up);
+        let mut rows = self.rows();
         lock(&self.reopened).extend(ids.iter().map(|id| id.hash));
-        Ok(rows.into_iter().filter(|row| ids.contains(&row.id())).collect())
+        rows.retain(|row| ids.iter().any(|id| id.nonce == row.nonce));
+        rows.retain(|row| !given_up.contains_key(&row.hash));
+        rows.sort_by_key(|row| row.nonce);
+        Ok(rows)
     }
 }
 
@@ -132,7 +149,15 @@ struct Scene {
     lane: Lane,
     stop: CancellationToken,
     running: JoinSet<Result<(), LedgerError>>,
+    options: LaneOptions,
 }
+
+const SEQUENCER: LaneOptions = LaneOptions {
+    chain_id: 1,
+    max_in_flight: 64,
+    max_fee_per_gas: HIGHEST_FEE,
+    kind: ChainKind::Sequencer,
+};
 
 fn wallet() -> Arc<Wallet> {
     Arc::new(Wallet::from_private_key(&[7; 32]).expect("a valid key"))
@@ -144,19 +169,20 @@ impl Scene {
     }
 
     fn over(chain: FakeChain, ledger: FakeLedger) -> Self {
-        let options = LaneOptions {
-            chain_id: 1,
-            max_in_flight: 64,
-            max_fee_per_gas: HIGHEST_FEE,
-            kind: ChainKind::Sequencer,
+        Self::with(chain, ledger, SEQUENCER)
+    }
+
+    fn with(chain: FakeChain, ledger: FakeLedger, options: LaneOptions) -> Self {
+        let recovered = match options.kind {
+            ChainKind::Sequencer => ledger.recovered(),
+            ChainKind::Mempool(_) => ledger.unconfirmed(),
         };
-        let recovered = ledger.recovered();
         let (node, metrics) = (chain.clone(), Metrics::default());
         let (lane, task) = lane(node, wallet(), ledger.clone(), options, recovered, metrics);
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(task.run(Heartbeat::default(), stop.clone()));
-        Self { chain, ledger, lane, stop, running }
+        Self { chain, ledger, lane, stop, running, options }
     }
 
     async fn submit(&self, id: u64) -> SubmissionHandle {
@@ -175,7 +201,7 @@ impl Scene {
     /// Kills the process and starts it again: only chain and ledger remain.
     async fn restart(mut self) -> Self {
         self.running.shutdown().await;
-        Self::over(self.chain, self.ledger)
+        Self::with(self.chain, self.ledger, self.options)
     }
 }
 

@@ -16,9 +16,6 @@ use crate::{
     domain::{Address, RequestKey},
 };
 
-/// Gas limit of a no-op: a plain transfer, and Arbitrum's charge for the parent chain.
-const NOOP_GAS: u64 = 500_000;
-
 /// Upper bound of the gas of any answer, from the bytes of its calldata. On Arbitrum the charge for the
 /// parent chain is per byte and is paid in gas of this chain: where this chain is much cheaper than its
 /// parent, that is most of it.
@@ -52,6 +49,14 @@ impl Fees {
     }
 }
 
+/// What all no-ops of a lane have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Noop {
+    pub chain_id: u64,
+    pub sender: Address,
+    pub gas_limit: u64,
+}
+
 /// A transaction with its nonce and without its signature.
 #[derive(Clone, Debug)]
 pub struct UnsignedTransaction {
@@ -78,17 +83,23 @@ impl UnsignedTransaction {
     }
 
     /// A transfer of zero to the wallet itself, so that the nonces behind it can be executed.
-    pub(super) fn noop(chain_id: u64, nonce: u64, fees: Fees, sender: Address) -> Self {
+    pub(super) fn noop(noop: Noop, nonce: u64, fees: Fees) -> Self {
         let transaction = TxEip1559 {
-            chain_id,
+            chain_id: noop.chain_id,
             nonce,
-            gas_limit: NOOP_GAS,
+            gas_limit: noop.gas_limit,
             max_fee_per_gas: fees.max,
             max_priority_fee_per_gas: fees.tip,
-            to: TxKind::Call(sender),
+            to: TxKind::Call(noop.sender),
             ..TxEip1559::default()
         };
         Self { transaction, request: None, is_replacement: false }
+    }
+
+    /// The same payload under the same nonce with these fees.
+    pub(super) fn with_fees(current: &SignedTransaction, fees: Fees) -> Option<Self> {
+        let old = decode(current)?;
+        Self::replacement(current, &old, fees, old.gas_limit())
     }
 
     /// The same payload under the same nonce with higher fees. `None` if that exceeds the cap, or
@@ -144,14 +155,18 @@ impl UnsignedTransaction {
     /// the payload is sent under no other nonce before. It pays more than the old bytes, up to `most`.
     pub(super) fn noop_replacing(
         current: &SignedTransaction,
-        chain_id: u64,
+        noop: Noop,
         (fees, most): (Fees, u128),
-        sender: Address,
     ) -> Self {
         let dearer = decode(current).map(|old| Fees::replacing(&old, fees));
         // A node that has the old bytes keeps them; other nodes accept the no-op at ordinary fees.
         let fees = dearer.filter(|dearer| dearer.max <= most).unwrap_or(fees);
-        Self { is_replacement: true, ..Self::noop(chain_id, current.nonce, fees, sender) }
+        Self::noop_with_fees(current, noop, fees)
+    }
+
+    /// A no-op in place of these bytes with these fees.
+    pub(super) fn noop_with_fees(current: &SignedTransaction, noop: Noop, fees: Fees) -> Self {
+        Self { is_replacement: true, ..Self::noop(noop, current.nonce, fees) }
     }
 
     pub fn nonce(&self) -> u64 {
@@ -229,8 +244,8 @@ mod tests {
             );
             let signed = signed.unwrap().unwrap();
             let bump = UnsignedTransaction::fee_bump(&signed, now, 10_000, u128::MAX).unwrap();
-            let noop =
-                UnsignedTransaction::noop_replacing(&signed, 1, (now, u128::MAX), Address::ZERO);
+            let noop = Noop { chain_id: 1, sender: Address::ZERO, gas_limit: 21_000 };
+            let noop = UnsignedTransaction::noop_replacing(&signed, noop, (now, u128::MAX));
             for draft in [bump, noop] {
                 assert_eq!(draft.transaction.max_priority_fee_per_gas, HIGHEST_TIP);
                 assert!(draft.transaction.max_fee_per_gas > tip, "it outbids what it replaces");

@@ -106,6 +106,15 @@ pub(super) async fn read_other_receipts(
     found
 }
 
+/// Whether a sound node has this block in its chain, and none has another one in its place. A node that is
+/// behind or silent has no say.
+pub(super) async fn agree_on_block<P: TransactionSender>(provider: &P, block: BlockRef) -> bool {
+    let ask = |one: P| async move { one.header(BlockId::Number(block.number)).await };
+    let shown = Survey::run(provider, PATIENCE, ask).await.replies.into_iter();
+    let mut hashes = shown.filter_map(|(_, head)| Some(head?.block.hash)).peekable();
+    hashes.peek().is_some() && hashes.all(|hash| hash == block.hash)
+}
+
 /// The lower median of the tips that the sound nodes suggest; `None` if none suggests one.
 pub(super) async fn read_median_tip<P: TransactionSender>(provider: &P) -> Option<u128> {
     let ask = |one: P| async move { one.priority_fee().await };

@@ -206,12 +206,13 @@ fn combine_refusals(refusals: Vec<(bool, RpcError)>) -> Option<RpcError> {
         | quirks::PoolError::Unready
         | quirks::PoolError::Unknown => 4,
         quirks::PoolError::NonceTooLow => 3,
-        quirks::PoolError::Underpriced => 2,
+        quirks::PoolError::Underpriced | quirks::PoolError::PoolUnderpriced => 2,
         quirks::PoolError::NonceTooHigh
         | quirks::PoolError::FeeTooLow
         | quirks::PoolError::InsufficientFunds
         | quirks::PoolError::Unacceptable
         | quirks::PoolError::Reverted
+        | quirks::PoolError::PoolFull
         | quirks::PoolError::Busy => u8::from(*reading),
     };
     refusals.into_iter().rev().max_by_key(weight).map(|(_, error)| error)

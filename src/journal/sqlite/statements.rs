@@ -296,6 +296,27 @@ WHERE chain = ?2 AND mined_block_number IS NOT NULL AND nonce > (
     ORDER BY m.nonce DESC LIMIT 1) - ?1
 ORDER BY nonce";
 
+/// Everything recorded for the last `?1` nonces of chain `?2` that are used, without what was given up, where
+/// a request without an outcome had its last nonce.
+pub(super) const UNCONFIRMED_TRANSACTIONS: &str = "
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.contract
+FROM transactions m CROSS JOIN transactions t ON t.chain = m.chain AND t.nonce = m.nonce
+WHERE m.chain = ?2 AND m.mined_block_number IS NOT NULL AND m.nonce > (
+        SELECT l.nonce FROM transactions l WHERE l.chain = ?2 AND l.mined_block_number IS NOT NULL
+        ORDER BY l.nonce DESC LIMIT 1) - ?1
+    AND t.given_up IS NULL
+    AND EXISTS (
+        SELECT 1 FROM transactions own JOIN requests r ON r.contract = own.contract
+            AND r.id = own.request_id AND r.content = own.request_content
+        WHERE own.chain = m.chain AND own.nonce = m.nonce AND own.given_up IS NULL
+            AND r.outcome IS NULL
+            AND NOT EXISTS (
+                SELECT 1 FROM transactions later
+                WHERE later.request_id = r.id AND later.request_content = r.content
+                    AND later.contract = r.contract AND later.nonce > own.nonce
+                    AND later.given_up IS NULL))
+ORDER BY t.nonce, t.seq";
+
 /// The transactions that the chain of transaction `?2` has with its nonce `?1`, without those given up: a few
 /// rows.
 pub(super) const RECORDED_WITH: &str = "

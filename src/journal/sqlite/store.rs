@@ -188,6 +188,9 @@ impl StoreReader for Reader {
             Query::OpenTransactions(slot) => self.answer(slot, rows.open_transactions()),
             Query::StrandedTransactions(slot) => self.answer(slot, rows.stranded_transactions()),
             Query::UnsettledTransactions(slot) => self.answer(slot, rows.unsettled_transactions()),
+            Query::UnconfirmedTransactions(nonces, slot) => {
+                self.answer(slot, rows.unconfirmed_transactions(nonces));
+            }
             Query::RecentlyMined(nonces, slot) => self.answer(slot, rows.recently_mined(nonces)),
             Query::HighestNonce(slot) => self.answer(slot, rows.highest_nonce()),
             Query::TransactionsOf(key, slot) => self.answer(slot, rows.transactions_of(key)),

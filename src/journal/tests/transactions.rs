@@ -70,6 +70,36 @@ async fn a_transaction_mined_for_a_request_without_outcome_is_looked_at_again() 
     assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), []);
 }
 
+/// A fee bump beside the mined transaction: another version may be mined after a reorganisation.
+#[tokio::test]
+async fn what_is_mined_and_not_confirmed_is_followed_in_all_its_versions() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let journal = &running.journal;
+    journal.store_batch(batch([1, 2, 3], Some(1))).await.unwrap();
+    let (settled, old) = (signed(0, 0, Some(key(2))), signed(1, 0, Some(key(1))));
+    let (first, bumped) = (signed(2, 0, Some(key(1))), signed(2, 1, Some(key(1))));
+    let (refused, displaced) = (signed(2, 2, None), signed(3, 0, Some(key(3))));
+    let (noop, open) = (signed(3, 1, None), signed(4, 0, None));
+    // It was tried first: every node refused it.
+    let tried = signed(5, 0, Some(key(1)));
+    let all = [&tried, &settled, &old, &first, &bumped, &refused, &displaced, &noop, &open];
+    journal.record_signed(all.map(Clone::clone).to_vec()).await.unwrap();
+    for mined in [&settled, &old, &first, &noop] {
+        journal.record_mined(mined.id(), block(3)).await.unwrap();
+    }
+    let rejected = vec![refused.id(), tried.id()];
+    journal.record_given_up(rejected, GiveUpReason::Rejected).await.unwrap();
+    journal.note(key(2), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    journal.flush().await.unwrap();
+    let followed = async |nonces| {
+        journal.ask(|slot| Query::UnconfirmedTransactions(nonces, slot)).await.unwrap()
+    };
+    // Nonce 1 was used before the request got another one.
+    assert_eq!(followed(4096).await, [first, bumped, displaced.clone(), noop.clone()]);
+    assert_eq!(followed(1).await, [displaced, noop]);
+}
+
 /// A node's wrong count had caused one to be signed far above the others.
 #[tokio::test]
 async fn a9_what_was_mined_is_followed_whatever_was_signed_far_beyond() {

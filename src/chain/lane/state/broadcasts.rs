@@ -71,7 +71,8 @@ impl LaneState {
             slot.mark_maybe_accepted();
             return;
         }
-        let (answer, is_news) = slot.apply_broadcast(error.as_ref(), refusal, now, dice);
+        let pools = self.options.kind.mempool().map(|_| newest);
+        let (answer, is_news) = slot.apply_broadcast(error.as_ref(), refusal, pools, now, dice);
         if let Some(error) = error.as_ref().filter(|_| is_news) {
             self.log(LaneEvent::NotAccepted { nonce, transaction: hash, error: error.clone() });
         }
@@ -106,13 +107,19 @@ impl LaneState {
                     self.notify(request, SubmissionUpdate::Waiting(hold));
                 }
             }
-            BroadcastStatus::NoFunds if self.is_overpriced(slot) => self.reprice(&[nonce]),
+            BroadcastStatus::NoFunds if self.is_overpriced(slot) && self.may_reprice(slot) => {
+                self.reprice(&[nonce]);
+            }
             BroadcastStatus::NoFunds => {
                 let hold = self.no_funds_hold(slot);
                 self.notify(request, SubmissionUpdate::Waiting(hold));
             }
+            // Where there are pools, the believed base fee decides.
+            BroadcastStatus::FeeTooLow if self.options.kind.mempool().is_some() => {}
             BroadcastStatus::FeeTooLow => self.raise_fee(nonce, 1),
-            BroadcastStatus::Rejected if self.is_excessive(slot) => self.reprice(&[nonce]),
+            BroadcastStatus::Rejected if self.is_excessive(slot) && self.may_reprice(slot) => {
+                self.reprice(&[nonce]);
+            }
             BroadcastStatus::Rejected => {
                 if let Some(error) = error {
                     self.reject(nonce, refusal, error, now);
@@ -142,7 +149,10 @@ impl LaneState {
             if slot.is_due(is_first, now) {
                 room = room.saturating_sub(1);
                 self.broadcasting += 1;
-                let waits = slot.begin_broadcast(now) && now >= self.crowded_until;
+                // Where there are pools, a block takes longer than any node waits.
+                let waits = slot.begin_broadcast(now)
+                    && now >= self.crowded_until
+                    && self.options.kind.mempool().is_none();
                 let transaction = slot.current().clone();
                 self.effects.push(Effect::Broadcast { transaction, awaits_receipt: waits });
             }

@@ -30,9 +30,19 @@ impl LaneState {
             self.effects.push(Effect::NotifyIncluded(key, landing));
             return true;
         }
-        let Some(slot) = self.by_request.get(&key).and_then(|nonce| self.open.get(nonce)) else {
-            return false;
-        };
+        let nonce = self.by_request.get(&key).copied();
+        if let Some(mined) = nonce.and_then(|nonce| self.confirmations.get(nonce)) {
+            let transaction = mined.receipt.hash;
+            self.effects.push(Effect::Notify(key, SubmissionUpdate::Broadcast { transaction }));
+            let own = mined.versions.iter().rev().find(|version| version.request == Some(key));
+            if !self.payloads.contains_key(&key)
+                && let Some(payload) = own.and_then(|own| recover_payload(key, own))
+            {
+                self.payloads.insert(key, payload);
+            }
+            return true;
+        }
+        let Some(slot) = nonce.and_then(|nonce| self.open.get(&nonce)) else { return false };
         let own = slot.version_of(key);
         if slot.is_accepted() {
             let transaction = own.unwrap_or(slot.current()).hash;

@@ -9,8 +9,10 @@ use crate::{
         lane::{
             GiveUpReason, Inclusion, MinedTransaction, SignedTransaction, SubmissionUpdate,
             SubmitError, TransactionId,
+            confirmations::Unconfirmed,
             events::LaneEvent,
-            unsigned::{UnsignedTransaction, gas_limit_of},
+            fee_market::Bump,
+            unsigned::{Noop, UnsignedTransaction, fees_and_gas_of, gas_limit_of},
         },
         quirks,
         reader::Receipt,
@@ -61,15 +63,22 @@ impl LaneState {
     /// the payload gets a new nonce only after one of the two is mined.
     pub(super) fn replace_by_noop(&mut self, nonce: u64) {
         let Some(fees) = self.fees() else { return };
+        let noop = self.noop();
         let Some(slot) = self.open.get_mut(&nonce) else { return };
         if slot.current().request.is_none() || slot.is_replacing {
             return;
         }
+        let draft = if self.options.kind.mempool().is_some() {
+            let signed = fees_and_gas_of(slot.current()).map(|(fees, _)| fees);
+            let Some(Bump::To(fees)) = signed.map(|signed| self.fee_market.bump(signed)) else {
+                return;
+            };
+            UnsignedTransaction::noop_with_fees(slot.current(), noop, fees)
+        } else {
+            let most = fees.max.saturating_mul(MOST_FEE_MULTIPLE).min(self.fee_market.cap());
+            UnsignedTransaction::noop_replacing(slot.current(), noop, (fees, most))
+        };
         slot.is_replacing = true;
-        let (chain_id, sender) = (self.options.chain_id, self.sender);
-        let most = fees.max.saturating_mul(MOST_FEE_MULTIPLE).min(self.fee_market.cap());
-        let draft =
-            UnsignedTransaction::noop_replacing(slot.current(), chain_id, (fees, most), sender);
         self.replacements += 1;
         self.log(LaneEvent::NoopInstead { nonce });
         self.sign(vec![draft]);
@@ -108,7 +117,14 @@ impl LaneState {
         self.conclude(nonce, &versions, receipt, now);
     }
 
-    /// One of the versions of a nonce is mined.
+    /// What the lane's no-ops have in common.
+    pub(super) fn noop(&self) -> Noop {
+        let gas_limit = self.options.kind.noop_gas();
+        Noop { chain_id: self.options.chain_id, sender: self.sender, gas_limit }
+    }
+
+    /// One of the versions of a nonce is mined. That ends their submissions now, or once its block is deep
+    /// enough.
     fn conclude(
         &mut self,
         nonce: u64,
@@ -122,6 +138,21 @@ impl LaneState {
         self.effects.push(Effect::Mined(id, receipt.block));
         self.mined_window.add(MinedTransaction { nonce, hash: receipt.hash, block: receipt.block });
         self.wake_behind(nonce, now);
+        if self.confirmations.are_required() {
+            self.confirmations.add(nonce, versions.to_vec(), receipt.clone());
+        } else {
+            self.end_submissions(nonce, versions, receipt);
+        }
+    }
+
+    /// The block of a mined transaction is deep enough.
+    pub(super) fn confirm(&mut self, nonce: u64, Unconfirmed { versions, receipt }: &Unconfirmed) {
+        self.end_submissions(nonce, versions, receipt);
+    }
+
+    /// Tells the callers of a used nonce: one of its versions is mined for good, and what other versions
+    /// carried gets another nonce.
+    fn end_submissions(&mut self, nonce: u64, versions: &[SignedTransaction], receipt: &Receipt) {
         let mined = versions.iter().find(|version| version.hash == receipt.hash);
         let landed = mined.and_then(|version| version.request);
         for version in versions {

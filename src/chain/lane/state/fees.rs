@@ -9,7 +9,7 @@ use crate::{
     chain::lane::{
         SubmissionUpdate,
         events::LaneEvent,
-        fee_market::Fees,
+        fee_market::{Bump, Fees},
         nonce_slot::NonceSlot,
         unsigned::{UnsignedTransaction, fees_and_gas_of, is_too_much_gas},
     },
@@ -47,6 +47,9 @@ impl LaneState {
 
     /// Raises the fee of the lowest nonce if it has been in a pool for long: others may pay more.
     pub(super) fn raise_starving(&mut self, now: Instant) {
+        if self.options.kind.mempool().is_some() {
+            return;
+        }
         let Some((nonce, slot)) = self.open.iter_mut().next() else { return };
         if *nonce != self.count_belief.count() || !slot.is_starving(now) {
             return;
@@ -55,6 +58,71 @@ impl LaneState {
         let nonce = *nonce;
         self.log(LaneEvent::FeeRaised { nonce });
         self.raise_fee(nonce, MOST_FEE_MULTIPLE);
+    }
+
+    /// Replaces what the pools pass over: transactions whose maximum the base fee has outgrown, and the one
+    /// that the chain executes next if it has waited for too many blocks. Nothing happens where there are no
+    /// pools.
+    pub(super) fn raise_passed_over(&mut self, now: Instant) {
+        let Some(rules) = self.options.kind.mempool() else { return };
+        if self.is_draining() || !self.fee_market.is_known() || now < self.sign_after {
+            return;
+        }
+        let (newest, next) = (self.newest_position(), self.count_belief.count());
+        let mut drafts = Vec::new();
+        let mut news = Vec::new();
+        let mut dear = Vec::new();
+        for (nonce, slot) in &mut self.open {
+            if slot.is_replacing || *nonce < next {
+                continue;
+            }
+            let Some((signed, _)) = fees_and_gas_of(slot.current()) else { continue };
+            let has_outgrown = self.fee_market.has_outgrown(signed);
+            let is_passed_over =
+                *nonce == next && slot.is_passed_over(rules.unmined_blocks, newest);
+            if !has_outgrown && std::mem::take(&mut slot.is_cap_told) && slot.is_accepted() {
+                let transaction = slot.current().hash;
+                news.extend(slot.current().request.map(|request| {
+                    Effect::Notify(request, SubmissionUpdate::Broadcast { transaction })
+                }));
+            }
+            if !has_outgrown && !is_passed_over {
+                continue;
+            }
+            match self.fee_market.bump(signed) {
+                Bump::To(fees) => {
+                    let draft = UnsignedTransaction::with_fees(slot.current(), fees);
+                    slot.is_replacing |= draft.is_some();
+                    drafts.extend(draft);
+                }
+                // It waits for the base fee to fall.
+                Bump::AboveCap if has_outgrown => {
+                    if !std::mem::replace(&mut slot.is_cap_told, true) {
+                        dear.extend(slot.current().request);
+                    }
+                }
+                Bump::AboveCap | Bump::Enough => slot.restart_waiting(newest),
+            }
+        }
+        self.effects.extend(news);
+        if !dear.is_empty() {
+            let hold = self.fee_hold();
+            self.log(LaneEvent::AnswersWait(hold.clone()));
+            for request in dear {
+                self.notify(Some(request), SubmissionUpdate::Waiting(hold.clone()));
+            }
+        }
+        for draft in &drafts {
+            self.effects.push(Effect::Log(LaneEvent::FeeRaised { nonce: draft.nonce() }));
+        }
+        self.replacements += drafts.len();
+        self.sign(drafts);
+    }
+
+    /// Whether a transaction may be replaced by a cheaper one: not where a pool may have it, which would
+    /// refuse that.
+    pub(super) fn may_reprice(&self, slot: &NonceSlot) -> bool {
+        self.options.kind.mempool().is_none() || slot.is_surely_rejected()
     }
 
     /// Whether a transaction asks for more than would be signed now: excessive fees, or more gas than
@@ -132,9 +200,10 @@ impl LaneState {
 
     pub(super) fn fee_hold(&self) -> Hold {
         let (base, cap) = (gwei(self.fee_market.base()), gwei(self.fee_market.cap()));
+        let key = self.options.kind.fee_cap_key();
         let detail = format!(
-            "the chain's base fee is {base} gwei, above max_fee_per_gas_gwei = {cap}; raise it if the \
-             chain is that dear, or wait"
+            "the chain's base fee is {base} gwei, above {key} = {cap}; raise it if the chain is that dear, \
+             or wait"
         );
         Hold::new(HoldReason::FeeCap, detail)
     }

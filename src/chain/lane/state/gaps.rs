@@ -58,7 +58,8 @@ impl LaneState {
     /// Returns whether the lowest hole has to be filled with a no-op now.
     pub(super) fn should_fill(&mut self, now: Instant) -> bool {
         let behind = |hole: &u64| self.open.last_key_value().is_some_and(|(last, _)| last > hole);
-        let Some(hole) = self.nonces.overdue(now).filter(behind) else { return false };
+        let overdue = self.nonces.overdue(self.options.kind.hole_patience(), now);
+        let Some(hole) = overdue.filter(behind) else { return false };
         // Too wide: transactions behind it will be given up, or the count is wrong.
         if self.nonces.wide_hole(MOST_FILLED) == Some(hole) {
             return false;

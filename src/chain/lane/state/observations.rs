@@ -8,13 +8,14 @@ use super::{ChainReport, Effect, LaneState, ReceiptQuery};
 use crate::chain::{
     lane::{
         SignedTransaction,
+        confirmations::UNCONFIRMED_GONE_AFTER,
         count::{self, CountReading, FOREIGN_WITHIN, KnownNonces},
         events::LaneEvent,
         mined_window::{GONE_AFTER, ReorganisationCheck},
         nonce_slot::NonceSlot,
         nonces::ForeignNonces,
     },
-    reader::Head,
+    reader::{Head, Receipt},
 };
 
 /// Interval of queries of the chain while transactions are open, even if no head arrives.
@@ -56,6 +57,7 @@ impl LaneState {
             head,
             open,
             mined,
+            deep,
             displaced: lost,
             is_silent,
             is_complete: is_whole,
@@ -105,8 +107,16 @@ impl LaneState {
                 self.count_belief.want_vote();
             }
         }
+        for (nonce, receipt) in mined.iter().filter_map(|(nonce, one)| Some((nonce, one.as_ref()?)))
+        {
+            self.confirmations.update(*nonce, receipt);
+        }
+        let unconfirmed = &self.confirmations;
+        let patience = |nonce| {
+            if unconfirmed.get(nonce).is_some() { UNCONFIRMED_GONE_AFTER } else { GONE_AFTER }
+        };
         let ReorganisationCheck { moved, dropped, has_missing: unsure, is_node_behind: below } =
-            self.mined_window.apply_receipts(mined, head, now);
+            self.mined_window.apply_receipts(mined, head, patience, now);
         self.effects.extend(moved.into_iter().map(|(id, block)| Effect::Mined(id, block)));
         if !below {
             self.below_since = None;
@@ -122,9 +132,25 @@ impl LaneState {
         self.is_reorganised =
             unsure || maybe_gone || self.count_belief.may_have_fallen(now) || since;
         self.may_have_reorganised |= self.is_reorganised;
+        for id in &dropped {
+            self.confirmations.remove(id.nonce);
+        }
+        self.confirm_deep(&deep, head);
         if !dropped.is_empty() {
             self.log(LaneEvent::LeftChain { transactions: dropped.len() });
             self.effects.push(Effect::Reopen(dropped));
+        }
+    }
+
+    /// Ends the submissions of transactions that are deep enough, unless the chain is being reorganised.
+    fn confirm_deep(&mut self, deep: &[(u64, Option<Receipt>)], head: Option<u64>) {
+        if self.is_reorganised {
+            return;
+        }
+        let check = self.confirmations.apply(deep, head);
+        self.may_have_reorganised |= check.is_moved;
+        for (nonce, confirmed) in check.confirmed {
+            self.confirm(nonce, &confirmed);
         }
     }
 
@@ -196,8 +222,11 @@ impl LaneState {
     pub(in crate::chain::lane) fn receipt_query(&mut self, now: Instant) -> Option<ReceiptQuery> {
         let every = if self.is_busy() { RECEIPTS_EVERY } else { IDLE_RECEIPTS_EVERY };
         let stale = now.saturating_duration_since(self.queried_at) >= every;
+        let deep = self.confirmations.due(self.newest_position());
         let news = self.has_news
-            && (self.may_have_reorganised || self.open.values().any(NonceSlot::may_have_receipt));
+            && (self.may_have_reorganised
+                || !deep.is_empty()
+                || self.open.values().any(NonceSlot::may_have_receipt));
         if self.query_under_way.is_some() || !(news || stale) {
             return None;
         }
@@ -218,6 +247,7 @@ impl LaneState {
         Some(ReceiptQuery {
             open,
             mined,
+            deep,
             displaced: lost,
             believed_count: self.count_belief.count(),
             is_lowest_overdue: waits,

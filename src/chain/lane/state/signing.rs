@@ -144,7 +144,7 @@ impl LaneState {
             let nonce = self.nonces.take();
             self.log(LaneEvent::FillsHole { nonce });
             self.noops.spend(now);
-            drafts.push(UnsignedTransaction::noop(chain_id, nonce, fees, self.sender));
+            drafts.push(UnsignedTransaction::noop(self.noop(), nonce, fees));
         }
         while elsewhere.is_none()
             && (self.open.len() + drafts.len() < self.options.max_in_flight

@@ -1,44 +1,54 @@
-//! Property test: the lane's state against a modelled chain behind two endpoints, on a clock that the test
+//! Property tests: the lane's state against a modelled chain behind two endpoints, on a clock that the test
 //! moves. Sends are accepted, lost, refused, or accepted without an answer; pools forget, blocks leave
 //! the chain, somebody else uses the wallet; the nodes' transaction counts are wrong, late or
-//! alternating.
+//! alternating. Once with a sequencer's chain, once with pools, where fees count and an answer is one when its
+//! block is deep: there the base fee leaps, and pools are full or dear.
 //!
 //! Whatever happens:
 //! - at most one payload is mined under a nonce, and no payload is mined twice while the first one stays
 //!   mined;
 //! - a nonce below others is missing for no longer than a limit, while somebody listens;
-//! - once all faults are over, everything is answered.
+//! - once all faults are over, everything is answered;
+//! - where there are pools: nothing is signed above the cap, all bytes of a payload under a nonce are
+//!   replacements that any pool takes, and what was told to be answered stays answered.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    time::Duration,
-};
+mod chain;
+mod ledger;
 
-use alloy::primitives::keccak256;
+use std::{collections::BTreeSet, time::Duration};
+
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
+use self::{
+    chain::{Chain, PoolMood, fees_of},
+    ledger::Ledger,
+};
 use crate::{
     chain::{
         fake_chain::SOURCE,
         lane::{
-            ChainKind, GiveUpReason, HIGHEST_FEE, LaneOptions, MinedTransaction, Payload,
-            Recovered, SignedTransaction, TransactionId,
+            ChainKind, HIGHEST_FEE, LaneOptions, MempoolRules, Payload, Recovered,
+            SignedTransaction,
             count::Votes,
             receipts::maybe_mined,
             state::{ChainReport, Effect, LaneState, ReceiptQuery},
         },
-        reader::{Head, NodeId, Receipt},
         rpc_error::RpcError,
         sender::Acceptance,
         wallet::Wallet,
     },
-    domain::{B256, BlockRef, Bytes, RequestKey, U256},
+    domain::{B256, Bytes, RequestKey, U256},
 };
 
 const STEP: Duration = Duration::from_millis(50);
 const BLOCK_TIME: Duration = Duration::from_millis(250);
+const GWEI: u128 = 1_000_000_000;
+const CONFIRMATIONS: u64 = 64;
+/// Blocks of a chain with pools. Much shorter than Ethereum's, as are its confirmations in time: the lane
+/// counts blocks.
+const POOL_BLOCK_TIME: Duration = Duration::from_secs(1);
 /// A hole is filled after half a second; then the no-op is signed, sent, and possibly lost and sent
 /// again. What every pool accepted and forgot is sent again after three seconds, and may then wait one
 /// second for its turn.
@@ -49,6 +59,8 @@ const DOUBTFUL_GAP_LIMIT: Duration = Duration::from_secs(40);
 const OPERATOR_AFTER: Duration = Duration::from_secs(45);
 /// Everything is answered this long after the faults.
 const ALL_WITHIN: Duration = Duration::from_mins(3);
+/// The same where an answer has to become deep, and tips may have to rise first.
+const POOLS_ALL_WITHIN: Duration = Duration::from_mins(8);
 
 #[derive(Clone, Copy, Debug)]
 enum ModelEvent {
@@ -69,6 +81,11 @@ enum ModelEvent {
     Restart,
     /// The node fails in the middle of the next query, after this many receipts.
     ShortLook(usize),
+    /// The base fee becomes so many gwei.
+    BaseFee(u128),
+    Mood(usize, PoolMood),
+    /// This many blocks are made.
+    Blocks(u32),
     /// A node reports a wrong count for this many steps.
     Count {
         node: usize,
@@ -140,19 +157,28 @@ fn event() -> impl Strategy<Value = ModelEvent> {
     ]
 }
 
-/// A mined transaction, and the request whose answer it carries, if it is ours.
-#[derive(Clone, Debug)]
-struct ModelTransaction {
-    nonce: u64,
-    hash: B256,
-    raw: Option<SignedTransaction>,
-}
-
-#[derive(Debug, Default)]
-struct Chain {
-    blocks: Vec<(BlockRef, Vec<ModelTransaction>)>,
-    forks: u64,
-    pools: [BTreeMap<u64, SignedTransaction>; 2],
+/// What happens on a chain with pools.
+fn pool_event() -> impl Strategy<Value = ModelEvent> {
+    let mood = prop_oneof![
+        3 => Just(PoolMood::Open),
+        1 => Just(PoolMood::Full),
+        1 => (1..8u128).prop_map(|tenths| PoolMood::Dear(tenths * GWEI / 10)),
+        1 => Just(PoolMood::Strict),
+    ];
+    let base_fee = prop_oneof![2 => Just(1), 1 => Just(10), 1 => Just(100), 1 => Just(500)];
+    let deep = (1..=30usize, any::<bool>());
+    prop_oneof![
+        4 => event().prop_filter("nobody else has the key", |event| {
+            !matches!(event, ModelEvent::Foreign | ModelEvent::Reorganise { .. })
+        }),
+        3 => Just(ModelEvent::Submit),
+        3 => (1..30u32).prop_map(ModelEvent::Blocks),
+        2 => base_fee.prop_map(ModelEvent::BaseFee),
+        1 => (0..2usize, mood).prop_map(|(node, mood)| ModelEvent::Mood(node, mood)),
+        1 => (0..2usize).prop_map(ModelEvent::Forget),
+        1 => deep.prop_map(|(depth, back)| ModelEvent::Reorganise { depth, back }),
+        1 => Just(ModelEvent::Restart),
+    ]
 }
 
 /// The part of an answer that arrived before it broke off.
@@ -165,135 +191,6 @@ fn cut(mut seen: ChainReport, lines: usize) -> ChainReport {
     seen.is_complete = left >= seen.mined.len();
     seen.mined.truncate(left);
     seen
-}
-
-impl Chain {
-    fn count(&self) -> u64 {
-        self.blocks.iter().map(|(_, mined)| mined.len() as u64).sum()
-    }
-
-    fn mined(&self) -> impl Iterator<Item = (&BlockRef, &ModelTransaction)> {
-        self.blocks.iter().flat_map(|(block, mined)| mined.iter().map(move |one| (block, one)))
-    }
-
-    fn receipt(&self, hash: B256) -> Option<Receipt> {
-        let (block, _) = self.mined().find(|(_, mined)| mined.hash == hash)?;
-        Some(Receipt { hash, block: *block, success: true, gas_used: 90_000, gas_price: 1 })
-    }
-
-    fn block(&mut self, foreign: bool) -> Head {
-        let mut next = self.count();
-        let mut mined = Vec::new();
-        if foreign {
-            mined.push(ModelTransaction {
-                nonce: next,
-                hash: keccak256(next.to_be_bytes()),
-                raw: None,
-            });
-            next += 1;
-        }
-        while let Some(one) = self.pools.iter().find_map(|pool| pool.get(&next)).cloned() {
-            mined.push(ModelTransaction { nonce: next, hash: one.hash, raw: Some(one) });
-            next += 1;
-        }
-        for pool in &mut self.pools {
-            pool.retain(|nonce, _| *nonce >= next);
-        }
-        let number = self.blocks.len() as u64;
-        let hash = keccak256([number.to_be_bytes(), self.forks.to_be_bytes()].concat());
-        let parent = self.blocks.last().map_or(B256::ZERO, |(block, _)| block.hash);
-        let block = BlockRef { number, hash };
-        self.blocks.push((block, mined));
-        let (base_fee, gas_limit, by) = (Some(1), None, NodeId(0));
-        let timestamp = None;
-        Head { block, parent, bloom: None, base_fee, gas_limit, timestamp, connection: 1, node: by }
-    }
-
-    fn reorganise(&mut self, depth: usize, back: bool) {
-        let left = self.blocks.len().saturating_sub(depth).max(1);
-        self.forks += 1;
-        for (_, mined) in self.blocks.split_off(left) {
-            for one in mined.into_iter().filter_map(|mined| mined.raw).filter(|_| back) {
-                self.pools[0].insert(one.nonce, one);
-            }
-        }
-    }
-
-    fn take(&mut self, pool: usize, transaction: &SignedTransaction) -> Result<(), &'static str> {
-        let nonce = transaction.nonce;
-        if nonce < self.count() {
-            return Err("nonce too low");
-        }
-        // A pool replaces a transaction only if the new one pays more, which the state always does.
-        self.pools[pool].insert(nonce, transaction.clone());
-        Ok(())
-    }
-
-    /// The lowest nonce that is missing below one in a pool.
-    fn gap(&self) -> Option<u64> {
-        let has = |nonce: &u64| self.pools.iter().any(|pool| pool.contains_key(nonce));
-        let last =
-            self.pools.iter().filter_map(|pool| pool.last_key_value()).map(|(n, _)| *n).max();
-        (self.count()..last?).find(|nonce| !has(nonce))
-    }
-}
-
-/// What is durable.
-#[derive(Debug, Default)]
-struct Ledger {
-    rows: Vec<SignedTransaction>,
-    mined: HashMap<B256, BlockRef>,
-    given_up: HashMap<B256, GiveUpReason>,
-}
-
-impl Ledger {
-    fn recovered(&self) -> Recovered {
-        let used: BTreeSet<u64> = self
-            .rows
-            .iter()
-            .filter(|row| self.mined.contains_key(&row.hash))
-            .map(|row| row.nonce)
-            .collect();
-        let open = |row: &&SignedTransaction| {
-            !used.contains(&row.nonce) && !self.given_up.contains_key(&row.hash)
-        };
-        let mined = self.rows.iter().filter_map(|row| {
-            let block = *self.mined.get(&row.hash)?;
-            Some(MinedTransaction { nonce: row.nonce, hash: row.hash, block })
-        });
-        let mut open: Vec<SignedTransaction> = self.rows.iter().filter(open).cloned().collect();
-        open.sort_by_key(|row| row.nonce);
-        let mut mined: Vec<MinedTransaction> = mined.collect();
-        mined.sort_by_key(|one| one.nonce);
-        let rejected = |row: &&SignedTransaction| {
-            !matches!(
-                self.given_up.get(&row.hash),
-                Some(GiveUpReason::Rejected | GiveUpReason::Stranded)
-            )
-        };
-        let highest = self.rows.iter().filter(rejected).map(|row| row.nonce).max();
-        let stranded = |row: &&SignedTransaction| {
-            self.given_up.get(&row.hash) == Some(&GiveUpReason::Stranded)
-        };
-        let stranded = self.rows.iter().filter(stranded).cloned().collect();
-        Recovered { open, mined, highest, stranded }
-    }
-
-    fn reopen(&mut self, ids: &[TransactionId]) -> Vec<SignedTransaction> {
-        let mut nonces = BTreeSet::new();
-        for row in self.rows.iter().filter(|row| ids.contains(&row.id())) {
-            self.mined.remove(&row.hash);
-            nonces.insert(row.nonce);
-        }
-        let mut open: Vec<SignedTransaction> = self
-            .rows
-            .iter()
-            .filter(|row| nonces.contains(&row.nonce) && !self.given_up.contains_key(&row.hash))
-            .cloned()
-            .collect();
-        open.sort_by_key(|row| row.nonce);
-        open
-    }
 }
 
 /// A result that reaches the state later.
@@ -309,6 +206,8 @@ enum Delayed {
 
 #[expect(clippy::struct_excessive_bools, reason = "each is something that ever happened")]
 struct LaneModel {
+    options: LaneOptions,
+    block_time: Duration,
     book: LaneState,
     ledger: Ledger,
     chain: Chain,
@@ -339,7 +238,14 @@ struct LaneModel {
     reorganised_ever: bool,
 }
 
-const OPTIONS: LaneOptions = LaneOptions {
+const POOLS: LaneOptions = LaneOptions {
+    chain_id: 1,
+    max_in_flight: 8,
+    max_fee_per_gas: 300 * GWEI,
+    kind: ChainKind::Mempool(MempoolRules { confirmations: CONFIRMATIONS, unmined_blocks: 5 }),
+};
+
+const SEQUENCER: LaneOptions = LaneOptions {
     chain_id: 1,
     max_in_flight: 8,
     max_fee_per_gas: HIGHEST_FEE,
@@ -364,14 +270,18 @@ fn refused(message: &str, code: i64) -> RpcError {
 }
 
 impl LaneModel {
-    fn new() -> Self {
+    fn new(options: LaneOptions) -> Self {
         let now = Instant::now();
         let wallet = Wallet::from_private_key(&[7; 32]).expect("a valid key");
-        let mut book = LaneState::new(OPTIONS, wallet.address(), 0, Recovered::default(), now);
-        let mut chain = Chain::default();
+        let mut book = LaneState::new(options, wallet.address(), 0, Recovered::default(), now);
+        let has_pools = options.kind != ChainKind::Sequencer;
+        let mut chain = Chain { base_fee: has_pools.then_some(GWEI), ..Chain::default() };
+        let block_time = if has_pools { POOL_BLOCK_TIME } else { BLOCK_TIME };
         book.apply_head(&chain.block(false), now);
         book.set_tip(Some(0));
         Self {
+            options,
+            block_time,
             book,
             ledger: Ledger::default(),
             chain,
@@ -384,7 +294,7 @@ impl LaneModel {
             wanted: BTreeSet::new(),
             submitted: 0,
             gap_since: None,
-            next_block: now + BLOCK_TIME,
+            next_block: now + block_time,
             foreign: false,
             lies: [None; 2],
             asked: 0,
@@ -421,14 +331,25 @@ impl LaneModel {
                 self.lied_until = self.lied_until.max(self.now + STEP * steps);
                 self.all_lied_ever |= self.lies.iter().all(Option::is_some);
             }
-            ModelEvent::Nothing => {}
+            ModelEvent::BaseFee(gwei) => self.chain.base_fee = Some(gwei * GWEI),
+            ModelEvent::Mood(node, mood) => self.chain.moods[node] = mood,
+            // Time passes behind each event anyway.
+            ModelEvent::Blocks(_) | ModelEvent::Nothing => {}
         }
     }
 
+    fn has_pools(&self) -> bool {
+        self.options.kind != ChainKind::Sequencer
+    }
+
     fn restart(&mut self) {
-        let recovered = self.ledger.recovered();
+        let recovered = if self.has_pools() {
+            self.ledger.unconfirmed(&self.wanted)
+        } else {
+            self.ledger.recovered()
+        };
         let (sender, count) = (self.wallet.address(), self.chain.count());
-        self.book = LaneState::new(OPTIONS, sender, count, recovered, self.now);
+        self.book = LaneState::new(self.options, sender, count, recovered, self.now);
         self.book.set_tip(Some(0));
         (self.later, self.look) = (Vec::new(), None);
         self.walk_again();
@@ -449,7 +370,7 @@ impl LaneModel {
             *lie = lie.filter(|(_, until)| self.now < *until);
         }
         if self.now >= self.next_block {
-            self.next_block += BLOCK_TIME;
+            self.next_block += self.block_time;
             let head = self.chain.block(std::mem::take(&mut self.foreign));
             self.book.apply_head(&head, self.now);
             self.check_chain()?;
@@ -519,6 +440,7 @@ impl LaneModel {
             head: self.chain.blocks.last().map(|(block, _)| block.number),
             open: maybe_mined(look, count).into_iter().map(receipt).collect(),
             mined: look.mined.iter().map(|one| receipt((one.nonce, one.hash))).collect(),
+            deep: look.deep.iter().map(|one| receipt((one.nonce, one.hash))).collect(),
             displaced: look
                 .displaced
                 .iter()
@@ -556,12 +478,17 @@ impl LaneModel {
                 let dropped = self.ledger.rows.iter().filter(|row| ids.contains(&row.id()));
                 let again: Vec<U256> =
                     dropped.filter_map(|row| row.request).map(|key| key.id).collect();
+                let had_counted = again.iter().any(|id| !self.wanted.contains(id));
+                assert!(!(self.has_pools() && had_counted), "it was told to be deep: {again:?}");
                 self.wanted.extend(again);
                 let open = self.ledger.reopen(&ids);
                 self.book.apply_reopened(open, self.now);
                 self.walk_again();
             }
             Effect::NotifyIncluded(key, landing) => {
+                let on_top = self.chain.height().checked_sub(landing.block.number);
+                let is_deep = on_top.is_some_and(|blocks| blocks >= CONFIRMATIONS);
+                assert!(is_deep || !self.has_pools(), "{landing:?}, {on_top:?} blocks on top");
                 if !self.wanted.remove(&key.id) {
                     self.book.keep_inclusion(key, landing);
                 }
@@ -574,12 +501,28 @@ impl LaneModel {
 
     fn record(&mut self, transactions: &[SignedTransaction]) {
         for one in transactions {
+            if self.has_pools() {
+                self.check_fees(one);
+            }
             // The same bytes were recorded again: they are valid this time.
             self.ledger.given_up.remove(&one.hash);
             if !self.ledger.rows.iter().any(|row| row.hash == one.hash) {
                 self.ledger.rows.push(one.clone());
             }
         }
+    }
+
+    /// What is recorded may be sent: it stays below the cap, and is a replacement of what it follows.
+    fn check_fees(&self, new: &SignedTransaction) {
+        let fees = fees_of(new);
+        assert!(fees.max <= self.options.max_fee_per_gas, "above the cap: {fees:?}");
+        let Some(old) = self.ledger.versions(new.nonce).last() else { return };
+        let known = fees_of(old);
+        let is_eighth_more = |new: u128, old: u128| new * 8 >= old * 9;
+        let is_replacement =
+            is_eighth_more(fees.max, known.max) && is_eighth_more(fees.tip, known.tip);
+        assert!(is_replacement || old.hash == new.hash, "{known:?} -> {fees:?}");
+        assert!(new.request.is_none() || new.request == old.request, "another payload");
     }
 
     fn send(&mut self, transaction: &SignedTransaction, waits: bool) {
@@ -596,16 +539,18 @@ impl LaneModel {
             Weather::Fair | Weather::Slow => {
                 let known = self.chain.pools[0].get(&nonce).is_some_and(|one| one.hash == hash);
                 let taken = [0, 1].map(|pool| self.chain.take(pool, transaction));
+                // One node that takes it is enough.
                 let result = match taken[0] {
+                    Err(_) if self.has_pools() && taken[1].is_ok() => Ok(Acceptance::Accepted),
                     Err(message) => Err(refused(message, -32000)),
                     Ok(()) if known => Err(refused("already known", -32000)),
                     Ok(()) => Ok(Acceptance::Accepted),
                 };
-                (if self.weather == Weather::Slow { BLOCK_TIME * 2 } else { STEP }, result)
+                (if self.weather == Weather::Slow { self.block_time * 2 } else { STEP }, result)
             }
         };
         let waits = waits && result.is_ok() && nonce % 2 == 0;
-        let after = if waits { BLOCK_TIME * 2 } else { after };
+        let after = if waits { self.block_time * 2 } else { after };
         self.later.push((self.now + after, Delayed::Answer { nonce, hash, result }));
     }
 
@@ -627,7 +572,8 @@ impl LaneModel {
     }
 
     fn check_gap(&mut self) -> Result<(), TestCaseError> {
-        let listens = matches!(self.weather, Weather::Fair | Weather::Slow);
+        // Pools keep what waits behind a gap.
+        let listens = matches!(self.weather, Weather::Fair | Weather::Slow) && !self.has_pools();
         let gap = self.chain.gap().filter(|_| listens);
         self.gap_since = match (gap, self.gap_since) {
             (Some(gap), Some((known, since))) if gap == known => Some((gap, since)),
@@ -647,8 +593,11 @@ impl LaneModel {
     fn settle(&mut self) -> Result<(), TestCaseError> {
         self.weather = Weather::Fair;
         self.lies = [None; 2];
+        self.chain.moods = [PoolMood::Open; 2];
+        self.chain.base_fee = self.chain.base_fee.map(|_| GWEI);
         // The next blocks show what the last reorganisation removed.
-        let (soon, until) = (self.now + BLOCK_TIME * 4, self.now + ALL_WITHIN);
+        let all_within = if self.has_pools() { POOLS_ALL_WITHIN } else { ALL_WITHIN };
+        let (soon, until) = (self.now + self.block_time * 4, self.now + all_within);
         let done = |world: &Self| world.wanted.is_empty() && !world.book.is_busy();
         let mut operator = Some(self.now + OPERATOR_AFTER);
         while self.now < soon || (self.now < until && !done(self)) {
@@ -675,10 +624,31 @@ proptest! {
     /// T39 and A9: several nodes with wrong, late and alternating counts.
     #[test]
     fn nonces_are_used_once_and_in_time(events in prop::collection::vec(event(), 1..120)) {
-        let mut world = LaneModel::new();
+        let mut world = LaneModel::new(SEQUENCER);
         for event in events {
             world.happen(event);
             for _ in 0..4 {
+                world.step()?;
+            }
+        }
+        world.settle()?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Pools that refuse and forget, base fees that leap, reorganisations within the confirmations, and
+    /// restarts at any moment.
+    #[test]
+    fn where_there_are_pools_each_answer_is_mined_once_and_stays(
+        events in prop::collection::vec(pool_event(), 1..60),
+    ) {
+        let mut world = LaneModel::new(POOLS);
+        for event in events {
+            world.happen(event);
+            let blocks = if let ModelEvent::Blocks(many) = event { many } else { 0 };
+            for _ in 0..4 + blocks * 20 {
                 world.step()?;
             }
         }

@@ -28,6 +28,11 @@ impl Rows<'_> {
         self.many(sql::UNSETTLED_TRANSACTIONS, [self.of], self.transaction())
     }
 
+    pub fn unconfirmed_transactions(&self, nonces: u64) -> Result<Vec<SignedTransaction>> {
+        let with = [Number(nonces), self.chain()];
+        self.many(sql::UNCONFIRMED_TRANSACTIONS, with, self.transaction())
+    }
+
     pub fn recently_mined(&self, nonces: u64) -> Result<Vec<MinedTransaction>> {
         self.many(sql::RECENTLY_MINED, [Number(nonces), self.chain()], |row| {
             let block = BlockRef { number: number(row, 2)?, hash: hash(row, 3)? };
