@@ -336,7 +336,7 @@ impl CoreStub {
     }
 
     async fn serve(&mut self) {
-        let listener = TcpListener::bind(self.address).await.expect("a free port");
+        let listener = listen_on(self.address).await;
         self.address = listener.local_addr().expect("a bound socket has an address");
         let cut = CancellationToken::new();
         let cut_each = cut.clone();
@@ -364,6 +364,20 @@ impl CoreStub {
             router.serve_with_incoming(incoming).await.expect("serving ends by being stopped");
         });
         self.server = Some(Running { cut, tasks });
+    }
+}
+
+/// Listens, on the old port after a restart. A client that tries to connect in this very moment may have been
+/// given that port for its own end: it will let go of it.
+async fn listen_on(address: SocketAddr) -> TcpListener {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let begin = Instant::now();
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) if begin.elapsed() > PATIENCE => panic!("{address}: {error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
     }
 }
 

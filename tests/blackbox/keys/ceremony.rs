@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use alloy::primitives::U256;
 use world::{
     Result,
     contracts::Variant,
-    core_stub::KeyOperation,
+    core_stub::{KeyAsk, KeyOperation},
+    fleet::name,
+    host::HostOptions,
     key_contracts::KMSGeneration,
     key_generation::KeyRequest,
     program,
+    request::{Ask, fhe},
     scene::{PATIENCE, SceneOptions},
     until,
 };
@@ -37,44 +41,87 @@ async fn in_force(stage: &Stage, [_, key, crs]: &[KeyRequest; 3]) -> Result<()> 
     Ok(())
 }
 
-async fn is_held_on(variant: Variant) -> Result<()> {
-    let mut stage = Stage::set(SceneOptions::of(variant)).await?;
-    stage.fleet.run_all(program()).await?;
+/// Each request was asked of a party's own Core once, as the chain told it.
+fn asked_as_told(stage: &Stage, party: usize, requests: &[KeyRequest]) {
+    let asks = stage.core(party).key_asks();
+    for request in requests {
+        let id = format!("{:064x}", request.id);
+        let mine: Vec<&KeyAsk> =
+            asks.iter().filter(|ask| ask.operation == request.operation && ask.id == id).collect();
+        assert_eq!(mine.len(), 1, "party {party}: {request:?}");
+        let wanted = request.ask();
+        assert_eq!(mine[0].extra_data, wanted.extra_data, "{request:?}");
+        assert_eq!(mine[0].keyset, wanted.keyset, "{request:?}");
+        assert_eq!(mine[0].preprocessing, wanted.preprocessing);
+        // As the event says; a key's are those of its preprocessing.
+        let params = (request.operation != KeyOperation::Key).then_some(1);
+        assert_eq!(mine[0].params, params, "{request:?}");
+        assert_eq!(mine[0].context_id.is_some(), stage.keys.is_on_ethereum());
+    }
+}
+
+/// Decryptions under a new key are answered by all.
+async fn decrypts(stage: &Stage, key: &KeyRequest) -> Result<()> {
+    let ask = || Ask { key_id: key.id, ..Ask::public(&[fhe::UINT64]) };
+    let asks = vec![ask(), ask()];
+    for chain in &stage.fleet.parties.hosts {
+        chain.host.grant(&asks).await?;
+    }
+    let issued = stage.fleet.request(asks).await?;
+    stage.fleet.answered_by(&ALL, &issued).await?;
+    let key_id = format!("{:064x}", key.id);
+    for party in ALL {
+        assert!(stage.core(party).asks().iter().all(|ask| ask.key_id == key_id));
+    }
+    Ok(())
+}
+
+async fn is_held_on(variant: Variant, more: &str) -> Result<()> {
+    let mut options = SceneOptions::of(variant);
+    if variant.since(Variant::G12) {
+        let block_time = Some(Duration::from_millis(250));
+        options.hosts.push(HostOptions::of(variant).block_time(block_time));
+    }
+    let mut stage = Stage::set(options).await?;
+    for party in ALL {
+        stage.fleet.write(party, more)?;
+    }
+    stage.fleet.supervisor.start(program())?;
+    stage.fleet.supervisor.until_running(&ALL.map(name)).await?;
     let requests = ceremony(&stage).await?;
     in_force(&stage, &requests).await?;
     for party in ALL {
-        for request in &requests {
-            let asked = stage.core(party).accepted_key(request.operation, request.id);
-            assert_eq!(asked, 1, "party {party} asks its own Core once: {request:?}");
-        }
-        let asks = stage.core(party).key_asks();
-        let preprocessing = asks.iter().find(|ask| ask.operation == KeyOperation::Preprocessing);
-        assert_eq!(preprocessing.and_then(|ask| ask.params), Some(1), "as the event says");
-        assert!(asks.iter().all(|ask| ask.keyset.is_none() && ask.extra_data.is_empty()));
-        let made = asks.iter().find(|ask| ask.operation == KeyOperation::Key);
-        assert_eq!(made.and_then(|ask| ask.params), None, "a key's are its preprocessing's");
+        asked_as_told(&stage, party, &requests);
     }
     // And again: the next numbers.
-    let requests = ceremony(&stage).await?;
-    in_force(&stage, &requests).await?;
+    let again = ceremony(&stage).await?;
+    in_force(&stage, &again).await?;
     stage.fleet.unbroken()?;
+    let ids: Vec<U256> = requests.iter().chain(&again).map(|request| request.id).collect();
+    stage.fleet.audit_keys(&ALL, &ids).await?;
+    for party in ALL {
+        let sent = stage.keys.chain.nonce(stage.fleet.wallet(party)).await?;
+        assert_eq!(sent, 6, "party {party} sends each answer and nothing else");
+    }
+    let [_, key, _] = &again;
+    decrypts(&stage, key).await?;
     assert_eq!(stage.fleet.supervisor.stop().await?, Some(0));
     Ok(())
 }
 
 #[world::test]
 async fn four_parties_make_a_key_and_a_crs_on_g9() -> Result<()> {
-    is_held_on(Variant::V0_9_7).await
+    is_held_on(Variant::V0_9_7, "").await
 }
 
 #[world::test]
 async fn four_parties_make_a_key_and_a_crs_on_g10() -> Result<()> {
-    is_held_on(Variant::G10).await
+    is_held_on(Variant::G10, "").await
 }
 
 #[world::test]
 async fn four_parties_make_a_key_and_a_crs_on_g12() -> Result<()> {
-    is_held_on(Variant::G12).await
+    is_held_on(Variant::G12, "").await
 }
 
 /// The process dies at ten random moments. A Core that restarts loses what it is at, but for a CRS that is
@@ -104,7 +151,9 @@ async fn kill_nine_and_restarts_of_cores_lose_and_double_no_vote() -> Result<()>
     }
     let key = preprocessing.key();
     stage.answered(&ALL, &[&crs, &preprocessing, &key]).await?;
+    let ids = [preprocessing.id, key.id, crs.id];
     in_force(&stage, &[preprocessing, key, crs]).await?;
+    stage.fleet.audit_keys(&ALL, &ids).await?;
     stage.fleet.unbroken()
 }
 
