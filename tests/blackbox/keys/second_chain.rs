@@ -124,6 +124,11 @@ impl World {
         seen.await.map_err(|error| Error::other(format!("{error}\n{}", log())))
     }
 
+    /// Waits until an operator is told so.
+    async fn told(&self, what: &str, is: impl AsyncFn() -> Result<bool>) -> Result<()> {
+        until(what, PATIENCE, POLL * 10, async || Ok(is().await?.then_some(()))).await
+    }
+
     fn says(&self, arguments: &[&str]) -> Result<String> {
         let output = self.fleet.supervisor.client(program(), arguments).output();
         let output = output.map_err(|e| Error::Io("the command".into(), e))?;
@@ -150,6 +155,25 @@ async fn both_chains_are_read_and_kill_nine_loses_and_doubles_nothing() -> Resul
     let listed = world.says(&["requests", "--held", "--instance", "node-0"])?;
     assert!(listed.matches("unsupported_event: ").count() == 2, "{listed}");
     assert!(listed.contains(&format!("{ETHEREUM}:")), "with its chain: {listed}");
+    // What is counted is counted every few seconds.
+    world
+        .told("the status", async || {
+            let status = world.says(&["status", "node-0"])?;
+            let words = ["second chain    31400: running", "2 unsupported_event on chain 31400"];
+            Ok(words.iter().all(|words| status.contains(words)))
+        })
+        .await?;
+    world
+        .told("the metrics", async || {
+            let metrics = world.fleet.supervisor.get("/metrics").await?.text().await;
+            let metrics = metrics.map_err(|error| Error::other(error.to_string()))?;
+            let chain = "instance=\"node-0\",chain=\"31400\"";
+            let running = format!("kms_connector_chain_running{{{chain}}} 1");
+            let held = "reason=\"unsupported_event\"";
+            let held = format!("kms_connector_requests_held{{{chain},{held}}} 2");
+            Ok(metrics.contains(&running) && metrics.contains(&held))
+        })
+        .await?;
     Ok(())
 }
 
@@ -171,7 +195,21 @@ async fn ethereum_may_be_away_at_the_start_and_later() -> Result<()> {
     world.chain_runs().await?;
     world.unknown_event(0xbb).await?;
     world.held(2).await?;
-    world.fleet.unbroken()
+    world.fleet.unbroken()?;
+    // What it holds is listed while it is away, and while nothing runs.
+    world.fleet.supervisor.kill();
+    world.ethereum.anvil.stop().await?;
+    world.start_again().await?;
+    world.chain_waits("the Ethereum node at", "").await?;
+    let listed = world.says(&["requests", "--held", "--instance", "node-0"])?;
+    assert!(listed.matches("unsupported_event: ").count() == 2, "{listed}");
+    assert_eq!(world.fleet.supervisor.stop().await?, Some(0));
+    let state_dir = world.fleet.supervisor.state_dir();
+    let state_dir = state_dir.to_str().ok_or_else(|| Error::other("a path"))?;
+    let arguments = ["requests", "--held", "--instance", "node-0", "--state-dir", state_dir];
+    let listed = world.says(&arguments)?;
+    assert!(listed.matches("unsupported_event: ").count() == 2, "{listed}");
+    Ok(())
 }
 
 /// What is wrong is told by its key, and a file that is corrected is applied.
