@@ -10,6 +10,7 @@ use tonic::{Code, Response, Status};
 
 use super::{
     Behaviour, CoreStub, CoreVersion, Fault, Hopeless, another, check_id,
+    lifecycle::check_domain,
     signature::{
         CRSGEN_TYPEHASHES, KEY_DIGEST_TYPEHASH, KEYGEN_TYPEHASHES, PREP_KEYGEN_TYPEHASHES,
     },
@@ -223,7 +224,7 @@ impl Shared {
         for id in others.into_iter().flatten() {
             check_id(id)?;
         }
-        self.check_domain(domain, "KMSGeneration", self.options.key_generation)?;
+        check_domain(domain, "KMSGeneration", self.options.key_generation)?;
         if ask.params.is_some_and(|params| !matches!(params, 0 | 1)) {
             return Err("no such parameters".into());
         }

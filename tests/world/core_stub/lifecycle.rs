@@ -209,7 +209,7 @@ impl Shared {
         let id = self.id_of(request.request_id.as_ref())?;
         let key = self.id_of(request.key_id.as_ref())?;
         self.id_of(request.preproc_id.as_ref())?;
-        self.check_domain(request.domain.as_ref(), "KMSGeneration", self.options.key_generation)
+        check_domain(request.domain.as_ref(), "KMSGeneration", self.options.key_generation)
             .map_err(|why| self.refusal(Code::InvalidArgument, &id, &why))?;
         let mut state = self.state();
         state.admit(&id)?;
@@ -400,7 +400,7 @@ impl Shared {
     fn examine_epoch(&self, request: &v1::NewMpcEpochRequest) -> Result<(), String> {
         // Without a previous one it is the first, with nothing to share anew.
         let Some(previous) = &request.previous_epoch else { return Ok(()) };
-        self.check_domain(request.domain.as_ref(), "ProtocolConfig", self.options.protocol_config)?;
+        check_domain(request.domain.as_ref(), "ProtocolConfig", self.options.protocol_config)?;
         let keys = previous.keys_info.iter().flat_map(|key| [&key.key_id, &key.preproc_id]);
         let crss = previous.crs_info.iter().map(|crs| &crs.crs_id);
         let ids = [&previous.context_id, &previous.epoch_id].into_iter().chain(keys).chain(crss);
@@ -517,25 +517,24 @@ impl Shared {
         };
         context.is_none_or(|context| context.mpc_nodes.iter().any(is_own))
     }
+}
 
-    /// What the real Core checks about a domain.
-    pub(super) fn check_domain(
-        &self,
-        domain: Option<&v1::Eip712DomainMsg>,
-        name: &str,
-        of: Option<(u64, Address)>,
-    ) -> Result<(), String> {
-        let domain = domain.ok_or("no domain")?;
-        let (chain_id, contract) = of.ok_or_else(|| format!("serves no {name}"))?;
-        if (domain.name.as_str(), domain.version.as_str()) != (name, "1")
-            || domain.chain_id != U256::from(chain_id).to_be_bytes::<32>().as_slice()
-            || domain.verifying_contract != contract.to_checksum(None)
-            || domain.salt.is_some()
-        {
-            return Err(format!("unexpected domain {domain:?}"));
-        }
-        Ok(())
+/// What the real Core checks about a domain: its name, and the chain and contract in it.
+pub(super) fn check_domain(
+    domain: Option<&v1::Eip712DomainMsg>,
+    name: &str,
+    of: Option<(u64, Address)>,
+) -> Result<(), String> {
+    let domain = domain.ok_or("no domain")?;
+    let (chain_id, contract) = of.ok_or_else(|| format!("serves no {name}"))?;
+    if (domain.name.as_str(), domain.version.as_str()) != (name, "1")
+        || domain.chain_id != U256::from(chain_id).to_be_bytes::<32>().as_slice()
+        || domain.verifying_contract != contract.to_checksum(None)
+        || domain.salt.is_some()
+    {
+        return Err(format!("unexpected domain {domain:?}"));
     }
+    Ok(())
 }
 
 /// The id of a [`v1::RequestId`] in the form in which it is asked for.
