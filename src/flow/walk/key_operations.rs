@@ -5,19 +5,23 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::{
     Transition,
-    policy::{Approval, History, setback::Setback},
+    policy::{
+        History,
+        key_operations::{self as policy, Check, KeyRule},
+        setback::Setback,
+    },
     stages::core_setback,
 };
 use crate::{
     chain::sender::TransactionSender,
     contracts::{abi, decryption::Votes},
     domain::{
-        Answer, B256, Bytes, Hold, HoldReason, KeyOperation, Request, U256, excerpt, stage::Stage,
+        Answer, Bytes, Hold, HoldReason, KeyOperation, Outcome, Request, excerpt, stage::Stage,
     },
     flow::{
-        AnswerStages, AnsweredHere, Flow, KeyManagement, KeyPolicy, Mode, RequestLedger, Step,
+        AnswerStages, Flow, KeyManagement, Mode, RequestLedger, Step,
         ciphertexts::BucketRegistry,
-        kms_core::{self, CoreAge, CoreError},
+        kms_core::{self, KmsCore, rate_limiter::AskPermit},
         walk_queue::{Activity, AttendanceGuard},
     },
 };
@@ -47,38 +51,40 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     ) -> Result<Transition, Setback> {
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), error))?;
         let (rooms, keys) = self.key_stages(request).ok_or_else(not_configured)?;
-        if let KeyOperation::UnsupportedEvent { topic } = operation {
-            return Err(Setback::held(unsupported(*topic)));
-        }
-        if keys.policy == KeyPolicy::Hold && history.approval == Approval::Missing {
-            let detail = format!(
-                "key_management = \"hold\": `kms-connector requests approve {}` has it answered",
-                request.key
-            );
-            return Err(Setback::held(Hold::new(HoldReason::OperatorApproval, detail)));
-        }
-        if let KeyOperation::Keygen { preparation } = operation {
-            self.check_preparation(*preparation).await?;
-        }
-        attendance.set_activity(Activity::WaitingForCore);
-        let turn = keys.core.acquire_ask_permit().await;
-        let turn = turn.map_err(|error: CoreError| Setback::new(error.remedy(), error))?;
-        attendance.set_activity(Activity::CheckingChain);
-        let again = history.maybe_asked;
-        let block = match self.block_of(request, again).await? {
-            Ok(block) => block,
-            Err(end) => return Ok(Transition::End(end)),
+        let checks = match policy::rule(operation) {
+            KeyRule::Ask(checks) => checks,
+            KeyRule::Hold { topic } => return Err(Setback::held(policy::unsupported(topic))),
         };
-        if let Some(end) = self.check_witnesses(request, block, again, &mut history.doubted).await?
-        {
-            return Ok(Transition::End(end));
+        let mut turn = None;
+        for check in checks {
+            match check {
+                Check::Approval => policy::approval(keys.policy, history.approval, request.key)
+                    .map_err(Setback::held)?,
+                Check::Preparation => self.check_preparation(operation).await?,
+                Check::Turn => {
+                    attendance.set_activity(Activity::WaitingForCore);
+                    turn = Some(turn_at(&keys.core).await?);
+                }
+                Check::Witnesses => {
+                    attendance.set_activity(Activity::CheckingChain);
+                    if let Some(end) = self.check_on_chain(request, history).await? {
+                        return Ok(Transition::End(end));
+                    }
+                }
+                Check::Age => {
+                    attendance.set_activity(Activity::Asking);
+                    match keys.core.age().await {
+                        Ok(age) => policy::age(age).map_err(Setback::held)?,
+                        Err(error) => return Err(core_setback(rooms, &error).await),
+                    }
+                }
+            }
         }
         attendance.set_activity(Activity::Asking);
-        match keys.core.age().await {
-            Ok(CoreAge::Before) => {}
-            Ok(CoreAge::Since) => return Err(Setback::held(too_new())),
-            Err(error) => return Err(core_setback(rooms, &error).await),
-        }
+        let turn = match turn {
+            Some(turn) => turn,
+            None => turn_at(&keys.core).await?,
+        };
         let asking = keys.core.ask_key_operation(turn, request, operation);
         match asking.instrument(debug_span!("kms_core_ask")).await {
             Ok(asked) => {
@@ -90,19 +96,25 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// A key is made of this node's own preparation: until that is answered, the Core could only refuse. A
-    /// preparation that is not in the journal may be at the Core all the same.
-    async fn check_preparation(&self, preparation: U256) -> Result<(), Setback> {
-        let answered = self.ledger.answered_here(vec![preparation]).await;
+    /// How the request ends, if the nodes show that it is not on chain.
+    async fn check_on_chain(
+        &self,
+        request: &Request,
+        history: &mut History,
+    ) -> Result<Option<Outcome>, Setback> {
+        let again = history.maybe_asked;
+        match self.block_of(request, again).await? {
+            Ok(block) => self.check_witnesses(request, block, again, &mut history.doubted).await,
+            Err(end) => Ok(Some(end)),
+        }
+    }
+
+    /// A key is made of this node's own preparation.
+    async fn check_preparation(&self, operation: &KeyOperation) -> Result<(), Setback> {
+        let KeyOperation::Keygen { preparation } = operation else { return Ok(()) };
+        let answered = self.ledger.answered_here(vec![*preparation]).await;
         match answered.ok().and_then(|answered| answered.first().copied()) {
-            Some(AnsweredHere::Yes | AnsweredHere::Unknown) => Ok(()),
-            Some(AnsweredHere::No) => {
-                let detail = format!(
-                    "its preparation {preparation:#066x} is not answered yet; `kms-connector requests \
-                     show` tells of that"
-                );
-                Err(Setback::held(Hold::new(HoldReason::WaitsForPreparation, detail)))
-            }
+            Some(answered) => policy::preparation(*preparation, answered).map_err(Setback::held),
             // A failing journal ends the instance elsewhere.
             None => {
                 debug!("the journal does not tell of a preparation");
@@ -146,6 +158,11 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     }
 }
 
+/// Waits for the turn to ask this Core once.
+async fn turn_at(core: &KmsCore) -> Result<AskPermit, Setback> {
+    core.acquire_ask_permit().await.map_err(|error| Setback::new(error.remedy(), error))
+}
+
 /// The setback of a key operation that nothing here can serve.
 pub(super) fn not_configured() -> Setback {
     let detail = "the configuration does not name the contract that asks for it; set \
@@ -175,25 +192,6 @@ fn key_type(number: u8) -> String {
     }
 }
 
-fn unsupported(topic: Option<B256>) -> Hold {
-    let what = match topic.map(|topic| (topic, abi::unserved_event(topic))) {
-        None => "an event without a topic".to_owned(),
-        Some((_, Some(signature))) => format!("the event {signature}"),
-        Some((topic, None)) => format!("an event with the topic {topic}"),
-    };
-    let detail = format!(
-        "the contract that asks for key operations emitted {what}, which this version does not serve: find \
-         out what it asks for, and upgrade the connector"
-    );
-    Hold::new(HoldReason::UnsupportedEvent, detail)
-}
-
-fn too_new() -> Hold {
-    let detail = "the KMS Core is v0.13.20 or later, and these contracts are of its predecessors: it would \
-                  make another kind of key than the other nodes, and sign other bytes; it is not asked";
-    Hold::new(HoldReason::CoreVersion, detail)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,13 +207,5 @@ mod tests {
         assert!(told.starts_with("server key: 0xabcd, public key: 0x01, key of type 3: 0x0707"));
         assert!(told.len() < 250, "{told}");
         assert_eq!(describe(&Bytes::from_static(&[0xee])), "0xee");
-    }
-
-    #[test]
-    fn an_unserved_event_is_told_by_name_or_by_topic() {
-        let told = unsupported(None).detail;
-        assert!(told.contains("without a topic"), "{told}");
-        let told = unsupported(Some(B256::repeat_byte(0xaa))).detail;
-        assert!(told.contains("0xaaaa"), "{told}");
     }
 }
