@@ -31,8 +31,8 @@ pub use effective::{Entry, effective};
 pub use problems::{Place, Problem, Problems, Warning};
 pub use secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl};
 pub use settings::{
-    Config, Domain, Ethereum, Finality, HostChain, KeyChain, KeyManagement, PrivateAuthorities, S3,
-    StartingBlock, Wallet,
+    Config, Domain, Ethereum, Finality, HostChain, KeyChain, KeyManagement, KeyRepresentation,
+    PrivateAuthorities, S3, StartingBlock, Wallet,
 };
 
 /// Configuration files above this size are refused.

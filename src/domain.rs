@@ -30,7 +30,7 @@ pub use self::{
     core_address::CoreAddress,
     hold::{Hold, HoldReason},
     id::DisplayId,
-    key_operation::{KeyOperation, KeyParameters},
+    key_operation::{KeyOperation, KeyParameters, KeyRepresentation, abort_id, prss_init_id},
     terms::{HandleEntry, RequestTerms, UnifiedTerms},
     untrusted_text::{EscapingWriter, UntrustedText, excerpt, is_printable},
 };
@@ -58,17 +58,25 @@ pub enum Kind {
     PrepKeygen,
     Keygen,
     Crsgen,
+    AbortKeygen,
+    AbortCrsgen,
+    PrssInit,
+    KeyReshareSameSet,
     /// Of the contract that asks for key operations.
     UnsupportedEvent,
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::PublicDecryption,
         Self::UserDecryption,
         Self::PrepKeygen,
         Self::Keygen,
         Self::Crsgen,
+        Self::AbortKeygen,
+        Self::AbortCrsgen,
+        Self::PrssInit,
+        Self::KeyReshareSameSet,
         Self::UnsupportedEvent,
     ];
 
@@ -81,6 +89,10 @@ impl Kind {
             Self::PrepKeygen => "prep_keygen",
             Self::Keygen => "keygen",
             Self::Crsgen => "crsgen",
+            Self::AbortKeygen => "abort_keygen",
+            Self::AbortCrsgen => "abort_crsgen",
+            Self::PrssInit => "prss_init",
+            Self::KeyReshareSameSet => "key_reshare_same_set",
             Self::UnsupportedEvent => "unsupported_event",
         }
     }
@@ -90,7 +102,14 @@ impl Kind {
     pub fn is_key_operation(self) -> bool {
         match self {
             Self::PublicDecryption | Self::UserDecryption => false,
-            Self::PrepKeygen | Self::Keygen | Self::Crsgen | Self::UnsupportedEvent => true,
+            Self::PrepKeygen
+            | Self::Keygen
+            | Self::Crsgen
+            | Self::AbortKeygen
+            | Self::AbortCrsgen
+            | Self::PrssInit
+            | Self::KeyReshareSameSet
+            | Self::UnsupportedEvent => true,
         }
     }
 }
@@ -136,9 +155,14 @@ impl<T> Index<Kind> for PerKind<T> {
         match kind {
             Kind::PublicDecryption => &self.public_decryption,
             Kind::UserDecryption => &self.user_decryption,
-            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
-                &self.key_operation
-            }
+            Kind::PrepKeygen
+            | Kind::Keygen
+            | Kind::Crsgen
+            | Kind::AbortKeygen
+            | Kind::AbortCrsgen
+            | Kind::PrssInit
+            | Kind::KeyReshareSameSet
+            | Kind::UnsupportedEvent => &self.key_operation,
         }
     }
 }
@@ -148,9 +172,14 @@ impl<T> IndexMut<Kind> for PerKind<T> {
         match kind {
             Kind::PublicDecryption => &mut self.public_decryption,
             Kind::UserDecryption => &mut self.user_decryption,
-            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
-                &mut self.key_operation
-            }
+            Kind::PrepKeygen
+            | Kind::Keygen
+            | Kind::Crsgen
+            | Kind::AbortKeygen
+            | Kind::AbortCrsgen
+            | Kind::PrssInit
+            | Kind::KeyReshareSameSet
+            | Kind::UnsupportedEvent => &mut self.key_operation,
         }
     }
 }
@@ -255,6 +284,10 @@ impl Request {
             Operation::Key(KeyOperation::PrepKeygen { .. }) => Kind::PrepKeygen,
             Operation::Key(KeyOperation::Keygen { .. }) => Kind::Keygen,
             Operation::Key(KeyOperation::Crsgen { .. }) => Kind::Crsgen,
+            Operation::Key(KeyOperation::AbortKeygen { .. }) => Kind::AbortKeygen,
+            Operation::Key(KeyOperation::AbortCrsgen { .. }) => Kind::AbortCrsgen,
+            Operation::Key(KeyOperation::PrssInit) => Kind::PrssInit,
+            Operation::Key(KeyOperation::KeyReshare { .. }) => Kind::KeyReshareSameSet,
             Operation::Key(KeyOperation::UnsupportedEvent { .. }) => Kind::UnsupportedEvent,
         }
     }
@@ -280,14 +313,14 @@ impl Request {
         }
     }
 
-    /// Empty in G7, and of key operations on the gateway.
+    /// Empty in G7, and of key operations up to G12.
     #[must_use]
     pub fn extra_data(&self) -> &Bytes {
         static NONE: Bytes = Bytes::new();
         match &self.operation {
             Operation::PublicDecryption(public) => &public.extra_data,
             Operation::UserDecryption(user) => &user.extra_data,
-            Operation::Key(_) => &NONE,
+            Operation::Key(operation) => operation.extra_data().unwrap_or(&NONE),
         }
     }
 }
@@ -369,9 +402,14 @@ impl Answer {
         match kind {
             Kind::PublicDecryption => Self::PublicDecryption(signed),
             Kind::UserDecryption => Self::UserDecryption(signed),
-            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
-                Self::Key(signed)
-            }
+            Kind::PrepKeygen
+            | Kind::Keygen
+            | Kind::Crsgen
+            | Kind::AbortKeygen
+            | Kind::AbortCrsgen
+            | Kind::PrssInit
+            | Kind::KeyReshareSameSet
+            | Kind::UnsupportedEvent => Self::Key(signed),
         }
     }
 
@@ -433,6 +471,12 @@ pub enum Outcome {
     Refused(Refusal),
     /// Its ciphertexts were verified, and it is intentionally not answered: this instance only observes.
     Observed,
+    /// The contract has taken a key operation back.
+    Aborted,
+    /// It is done, and the chain expects no answer.
+    NoAnswerDue,
+    /// It asks this node for nothing.
+    Recorded,
 }
 
 impl Outcome {
@@ -446,6 +490,9 @@ impl Outcome {
             Self::Orphaned => "orphaned",
             Self::Refused(_) => "refused",
             Self::Observed => "observed",
+            Self::Aborted => "aborted",
+            Self::NoAnswerDue => "no_answer_due",
+            Self::Recorded => "recorded",
         }
     }
 }
@@ -453,7 +500,7 @@ impl Outcome {
 #[cfg(test)]
 impl Outcome {
     /// One of each.
-    pub fn each() -> [Self; 8] {
+    pub fn each() -> [Self; 11] {
         let block = BlockRef { number: 7, hash: B256::repeat_byte(1) };
         [
             Self::Accepted { transaction: B256::repeat_byte(2), block },
@@ -461,6 +508,9 @@ impl Outcome {
             Self::Expired,
             Self::Orphaned,
             Self::Observed,
+            Self::Aborted,
+            Self::NoAnswerDue,
+            Self::Recorded,
             Self::Refused(Refusal::Malformed("no materials".into())),
             Self::Refused(Refusal::NotRequested),
             Self::Refused(Refusal::AccessRefused(AccessRefusal::new(

@@ -42,7 +42,7 @@ use tokio::{sync::watch, time::Instant};
 use self::{access::Access, ciphertexts::Ciphertexts, kms_core::KmsCore, submission::Submission};
 pub use self::{
     confirmation::Confirmation,
-    key_management::{KeyManagement, KeyPolicy},
+    key_management::{KeyManagement, KeyPolicy, RepresentationChoice},
     ledger::{
         AccessNote, AnsweredHere, Arrival, Batch, IdRange, RequestLedger, RequestState, Sighting,
         Step, StoredBatch, UnprovenRange,

@@ -93,6 +93,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "chain",
             "contracts::decryption",
             "contracts::gateway_config",
+            "contracts::protocol_config",
             "flow::finality::rule",
             "flow::walk_queue",
             "flow::ledger",

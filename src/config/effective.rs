@@ -6,8 +6,9 @@
 use serde::Serialize;
 
 use super::{
-    Config, Ethereum, Finality, HostChain, KeyManagement, Place, Problems, Source, StartingBlock,
-    Wallet, Warning, assemble_bytes, keys::Key, secret::SecretUrl, sources::RawConfig,
+    Config, Ethereum, Finality, HostChain, KeyManagement, KeyRepresentation, Place, Problems,
+    Source, StartingBlock, Wallet, Warning, assemble_bytes, keys::Key, secret::SecretUrl,
+    sources::RawConfig,
 };
 use crate::domain::PerKind;
 
@@ -114,6 +115,7 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
             }
             .to_owned(),
         ),
+        Key::RepresentationOfKeys => Some(representation(config.key_representation).to_owned()),
         Key::HostChains => {
             let chains: Vec<String> = config.host_chains.iter().map(masked_host_chain).collect();
             (!chains.is_empty()).then(|| chains.join("; "))
@@ -206,6 +208,14 @@ fn finality(finality: Finality) -> &'static str {
         Finality::Latest => "latest",
         Finality::Safe => "safe",
         Finality::Finalized => "finalized",
+    }
+}
+
+fn representation(representation: KeyRepresentation) -> &'static str {
+    match representation {
+        KeyRepresentation::Auto => "auto",
+        KeyRepresentation::Uncompressed => "uncompressed",
+        KeyRepresentation::Compressed => "compressed",
     }
 }
 

@@ -49,6 +49,7 @@ keys! {
         GatewayConfigAddress = "gateway_config_address" or "0x0000000000000000000000000000000000000001",
         KmsGenerationAddress = "kms_generation_address",
         ModeOfKeyManagement = "key_management" or "answer",
+        RepresentationOfKeys = "key_representation" or "auto",
         HostChains = "host_chains",
         HostChainMaxConcurrentCalls = "host_chain_max_concurrent_calls" or "128",
         HostChainCallTimeoutSecs = "host_chain_call_timeout_secs" or "10",

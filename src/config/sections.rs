@@ -16,7 +16,9 @@ use alloy::primitives::Address;
 use self::{judged::Fault, single::gwei_to_wei};
 use super::keys::Key;
 use super::problems::{Place, Problem, Problems, Warning};
-use super::settings::{Config, Domain, Ethereum, Finality, KeyManagement, StartingBlock};
+use super::settings::{
+    Config, Domain, Ethereum, Finality, KeyManagement, KeyRepresentation, StartingBlock,
+};
 use super::sources::{Layer, RawConfig, variable_for};
 use super::values::{Value, show};
 use super::{LoadMode, Source};
@@ -139,7 +141,7 @@ impl Checker<'_> {
         let transactions = self.count(Key::MaxTransactionsInFlight, 1..=MAX_TRANSACTIONS_IN_FLIGHT);
 
         let (decryption_address, gateway_config_address) = addresses?;
-        let (kms_generation_address, key_management) = key_management?;
+        let (kms_generation_address, key_management, key_representation) = key_management?;
         let (answer_timeout, request_expiry) = timeouts?;
         let gateway_url = set(gateway_url)?;
         let gateway_fallback_urls = gateway_fallback_urls?.unwrap_or_default();
@@ -160,6 +162,7 @@ impl Checker<'_> {
             gateway_config_address,
             kms_generation_address,
             key_management,
+            key_representation,
             host_chains: host_chains?,
             host_chain_max_concurrent_calls: set(host_calls)?,
             host_chain_call_timeout: Duration::from_secs(set(host_call_timeout)?),
@@ -253,13 +256,21 @@ impl Checker<'_> {
         &mut self,
         gateway: Option<&(Address, Address)>,
         chains: (Option<u64>, Option<&Option<Ethereum>>),
-    ) -> Result<(Option<Address>, KeyManagement), ProblemNoted> {
+    ) -> Result<(Option<Address>, KeyManagement, KeyRepresentation), ProblemNoted> {
         let address = self.kms_generation_address(gateway, chains);
         let mode = self.one_of(
             Key::ModeOfKeyManagement,
             &[("answer", KeyManagement::Answer), ("hold", KeyManagement::Hold)],
         );
-        Ok((address?, set(mode)?))
+        let representation = self.one_of(
+            Key::RepresentationOfKeys,
+            &[
+                ("auto", KeyRepresentation::Auto),
+                ("uncompressed", KeyRepresentation::Uncompressed),
+                ("compressed", KeyRepresentation::Compressed),
+            ],
+        );
+        Ok((address?, set(mode)?, set(representation)?))
     }
 
     /// It is another contract than those that are named for the same chain.

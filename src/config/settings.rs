@@ -35,6 +35,8 @@ pub struct Config {
     pub kms_generation_address: Option<Address>,
     /// What is done about them.
     pub key_management: KeyManagement,
+    /// Which kind of key is made where the contracts leave that to the operators.
+    pub key_representation: KeyRepresentation,
     /// The chains whose contracts own handles; no two of one id.
     pub host_chains: Vec<HostChain>,
     /// Calls (batches) to one host chain at the same time.
@@ -192,6 +194,15 @@ pub enum KeyManagement {
     Answer,
     /// It waits until an operator approves it.
     Hold,
+}
+
+/// Which kind of key is made where the contracts leave that to the operators: from G13 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyRepresentation {
+    /// Uncompressed keys up to G14. Later contracts take both kinds: there it has to be named.
+    Auto,
+    Uncompressed,
+    Compressed,
 }
 
 /// What signs the transactions.

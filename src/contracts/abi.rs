@@ -9,7 +9,7 @@
 //! | G14 | `g14` | a second, unified user request event |
 //! | HEAD | `head` | handle-only overloads beside every request event |
 //!
-//! `keys` has the events and calls of `KMSGeneration`, which are the same from G9 to G12.
+//! `keys` has the events and calls of `KMSGeneration`, with a table of its own.
 //!
 //! A generation is chosen once per direction: by `topic0` in [`decode`], by the request in
 //! [`response_call`].
@@ -233,9 +233,17 @@ impl ResponseForm {
             (Self::WithExtraData, Kind::UserDecryption) => {
                 g8::user_response_call(id, answer.clone())
             }
-            (_, Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent) => {
-                keys::response_call(kind, id, answer)
-            }
+            (
+                _,
+                Kind::PrepKeygen
+                | Kind::Keygen
+                | Kind::Crsgen
+                | Kind::AbortKeygen
+                | Kind::AbortCrsgen
+                | Kind::PrssInit
+                | Kind::KeyReshareSameSet
+                | Kind::UnsupportedEvent,
+            ) => keys::response_call(kind, id, answer),
         }
     }
 }

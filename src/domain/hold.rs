@@ -90,6 +90,8 @@ stable_words! {
     CoreFailed = "core_failed",
     /// The Core failed on the request and repeats that until it is restarted.
     CoreStuck = "core_stuck",
+    /// The Core has aborted a key operation that the contract still wants.
+    CoreAborted = "core_aborted",
     /// The Core reports that it has or accepts the request, and then that it does not know it.
     CoreForgets = "core_forgets",
     /// The Core accepted the request and gave no answer within the timeout.
@@ -116,6 +118,8 @@ stable_words! {
     CoreLacksPreparation = "core_lacks_preparation",
     /// The Core is of another age than the contract that asks for a key.
     CoreVersion = "core_version",
+    /// It is not known which kind of key the nodes make.
+    KeyRepresentation = "key_representation",
     /// Another node has answered a key operation with another result.
     ResultDiffers = "result_differs",
     /// Its problem is transient but lasts, and other requests needed its permit.
@@ -149,6 +153,12 @@ impl HoldReason {
                 "look at the Core's log: a Core that was restarted has lost its preparations"
             }
             Self::CoreVersion => "run the Core that goes with these contracts",
+            Self::CoreAborted => {
+                "look at the Core's log for who aborted it; if the contract should, ask its owner"
+            }
+            Self::KeyRepresentation => {
+                "agree on `key_representation` with the other operators, and set it"
+            }
             Self::ResultDiffers => "compare the digests in its detail with the other operators",
             Self::SignerMismatch => "connect the right Core, or have its signer registered",
             Self::InvalidAnswer => "compare the versions of Core and contract",

@@ -357,31 +357,7 @@ impl<P: ChainReader> Access<P> {
             let is_valid = self.options.registry.context_is_valid(context, rule).await?;
             return if is_valid { Ok(()) } else { Err(AccessError::ContextUnknown { context }) };
         }
-        let Some(contexts) = &self.options.protocol_config else {
-            return Err(AccessError::EthereumNotConfigured { context });
-        };
-        let status = contexts.context_and_epoch(context, epoch).await;
-        let destroyed = |what| {
-            let why = AccessRefusal::new(AccessRefusalReason::ContextDestroyed, what);
-            let refusal = Refusal::AccessRefused(why);
-            Err(AccessError::Refused { refusal, grounds: Grounds::State })
-        };
-        match status.map_err(AccessError::Ethereum)? {
-            ContextStatus::Valid => Ok(()),
-            ContextStatus::Unknown => Err(AccessError::ContextUnknown { context }),
-            ContextStatus::EpochUnknown => {
-                Err(AccessError::EpochUnknown { context, epoch: epoch.unwrap_or_default() })
-            }
-            ContextStatus::Destroyed => {
-                destroyed(format!("KMS context {context:#066x} was destroyed"))
-            }
-            ContextStatus::EpochDestroyed => {
-                let epoch = epoch.unwrap_or_default();
-                destroyed(format!(
-                    "epoch {epoch:#066x} of KMS context {context:#066x} was destroyed"
-                ))
-            }
-        }
+        check_in_force(self.options.protocol_config.as_ref(), context, epoch).await
     }
 
     /// The context of a request that names none: the one that was current in its block, to which the
@@ -418,6 +394,44 @@ impl<P: ChainReader> Access<P> {
         let why = AccessRefusal::new(AccessRefusalReason::ContextChanged, detail);
         let refusal = Refusal::AccessRefused(why);
         Err(AccessError::Refused { refusal, grounds: Grounds::State })
+    }
+}
+
+/// Checks the KMS context that a key operation names: as for a decryption.
+pub async fn check_key_context<P: ChainReader>(
+    contexts: Option<&ProtocolConfig<P>>,
+    extra_data: &[u8],
+) -> Result<(), AccessError> {
+    let (context, epoch) = context::key_claim(extra_data).map_err(of_event)?;
+    check_in_force(contexts, context, epoch).await
+}
+
+/// Whether `ProtocolConfig` has this context, and this epoch in it, in force.
+async fn check_in_force<P: ChainReader>(
+    contexts: Option<&ProtocolConfig<P>>,
+    context: U256,
+    epoch: Option<U256>,
+) -> Result<(), AccessError> {
+    let Some(contexts) = contexts else {
+        return Err(AccessError::EthereumNotConfigured { context });
+    };
+    let status = contexts.context_and_epoch(context, epoch).await;
+    let destroyed = |what| {
+        let why = AccessRefusal::new(AccessRefusalReason::ContextDestroyed, what);
+        let refusal = Refusal::AccessRefused(why);
+        Err(AccessError::Refused { refusal, grounds: Grounds::State })
+    };
+    match status.map_err(AccessError::Ethereum)? {
+        ContextStatus::Valid => Ok(()),
+        ContextStatus::Unknown => Err(AccessError::ContextUnknown { context }),
+        ContextStatus::EpochUnknown => {
+            Err(AccessError::EpochUnknown { context, epoch: epoch.unwrap_or_default() })
+        }
+        ContextStatus::Destroyed => destroyed(format!("KMS context {context:#066x} was destroyed")),
+        ContextStatus::EpochDestroyed => {
+            let epoch = epoch.unwrap_or_default();
+            destroyed(format!("epoch {epoch:#066x} of KMS context {context:#066x} was destroyed"))
+        }
     }
 }
 

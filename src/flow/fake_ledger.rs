@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     chain::lane::{GiveUpReason, SignedTransaction, TransactionId, TransactionLedger},
-    domain::{B256, BlockRef, Event, LedgerError, RequestKey, U256},
+    domain::{B256, BlockRef, Event, KeyRepresentation, LedgerError, RequestKey, U256},
 };
 
 /// What was recorded.
@@ -51,6 +51,19 @@ impl RequestLedger for FakeLedger {
         _: u32,
     ) -> Result<Vec<Event>, LedgerError> {
         Ok(Vec::new())
+    }
+    async fn is_done(&self, _: U256) -> Result<bool, LedgerError> {
+        Ok(false)
+    }
+    async fn choose_representation(
+        &self,
+        _: RequestKey,
+        wanted: KeyRepresentation,
+    ) -> Result<KeyRepresentation, LedgerError> {
+        Ok(wanted)
+    }
+    async fn representation_of(&self, _: U256) -> Result<Option<KeyRepresentation>, LedgerError> {
+        Ok(None)
     }
     async fn answered_here(&self, ids: Vec<U256>) -> Result<Vec<AnsweredHere>, LedgerError> {
         let book = self.contents();

@@ -2,16 +2,23 @@
 //! operator's word. They take hours, cost a Core hours of work, and end in a vote that cannot be taken back.
 //!
 //! ```text
-//! approval       `key_management = "hold"`: an operator has to approve it       held (operator_approval)
-//! preparation    a key waits for this node's own preparation of it              held (waits_for_preparation)
-//! age            the Core must be as old as the contract                        held (core_version)
+//! checks         what the operators, the contracts and the Core have to agree on, see
+//!                [`policy`](super::walk::policy::key_operations)                held, with what is missing
 //! ask, poll      as often as it takes; nothing expires
 //! votes          what other nodes answered must be the same                     held (result_differs)
 //! submission     as for a decryption
 //! ```
 
+use tokio::sync::watch;
+
 use super::{Confirmation, kms_core::KmsCore, submission::Submission};
-use crate::contracts::decryption::RequestContract;
+use crate::{
+    contracts::{
+        decryption::{DeploymentSupport, RequestContract},
+        protocol_config::ProtocolConfig,
+    },
+    domain::KeyRepresentation,
+};
 
 /// What is done about a key operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +26,14 @@ pub enum KeyPolicy {
     Answer,
     /// An operator has to approve each.
     Hold,
+}
+
+/// Which kind of key is made where the contracts leave that to the operators (`key_representation`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepresentationChoice {
+    /// What the other nodes make by themselves, where that is known.
+    Auto,
+    Named(KeyRepresentation),
 }
 
 /// The stages of key operations.
@@ -30,4 +45,9 @@ pub struct KeyManagement<P> {
     pub submission: Submission<P>,
     pub confirmation: Confirmation<P>,
     pub policy: KeyPolicy,
+    pub representation: RepresentationChoice,
+    /// Where the contexts that requests name are checked. `None`: not configured; up to G12 there are none.
+    pub contexts: Option<ProtocolConfig<P>>,
+    /// The gateway's contracts: those on Ethereum do not tell G14 from HEAD.
+    pub gateway: watch::Receiver<DeploymentSupport>,
 }

@@ -48,7 +48,7 @@ use tonic::Status;
 
 pub use self::{
     answer_error::{AnswerError, WrongSigner, WrongSignerCause},
-    key_operations::CoreAge,
+    key_operations::{CoreAge, KeyAsk, Telling},
     results::{AskResult, CoreError, CoreHealth, PollResult, PollingEnd},
     transport::{EndpointError, GrpcService, Transport},
 };
@@ -212,7 +212,9 @@ impl KmsCore {
                 self.endpoint.call("user_decrypt", self.options.ask, asking).await
             }
             // The caller has ciphertexts, which a key operation does not need.
-            Operation::Key(operation) => self.send_key_operation(id, operation).await?,
+            Operation::Key(operation) => {
+                self.send_key_operation(id, KeyAsk { operation, representation: None }).await?
+            }
         };
         self.conclude_ask(request, outcome, || {
             let named = extra_data.named_context(request.extra_data());
@@ -347,7 +349,9 @@ impl KmsCore {
             Err(NoReply::TimedOut) => return Ok(PollResult::Pending),
             Err(NoReply::Status(status)) => status,
         };
-        match status::meaning(CallKind::Poll, &status) {
+        let call =
+            if request.kind().is_key_operation() { CallKind::PollKey } else { CallKind::Poll };
+        match status::meaning(call, &status) {
             StatusMeaning::Pending => Ok(PollResult::Pending),
             StatusMeaning::Forgotten => Ok(PollResult::Forgotten),
             StatusMeaning::Busy => Err(busy_error(&status)),

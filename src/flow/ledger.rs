@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::{
     contracts::abi::Counter,
     domain::{
-        Answer, B256, BlockRef, CoreAddress, Event, Hold, HoldReason, Kind, LedgerError, Outcome,
-        RequestKey, U256, stage::Stage,
+        Answer, B256, BlockRef, CoreAddress, Event, Hold, HoldReason, KeyRepresentation, Kind,
+        LedgerError, Outcome, RequestKey, U256, stage::Stage,
     },
 };
 
@@ -177,6 +177,23 @@ pub trait RequestLedger: Clone + Send + Sync + 'static {
         transaction: B256,
         limit: u32,
     ) -> impl Future<Output = Result<Vec<Event>, LedgerError>> + Send;
+
+    /// Records the kind of key that a preparation is made for, unless that was recorded before, and returns
+    /// what is recorded. Durable.
+    fn choose_representation(
+        &self,
+        preparation: RequestKey,
+        wanted: KeyRepresentation,
+    ) -> impl Future<Output = Result<KeyRepresentation, LedgerError>> + Send;
+
+    /// What is recorded for the preparation with this id.
+    fn representation_of(
+        &self,
+        preparation: U256,
+    ) -> impl Future<Output = Result<Option<KeyRepresentation>, LedgerError>> + Send;
+
+    /// Whether a request with this id ended as done without an answer ([`Outcome::NoAnswerDue`]).
+    fn is_done(&self, id: U256) -> impl Future<Output = Result<bool, LedgerError>> + Send;
 
     /// Which of these ids were answered, in their order.
     fn answered_here(

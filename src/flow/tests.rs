@@ -7,6 +7,8 @@ mod core_never_answers;
 mod foreign_answers;
 mod forged_requests;
 mod key_operations;
+mod host_key_operations;
+mod aborts;
 mod only_observed;
 mod panics;
 mod scene;

@@ -19,7 +19,7 @@ use self::policy::{
     setback::{Cause, Setback},
 };
 use super::{
-    Flow, Mode, QueuedRequest, RequestLedger, RequestState, Step,
+    AnswerStages, Flow, Mode, QueuedRequest, RequestLedger, RequestState, Step,
     capacity::PermitHolder,
     ciphertexts::BucketRegistry,
     finality::rule::FinalHeight,
@@ -207,6 +207,21 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
+    /// Polls the Core until it answers.
+    async fn poll_stage(
+        &self,
+        rooms: &AnswerStages<P>,
+        request: &Request,
+        history: &mut History,
+    ) -> Result<Transition, Setback> {
+        match &request.operation {
+            Operation::PublicDecryption(_) | Operation::UserDecryption(_) => {
+                self.poll(rooms, request, history).await
+            }
+            Operation::Key(_) => self.poll_key_operation(rooms, request, history).await,
+        }
+    }
+
     /// A run whose journal is gone may have answered a request that was on chain before this start.
     fn may_be_answered_already(&self, request: &Request) -> bool {
         match &self.mode {
@@ -274,7 +289,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 let polling = async {
                     tokio::select! {
                         biased;
-                        door = self.poll(rooms, request, history) => door,
+                        door = self.poll_stage(rooms, request, history) => door,
                         () = holder.wait_recalled_after(GIVE_WAY_AFTER) => Err(Setback::no_answer(None)),
                     }
                 };

@@ -14,6 +14,7 @@ use super::{
     host_chains::{self, Hosts},
     housekeeping,
     journal_state::JournalPlace,
+    key_requests::KeyCircumstances,
     prior_answers, report,
     rooms::{ChainRules, CommonParts, RoomParts, open_access, open_ciphertexts},
     second_chain::KmsNode,
@@ -97,6 +98,10 @@ impl Stack {
             wallet: wallet.clone(),
             core: core.clone(),
             registry: registry.clone(),
+            circumstances: KeyCircumstances {
+                contexts: hosts.protocol_config.clone(),
+                gateway: support.subscribe(),
+            },
         }));
         let stored = waits
             .for_disk(journal.path(), StoredState::read(&opened, ChainKind::Sequencer))

@@ -2,6 +2,7 @@
 //! Decryption contract, with a cursor of its own, and what it asks for goes to the same walk. Where Ethereum
 //! does, there is a stack for that chain ([`super::second_chain`]).
 
+use tokio::sync::watch;
 use tracing::info;
 
 use super::{
@@ -14,10 +15,11 @@ use crate::{
     contracts::{
         abi::{Deployment, Generation},
         decryption::{DeploymentSupport, RequestContract},
+        protocol_config::ProtocolConfig,
     },
-    domain::{Address, BlockRef, LedgerError, RequestSource, SigningDomain},
+    domain::{Address, BlockRef, KeyRepresentation, LedgerError, RequestSource, SigningDomain},
     flow::{
-        Confirmation, KeyManagement, KeyPolicy, WalkSender,
+        Confirmation, KeyManagement, KeyPolicy, RepresentationChoice, WalkSender,
         arrivals::{Arrivals, Start, suspects::SuspectBlocks},
         kms_core::KmsCore,
         submission::Submission,
@@ -25,6 +27,15 @@ use crate::{
     journal::Journal,
     telemetry::{heartbeat, metrics::Metrics},
 };
+
+/// What key operations depend on beside their own contract.
+#[derive(Clone, Debug)]
+pub(super) struct KeyCircumstances {
+    /// Where the KMS contexts that they name are checked. `None`: not configured.
+    pub(super) contexts: Option<ProtocolConfig<ArbitrumProvider>>,
+    /// The gateway's contracts.
+    pub(super) gateway: watch::Receiver<DeploymentSupport>,
+}
 
 /// The contract that asks for key operations, and blocks of it that are read again.
 #[derive(Clone)]
@@ -58,7 +69,7 @@ impl KeyContract {
         config: &Config,
         core: &KmsCore,
         (lane, gas_limit): (Lane, Option<u64>),
-        metrics: &Metrics,
+        (metrics, of): (&Metrics, KeyCircumstances),
     ) -> KeyManagement<ArbitrumProvider> {
         let adapter = &self.adapter;
         let chain_id = adapter.source().chain_id;
@@ -71,6 +82,17 @@ impl KeyContract {
                 config::KeyManagement::Answer => KeyPolicy::Answer,
                 config::KeyManagement::Hold => KeyPolicy::Hold,
             },
+            representation: match config.key_representation {
+                config::KeyRepresentation::Auto => RepresentationChoice::Auto,
+                config::KeyRepresentation::Uncompressed => {
+                    RepresentationChoice::Named(KeyRepresentation::Uncompressed)
+                }
+                config::KeyRepresentation::Compressed => {
+                    RepresentationChoice::Named(KeyRepresentation::Compressed)
+                }
+            },
+            contexts: of.contexts,
+            gateway: of.gateway,
         }
     }
 }
@@ -142,7 +164,7 @@ impl Stack {
             let opened = InHand { journal: journal.clone(), begun_before: None };
             let reading = ReadingPosition::read(&opened).await.map_err(LedgerError::from)?;
             // Upgrades are logged. What is served is decided by the Decryption contract.
-            let support = tokio::sync::watch::channel(DeploymentSupport::Upgraded { block: 0 }).0;
+            let support = watch::channel(DeploymentSupport::Upgraded { block: 0 }).0;
             let (cursor, began_after) = (reading.cursor, reading.began_after);
             let arrivals =
                 Arrivals::new(adapter, journal, walk, support, cursor, began_after, metrics)

@@ -163,7 +163,8 @@ async fn retry(
                 outcome @ (Outcome::Refused(_)
                 | Outcome::Expired
                 | Outcome::Orphaned
-                | Outcome::AlreadyAnswered),
+                | Outcome::AlreadyAnswered
+                | Outcome::NoAnswerDue),
             ),
             _,
         ) => {
@@ -186,6 +187,14 @@ async fn retry(
                  to try",
                 block.number
             ),
+        ),
+        (Some(Outcome::Aborted), _) => (
+            RetryVerdict::Refused,
+            "the contract has taken it back: there is nothing to try".to_owned(),
+        ),
+        (Some(Outcome::Recorded), _) => (
+            RetryVerdict::Refused,
+            "it asks this node for nothing: there is nothing to try".to_owned(),
         ),
         (Some(Outcome::Observed), _) => (
             RetryVerdict::Refused,

@@ -14,9 +14,16 @@ use tokio::{
 use tracing::{debug, error, info};
 
 use crate::{
-    contracts::{abi, decryption::DeploymentSupport},
-    flow::{QueuedRequest, WalkSender},
-    journal::{Journal, JournalError, Position, Query, RequestFilter, RequestPage, StageName},
+    contracts::{
+        abi::{self, DecodeError, DecodeProblem},
+        decryption::DeploymentSupport,
+    },
+    domain::{Kind, Outcome, Request},
+    flow::{Arrival, Batch, QueuedRequest, RequestLedger as _, Sighting, Step, WalkSender},
+    journal::{
+        Journal, JournalError, Position, Query, RequestFilter, RequestPage, RequestRecord,
+        StageName,
+    },
     telemetry::heartbeat::Heartbeat,
 };
 
@@ -92,6 +99,34 @@ impl Recovery {
         }
     }
 
+    /// An earlier version stored this event as one that it did not know, under an id of its own. It is stored anew
+    /// as the request that it is. Returns how many requests are walked for it.
+    async fn take_anew(&self, row: &RequestRecord, request: Request) -> usize {
+        let (key, kind) = (request.key, request.kind());
+        let arrival = Arrival { key, kind, event: row.event.clone(), seen: Sighting::Found };
+        let batch = Batch { arrivals: vec![arrival], ..Batch::default() };
+        // A failing journal ends the instance elsewhere.
+        let Ok(stored) = self.journal.store_batch(batch).await else { return 0 };
+        info!(request = %key, %kind, "an event that an earlier version did not know is served now");
+        self.settle_unsupported(row).await;
+        if stored.new.is_empty() || self.walk.is_attended(key) {
+            return 0;
+        }
+        let queued = self.walk.attend(request, false);
+        if self.heart.rest_while(self.walk.send(queued)).await.is_err() {
+            self.heart.rest();
+            std::future::pending::<()>().await;
+        }
+        1
+    }
+
+    async fn settle_unsupported(&self, row: &RequestRecord) {
+        let settled = self.journal.note(row.key, Step::Settled(Outcome::Recorded)).await;
+        if let Err(error) = settled {
+            debug!(%error, "could not note a step");
+        }
+    }
+
     async fn feed(
         &self,
         which: RequestFilter,
@@ -114,6 +149,14 @@ impl Recovery {
                     break 'pages;
                 }
                 match abi::decode(row.key.source, &row.event) {
+                    Ok(request) if row.kind == Kind::UnsupportedEvent && request.key != row.key => {
+                        taken += self.take_anew(&row, request).await;
+                    }
+                    Err(DecodeError { problem: DecodeProblem::NotARequest { .. }, .. })
+                        if row.kind == Kind::UnsupportedEvent =>
+                    {
+                        self.settle_unsupported(&row).await;
+                    }
                     // Already attended.
                     Ok(request) if self.walk.is_attended(request.key) => {}
                     Ok(request) => {
@@ -147,8 +190,8 @@ mod tests {
     use super::*;
     use crate::{
         chain::fake_chain::{SOURCE, request_event},
-        domain::{Address, B256, Hold, HoldReason},
-        flow::{Arrival, Batch, RequestLedger as _, Sighting, Step, walk_channels},
+        domain::{Address, B256, BlockRef, Bytes, Event, Hold, HoldReason, RequestKey, U256},
+        flow::walk_channels,
         journal::Identity,
         telemetry::metrics::Metrics,
     };
@@ -195,6 +238,78 @@ mod tests {
             let next = timeout(within, intakes.decryptions.from_journal.recv()).await;
             assert_eq!(next.is_ok(), walked, "{told:?}");
         }
+        stop.cancel();
+        tasks.shutdown().await;
+    }
+
+    fn event(topic: B256) -> Event {
+        let block = BlockRef { number: 3, hash: B256::repeat_byte(3) };
+        let (topics, data) = (vec![topic], Bytes::new());
+        Event { block, transaction: B256::repeat_byte(4), log_index: 0, topics, data }
+    }
+
+    /// A version that knows more finds them in its journal.
+    #[tokio::test]
+    async fn what_an_earlier_version_did_not_know_is_read_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let wallet = Address::repeat_byte(1);
+        let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
+        let (journal, writer) = Journal::open(dir.path(), identity, SOURCE.contract).unwrap();
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let writing = writer.run(Heartbeat::default(), Metrics::default(), stop.clone());
+        tasks.spawn(async move { drop(writing.await) });
+        // PRSSInit(), Paused(address), and one that nobody knows.
+        let known = "0x11db42c1878f2e2819241f5250984563f06cf22818e7adb86a66921d15d59d3f";
+        let notice = "0x62e78cea01bee320cd4e420270b5ea74000d11b0c9f74754ebdbfc544b05a258";
+        let events = [known.parse().unwrap(), notice.parse().unwrap(), B256::repeat_byte(9)];
+        let as_unsupported = |(number, topic): (u64, B256)| {
+            let key = RequestKey {
+                source: SOURCE,
+                id: U256::from(number),
+                content: B256::repeat_byte(1),
+            };
+            let seen = Sighting::Found;
+            Arrival { key, kind: Kind::UnsupportedEvent, event: event(topic), seen }
+        };
+        // The one that nobody knows has the key that it has today.
+        let unknown = abi::decode(SOURCE, &event(events[2])).unwrap().key;
+        let mut arrivals: Vec<_> = (1..).zip(events).map(as_unsupported).collect();
+        arrivals[2].key = unknown;
+        let keys: Vec<RequestKey> = arrivals.iter().map(|one| one.key).collect();
+        journal.store_batch(Batch { arrivals, ..Batch::default() }).await.unwrap();
+        for key in &keys {
+            let hold = Hold::new(HoldReason::UnsupportedEvent, "?");
+            journal.note(*key, Step::Held(hold)).await.unwrap();
+        }
+        journal.flush().await.unwrap();
+        let newest = journal.ask(Query::NewestPosition).await.unwrap();
+        let (mut intakes, _, walk) = walk_channels(8, 8);
+        let recovery = Recovery {
+            journal: journal.clone(),
+            walk,
+            held_retry: Duration::from_hours(1),
+            newest,
+            recovered_up_to: watch::channel(None).0,
+            support: watch::channel(DeploymentSupport::up_to_g10()).1,
+            heart: Heartbeat::default(),
+        };
+        tasks.spawn(async move { recovery.run().await.unwrap() });
+        let within = Duration::from_secs(5);
+        let mut walked = Vec::new();
+        while walked.len() < 2 {
+            let next = timeout(within, intakes.key_operations.from_journal.recv()).await;
+            let request = next.unwrap().unwrap().request;
+            walked.push((request.kind(), request.key));
+        }
+        walked.sort_unstable();
+        assert_eq!(walked[0].0, Kind::PrssInit);
+        assert_eq!(walked[1], (Kind::UnsupportedEvent, unknown));
+        journal.flush().await.unwrap();
+        let mut outcomes = Vec::new();
+        for key in keys {
+            outcomes.push(journal.request(key).await.unwrap().unwrap().progress.outcome);
+        }
+        assert_eq!(outcomes, [Some(Outcome::Recorded), Some(Outcome::Recorded), None]);
         stop.cancel();
         tasks.shutdown().await;
     }

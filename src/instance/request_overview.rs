@@ -30,7 +30,10 @@ pub(super) fn overview(
         | Outcome::AlreadyAnswered
         | Outcome::Expired
         | Outcome::Orphaned
-        | Outcome::Observed => None,
+        | Outcome::Observed
+        | Outcome::Aborted
+        | Outcome::NoAnswerDue
+        | Outcome::Recorded => None,
     });
     let stage = if outcome.is_some() { "settled" } else { progress.stage.as_str() };
     RequestOverview {

@@ -13,7 +13,7 @@ use super::{
     dependencies::{configured_domain, request_source},
     host_chains::Hosts,
     housekeeping,
-    key_requests::KeyContract,
+    key_requests::{KeyCircumstances, KeyContract},
     operator_requests::OperatorRequests,
     recovery::Recovery,
     report::{Report, ReportMode},
@@ -161,7 +161,11 @@ impl Stack {
         let keys = KeyContract::on_gateway(config, &common.contract);
         let key_stages = keys.as_ref().map(|keys| {
             let sending = (lane.clone(), config.gas_limit);
-            keys.stages(config, &parts.core, sending, &metrics)
+            let agreed = KeyCircumstances {
+                contexts: parts.access.options.protocol_config.clone(),
+                gateway: common.support.subscribe(),
+            };
+            keys.stages(config, &parts.core, sending, (&metrics, agreed))
         });
         let (height_sender, final_height) =
             watch::channel(common.chain.finality.final_height(0, None));

@@ -26,7 +26,7 @@ use super::{
     edges::Edges,
     inquiries,
     journal_state::JournalPlace,
-    key_requests::KeyContract,
+    key_requests::{KeyCircumstances, KeyContract},
     prior_answers,
     report::ReportMode,
     rooms::{ChainRules, CommonParts, WalkInputs, flow_options, whose},
@@ -72,6 +72,7 @@ pub(super) struct KmsNode {
     pub(super) core: KmsCore,
     /// Who is registered, as the gateway knows it.
     pub(super) registry: GatewayConfigAdapter<ArbitrumProvider>,
+    pub(super) circumstances: KeyCircumstances,
 }
 
 /// What Ethereum's stack is built from.
@@ -277,7 +278,7 @@ impl Stack {
         }
         waits.retry_until_ready(&nodes, || dependencies::ask_chain(&provider)).await?;
         waits.done_waiting();
-        let KmsNode { wallet, core, registry } = opened(&waits, &mut node).await?;
+        let KmsNode { wallet, core, registry, circumstances } = opened(&waits, &mut node).await?;
         let address = wallet.address();
         reporter.gauges.send_modify(|gauges| gauges.wallet = Some(address.to_string()));
 
@@ -325,7 +326,7 @@ impl Stack {
         let lane = self.open_lane(&common, wallet, lane_options, transactions);
         let keys = KeyContract::of(common.contract.clone());
         let metrics = reporter.metrics.clone();
-        let stages = keys.stages(config, &core, (lane, None), &metrics);
+        let stages = keys.stages(config, &core, (lane, None), (&metrics, circumstances));
         let (height_sender, final_height) = watch::channel(rules.finality.final_height(0, None));
         let flow = Flow {
             whose: whose(&self.supervision.name, config),

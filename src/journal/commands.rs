@@ -7,7 +7,9 @@ use tokio::sync::oneshot;
 use super::Pruned;
 use crate::{
     chain::lane::{GiveUpReason, SignedTransaction, TransactionId},
-    domain::{BlockRef, Event, Kind, LedgerError, Outcome, RequestKey, RequestSource},
+    domain::{
+        BlockRef, Event, KeyRepresentation, Kind, LedgerError, Outcome, RequestKey, RequestSource,
+    },
     flow::ledger::{Batch, Step, StoredBatch},
 };
 
@@ -29,6 +31,11 @@ pub enum Work {
     Approve {
         key: RequestKey,
         by: String,
+    },
+    /// The kind of key that this preparation is made for.
+    Represent {
+        preparation: RequestKey,
+        representation: KeyRepresentation,
     },
     /// The contract of this handle stands beside this Decryption contract, which names its requests.
     StandBeside(RequestSource),
@@ -56,6 +63,7 @@ impl Work {
             | Self::GiveUp(..)
             | Self::Prune { .. }
             | Self::Approve { .. }
+            | Self::Represent { .. }
             | Self::StandBeside(_)
             | Self::ForgetUpTo(_)
             | Self::NoteDeployment(_)
@@ -122,6 +130,7 @@ impl Command {
             | Work::Reopen(_)
             | Work::OpenAgain(_)
             | Work::Approve { .. }
+            | Work::Represent { .. }
             | Work::StandBeside(_)
             | Work::ForgetUpTo(_)
             | Work::Flush => 0,

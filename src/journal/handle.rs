@@ -175,8 +175,8 @@ impl Journal {
         self.ask(|slot| Query::RecentlyMined(nonces, slot)).await
     }
 
-    /// Completes when settled requests were opened again (`HoldReason::AnswerDropped`) since the last
-    /// call.
+    /// Completes when settled requests were opened again (`HoldReason::AnswerDropped`), or a key operation ended
+    /// for which others may be held, since the last call.
     pub async fn reopened(&self) {
         self.shared.reopened.notified().await;
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     chain::lane::{GiveUpReason, SignedTransaction, TransactionId, TransactionLedger},
-    domain::{B256, BlockRef, Event, LedgerError, RequestKey, U256},
+    domain::{B256, BlockRef, Event, KeyRepresentation, LedgerError, RequestKey, U256},
     flow::ledger::{AnsweredHere, Batch, RequestLedger, RequestState, Step, StoredBatch},
 };
 
@@ -54,6 +54,27 @@ impl RequestLedger for Journal {
     ) -> Result<Vec<Event>, LedgerError> {
         let ask = |slot| Query::EventsOfSameTransaction(key, transaction, limit, slot);
         Ok(self.ask(ask).await?)
+    }
+
+    async fn choose_representation(
+        &self,
+        preparation: RequestKey,
+        wanted: KeyRepresentation,
+    ) -> Result<KeyRepresentation, LedgerError> {
+        let representation = wanted;
+        self.durable(Work::Represent { preparation, representation }).await?;
+        Ok(self.representation_of(preparation.id).await?.unwrap_or(wanted))
+    }
+
+    async fn representation_of(
+        &self,
+        preparation: U256,
+    ) -> Result<Option<KeyRepresentation>, LedgerError> {
+        Ok(self.ask(|slot| Query::Representation(preparation, slot)).await?)
+    }
+
+    async fn is_done(&self, id: U256) -> Result<bool, LedgerError> {
+        Ok(self.ask(|slot| Query::IsDone(id, slot)).await?)
     }
 
     async fn answered_here(&self, ids: Vec<U256>) -> Result<Vec<AnsweredHere>, LedgerError> {

@@ -357,22 +357,28 @@ impl EndedProgress {
             (Outcome::Accepted { .. }, SeenAgain | AnswerDropped)
             | (Outcome::AlreadyAnswered, SeenAgain | AnswerDropped | RetryAsked)
             | (
-                Outcome::Orphaned | Outcome::Refused(Refusal::NotRequested),
+                Outcome::Orphaned | Outcome::Refused(Refusal::NotRequested) | Outcome::NoAnswerDue,
                 SeenAgain | RetryAsked,
             )
+            // That it was taken back is a fact of the chain.
+            | (Outcome::Aborted, SeenAgain)
             | (
                 Outcome::Expired
                 | Outcome::Refused(Refusal::Malformed(_) | Refusal::AccessRefused(_)),
                 RetryAsked,
             ) => true,
             (Outcome::Accepted { .. }, RetryAsked)
-            | (Outcome::Orphaned | Outcome::Refused(Refusal::NotRequested), AnswerDropped)
+            | (
+                Outcome::Orphaned | Outcome::Refused(Refusal::NotRequested) | Outcome::NoAnswerDue,
+                AnswerDropped,
+            )
+            | (Outcome::Aborted, AnswerDropped | RetryAsked)
             | (
                 Outcome::Expired
                 | Outcome::Refused(Refusal::Malformed(_) | Refusal::AccessRefused(_)),
                 SeenAgain | AnswerDropped,
             )
-            | (Outcome::Observed, SeenAgain | AnswerDropped | RetryAsked) => false,
+            | (Outcome::Observed | Outcome::Recorded, SeenAgain | AnswerDropped | RetryAsked) => false,
         }
     }
 }
@@ -389,7 +395,10 @@ fn outcome_text(outcome: &Outcome) -> String {
         | Outcome::AlreadyAnswered
         | Outcome::Expired
         | Outcome::Orphaned
-        | Outcome::Observed => format!("it had ended as {name}"),
+        | Outcome::Observed
+        | Outcome::Aborted
+        | Outcome::NoAnswerDue
+        | Outcome::Recorded => format!("it had ended as {name}"),
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     chain::lane::{MinedTransaction, SignedTransaction},
-    domain::{B256, BlockRef, Event, RequestKey, RequestSource, U256},
+    domain::{B256, BlockRef, Event, KeyRepresentation, RequestKey, RequestSource, U256},
     flow::ledger::{AnsweredHere, IdRange, UnprovenRange},
     telemetry::metrics::RequestGauges,
 };
@@ -99,6 +99,10 @@ pub enum Query {
     EventsOfSameTransaction(RequestKey, B256, u32, QueryReply<Vec<Event>>),
     /// Which of these ids were answered, in their order.
     AnsweredHere(Vec<U256>, QueryReply<Vec<AnsweredHere>>),
+    /// Whether a request with this id ended as done without an answer.
+    IsDone(U256, QueryReply<bool>),
+    /// The kind of key that the preparation with this id is made for, if that is recorded.
+    Representation(U256, QueryReply<Option<KeyRepresentation>>),
     /// A page of requests in the order of their arrival.
     Summaries(RequestPage, QueryReply<Vec<RequestSummary>>),
     /// The same with all that is stored of each.

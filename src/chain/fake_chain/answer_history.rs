@@ -80,7 +80,14 @@ impl FakeChain {
                 let data = (none.clone(), none.clone(), sender, none).abi_encode_params();
                 (abi::RESPONSE_TOPICS[0], data.into())
             }
-            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
+            Kind::PrepKeygen
+            | Kind::Keygen
+            | Kind::Crsgen
+            | Kind::AbortKeygen
+            | Kind::AbortCrsgen
+            | Kind::PrssInit
+            | Kind::KeyReshareSameSet
+            | Kind::UnsupportedEvent => {
                 panic!("no decryption")
             }
         };

@@ -16,6 +16,7 @@ fn sample(key: Key, directory: &Path) -> String {
         Key::GatewayConfigAddress => "0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359".to_owned(),
         Key::KmsGenerationAddress => "0xd1220a0cf47c7b9be7a2e6ba89f429762e7b9adb".to_owned(),
         Key::ModeOfKeyManagement => "hold".to_owned(),
+        Key::RepresentationOfKeys => "compressed".to_owned(),
         Key::HostChains => format!(
             "[{{\"chainId\": 5, \"url\": \"https://host.example/k\", \"aclAddress\": \"{ADDRESS}\"}}]"
         ),

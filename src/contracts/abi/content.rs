@@ -77,21 +77,37 @@ impl ContentHash {
 
     fn key_operation(&mut self, operation: &KeyOperation) {
         match operation {
-            KeyOperation::PrepKeygen { parameters } => {
+            KeyOperation::PrepKeygen { parameters, .. } => {
                 self.choice(3);
                 self.choice(parameters.number());
             }
-            KeyOperation::Keygen { preparation } => {
+            KeyOperation::Keygen { preparation, .. } => {
                 self.choice(4);
                 self.word((*preparation).into());
             }
-            KeyOperation::Crsgen { max_bits, parameters } => {
+            KeyOperation::Crsgen { max_bits, parameters, .. } => {
                 self.choice(5);
                 self.word((*max_bits).into());
                 self.choice(parameters.number());
             }
+            KeyOperation::AbortKeygen { preparation: aborted }
+            | KeyOperation::AbortCrsgen { crs: aborted } => {
+                self.choice(6);
+                self.word((*aborted).into());
+            }
+            KeyOperation::PrssInit => self.choice(7),
+            KeyOperation::KeyReshare { preparation, key, parameters } => {
+                self.choice(8);
+                self.word((*preparation).into());
+                self.word((*key).into());
+                self.choice(parameters.number());
+            }
             // Its id is the hash of everything it says.
             KeyOperation::UnsupportedEvent { .. } => self.choice(0),
+        }
+        // Journals have requests of G9 to G12, which end here.
+        if let Some(extra_data) = operation.extra_data() {
+            self.text(extra_data);
         }
     }
 
@@ -219,6 +235,20 @@ mod tests {
         contents.sort_unstable();
         contents.dedup();
         assert_eq!(contents.len(), count);
+    }
+
+    #[test]
+    fn extra_data_makes_another_key_operation() {
+        let of = |extra_data: Option<&'static [u8]>| {
+            let (preparation, extra_data) = (U256::ONE, extra_data.map(Bytes::from_static));
+            let operation = Operation::Key(KeyOperation::Keygen { preparation, extra_data });
+            content(U256::ONE, EventShape::G9, &operation)
+        };
+        let all = [None, Some(&[][..]), Some(&[1]), Some(&[1, 0])].map(of);
+        assert!((1..all.len()).all(|one| !all[..one].contains(&all[one])), "{all:?}");
+        // As journals have it.
+        let stored = "0x35bad326648db3923c8de2f159004475ef5970d627e433bd45b7285aab07408b";
+        assert_eq!(all[0].to_string(), stored);
     }
 
     proptest! {

@@ -1,9 +1,18 @@
-//! The gateway's `KMSGeneration` contract, from G9 to G12: what it asks for, the calls that answer it, and
-//! the answers of others (gateway-abi 6.2). It has the same shape in all of these generations, and indexes
-//! nothing.
+//! The `KMSGeneration` contract: what it asks for, the calls that answer it, and the answers of others
+//! (gateway-abi 6). It indexes nothing.
+//!
+//! | generation | file | what differs from the one before |
+//! |---|---|---|
+//! | G9 to G12 | `gateway` | on the gateway; its requests name no KMS context |
+//! | G13 to HEAD | `host` | on Ethereum; `bytes extraData` at the end of each request, which is signed |
+//!
+//! The answers, and the events that show them, are the same in all.
 //!
 //! The contract is read without a filter of topics: an event that stands in no table here asks for something
 //! that this version does not know, and must not be missed.
+
+mod gateway;
+mod host;
 
 use alloy::primitives::{Keccak256, b256};
 use alloy::sol;
@@ -17,10 +26,6 @@ sol! {
         uint8 keyType;
         bytes digest;
     }
-
-    event PrepKeygenRequest(uint256 prepKeygenId, uint256 epochId, uint8 paramsType);
-    event KeygenRequest(uint256 prepKeygenId, uint256 keyId);
-    event CrsgenRequest(uint256 crsId, uint256 maxBitLength, uint8 paramsType);
 
     /// From v0.10.0 on, one per answer, like the next two.
     event PrepKeygenResponse(uint256 prepKeygenId, bytes signature, address kmsTxSender);
@@ -54,35 +59,18 @@ struct KeyEventShape {
     read: fn(&[u8]) -> sol_types::Result<(U256, KeyOperation)>,
 }
 
-const SHAPES: [KeyEventShape; 3] = [
-    KeyEventShape {
-        topic0: PrepKeygenRequest::SIGNATURE_HASH,
-        event: PrepKeygenRequest::SIGNATURE,
-        read: |data| {
-            // The epoch is always 0 in these generations.
-            let (id, _, parameters) =
-                PrepKeygenRequest::abi_decode_data_with_config(data, DECODER)?;
-            Ok((id, KeyOperation::PrepKeygen { parameters: read_parameters(parameters)? }))
-        },
-    },
-    KeyEventShape {
-        topic0: KeygenRequest::SIGNATURE_HASH,
-        event: KeygenRequest::SIGNATURE,
-        read: |data| {
-            let (preparation, id) = KeygenRequest::abi_decode_data_with_config(data, DECODER)?;
-            Ok((id, KeyOperation::Keygen { preparation }))
-        },
-    },
-    KeyEventShape {
-        topic0: CrsgenRequest::SIGNATURE_HASH,
-        event: CrsgenRequest::SIGNATURE,
-        read: |data| {
-            let (id, max_bits, parameters) =
-                CrsgenRequest::abi_decode_data_with_config(data, DECODER)?;
-            let parameters = read_parameters(parameters)?;
-            Ok((id, KeyOperation::Crsgen { max_bits, parameters }))
-        },
-    },
+/// Every request event of every generation.
+const SHAPES: [KeyEventShape; 10] = [
+    gateway::PREPARATION_REQUEST,
+    gateway::KEY_REQUEST,
+    gateway::CRS_REQUEST,
+    host::PREPARATION_REQUEST,
+    host::KEY_REQUEST,
+    host::CRS_REQUEST,
+    gateway::RANDOMNESS,
+    gateway::RESHARING,
+    host::KEY_ABORT,
+    host::CRS_ABORT,
 ];
 
 fn read_parameters(number: u8) -> sol_types::Result<KeyParameters> {
@@ -110,13 +98,8 @@ const NOTICES: [B256; 11] = [
     OwnershipTransferred::SIGNATURE_HASH,
 ];
 
-/// What is known and not served: topic and signature (gateway-abi 6.1, 6.2).
-const UNSERVED: [(B256, &str); 8] = [
-    (b256!("11db42c1878f2e2819241f5250984563f06cf22818e7adb86a66921d15d59d3f"), "PRSSInit()"),
-    (
-        b256!("1ccb5545c4c8db50a0f5b416499526929f68534ed47f6cfd4c9f069075e60b45"),
-        "KeyReshareSameSet(uint256,uint256,uint256,uint8)",
-    ),
+/// What is known and not served: topic and signature (gateway-abi 6.1). No connector ever acted on these.
+const UNSERVED: [(B256, &str); 6] = [
     (
         b256!("8511337ad89c20ef904f13e9b9e7eb05f4c0fff128a8760c2c1d436c111b309f"),
         "PreprocessKeygenRequest(uint256,bytes32)",
@@ -201,7 +184,13 @@ pub(super) fn response_call(kind: Kind, id: U256, answer: &SignedResult) -> Byte
         Kind::Crsgen => {
             crsgenResponseCall { crsId: id, crsDigest: payload, signature }.abi_encode()
         }
-        Kind::PublicDecryption | Kind::UserDecryption | Kind::UnsupportedEvent => Vec::new(),
+        Kind::PublicDecryption
+        | Kind::UserDecryption
+        | Kind::AbortKeygen
+        | Kind::AbortCrsgen
+        | Kind::PrssInit
+        | Kind::KeyReshareSameSet
+        | Kind::UnsupportedEvent => Vec::new(),
     }
     .into()
 }
@@ -278,7 +267,10 @@ mod tests {
     use alloy::primitives::{Address, hex, keccak256};
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        gateway::{CrsgenRequest, KeygenRequest, PrepKeygenRequest},
+        *,
+    };
     use crate::domain::BlockRef;
 
     fn event(topics: Vec<B256>, data: Vec<u8>) -> Event {
@@ -301,6 +293,13 @@ mod tests {
                 "02024007d96574dbc9d11328bfee9893e7c7bb4ef4aa806df33bfdf454eb5e60",
                 "78b179176d1f19d7c28e80823deba2624da2ca2ec64b1701f3632a87c9aedc92",
                 "3f038f6f88cb3031b7718588403a2ec220576a868be07dde4c02b846ca352ef5",
+                "fbf5274810b94f86970c1147e8ffaebed246ee9777d695a69004dc6256d1fe91",
+                "3a116120cca5d4f073cc1fc31ff26133ab7b0499f2712fa010023b87d5a1f9ee",
+                "8cf0151393f84fd694c5e315cb74cc05b247de0a454fd9e9129c661efdf9401d",
+                "11db42c1878f2e2819241f5250984563f06cf22818e7adb86a66921d15d59d3f",
+                "1ccb5545c4c8db50a0f5b416499526929f68534ed47f6cfd4c9f069075e60b45",
+                "2b087b884b35a81d769d1a1e092880f1da56de964e4b339eabcb1f45f5fe3264",
+                "384f90fefbcfaa68f22e00094aeaa52b2bc693936d2ce1afed1212520b59b58e",
                 "2afe64fb3afde8e2678aea84cf36223f330e2fb1286d37aed573ab9cd1db47c7",
                 "7bf1b42c10e9497c879620c5b7afced10bda17d8c90b22f0e3bc6b2fd6ced0bd",
                 "eb85c26dbcad46b80a68a0f24cce7c2c90f0a1faded84184138839fc9e80a25b",
@@ -324,10 +323,10 @@ mod tests {
         let prep =
             PrepKeygenRequest { prepKeygenId: tagged(3, 1), epochId: U256::ZERO, paramsType: 1 };
         let read = |data: Vec<u8>, topic0| decode(&event(vec![topic0], data));
-        let parameters = KeyParameters::Test;
+        let (parameters, extra_data) = (KeyParameters::Test, None);
         assert_eq!(
             read(prep.encode_data(), PrepKeygenRequest::SIGNATURE_HASH),
-            Ok((tagged(3, 1), KeyOperation::PrepKeygen { parameters }))
+            Ok((tagged(3, 1), KeyOperation::PrepKeygen { parameters, extra_data }))
         );
         let odd = PrepKeygenRequest { paramsType: 2, ..prep };
         let refused = read(odd.encode_data(), PrepKeygenRequest::SIGNATURE_HASH);
@@ -335,17 +334,80 @@ mod tests {
         let keygen = KeygenRequest { prepKeygenId: tagged(3, 1), keyId: tagged(4, 1) };
         assert_eq!(
             read(keygen.encode_data(), KeygenRequest::SIGNATURE_HASH),
-            Ok((tagged(4, 1), KeyOperation::Keygen { preparation: tagged(3, 1) }))
+            Ok((
+                tagged(4, 1),
+                KeyOperation::Keygen { preparation: tagged(3, 1), extra_data: None }
+            ))
         );
         let (max_bits, parameters) = (U256::MAX, KeyParameters::Default);
         let crs = CrsgenRequest { crsId: tagged(5, 9), maxBitLength: max_bits, paramsType: 0 };
         assert_eq!(
             read(crs.encode_data(), CrsgenRequest::SIGNATURE_HASH),
-            Ok((tagged(5, 9), KeyOperation::Crsgen { max_bits, parameters }))
+            Ok((tagged(5, 9), KeyOperation::Crsgen { max_bits, parameters, extra_data: None }))
         );
         let topics = vec![CrsgenRequest::SIGNATURE_HASH, B256::ZERO];
         let refused = decode(&event(topics, crs.encode_data()));
         assert!(matches!(refused, Err(DecodeProblem::Topics { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn randomness_and_resharing_are_asked_for_on_the_gateway() {
+        let read = |data: Vec<u8>, topic0| decode(&event(vec![topic0], data)).unwrap();
+        let init = read(gateway::PRSSInit {}.encode_data(), gateway::PRSSInit::SIGNATURE_HASH);
+        assert_eq!(init, (tagged(0x86, 1), KeyOperation::PrssInit));
+        let reshare = gateway::KeyReshareSameSet {
+            prepKeygenId: tagged(3, 1),
+            keyId: tagged(4, 1),
+            keyReshareId: tagged(6, 2),
+            paramsType: 0,
+        };
+        let operation = KeyOperation::KeyReshare {
+            preparation: tagged(3, 1),
+            key: tagged(4, 1),
+            parameters: KeyParameters::Default,
+        };
+        let topic0 = gateway::KeyReshareSameSet::SIGNATURE_HASH;
+        assert_eq!(read(reshare.encode_data(), topic0), (tagged(6, 2), operation));
+    }
+
+    #[test]
+    fn requests_on_ethereum_have_their_extra_data() {
+        let parameters = KeyParameters::Default;
+        let (extra_data, bytes) = (Some(Bytes::from_static(&[1, 7])), [1, 7].into());
+        let read = |data: Vec<u8>, topic0| decode(&event(vec![topic0], data)).unwrap();
+        let prep =
+            host::PrepKeygenRequest { prepKeygenId: tagged(3, 1), paramsType: 0, extraData: bytes };
+        let operation = KeyOperation::PrepKeygen { parameters, extra_data: extra_data.clone() };
+        let topic0 = host::PrepKeygenRequest::SIGNATURE_HASH;
+        assert_eq!(read(prep.encode_data(), topic0), (tagged(3, 1), operation));
+        let (preparation, max_bits) = (tagged(3, 1), U256::from(2048));
+        let bytes = Bytes::from_static(&[1, 7]);
+        let key = host::KeygenRequest {
+            prepKeygenId: preparation,
+            keyId: tagged(4, 1),
+            extraData: bytes.clone(),
+        };
+        let operation = KeyOperation::Keygen { preparation, extra_data: extra_data.clone() };
+        let topic0 = host::KeygenRequest::SIGNATURE_HASH;
+        assert_eq!(read(key.encode_data(), topic0), (tagged(4, 1), operation));
+        let crs = host::CrsgenRequest {
+            crsId: tagged(5, 1),
+            maxBitLength: max_bits,
+            paramsType: 0,
+            extraData: bytes,
+        };
+        let operation = KeyOperation::Crsgen { max_bits, parameters, extra_data };
+        let topic0 = host::CrsgenRequest::SIGNATURE_HASH;
+        assert_eq!(read(crs.encode_data(), topic0), (tagged(5, 1), operation));
+        // An abort is no other request of the same id.
+        let abort = host::AbortKeygen { prepKeygenId: preparation }.encode_data();
+        let operation = KeyOperation::AbortKeygen { preparation };
+        let topic0 = host::AbortKeygen::SIGNATURE_HASH;
+        assert_eq!(read(abort, topic0), (tagged(0x83, 1), operation));
+        let abort = host::AbortCrsgen { crsId: tagged(5, 1) }.encode_data();
+        let operation = KeyOperation::AbortCrsgen { crs: tagged(5, 1) };
+        let topic0 = host::AbortCrsgen::SIGNATURE_HASH;
+        assert_eq!(read(abort, topic0), (tagged(0x85, 1), operation));
     }
 
     #[test]
@@ -365,7 +427,7 @@ mod tests {
         ];
         assert!((1..ids.len()).all(|one| !ids[..one].contains(&ids[one])), "{ids:?}");
         assert_eq!(unknown(vec![topic], &[]), ids[1]);
-        assert_eq!(unserved_event(UNSERVED[0].0), Some("PRSSInit()"));
+        assert_eq!(unserved_event(UNSERVED[5].0), Some("ActivateKeyRequest(uint256)"));
         assert_eq!(unserved_event(topic), None);
         for topic0 in NOTICES.into_iter().chain([UPGRADED_TOPIC]) {
             let notice = event(vec![topic0], vec![]);
@@ -407,12 +469,12 @@ mod tests {
     proptest! {
         #[test]
         fn any_log_is_read_or_refused(
-            row in 0..4_usize,
+            row in 0..11_usize,
             data in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             let topic = SHAPES.get(row).map_or(B256::repeat_byte(1), |shape| shape.topic0);
             let log = event(vec![topic], data);
-            prop_assert!(decode(&log).is_ok() || row < 3);
+            prop_assert!(decode(&log).is_ok() || row < 10);
             let _ = parse_vote(&log);
         }
     }

@@ -82,7 +82,14 @@ pub fn has_answer_events(kind: Kind, id: U256, version: Option<&str>) -> bool {
             .and_then(|text| super::deployment::version_numbers("Decryption", text))
             .is_some_and(|numbers| numbers >= (0, 3, 0)),
         // Those are events of another contract.
-        Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => false,
+        Kind::PrepKeygen
+        | Kind::Keygen
+        | Kind::Crsgen
+        | Kind::AbortKeygen
+        | Kind::AbortCrsgen
+        | Kind::PrssInit
+        | Kind::KeyReshareSameSet
+        | Kind::UnsupportedEvent => false,
     }
 }
 

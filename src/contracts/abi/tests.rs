@@ -546,7 +546,14 @@ fn some_request() -> impl Strategy<Value = (Event, EventShape, Operation)> {
                 extra_data,
                 terms: if unified { RequestTerms::Unified(terms) } else { RequestTerms::Legacy },
             }),
-            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
+            Kind::PrepKeygen
+            | Kind::Keygen
+            | Kind::Crsgen
+            | Kind::AbortKeygen
+            | Kind::AbortCrsgen
+            | Kind::PrssInit
+            | Kind::KeyReshareSameSet
+            | Kind::UnsupportedEvent => {
                 panic!("not in the table")
             }
         };

@@ -56,6 +56,24 @@ pub(super) fn claim(
     }
 }
 
+/// Reads the extraData of a key operation, which the contract itself writes (gateway-abi 6.3): the context, and
+/// from G14 on the epoch, that were current when it was asked for.
+pub(super) fn key_claim(extra_data: &[u8]) -> Result<(U256, Option<U256>), AccessRefusal> {
+    let word = |from: usize| U256::from_be_slice(&extra_data[from..from + 32]);
+    match (extra_data.first(), extra_data.len()) {
+        (Some(1), 33..) => Ok((word(1), None)),
+        (Some(2), 65) => Ok((word(1), Some(word(33)))),
+        (version, length) => {
+            let version = version.copied().unwrap_or_default();
+            let detail = format!(
+                "contracts that ask for key operations write no extraData of version {version} and \
+                 {length} bytes"
+            );
+            Err(AccessRefusal::new(AccessRefusalReason::ExtraDataInvalid, detail))
+        }
+    }
+}
+
 fn invalid(extra_data: &[u8], deployment: &Deployment) -> AccessRefusal {
     let version = extra_data.first().copied().unwrap_or_default();
     let detail = format!(
@@ -74,6 +92,24 @@ mod tests {
     fn extra_data(version: u8, words: &[u64], rest: &[u8]) -> Vec<u8> {
         let words = words.iter().flat_map(|word| U256::from(*word).to_be_bytes::<32>());
         std::iter::once(version).chain(words).chain(rest.iter().copied()).collect()
+    }
+
+    #[test]
+    fn a_key_operation_names_its_context() {
+        let (context, epoch) = (U256::from(7), U256::from(8));
+        for (bytes, expected) in [
+            (extra_data(1, &[7], &[]), Some((context, None))),
+            (extra_data(1, &[7], &[9]), Some((context, None))),
+            (extra_data(2, &[7, 8], &[]), Some((context, Some(epoch)))),
+            (extra_data(2, &[7, 8], &[9]), None),
+            (extra_data(2, &[7], &[]), None),
+            (extra_data(1, &[7], &[])[..32].to_vec(), None),
+            (extra_data(3, &[7, 8], &[]), None),
+            (vec![0], None),
+            (vec![], None),
+        ] {
+            assert_eq!(key_claim(&bytes).ok(), expected, "{bytes:?}");
+        }
     }
 
     #[test]

@@ -32,11 +32,17 @@ pub(crate) struct FakeCore {
     /// `None`: pending.
     poll: Script<Option<Status>>,
     /// It has the calls of Cores from v0.13.20 on.
-    pub is_new: bool,
+    is_new: bool,
+    /// What it was told with each ask for a key or its preparation: `extraData`, and the kind of key.
+    key_asks: Arc<Mutex<Vec<KeyAskTold>>>,
+    /// The ids whose abort it was told of.
+    aborts: Arc<Mutex<Vec<String>>>,
     /// The answer to a public request, once it is not pending.
     answer: Arc<Mutex<Option<v1::PublicDecryptionResponse>>>,
     counts: Arc<Mutex<CallCounts>>,
 }
+
+type KeyAskTold = (bytes::Bytes, Option<v1::KeySetConfig>);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CallCounts {
@@ -53,8 +59,8 @@ impl FakeCore {
         poll: impl Fn(usize) -> Option<Status> + Send + Sync + 'static,
     ) -> Self {
         let (ask, poll) = (Arc::new(ask), Arc::new(poll));
-        let (answer, counts) = Default::default();
-        Self { ask, poll, is_new: false, answer, counts }
+        let (answer, counts, key_asks, aborts) = Default::default();
+        Self { ask, poll, is_new: false, answer, counts, key_asks, aborts }
     }
 
     /// Accepts everything and answers nothing.
@@ -62,9 +68,41 @@ impl FakeCore {
         Self::new(|_| Ok(()), |_| None)
     }
 
+    /// Whether it is of v0.13.20 or later.
+    pub fn of_age(self, is_new: bool) -> Self {
+        Self { is_new, ..self }
+    }
+
     /// From now on this is its answer to public requests.
     pub fn answer_with(&self, response: v1::PublicDecryptionResponse) {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
+    }
+
+    /// What it was told with each ask for a key or its preparation.
+    pub fn asked_for(&self) -> Vec<KeyAskTold> {
+        self.key_asks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The ids whose abort it was told of.
+    pub fn aborts(&self) -> Vec<String> {
+        self.aborts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It knows nothing that it could abort.
+    fn told_of_abort(&self, id: v1::RequestId) -> Reply<v1::Empty> {
+        if !self.is_new {
+            return Err(Status::unimplemented("no such call"));
+        }
+        if id.request_id.len() != 64 {
+            return Err(Status::invalid_argument("no id"));
+        }
+        self.aborts.lock().unwrap_or_else(PoisonError::into_inner).push(id.request_id);
+        Err(Status::not_found("nothing to abort"))
+    }
+
+    fn note_key_ask(&self, extra_data: bytes::Bytes, config: Option<v1::KeySetConfig>) {
+        let mut asks = self.key_asks.lock().unwrap_or_else(PoisonError::into_inner);
+        asks.push((extra_data, config));
     }
 
     pub fn counts(&self) -> MutexGuard<'_, CallCounts> {
@@ -154,8 +192,10 @@ impl CoreServiceEndpoint for FakeCore {
 
     async fn key_gen_preproc(
         &self,
-        _: tonic::Request<v1::KeyGenPreprocRequest>,
+        request: tonic::Request<v1::KeyGenPreprocRequest>,
     ) -> Reply<v1::Empty> {
+        let v1::KeyGenPreprocRequest { extra_data, keyset_config, .. } = request.into_inner();
+        self.note_key_ask(extra_data, keyset_config);
         self.asked()
     }
 
@@ -166,7 +206,9 @@ impl CoreServiceEndpoint for FakeCore {
         self.polled(None).await
     }
 
-    async fn key_gen(&self, _: tonic::Request<v1::KeyGenRequest>) -> Reply<v1::Empty> {
+    async fn key_gen(&self, request: tonic::Request<v1::KeyGenRequest>) -> Reply<v1::Empty> {
+        let v1::KeyGenRequest { extra_data, keyset_config, .. } = request.into_inner();
+        self.note_key_ask(extra_data, keyset_config);
         self.asked()
     }
 
@@ -177,12 +219,12 @@ impl CoreServiceEndpoint for FakeCore {
         self.polled(None).await
     }
 
-    async fn abort_key_gen(&self, _: tonic::Request<v1::RequestId>) -> Reply<v1::Empty> {
-        Err(if self.is_new {
-            Status::invalid_argument("no id")
-        } else {
-            Status::unimplemented("no such call")
-        })
+    async fn abort_key_gen(&self, id: tonic::Request<v1::RequestId>) -> Reply<v1::Empty> {
+        self.told_of_abort(id.into_inner())
+    }
+
+    async fn abort_crs_gen(&self, id: tonic::Request<v1::RequestId>) -> Reply<v1::Empty> {
+        self.told_of_abort(id.into_inner())
     }
 }
 

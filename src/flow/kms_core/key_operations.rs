@@ -6,14 +6,17 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use super::{
-    AskResult, CoreError, KmsCore,
+    AskResult, CoreError, KmsCore, busy_error,
     endpoint::{Client, NoReply, timeout_error, unreachable_error},
+    hold,
     proto::kms::v1,
     rate_limiter::AskPermit,
     signature::KeyReply,
-    traced, wire,
+    status::{self, CallKind, StatusMeaning},
+    traced,
+    wire::{self, ExtraDataMeaning, NamedContext},
 };
-use crate::domain::{HoldReason, KeyOperation, Request, U256};
+use crate::domain::{HoldReason, KeyOperation, KeyParameters, KeyRepresentation, Request, U256};
 
 /// Before or after the version (v0.13.20-0) from which on a Core signs `extraData` with key material, and
 /// makes compressed keys unless it is told otherwise.
@@ -22,6 +25,52 @@ pub enum CoreAge {
     Before,
     Since,
 }
+
+/// A key operation as the Core is asked for it.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyAsk<'a> {
+    pub operation: &'a KeyOperation,
+    /// The kind of key. `None`: the Core is not told (up to G12), or it makes none.
+    pub representation: Option<KeyRepresentation>,
+}
+
+/// What the Core is told, and gives no result for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// Of this preparation, and of the key made of it. From v0.13.20-0 on, like the next one.
+    AbortKeygen(U256),
+    /// Of this CRS.
+    AbortCrsgen(U256),
+    /// To set up the shared randomness. Up to v0.13.3, like the next one.
+    InitRandomness,
+    /// To share a key anew, under this id.
+    Reshare { id: U256, preparation: U256, key: U256, parameters: KeyParameters },
+}
+
+impl Telling {
+    fn call(self) -> CallKind {
+        match self {
+            Self::AbortKeygen(_) | Self::AbortCrsgen(_) => CallKind::Undo,
+            Self::InitRandomness | Self::Reshare { .. } => CallKind::Tell,
+        }
+    }
+
+    /// What a Core lacks that does not find something of it.
+    fn lacking(self) -> (HoldReason, String) {
+        match self {
+            Self::Reshare { key, .. } => {
+                (HoldReason::UnknownKey, format!("the KMS Core does not know the key {key:#066x}"))
+            }
+            Self::AbortKeygen(_) | Self::AbortCrsgen(_) | Self::InitRandomness => (
+                HoldReason::CoreLacksContext,
+                "the KMS Core does not know its default KMS context".to_owned(),
+            ),
+        }
+    }
+}
+
+/// The id of the only request to set up randomness, as at the other nodes (kms-core-grpc 4, gateway-abi 6.2).
+const RANDOMNESS_ID: U256 = U256::ONE;
 
 impl KmsCore {
     /// Tells the Core's age by a call that only newer ones have, with an id that none accepts.
@@ -53,41 +102,98 @@ impl KmsCore {
         &self,
         turn: AskPermit,
         request: &Request,
-        operation: &KeyOperation,
+        ask: KeyAsk<'_>,
     ) -> Result<AskResult, CoreError> {
         let asking = async {
-            let outcome = self.send_key_operation(request.key.id, operation).await?;
-            self.conclude_ask(request, outcome, || lacking(operation)).await
+            let outcome = self.send_key_operation(request.key.id, ask).await?;
+            self.conclude_ask(request, outcome, || lacking(ask.operation)).await
         };
         let asked = asking.await;
         self.endpoint.record_ask(turn, &asked);
         asked
     }
 
+    /// Tells the Core of a key operation that has no result. What is not there to be undone is undone, and a Core
+    /// without the call was never asked for anything that the call could undo.
+    pub async fn tell(&self, request: &Request, telling: Telling) -> Result<(), CoreError> {
+        let limit = self.options.ask;
+        let mut client = self.endpoint.ask_client();
+        let told = match telling {
+            Telling::AbortKeygen(preparation) => {
+                let asking = client.abort_key_gen(traced(wire::request_id(preparation)));
+                self.endpoint.call("abort_key_gen", limit, asking).await
+            }
+            Telling::AbortCrsgen(crs) => {
+                let asking = client.abort_crs_gen(traced(wire::request_id(crs)));
+                self.endpoint.call("abort_crs_gen", limit, asking).await
+            }
+            Telling::InitRandomness => {
+                let message = wire::randomness_request(RANDOMNESS_ID);
+                let asking = client.init(traced(message));
+                self.endpoint.call("init", limit, asking).await
+            }
+            Telling::Reshare { id, preparation, key, parameters } => {
+                let message =
+                    wire::resharing_request((id, preparation, key), parameters, &self.domain);
+                let asking = client.initiate_resharing(traced(message));
+                let told = self.endpoint.call("initiate_resharing", limit, asking).await;
+                told.map(|v1::InitiateResharingResponse { .. }| v1::Empty {})
+            }
+        };
+        let status = match told {
+            Ok(v1::Empty {}) => return Ok(()),
+            Err(NoReply::TimedOut) => return Err(timeout_error(limit)),
+            Err(NoReply::Status(status)) => status,
+        };
+        match status::meaning(telling.call(), &status) {
+            StatusMeaning::AlreadyKnown => Ok(()),
+            StatusMeaning::Busy => Err(busy_error(&status)),
+            StatusMeaning::Lacking => {
+                let (reason, what) = telling.lacking();
+                Err(CoreError::Held(hold(reason, &what, &status, request)))
+            }
+            StatusMeaning::Hold(reason, what) => {
+                Err(CoreError::Held(hold(reason, what, &status, request)))
+            }
+            StatusMeaning::Unreachable
+            | StatusMeaning::Ambiguous
+            | StatusMeaning::Pending
+            | StatusMeaning::Forgotten => Err(unreachable_error(&status)),
+        }
+    }
+
     pub(super) async fn send_key_operation(
         &self,
         id: U256,
-        operation: &KeyOperation,
+        KeyAsk { operation, representation }: KeyAsk<'_>,
     ) -> Result<Result<v1::Empty, NoReply>, CoreError> {
         let (domain, limit) = (&self.domain, self.options.ask);
+        let extra_data = operation.extra_data();
         let mut client = self.endpoint.ask_client();
         Ok(match operation {
-            KeyOperation::PrepKeygen { parameters } => {
-                let message = wire::preparation_request(id, *parameters, domain);
+            KeyOperation::PrepKeygen { parameters, .. } => {
+                let of = (id, *parameters);
+                let message = wire::preparation_request(of, domain, extra_data, representation);
                 let asking = client.key_gen_preproc(traced(message));
                 self.endpoint.call("key_gen_preproc", limit, asking).await
             }
-            KeyOperation::Keygen { preparation } => {
-                let message = wire::keygen_request(id, *preparation, domain);
+            KeyOperation::Keygen { preparation, .. } => {
+                let of = (id, *preparation);
+                let message = wire::keygen_request(of, domain, extra_data, representation);
                 let asking = client.key_gen(traced(message));
                 self.endpoint.call("key_gen", limit, asking).await
             }
-            KeyOperation::Crsgen { max_bits, parameters } => {
-                let message = wire::crsgen_request(id, *max_bits, *parameters, domain)?;
+            KeyOperation::Crsgen { max_bits, parameters, .. } => {
+                let of = (id, *parameters);
+                let message = wire::crsgen_request(of, *max_bits, domain, extra_data)?;
                 let asking = client.crs_gen(traced(message));
                 self.endpoint.call("crs_gen", limit, asking).await
             }
-            KeyOperation::UnsupportedEvent { .. } => Err(asked_by_nobody()),
+            KeyOperation::AbortKeygen { .. }
+            | KeyOperation::AbortCrsgen { .. }
+            | KeyOperation::PrssInit
+            | KeyOperation::KeyReshare { .. }
+            | KeyOperation::UnsupportedEvent { .. } => Err(asked_by_nobody()),
         })
     }
 
@@ -113,28 +219,46 @@ impl KmsCore {
                 let polling = client.get_crs_gen_result(question);
                 endpoint.call("get_crs_gen_result", limit, polling).await.map(KeyReply::Crs)
             }
-            KeyOperation::UnsupportedEvent { .. } => Err(asked_by_nobody()),
+            KeyOperation::AbortKeygen { .. }
+            | KeyOperation::AbortCrsgen { .. }
+            | KeyOperation::PrssInit
+            | KeyOperation::KeyReshare { .. }
+            | KeyOperation::UnsupportedEvent { .. } => Err(asked_by_nobody()),
         }
     }
 }
 
-/// An unsupported event is held before any Core is asked.
+/// What a Core is only told, and what is held before any Core is asked.
 fn asked_by_nobody() -> NoReply {
-    NoReply::Status(Box::new(Status::not_found("no Core is asked for an unsupported event")))
+    NoReply::Status(Box::new(Status::not_found("no Core is asked for this")))
 }
 
 /// What a Core lacks that does not find something of a key operation.
 fn lacking(operation: &KeyOperation) -> (HoldReason, String) {
     match operation {
-        KeyOperation::Keygen { preparation } => (
+        KeyOperation::Keygen { preparation, .. } => (
             HoldReason::CoreLacksPreparation,
             format!("the KMS Core does not know the preparation {preparation:#066x} of this key"),
         ),
         KeyOperation::PrepKeygen { .. }
         | KeyOperation::Crsgen { .. }
-        | KeyOperation::UnsupportedEvent { .. } => (
-            HoldReason::CoreLacksContext,
-            "the KMS Core does not know its default KMS context, or the epoch in it".to_owned(),
-        ),
+        | KeyOperation::AbortKeygen { .. }
+        | KeyOperation::AbortCrsgen { .. }
+        | KeyOperation::PrssInit
+        | KeyOperation::KeyReshare { .. }
+        | KeyOperation::UnsupportedEvent { .. } => {
+            let extra_data = operation.extra_data();
+            let meaning = ExtraDataMeaning::of_key_operation(extra_data);
+            let NamedContext { context, epoch } =
+                meaning.named_context(extra_data.map_or(&[][..], |bytes| bytes));
+            let what = match (context, epoch) {
+                (None, _) => "its default KMS context, or the epoch in it".to_owned(),
+                (Some(context), None) => format!("KMS context {context:#066x}"),
+                (Some(context), Some(epoch)) => {
+                    format!("KMS context {context:#066x}, or not epoch {epoch:#066x} in it")
+                }
+            };
+            (HoldReason::CoreLacksContext, format!("the KMS Core does not know {what}"))
+        }
     }
 }

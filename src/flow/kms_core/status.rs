@@ -41,12 +41,18 @@ pub enum CallKind {
     Ask,
     /// `GetPublicDecryptionResult`, `GetUserDecryptionResult`.
     Poll,
+    /// `GetKeyGenPreprocResult`, `GetKeyGenResult`, `GetCrsGenResult`.
+    PollKey,
+    /// `Init`, `InitiateResharing`: calls whose result nobody waits for.
+    Tell,
+    /// `AbortKeyGen`, `AbortCrsGen`: calls without a result that undo something.
+    Undo,
 }
 
 /// What a status means for the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusMeaning {
-    /// Ask: the Core has this id already. The same as accepted.
+    /// Ask: the Core has this id already. The same as accepted. Undo: there is nothing to undo.
     AlreadyKnown,
     /// Ask: refused or already known. Cores up to v0.11.0 answer `Aborted` to both, later ones if their
     /// result store is full. Only a poll can tell.
@@ -97,28 +103,45 @@ pub fn meaning(call: CallKind, status: &Status) -> StatusMeaning {
         "the KMS Core is not ready for requests; does it have its signing key?",
     );
     match (call, status.code()) {
-        (CallKind::Ask, Code::AlreadyExists) => StatusMeaning::AlreadyKnown,
+        (CallKind::Ask | CallKind::Tell, Code::AlreadyExists)
+        | (CallKind::Undo, Code::NotFound | Code::AlreadyExists | Code::Unimplemented) => {
+            StatusMeaning::AlreadyKnown
+        }
         (CallKind::Ask, Code::Aborted) => StatusMeaning::Ambiguous,
-        (CallKind::Ask, Code::NotFound) => StatusMeaning::Lacking,
-        (CallKind::Poll, Code::NotFound) => StatusMeaning::Forgotten,
+        (CallKind::Ask | CallKind::Tell, Code::NotFound) => StatusMeaning::Lacking,
+        (CallKind::Tell, Code::Unimplemented) => StatusMeaning::Hold(
+            HoldReason::CoreVersion,
+            "the KMS Core has no such call: it is of another time than the contract",
+        ),
+        (CallKind::Poll | CallKind::PollKey, Code::NotFound) => StatusMeaning::Forgotten,
+        (CallKind::PollKey, Code::Aborted) => StatusMeaning::Hold(
+            HoldReason::CoreAborted,
+            "the KMS Core has aborted the operation, and the contract has not",
+        ),
         // "Unavailable" is the Core's word for "still running". A proxy without a Core behind it says the
         // same; polling on is right in both cases. The other codes are the server's own limit on the duration
         // of a call, in different versions of tonic.
-        (CallKind::Poll, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => {
-            StatusMeaning::Pending
-        }
+        (
+            CallKind::Poll | CallKind::PollKey,
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled,
+        ) => StatusMeaning::Pending,
         (_, Code::InvalidArgument) => {
             StatusMeaning::Hold(HoldReason::CoreRefused, "the KMS Core refuses the request")
         }
-        (CallKind::Ask, Code::Internal) => StatusMeaning::Hold(
+        (CallKind::Ask | CallKind::Tell | CallKind::Undo, Code::Internal) => StatusMeaning::Hold(
             HoldReason::CoreFailed,
             "the KMS Core failed on the request (up to v0.12 also: unknown context or epoch)",
         ),
-        (CallKind::Poll, Code::Internal | Code::Aborted | Code::AlreadyExists) => {
-            StatusMeaning::Hold(HoldReason::CoreFailed, "the KMS Core failed on the request")
-        }
+        (
+            CallKind::Poll | CallKind::PollKey,
+            Code::Internal | Code::Aborted | Code::AlreadyExists,
+        ) => StatusMeaning::Hold(HoldReason::CoreFailed, "the KMS Core failed on the request"),
         (_, Code::ResourceExhausted) if speaks_of_size(status.message()) => too_large,
-        (_, Code::ResourceExhausted) => StatusMeaning::Busy,
+        // The others: another operation of its kind runs.
+        (_, Code::ResourceExhausted)
+        | (CallKind::Tell | CallKind::Undo, Code::FailedPrecondition | Code::Aborted) => {
+            StatusMeaning::Busy
+        }
         (_, Code::OutOfRange) => too_large,
         (_, Code::FailedPrecondition) => no_signing_key,
         (_, Code::Unimplemented) => no_such_service,
@@ -126,7 +149,10 @@ pub fn meaning(call: CallKind, status: &Status) -> StatusMeaning {
         (_, Code::DataLoss) => {
             StatusMeaning::Hold(HoldReason::CoreFailed, "the KMS Core reports lost data")
         }
-        (CallKind::Ask, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+        (
+            CallKind::Ask | CallKind::Tell | CallKind::Undo,
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled,
+        )
         | (_, Code::Unknown | Code::Ok) => StatusMeaning::Unreachable,
     }
 }
@@ -177,6 +203,28 @@ mod tests {
         assert_eq!(poll(Code::Cancelled), StatusMeaning::Pending);
         assert_eq!(hold(poll(Code::Internal)), Some(CoreFailed));
         assert_eq!(hold(poll(Code::Aborted)), Some(CoreFailed));
+
+        let key = |code| meaning(CallKind::PollKey, &Status::new(code, ""));
+        assert_eq!(key(Code::NotFound), StatusMeaning::Forgotten);
+        assert_eq!(key(Code::Unavailable), StatusMeaning::Pending);
+        assert_eq!(hold(key(Code::Internal)), Some(CoreFailed));
+        assert_eq!(hold(key(Code::Aborted)), Some(HoldReason::CoreAborted));
+        let undo = |code| meaning(CallKind::Undo, &Status::new(code, ""));
+        for done in [Code::NotFound, Code::AlreadyExists, Code::Unimplemented] {
+            assert_eq!(undo(done), StatusMeaning::AlreadyKnown, "{done:?}");
+        }
+        assert_eq!(undo(Code::FailedPrecondition), StatusMeaning::Busy);
+        assert_eq!(undo(Code::Unavailable), StatusMeaning::Unreachable);
+        assert_eq!(hold(undo(Code::InvalidArgument)), Some(CoreRefused));
+        assert_eq!(hold(undo(Code::Internal)), Some(CoreFailed));
+
+        let tell = |code| meaning(CallKind::Tell, &Status::new(code, ""));
+        assert_eq!(tell(Code::AlreadyExists), StatusMeaning::AlreadyKnown);
+        assert_eq!(tell(Code::NotFound), StatusMeaning::Lacking);
+        assert_eq!(tell(Code::FailedPrecondition), StatusMeaning::Busy);
+        assert_eq!(tell(Code::Unavailable), StatusMeaning::Unreachable);
+        assert_eq!(hold(tell(Code::Unimplemented)), Some(HoldReason::CoreVersion));
+        assert_eq!(hold(tell(Code::Internal)), Some(CoreFailed));
 
         for of in [ask, poll] as [fn(Code) -> StatusMeaning; 2] {
             assert_eq!(hold(of(Code::InvalidArgument)), Some(CoreRefused));

@@ -10,7 +10,10 @@ mod keys;
 mod signed_bytes;
 
 pub use self::{
-    keys::{crsgen_request, key_digests, keygen_request, malformed_id, preparation_request},
+    keys::{
+        crsgen_request, key_digests, keygen_request, malformed_id, preparation_request,
+        randomness_request, resharing_request,
+    },
     reply::{PublicReply, ReplyError, is_id, public_reply, user_payload},
     request::{
         CiphertextMismatch, ExtraDataMeaning, NamedContext, RequestError, check, public_request,

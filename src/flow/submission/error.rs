@@ -29,7 +29,9 @@ pub enum SubmissionError {
     NodesContradict,
     #[error("not every gateway node has confirmed yet that this was answered")]
     NotSaidByAll,
-    #[error("the contract is paused")]
+    #[error(
+        "the contract takes no answer just now: it is paused, or a key's preparation is not complete there"
+    )]
     Paused,
     #[error("the contract does not know this request; the node may lag")]
     NotRequestedYet,

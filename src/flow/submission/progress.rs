@@ -61,6 +61,12 @@ impl SubmissionProgress {
         }
     }
 
+    /// Whether the lane has it.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.in_lane.is_some()
+    }
+
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.is_waiting

@@ -26,11 +26,11 @@ sol! {
     );
 }
 
-fn tagged(tag: u8) -> U256 {
+pub(super) fn tagged(tag: u8) -> U256 {
     (U256::from(tag) << 248_usize) | U256::ONE
 }
 
-fn log(topic0: B256, data: Vec<u8>) -> Event {
+pub(super) fn log(topic0: B256, data: Vec<u8>) -> Event {
     Event {
         block: BlockRef { number: 0, hash: B256::ZERO },
         transaction: B256::with_last_byte(9),
@@ -90,8 +90,7 @@ async fn a_key_waits_for_this_nodes_own_preparation() {
 
 #[tokio::test(start_paused = true)]
 async fn a_core_of_another_age_is_not_asked() {
-    let mut core = FakeCore::pending();
-    core.is_new = true;
+    let core = FakeCore::pending().of_age(true);
     let scene = Scene::with_key_operation(core, preparation(), KeyPolicy::Answer).await;
     scene.walk(&Capacity::new(1)).await;
     assert_eq!((scene.held(), asks(&scene)), (Some(HoldReason::CoreVersion), 0));

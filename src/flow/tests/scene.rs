@@ -33,12 +33,13 @@ use crate::{
     },
     dice::Dice,
     domain::{
-        Address, B256, BlockRef, Bytes, Event, HoldReason, LedgerError, Outcome, PerKind, Request,
-        RequestKey, SigningDomain, U256, stage::Stage,
+        Address, B256, BlockRef, Bytes, Event, HoldReason, KeyRepresentation, LedgerError, Outcome,
+        PerKind, Request, RequestKey, SigningDomain, U256, stage::Stage,
     },
     flow::{
-        AnswerStages, Batch, DecryptionRooms, Flow, FlowOptions, KeyManagement, KeyPolicy,
-        KnownSupport, Mode, QueuedRequest, RequestLedger, RequestState, Step, StoredBatch,
+        AnswerStages, AnsweredHere, Batch, DecryptionRooms, Flow, FlowOptions, KeyManagement,
+        KeyPolicy, KnownSupport, Mode, QueuedRequest, RepresentationChoice, RequestLedger,
+        RequestState, Step, StoredBatch,
         access::{Access, AccessOptions},
         arrivals::suspects::SuspectBlocks,
         capacity::{Capacity, PermitHolder, Wanted},
@@ -75,6 +76,12 @@ pub(super) struct Stored {
     pub beside: Vec<Event>,
     /// Events of the same id with other content.
     pub namesakes: Vec<Event>,
+    /// The kind of key that is recorded.
+    pub representation: Option<KeyRepresentation>,
+    /// Whether other requests, the preparation of a key for example, count as answered.
+    pub others_answered: bool,
+    /// Whether its abort is known and done.
+    pub is_abort_done: bool,
 }
 
 impl OneRequest {
@@ -97,6 +104,9 @@ impl OneRequest {
             access,
             beside,
             namesakes,
+            representation: None,
+            others_answered: false,
+            is_abort_done: false,
         };
         Self(Arc::new(Mutex::new(stored)))
     }
@@ -116,11 +126,26 @@ impl OneRequest {
 }
 
 impl RequestLedger for OneRequest {
-    async fn answered_here(
+    async fn is_done(&self, _: U256) -> Result<bool, LedgerError> {
+        Ok(self.now().is_abort_done)
+    }
+    async fn choose_representation(
         &self,
-        ids: Vec<U256>,
-    ) -> Result<Vec<crate::flow::AnsweredHere>, LedgerError> {
-        Ok(vec![crate::flow::AnsweredHere::No; ids.len()])
+        _: RequestKey,
+        wanted: KeyRepresentation,
+    ) -> Result<KeyRepresentation, LedgerError> {
+        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(*now.representation.get_or_insert(wanted))
+    }
+
+    async fn representation_of(&self, _: U256) -> Result<Option<KeyRepresentation>, LedgerError> {
+        Ok(self.now().representation)
+    }
+
+    async fn answered_here(&self, ids: Vec<U256>) -> Result<Vec<AnsweredHere>, LedgerError> {
+        let answered =
+            if self.now().others_answered { AnsweredHere::Yes } else { AnsweredHere::No };
+        Ok(vec![answered; ids.len()])
     }
     async fn events_of_same_id(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
         Ok(self.now().namesakes)
@@ -436,6 +461,9 @@ impl Scene {
                 ),
                 contract,
                 policy,
+                representation: RepresentationChoice::Auto,
+                contexts: None,
+                gateway: scene.support.subscribe(),
             }));
         }
         scene

@@ -1,6 +1,9 @@
 //! Key operations: what is done before the Core is asked for one, and before its answer is sent.
 
+use std::time::Duration;
+
 use alloy::hex;
+use tokio::time::{Instant, sleep};
 use tracing::{Instrument, debug, debug_span};
 
 use super::{
@@ -8,7 +11,7 @@ use super::{
     policy::{
         History,
         key_operations::{self as policy, Check, KeyRule},
-        setback::Setback,
+        setback::{Cause, Setback},
     },
     stages::core_setback,
 };
@@ -16,16 +19,22 @@ use crate::{
     chain::sender::TransactionSender,
     contracts::{abi, decryption::Votes},
     domain::{
-        Answer, Bytes, Hold, HoldReason, KeyOperation, Outcome, Request, excerpt, stage::Stage,
+        Answer, Bytes, Hold, HoldReason, KeyOperation, KeyRepresentation, Operation, Outcome,
+        Remedy, Request, excerpt, stage::Stage,
     },
     flow::{
-        AnswerStages, Flow, KeyManagement, Mode, RequestLedger, Step,
+        AnswerStages, Flow, KeyManagement, Mode, RequestLedger, Step, access,
         ciphertexts::BucketRegistry,
-        kms_core::{self, KmsCore, rate_limiter::AskPermit},
+        kms_core::{self, KeyAsk, KmsCore, Telling, rate_limiter::AskPermit},
         walk_queue::{Activity, AttendanceGuard},
     },
 };
 
+/// How often a request that is polled looks for its abort.
+const LOOKS_FOR_ABORT_EVERY: Duration = Duration::from_secs(10);
+/// How long after the Core knows of an abort the journal may not: the abort's walk has told the one, and is about
+/// to note the other.
+const ABORT_SHOWS_WITHIN: Duration = Duration::from_secs(5);
 /// The longest text of a digest in a hold, in hex digits.
 const LONGEST_DIGEST: usize = 130;
 
@@ -51,15 +60,22 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     ) -> Result<Transition, Setback> {
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), error))?;
         let (rooms, keys) = self.key_stages(request).ok_or_else(not_configured)?;
-        let checks = match policy::rule(operation) {
-            KeyRule::Ask(checks) => checks,
+        let (checks, telling) = match policy::rule(request.key.id, operation) {
+            KeyRule::Ask(checks) => (checks, None),
+            KeyRule::Tell(checks, telling) => (checks, Some(telling)),
             KeyRule::Hold { topic } => return Err(Setback::held(policy::unsupported(topic))),
         };
-        let mut turn = None;
+        let (mut turn, mut representation) = (None, None);
         for check in checks {
             match check {
+                Check::NotAborted => {
+                    if self.was_aborted(request).await?.is_some() {
+                        return self.end_aborted(request, history.maybe_asked).await;
+                    }
+                }
                 Check::Approval => policy::approval(keys.policy, history.approval, request.key)
                     .map_err(Setback::held)?,
+                Check::Context => self.check_key_context(keys, operation, history).await?,
                 Check::Preparation => self.check_preparation(operation).await?,
                 Check::Turn => {
                     attendance.set_activity(Activity::WaitingForCore);
@@ -74,18 +90,29 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 Check::Age => {
                     attendance.set_activity(Activity::Asking);
                     match keys.core.age().await {
-                        Ok(age) => policy::age(age).map_err(Setback::held)?,
+                        Ok(age) => policy::age(operation, age).map_err(Setback::held)?,
                         Err(error) => return Err(core_setback(rooms, &error).await),
                     }
                 }
+                Check::Representation => {
+                    representation = self.choose_representation(keys, request, operation).await?;
+                }
             }
+        }
+        if let Some(telling) = telling {
+            attendance.set_activity(Activity::Asking);
+            return match keys.core.tell(request, telling).await {
+                Ok(()) => Ok(Transition::End(Outcome::NoAnswerDue)),
+                Err(error) => Err(core_setback(rooms, &error).await),
+            };
         }
         attendance.set_activity(Activity::Asking);
         let turn = match turn {
             Some(turn) => turn,
             None => turn_at(&keys.core).await?,
         };
-        let asking = keys.core.ask_key_operation(turn, request, operation);
+        let ask = KeyAsk { operation, representation };
+        let asking = keys.core.ask_key_operation(turn, request, ask);
         match asking.instrument(debug_span!("kms_core_ask")).await {
             Ok(asked) => {
                 history.core.on_asked(asked);
@@ -94,6 +121,82 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             }
             Err(error) => Err(core_setback(rooms, &error).await),
         }
+    }
+
+    /// What the Core is told of the abort of this request, if one was carried out.
+    async fn was_aborted(&self, request: &Request) -> Result<Option<Telling>, Setback> {
+        let Operation::Key(operation) = &request.operation else { return Ok(None) };
+        let Some((abort, telling)) = policy::abort_of(request.key.id, operation) else {
+            return Ok(None);
+        };
+        match self.ledger.is_done(abort).await {
+            Ok(is_done) => Ok(is_done.then_some(telling)),
+            // A failing journal ends the instance elsewhere.
+            Err(_) => Err(Setback::retry(Cause::Stopping)),
+        }
+    }
+
+    /// Ends a request that the contract has taken back. `maybe_asked`: the Core may have been asked for it after
+    /// it was told of the abort, and is told again.
+    async fn end_aborted(
+        &self,
+        request: &Request,
+        maybe_asked: bool,
+    ) -> Result<Transition, Setback> {
+        let (rooms, keys) = self.key_stages(request).ok_or_else(not_configured)?;
+        if maybe_asked && let Some(telling) = self.was_aborted(request).await? {
+            let told = keys.core.tell(request, telling).await;
+            if let Err(error) = told {
+                return Err(core_setback(rooms, &error).await);
+            }
+        }
+        Ok(Transition::End(Outcome::Aborted))
+    }
+
+    /// How a request ends whose answer has not been handed to the lane: not at all, unless the contract has taken
+    /// it back.
+    pub(super) async fn aborted_before_sending(
+        &self,
+        request: &Request,
+    ) -> Result<Option<Transition>, Setback> {
+        let aborted = self.was_aborted(request).await?;
+        Ok(aborted.map(|_| Transition::End(Outcome::Aborted)))
+    }
+
+    /// Polls the Core for a key operation, and looks now and then whether the contract has taken it back.
+    pub(super) async fn poll_key_operation(
+        &self,
+        rooms: &AnswerStages<P>,
+        request: &Request,
+        history: &mut History,
+    ) -> Result<Transition, Setback> {
+        let is_aborted = async {
+            loop {
+                match self.was_aborted(request).await {
+                    Ok(Some(_)) => break Ok(()),
+                    Ok(None) => sleep(LOOKS_FOR_ABORT_EVERY).await,
+                    Err(setback) => break Err(setback),
+                }
+            }
+        };
+        let polled = tokio::select! {
+            biased;
+            aborted = is_aborted => {
+                aborted?;
+                return self.end_aborted(request, true).await;
+            }
+            polled = self.poll(rooms, request, history) => polled,
+        };
+        // The Core may know of the abort a moment earlier than the journal.
+        if let Err(Setback { remedy: Remedy::Hold(hold), .. }) = &polled
+            && hold.reason == HoldReason::CoreAborted
+        {
+            sleep(ABORT_SHOWS_WITHIN).await;
+            if self.was_aborted(request).await?.is_some() {
+                return Ok(Transition::End(Outcome::Aborted));
+            }
+        }
+        polled
     }
 
     /// How the request ends, if the nodes show that it is not on chain.
@@ -109,18 +212,57 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
+    /// The KMS context that it names has to be in force.
+    async fn check_key_context(
+        &self,
+        keys: &KeyManagement<P>,
+        operation: &KeyOperation,
+        history: &mut History,
+    ) -> Result<(), Setback> {
+        let Some(extra_data) = operation.extra_data() else { return Ok(()) };
+        let checked = access::check_key_context(keys.contexts.as_ref(), extra_data).await;
+        history.access.context_checked(checked, Instant::now()).map_err(|without| {
+            let (remedy, error) = *without;
+            Setback { is_own: error.is_own(), ..Setback::new(remedy, error) }
+        })
+    }
+
+    /// The kind of key that the Core is told to make, which is recorded with its preparation.
+    async fn choose_representation(
+        &self,
+        keys: &KeyManagement<P>,
+        request: &Request,
+        operation: &KeyOperation,
+    ) -> Result<Option<KeyRepresentation>, Setback> {
+        // A failing journal ends the instance elsewhere.
+        let failing = |_| Setback::retry(Cause::Stopping);
+        let preparation = if let KeyOperation::Keygen { preparation, .. } = operation {
+            *preparation
+        } else {
+            request.key.id
+        };
+        let recorded = self.ledger.representation_of(preparation).await.map_err(failing)?;
+        let gateway = keys.gateway.borrow().answered().map(|known| known.generation);
+        let chosen = policy::representation(operation, keys.representation, gateway, recorded);
+        match chosen.map_err(Setback::held)? {
+            Some(chosen) if matches!(operation, KeyOperation::PrepKeygen { .. }) => {
+                let recording = self.ledger.choose_representation(request.key, chosen);
+                recording.await.map(Some).map_err(failing)
+            }
+            chosen => Ok(chosen),
+        }
+    }
+
     /// A key is made of this node's own preparation.
     async fn check_preparation(&self, operation: &KeyOperation) -> Result<(), Setback> {
-        let KeyOperation::Keygen { preparation } = operation else { return Ok(()) };
+        let KeyOperation::Keygen { preparation, .. } = operation else { return Ok(()) };
         let answered = self.ledger.answered_here(vec![*preparation]).await;
-        match answered.ok().and_then(|answered| answered.first().copied()) {
-            Some(answered) => policy::preparation(*preparation, answered).map_err(Setback::held),
+        let Some(answered) = answered.ok().and_then(|answered| answered.first().copied()) else {
             // A failing journal ends the instance elsewhere.
-            None => {
-                debug!("the journal does not tell of a preparation");
-                Ok(())
-            }
-        }
+            debug!("the journal does not tell of a preparation");
+            return Ok(());
+        };
+        policy::preparation(*preparation, answered).map_err(Setback::held)
     }
 
     /// Holds an answer that differs from what another node has answered.
@@ -188,6 +330,7 @@ fn key_type(number: u8) -> String {
     match number {
         0 => "server key".to_owned(),
         1 => "public key".to_owned(),
+        3 => "compressed key set".to_owned(),
         other => format!("key of type {other}"),
     }
 }
@@ -201,11 +344,14 @@ mod tests {
         let keys = abi::key_digests_payload([
             (0, Bytes::from_static(&[0xab, 0xcd])),
             (1, Bytes::from_static(&[1])),
-            (3, Bytes::from(vec![7; 200])),
+            (3, Bytes::from_static(&[2])),
+            (4, Bytes::from(vec![7; 200])),
         ]);
         let told = describe(&keys);
-        assert!(told.starts_with("server key: 0xabcd, public key: 0x01, key of type 3: 0x0707"));
-        assert!(told.len() < 250, "{told}");
+        assert!(told.starts_with(
+            "server key: 0xabcd, public key: 0x01, compressed key set: 0x02, key of type 4: 0x0707"
+        ));
+        assert!(told.len() < 280, "{told}");
         assert_eq!(describe(&Bytes::from_static(&[0xee])), "0xee");
     }
 }

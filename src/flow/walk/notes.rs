@@ -136,7 +136,13 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             Outcome::Refused(refusal) => {
                 warn!(outcome = outcome.as_str(), why = %refusal, "request settled");
             }
-            Outcome::AlreadyAnswered | Outcome::Expired | Outcome::Orphaned | Outcome::Observed => {
+            Outcome::AlreadyAnswered
+            | Outcome::Expired
+            | Outcome::Orphaned
+            | Outcome::Observed
+            | Outcome::Aborted
+            | Outcome::NoAnswerDue
+            | Outcome::Recorded => {
                 info!(outcome = outcome.as_str(), "request settled");
             }
         }

@@ -257,7 +257,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             Operation::PublicDecryption(_) | Operation::UserDecryption(_) => {
                 ExtraDataMeaning::of(&self.check_support(request).await?)
             }
-            Operation::Key(_) => ExtraDataMeaning::Opaque,
+            Operation::Key(operation) => ExtraDataMeaning::of_key_operation(operation.extra_data()),
         };
         let context = context_of(request, Some(extra_data), history);
         let signers =
@@ -329,6 +329,11 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         history: &History,
     ) -> Result<Transition, Setback> {
         if let Stage::Answered(_) = stage {
+            if !sending.is_under_way()
+                && let Some(end) = self.aborted_before_sending(request).await?
+            {
+                return Ok(end);
+            }
             self.compare_votes(rooms, request, answer).await?;
         }
         let room = rooms.submission_of(request).ok_or_else(no_decryptions)?;
@@ -394,7 +399,14 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         if known.as_ref().is_some_and(|known| !known.raises(rejection)) {
             self.confirmation.doubt_deployment();
         }
-        let meaning = known.as_ref().map(ExtraDataMeaning::of);
+        let meaning = match &request.operation {
+            Operation::PublicDecryption(_) | Operation::UserDecryption(_) => {
+                known.as_ref().map(ExtraDataMeaning::of)
+            }
+            Operation::Key(operation) => {
+                Some(ExtraDataMeaning::of_key_operation(operation.extra_data()))
+            }
+        };
         if let (Some(meaning), true) = (meaning, known.is_some_and(|known| known.pins_context())) {
             let named = [request.extra_data(), &answer.signed().extra_data]
                 .map(|extra_data| meaning.named_context(extra_data).context);

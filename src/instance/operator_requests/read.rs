@@ -142,7 +142,10 @@ pub(super) fn detail(
             | Outcome::Expired
             | Outcome::Orphaned
             | Outcome::Refused(_)
-            | Outcome::Observed,
+            | Outcome::Observed
+            | Outcome::Aborted
+            | Outcome::NoAnswerDue
+            | Outcome::Recorded,
         )
         | None => None,
     };

@@ -289,7 +289,13 @@ fn judge(world: &World, running: &Running<'_>) {
             Some(Outcome::AlreadyAnswered) => {}
             other @ (None
             | Some(
-                Outcome::Expired | Outcome::Orphaned | Outcome::Refused(_) | Outcome::Observed,
+                Outcome::Expired
+                | Outcome::Orphaned
+                | Outcome::Refused(_)
+                | Outcome::Observed
+                | Outcome::Aborted
+                | Outcome::NoAnswerDue
+                | Outcome::Recorded,
             )) => {
                 world.violation(format!("request {} ended as {other:?}", short(request.key)));
             }

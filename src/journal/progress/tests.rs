@@ -101,10 +101,13 @@ fn an_end_is_an_end_but_for_the_chain_and_an_operator() {
         let opens: &[Reopening] = match &outcome {
             Outcome::Accepted { .. } => &[SeenAgain, AnswerDropped],
             Outcome::AlreadyAnswered => &[SeenAgain, AnswerDropped, RetryAsked],
-            Outcome::Orphaned | Outcome::Refused(Refusal::NotRequested) => &[SeenAgain, RetryAsked],
+            Outcome::Orphaned | Outcome::Refused(Refusal::NotRequested) | Outcome::NoAnswerDue => {
+                &[SeenAgain, RetryAsked]
+            }
+            Outcome::Aborted => &[SeenAgain],
             Outcome::Expired
             | Outcome::Refused(Refusal::Malformed(_) | Refusal::AccessRefused(_)) => &[RetryAsked],
-            Outcome::Observed => &[],
+            Outcome::Observed | Outcome::Recorded => &[],
         };
         for stage in StageName::ALL {
             let end =
@@ -167,13 +170,16 @@ fn a14_what_is_seen_again_is_believed_as_far_as_it_was_seen() {
             Some(
                 Outcome::Accepted { .. }
                 | Outcome::AlreadyAnswered
-                | Outcome::Refused(Refusal::NotRequested),
+                | Outcome::Refused(Refusal::NotRequested)
+                | Outcome::Aborted
+                | Outcome::NoAnswerDue,
             ) => "--- r--",
             None
             | Some(
                 Outcome::Expired
                 | Outcome::Refused(Refusal::Malformed(_) | Refusal::AccessRefused(_))
-                | Outcome::Observed,
+                | Outcome::Observed
+                | Outcome::Recorded,
             ) => "--- mm-",
         };
         let row =

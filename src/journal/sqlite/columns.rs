@@ -79,9 +79,13 @@ impl From<&Outcome> for OutcomeColumns {
                 block: Some(*block),
                 ..Self::default()
             },
-            Outcome::AlreadyAnswered | Outcome::Expired | Outcome::Orphaned | Outcome::Observed => {
-                Self { name, ..Self::default() }
-            }
+            Outcome::AlreadyAnswered
+            | Outcome::Expired
+            | Outcome::Orphaned
+            | Outcome::Observed
+            | Outcome::Aborted
+            | Outcome::NoAnswerDue
+            | Outcome::Recorded => Self { name, ..Self::default() },
             Outcome::Refused(Refusal::Malformed(what)) => Self {
                 name,
                 refusal: Some("malformed".to_owned()),
@@ -114,6 +118,9 @@ impl OutcomeColumns {
             ("expired", ..) => Outcome::Expired,
             ("orphaned", ..) => Outcome::Orphaned,
             ("observed", ..) => Outcome::Observed,
+            ("aborted", ..) => Outcome::Aborted,
+            ("no_answer_due", ..) => Outcome::NoAnswerDue,
+            ("recorded", ..) => Outcome::Recorded,
             ("refused", Some("malformed"), ..) => {
                 Outcome::Refused(Refusal::Malformed(bounded_text(self.detail).unwrap_or_default()))
             }

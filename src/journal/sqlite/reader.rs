@@ -20,8 +20,8 @@ use crate::{
     chain::lane::SignedTransaction,
     contracts::abi::Counter,
     domain::{
-        Answer, B256, BlockRef, CoreAddress, Event, Kind, RequestKey, RequestSource, SignedResult,
-        U256,
+        Answer, B256, BlockRef, CoreAddress, Event, KeyRepresentation, Kind, RequestKey,
+        RequestSource, SignedResult, U256,
     },
     flow::ledger::{AccessNote, AnsweredHere, IdRange, UnprovenRange},
     journal::{
@@ -268,6 +268,19 @@ impl Rows<'_> {
             })
         };
         ids.iter().map(&mut answered).collect()
+    }
+
+    /// Whether a request with this id ended as done without an answer.
+    pub fn is_done(&self, id: U256) -> Result<bool> {
+        Ok(self.one(sql::SELECT_DONE, params![self.of, Fixed(id)], |_| Ok(()))?.is_some())
+    }
+
+    /// The kind of key that the preparation with this id is made for. One that this version does not know
+    /// reads as none.
+    pub fn representation(&self, id: U256) -> Result<Option<KeyRepresentation>> {
+        let with = params![self.of, Fixed(id)];
+        let name = self.one(sql::SELECT_REPRESENTATION, with, |row| row.get::<_, String>(0))?;
+        Ok(name.and_then(|name| KeyRepresentation::from_name(&name)))
     }
 
     /// Keys of the unfinished requests that are not held, oldest first.

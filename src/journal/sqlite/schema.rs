@@ -18,7 +18,19 @@ use super::contents;
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13];
+
+/// The kind of key that a preparation is made for. Older versions cannot read the outcomes of key operations that
+/// get no answer, nor all of their kinds.
+const V13: &str = "
+CREATE TABLE representations (
+    seq INTEGER PRIMARY KEY,
+    representation TEXT NOT NULL,
+    chosen_at INTEGER NOT NULL
+) STRICT;
+";
+/// Its number.
+pub(super) const KNOWS_REPRESENTATIONS: i64 = 13;
 
 /// Which contracts stood at an address: a row for each change.
 const V12: &str = "

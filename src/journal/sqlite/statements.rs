@@ -63,6 +63,10 @@ SELECT count(*), coalesce(sum(outcome IN ('accepted', 'already_answered')
     OR (outcome IS NULL AND stage = 'submitted')), 0)
 FROM requests WHERE contract = ?1 AND id = ?2";
 
+/// A request with id `?2` that ended as done without an answer.
+pub(super) const SELECT_DONE: &str = "\
+SELECT 1 FROM requests WHERE contract = ?1 AND id = ?2 AND outcome = 'no_answer_due'";
+
 /// The block up to which answers may have been given that this journal does not know.
 pub(super) const SELECT_FORGOTTEN: &str = "SELECT up_to FROM forgotten WHERE contract = ?1";
 pub(super) const FORGET: &str = "
@@ -164,6 +168,17 @@ pub(super) const APPROVE: &str = "
 INSERT INTO approvals (seq, approved_by, approved_at)
 SELECT seq, ?4, ?5 FROM requests WHERE contract = ?1 AND id = ?2 AND content = ?3
 ON CONFLICT DO NOTHING";
+
+/// `?1` contract, `?2` id, `?3` content, `?4` the kind of key, `?5` now. The first one stays.
+pub(super) const REPRESENT: &str = "
+INSERT INTO representations (seq, representation, chosen_at)
+SELECT seq, ?4, ?5 FROM requests WHERE contract = ?1 AND id = ?2 AND content = ?3
+ON CONFLICT DO NOTHING";
+
+/// Of the preparation with id `?2`: after a reorganisation there may be several, and the last one counts.
+pub(super) const SELECT_REPRESENTATION: &str = "\
+SELECT p.representation FROM requests r JOIN representations p ON p.seq = r.seq
+WHERE r.contract = ?1 AND r.id = ?2 AND r.outcome IS NOT 'orphaned' ORDER BY p.chosen_at DESC LIMIT 1";
 
 pub(super) const PUT_ACCESS: &str =
     "REPLACE INTO access (seq, bound_context, record) VALUES (?1, ?2, ?3)";
@@ -436,8 +451,9 @@ pub(super) const DELETE_REQUEST: [&str; 4] = [
     "DELETE FROM requests WHERE seq = ?1",
 ];
 
-/// Beside [`DELETE_REQUEST`]: from version 11 on.
-pub(super) const DELETE_APPROVAL: &str = "DELETE FROM approvals WHERE seq = ?1";
+/// Beside [`DELETE_REQUEST`]: from versions 11 and 13 on.
+pub(super) const DELETE_BESIDE: [&str; 2] =
+    ["DELETE FROM approvals WHERE seq = ?1", "DELETE FROM representations WHERE seq = ?1"];
 
 /// `?1` stored before, `?2` final block, `?3` limit, `?4` chain prefix.
 pub(super) const DELETE_OLD_SKIPPED: &str = concat!(
@@ -484,6 +500,7 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (NAMESAKES, "requests_by_key"),
     (NAMESAKES_IN_TRANSACTION, "requests_by_key"),
     (SELECT_ANSWERED, "requests_by_key"),
+    (SELECT_DONE, "requests_by_key"),
     (SELECT_ACCEPTED_NAMESAKE, "requests_by_key"),
     (SELECT_PROGRESS, "requests_by_key"),
     (OPEN_TRANSACTIONS, "transactions_open"),

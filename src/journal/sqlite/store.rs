@@ -181,6 +181,8 @@ impl StoreReader for Reader {
                 self.answer(slot, rows.namesakes_in(key, transaction, limit));
             }
             Query::AnsweredHere(ids, slot) => self.answer(slot, rows.answered(&ids)),
+            Query::IsDone(id, slot) => self.answer(slot, rows.is_done(id)),
+            Query::Representation(id, slot) => self.answer(slot, rows.representation(id)),
             Query::Summaries(listing, slot) => self.answer(slot, rows.listed(listing)),
             Query::Records(listing, slot) => self.answer(slot, rows.records(listing)),
             Query::WithId(id, slot) => self.answer(slot, rows.with_id(id)),

@@ -335,6 +335,9 @@ fn copy(
         transaction.execute(sql::inherit::CURSORS_BESIDE, with_time)?;
         transaction.execute(sql::inherit::UNPROVEN_BESIDE, of)?;
     }
+    if version >= schema::KNOWS_REPRESENTATIONS {
+        transaction.execute(sql::inherit::REPRESENTATIONS, of)?;
+    }
     let requests = rows.in_hand()?;
     transaction.commit()?;
     Ok((cursor, requests))

@@ -73,6 +73,17 @@ impl Tables<'_> {
                 self.transaction.prepare_cached(sql::APPROVE)?.execute(approval)?;
                 Ok(CommandResult::Nothing)
             }
+            Work::Represent { preparation, representation } => {
+                let choice = params![
+                    self.origin(preparation.source),
+                    Fixed(preparation.id),
+                    Fixed(preparation.content),
+                    representation.as_str(),
+                    Number(now_ms),
+                ];
+                self.transaction.prepare_cached(sql::REPRESENT)?.execute(choice)?;
+                Ok(CommandResult::Nothing)
+            }
             Work::StandBeside(decryption) => {
                 let both = params![self.of, self.origin(*decryption)];
                 self.transaction.prepare_cached(sql::PUT_BESIDE)?.execute(both)?;
@@ -452,7 +463,7 @@ impl Tables<'_> {
             .prepare_cached(sql::OLD_REQUESTS)?
             .query_map(params![before, last, PRUNE_CHUNK, of_chain], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
-        for statement in [sql::DELETE_APPROVAL].into_iter().chain(sql::DELETE_REQUEST) {
+        for statement in sql::DELETE_BESIDE.into_iter().chain(sql::DELETE_REQUEST) {
             let mut statement = self.transaction.prepare_cached(statement)?;
             for seq in &old {
                 statement.execute([seq])?;

@@ -1,6 +1,7 @@
 //! A contract that is read beside the Decryption contract, whose requests that one names; and approvals.
 
 use super::*;
+use crate::domain::KeyRepresentation;
 
 const KEYS: RequestSource = RequestSource { contract: Address::repeat_byte(0xee), ..SOURCE };
 
@@ -58,6 +59,30 @@ async fn the_first_approval_stays() {
     assert!(!running.request_state(key(1)).await.unwrap().unwrap().is_approved);
 }
 
+/// Kept across a start; and what is done without an answer is told by its id.
+#[tokio::test]
+async fn the_first_kind_of_key_stays_and_what_is_done_is_told() {
+    use KeyRepresentation::{Compressed, Uncompressed};
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    fill(&running).await;
+    let id = U256::from(2);
+    assert_eq!(running.representation_of(id).await.unwrap(), None);
+    for wanted in [Compressed, Uncompressed] {
+        let chosen = running.choose_representation(key(2), wanted).await.unwrap();
+        assert_eq!(chosen, Compressed);
+    }
+    assert!(!running.is_done(id).await.unwrap());
+    running.close().await.unwrap();
+    let running = Running::open(dir.path());
+    assert_eq!(running.representation_of(id).await.unwrap(), Some(Compressed));
+    // What is held for another key operation goes on when that one ends.
+    running.note(key(2), Step::Settled(Outcome::NoAnswerDue)).await.unwrap();
+    running.reopened().await;
+    assert!(running.is_done(id).await.unwrap());
+    assert!(!running.is_done(U256::from(1)).await.unwrap());
+}
+
 #[tokio::test]
 async fn another_wallet_takes_over_both_cursors_and_approvals() {
     let dir = TempDir::new().unwrap();
@@ -69,10 +94,13 @@ async fn another_wallet_takes_over_both_cursors_and_approvals() {
     let old = open(wallet(1));
     fill(&old).await;
     old.approve(key(2), "uid 7".to_owned()).await.unwrap();
+    old.choose_representation(key(2), KeyRepresentation::Compressed).await.unwrap();
     old.close().await.unwrap();
     let new = open(wallet(2));
     assert_eq!(new.for_source(KEYS).ask(Query::Cursor).await.unwrap(), Some(block(9)));
     assert!(new.request_state(key(2)).await.unwrap().unwrap().is_approved);
+    let kept = new.representation_of(U256::from(2)).await.unwrap();
+    assert_eq!(kept, Some(KeyRepresentation::Compressed));
     new.close().await.unwrap();
     let found = ReadOnly::find(&[dir.path().to_owned()], "one").unwrap();
     assert_eq!(found.queries().ask(|slot| Query::WithId(U256::from(2), slot)).unwrap().len(), 1);

@@ -91,6 +91,10 @@ impl<S: Store> OpenStore<S> {
             // After the commit, so that a repeated step is counted once.
             if let CommandResult::Settled(Settlement { kind, outcome, after }) = &done {
                 metrics.settled(*kind, outcome, *after);
+                // Others may be held until this one has ended: a key for its preparation, or what is aborted.
+                if kind.is_key_operation() {
+                    self.shared.reopened.notify_one();
+                }
             }
             if let Some(reply) = command.reply {
                 let _ = reply.send(Ok(done)); // a caller that gave up is not missed

@@ -96,7 +96,17 @@ impl Sample {
             (EventShape::G7 | EventShape::G8, _) => 0,
             (_, Kind::PublicDecryption) => 1,
             (_, Kind::UserDecryption) => 2,
-            (_, Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent) => {
+            (
+                _,
+                Kind::PrepKeygen
+                | Kind::Keygen
+                | Kind::Crsgen
+                | Kind::AbortKeygen
+                | Kind::AbortCrsgen
+                | Kind::PrssInit
+                | Kind::KeyReshareSameSet
+                | Kind::UnsupportedEvent,
+            ) => {
                 panic!("a decryption")
             }
         };
@@ -142,7 +152,14 @@ impl Sample {
                 Bytes::from_static(ENC_KEY),
                 extra_data,
             )),
-            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
+            Kind::PrepKeygen
+            | Kind::Keygen
+            | Kind::Crsgen
+            | Kind::AbortKeygen
+            | Kind::AbortCrsgen
+            | Kind::PrssInit
+            | Kind::KeyReshareSameSet
+            | Kind::UnsupportedEvent => {
                 panic!("a decryption")
             }
         };
@@ -216,7 +233,14 @@ impl Sample {
                 let handles: Vec<B256> = self.ciphertexts.iter().map(|one| one.handle).collect();
                 user_decrypted_share(ENC_KEY, &handles, &values)
             }
-            Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
+            Kind::PrepKeygen
+            | Kind::Keygen
+            | Kind::Crsgen
+            | Kind::AbortKeygen
+            | Kind::AbortCrsgen
+            | Kind::PrssInit
+            | Kind::KeyReshareSameSet
+            | Kind::UnsupportedEvent => {
                 panic!("a decryption")
             }
         }

@@ -24,7 +24,11 @@ fn tagged(kind: Kind, number: u64) -> U256 {
         Kind::PrepKeygen => U256::from(3),
         Kind::Keygen => U256::from(4),
         Kind::Crsgen => U256::from(5),
-        Kind::UnsupportedEvent => U256::ZERO,
+        Kind::AbortKeygen
+        | Kind::AbortCrsgen
+        | Kind::PrssInit
+        | Kind::KeyReshareSameSet
+        | Kind::UnsupportedEvent => U256::ZERO,
     };
     (tag << 248_usize) | U256::from(number)
 }

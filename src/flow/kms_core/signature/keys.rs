@@ -1,5 +1,5 @@
-//! The answers to key operations. Contracts up to G12 sign no `extraData`; a Core that signs it anyway is too
-//! new for them, and is named.
+//! The answers to key operations. Up to G12 no `extraData` is signed, from G13 on it is: a Core that does the
+//! other one is of another time than the contract, and is named.
 
 use bytes::Bytes;
 
@@ -38,13 +38,17 @@ pub fn key_answer(
         let digest = digest(domain, (id, operation), &payload, extra_data);
         recover(&parsed, digest.ok_or(SignatureError::Unrecoverable)?)
     };
-    let said = signer(None).map_err(AnswerError::invalid)?;
+    let extra_data = operation.extra_data().map(|bytes| &bytes[..]);
+    let said = signer(extra_data).map_err(AnswerError::invalid)?;
     if let Some(expected) = registered.first()
         && !registered.contains(&said)
     {
-        let is_too_new = signer(Some(&[])).is_ok_and(|signer| registered.contains(&signer));
-        let cause =
-            if is_too_new { WrongSignerCause::CoreTooNew } else { WrongSignerCause::Unknown };
+        let (other, of_other_age) = match extra_data {
+            None => (Some(&[][..]), WrongSignerCause::CoreTooNew),
+            Some(_) => (None, WrongSignerCause::CoreTooOld),
+        };
+        let is_of_other_age = signer(other).is_ok_and(|signer| registered.contains(&signer));
+        let cause = if is_of_other_age { of_other_age } else { WrongSignerCause::Unknown };
         return Err(WrongSigner { expected: *expected, signer: said, cause }.into());
     }
     Ok(SignedResult { payload, signature: signature.into(), ..SignedResult::default() })
@@ -57,7 +61,8 @@ pub fn signer_of_key(
     operation: &KeyOperation,
     answer: &SignedResult,
 ) -> Result<Address, SignatureError> {
-    let digest = digest(domain, (request.key.id, operation), &answer.payload, None);
+    let extra_data = operation.extra_data().map(|bytes| &bytes[..]);
+    let digest = digest(domain, (request.key.id, operation), &answer.payload, extra_data);
     let signature = parse_signature(&answer.signature)?;
     recover(&signature, digest.ok_or(SignatureError::Unrecoverable)?)
 }
@@ -79,10 +84,10 @@ fn read(
             belongs(reply.preprocessing_id, id)?;
             Ok((crate::domain::Bytes::new(), reply.external_signature))
         }
-        (KeyOperation::Keygen { preparation }, KeyReply::Key(reply)) => {
+        (KeyOperation::Keygen { preparation, .. }, KeyReply::Key(reply)) => {
             belongs(reply.request_id, id)?;
             belongs(reply.preprocessing_id, *preparation)?;
-            let digests = wire::key_digests(reply.key_digests)?;
+            let digests = wire::key_digests(operation, reply.key_digests)?;
             Ok((abi::key_digests_payload(digests), reply.external_signature))
         }
         (KeyOperation::Crsgen { .. }, KeyReply::Crs(reply)) => {
@@ -105,14 +110,18 @@ fn digest(
 ) -> Option<B256> {
     Some(match operation {
         KeyOperation::PrepKeygen { .. } => preparation_digest(domain, id, extra_data),
-        KeyOperation::Keygen { preparation } => {
+        KeyOperation::Keygen { preparation, .. } => {
             let digests = abi::key_digests(payload)?;
             key_digest(domain, *preparation, id, &digests, extra_data)
         }
         KeyOperation::Crsgen { max_bits, .. } => {
             crs_digest(domain, id, *max_bits, payload, extra_data)
         }
-        KeyOperation::UnsupportedEvent { .. } => return None,
+        KeyOperation::AbortKeygen { .. }
+        | KeyOperation::AbortCrsgen { .. }
+        | KeyOperation::PrssInit
+        | KeyOperation::KeyReshare { .. }
+        | KeyOperation::UnsupportedEvent { .. } => return None,
     })
 }
 
@@ -153,7 +162,7 @@ mod tests {
     }
 
     fn keygen() -> KeyOperation {
-        KeyOperation::Keygen { preparation: U256::from(7) }
+        KeyOperation::Keygen { preparation: U256::from(7), extra_data: None }
     }
 
     fn read_key(reply: v1::KeyGenResult, of: &[Address]) -> Result<SignedResult, AnswerError> {
@@ -183,6 +192,28 @@ mod tests {
         assert_eq!(wrong.cause, WrongSignerCause::CoreTooNew);
     }
 
+    /// From G13 on the very bytes of the event are signed.
+    #[test]
+    fn extra_data_is_signed_where_the_contract_has_it() {
+        let core = PrivateKeySigner::random();
+        let extra_data = crate::domain::Bytes::from_static(&[1, 2, 3]);
+        let preparation = U256::from(7);
+        let operation = KeyOperation::Keygen { preparation, extra_data: Some(extra_data) };
+        let read = |signed: Option<&[u8]>| {
+            let reply = KeyReply::Key(key_reply(&core, signed));
+            key_answer(&domain(), (ID, &operation), reply, &[core.address()])
+        };
+        read(Some(&[1, 2, 3])).unwrap();
+        for (signed, expected) in [
+            (None, WrongSignerCause::CoreTooOld),
+            (Some(&[1, 2][..]), WrongSignerCause::Unknown),
+            (Some(&[]), WrongSignerCause::Unknown),
+        ] {
+            let AnswerError::WrongSigner(wrong) = read(signed).unwrap_err() else { panic!() };
+            assert_eq!(wrong.cause, expected, "{signed:?}");
+        }
+    }
+
     #[test]
     fn what_belongs_to_another_request_or_has_no_digest_is_refused() {
         let core = PrivateKeySigner::random();
@@ -199,7 +230,7 @@ mod tests {
         }
         let reply = KeyReply::Crs(v1::CrsGenResult::default());
         let (max_bits, parameters) = (U256::from(2048), KeyParameters::Test);
-        let crs = KeyOperation::Crsgen { max_bits, parameters };
+        let crs = KeyOperation::Crsgen { max_bits, parameters, extra_data: None };
         for operation in [keygen(), crs] {
             let refused = key_answer(&domain(), (ID, &operation), reply.clone(), &[]).unwrap_err();
             assert_eq!(refused.hold().reason, HoldReason::InvalidAnswer);
@@ -210,7 +241,7 @@ mod tests {
     fn preparation_and_crs_are_checked_as_the_contract_checks_them() {
         let (core, domain) = (PrivateKeySigner::random(), domain());
         let parameters = KeyParameters::Test;
-        let prep = KeyOperation::PrepKeygen { parameters };
+        let prep = KeyOperation::PrepKeygen { parameters, extra_data: None };
         let signature = signed(&core, preparation_digest(&domain, ID, None));
         let reply =
             v1::KeyGenPreprocResult { preprocessing_id: None, external_signature: signature };
@@ -218,7 +249,7 @@ mod tests {
         let answer = key_answer(&domain, (ID, &prep), KeyReply::Preparation(reply), &of).unwrap();
         assert!(answer.payload.is_empty());
         let max_bits = U256::from(2048);
-        let crs = KeyOperation::Crsgen { max_bits, parameters };
+        let crs = KeyOperation::Crsgen { max_bits, parameters, extra_data: None };
         let external_signature = signed(&core, crs_digest(&domain, ID, max_bits, &[5], None));
         let reply = v1::CrsGenResult {
             crs_digest: Bytes::from_static(&[5]),
@@ -228,7 +259,8 @@ mod tests {
         let answer = key_answer(&domain, (ID, &crs), KeyReply::Crs(reply.clone()), &of).unwrap();
         assert_eq!(answer.payload.as_ref(), [5]);
         // Of another length it would be another CRS.
-        let other = KeyOperation::Crsgen { max_bits: U256::from(4096), parameters };
+        let max_bits = U256::from(4096);
+        let other = KeyOperation::Crsgen { max_bits, parameters, extra_data: None };
         key_answer(&domain, (ID, &other), KeyReply::Crs(reply), &of).unwrap_err();
     }
 }

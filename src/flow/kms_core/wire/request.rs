@@ -78,6 +78,10 @@ fn check_key_operation(operation: &KeyOperation) -> Result<(), RequestError> {
         KeyOperation::Crsgen { max_bits, .. } => max_num_bits(*max_bits).map(|_| ()),
         KeyOperation::PrepKeygen { .. }
         | KeyOperation::Keygen { .. }
+        | KeyOperation::AbortKeygen { .. }
+        | KeyOperation::AbortCrsgen { .. }
+        | KeyOperation::PrssInit
+        | KeyOperation::KeyReshare { .. }
         | KeyOperation::UnsupportedEvent { .. } => Ok(()),
     }
 }
@@ -121,6 +125,13 @@ impl ExtraDataMeaning {
                 Self::Context { drops_zero: deployment.drops_zero_extra_data() }
             }
         }
+    }
+
+    /// What it means in a key operation.
+    #[must_use]
+    pub fn of_key_operation(extra_data: Option<&crate::domain::Bytes>) -> Self {
+        // As on chain: the contract checks the signature over its own bytes.
+        extra_data.map_or(Self::Opaque, |_| Self::Context { drops_zero: false })
     }
 
     /// The bytes that the Core is asked to sign.

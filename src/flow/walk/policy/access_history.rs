@@ -77,6 +77,21 @@ impl AccessHistory {
         }
     }
 
+    /// Takes in the check of a key operation's context, which needs no pass.
+    pub fn context_checked(
+        &mut self,
+        result: Result<(), AccessError>,
+        now: Instant,
+    ) -> Result<(), Box<(Remedy, AccessError)>> {
+        match result {
+            Ok(()) => {
+                (self.held, self.since) = (None, None);
+                Ok(())
+            }
+            Err(error) => Err(Box::new((self.remedy(&error, now), error))),
+        }
+    }
+
     /// The remedy for a check without a pass.
     fn remedy(&mut self, error: &AccessError, now: Instant) -> Remedy {
         let since = *self.since.get_or_insert(now);

@@ -52,6 +52,15 @@ CROSS JOIN old.requests o ON o.contract = n.contract AND o.id = n.id AND o.conte
 CROSS JOIN old.approvals a ON a.seq = o.seq
 WHERE n.contract = ?1 ON CONFLICT DO NOTHING";
 
+/// From version 13 on.
+pub(in crate::journal::sqlite) const REPRESENTATIONS: &str = "
+INSERT INTO main.representations (seq, representation, chosen_at)
+SELECT n.seq, a.representation, a.chosen_at
+FROM main.requests n
+CROSS JOIN old.requests o ON o.contract = n.contract AND o.id = n.id AND o.content = n.content
+CROSS JOIN old.representations a ON a.seq = o.seq
+WHERE n.contract = ?1 ON CONFLICT DO NOTHING";
+
 /// The contracts that stand beside Decryption contract `?1`.
 pub(in crate::journal::sqlite) const BESIDE: &str = "
 INSERT INTO main.beside (contract, decryption)
