@@ -113,6 +113,8 @@ pub(crate) struct NodeFaults {
     pub priority_fee: Option<u128>,
     pub base_fee: Option<u128>,
     pub estimate: Option<u64>,
+    /// Shown as the time of every block.
+    pub shows_time: Option<u64>,
     /// Shown in place of the block of its height.
     pub shows_block: Option<BlockRef>,
     /// Shown beside the real events.
@@ -445,7 +447,8 @@ impl FakeChainState {
         };
         let base_fee = self.faults[by.0].base_fee.or(head.base_fee);
         let gas_limit = self.faults[by.0].block_gas.or(head.gas_limit);
-        Head { bloom, base_fee, gas_limit, node: by, ..*head }
+        let timestamp = self.faults[by.0].shows_time.or(head.timestamp);
+        Head { bloom, base_fee, gas_limit, timestamp, node: by, ..*head }
     }
 
     /// Whether a block's logs are hidden this time.

@@ -452,6 +452,8 @@ mod tests {
         for (message, failed) in [
             ("out of gas: gas required exceeds: 100000", true),
             ("EVM error OutOfGas", true),
+            ("intrinsic gas too high -- CallGasCostMoreThanGasLimit", true),
+            ("intrinsic gas too low: have 100000, want 121000", true),
             ("invalid opcode: INVALID", true),
             ("header not found", false),
             ("missing trie node 8b16 (path )", false),

@@ -201,6 +201,12 @@ impl<P: ChainReader> HostChain<P> {
         &self.reads
     }
 
+    /// The same chain, read as two of its endpoints agree ([`PinnedReader::of_two`]).
+    #[must_use]
+    pub fn of_two(&self) -> Option<Self> {
+        Some(Self { reads: self.reads.of_two()?, ..self.clone() })
+    }
+
     /// Asks all questions at one block. Fails as a whole: an answer that enough endpoints do not give
     /// is no answer.
     pub async fn ask(&self, questions: &[AclQuestion]) -> Result<PinnedAnswers, HostChainError> {

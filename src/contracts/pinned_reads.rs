@@ -7,7 +7,8 @@
 //! ```
 //!
 //! An endpoint that stands still, is slow or fails is passed over as long as enough others are left. It
-//! never decides how old the block may be: that is judged by the block's own time and our clock.
+//! never decides how old the block may be: that is judged by the block's own time and our clock. Where more
+//! than one must agree, they agree on the block's height and time too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, future::try_join, stream::FuturesUnordered};
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep_until, timeout},
@@ -201,6 +202,8 @@ pub struct HostChainState {
 struct Choice {
     block: BlockRef,
     timestamp: u64,
+    /// Whose head it is: its height and its time are the word of this endpoint alone.
+    told_by: usize,
     endpoints: Vec<usize>,
 }
 
@@ -250,6 +253,15 @@ impl<P: ChainReader> PinnedReader<P> {
     #[must_use]
     pub fn options(&self) -> &PinnedOptions {
         &self.options
+    }
+
+    /// The same chain, where the answer of one endpoint is enough though there are others; two of them must
+    /// agree here. `None`: they must already, or there is one.
+    #[must_use]
+    pub fn of_two(&self) -> Option<Self> {
+        let is_one_of_several = self.options.agreement < 2 && self.endpoints.len() > 1;
+        let options = PinnedOptions { agreement: 2, ..self.options };
+        is_one_of_several.then(|| Self { options, ..self.clone() })
     }
 
     #[must_use]
@@ -370,13 +382,14 @@ impl<P: ChainReader> PinnedReader<P> {
         let PinnedOptions { chain_id, agreement, .. } = self.options;
         let mut waiting = choice.endpoints.iter().copied();
         let ask = |endpoint: usize| {
-            let asking = self.ask_one(endpoint, choice.block, reads);
+            let asking = self.ask_one(endpoint, choice, reads);
             async move { (endpoint, asking.await) }
         };
         let mut asked: FuturesUnordered<_> = waiting.by_ref().take(agreement).map(ask).collect();
         let mut pending: BTreeSet<usize> =
             choice.endpoints.iter().copied().take(agreement).collect();
         let (mut votes, mut first_error) = (Vec::<Vote>::new(), None);
+        let mut deny_block = Vec::new();
         let mut next_at = Instant::now() + NEXT_AFTER;
         while !asked.is_empty() {
             let (endpoint, told) = tokio::select! {
@@ -399,6 +412,9 @@ impl<P: ChainReader> PinnedReader<P> {
             pending.remove(&endpoint);
             let is_lost = told.is_err();
             self.note_trouble(endpoint, is_lost);
+            if is_lost && agreement > 1 && endpoint != choice.told_by {
+                deny_block.push(endpoint);
+            }
             match told {
                 Ok(replies) => votes.push(Vote { endpoint, replies }),
                 Err(error) => {
@@ -416,6 +432,13 @@ impl<P: ChainReader> PinnedReader<P> {
                 asked.extend(next.map(ask));
             }
         }
+        if !deny_block.is_empty() {
+            // Who told the block is asked last for a while, not those who know another one.
+            for endpoint in deny_block {
+                self.note_trouble(endpoint, false);
+            }
+            self.note_trouble(choice.told_by, true);
+        }
         if votes.len() >= agreement && votes.len() > 1 {
             let hosts = self.hosts(votes.into_iter().map(|vote| vote.endpoint));
             return Err(HostChainError::Disagree { chain_id, hosts, block: choice.block.number });
@@ -431,11 +454,12 @@ impl<P: ChainReader> PinnedReader<P> {
     async fn ask_one(
         &self,
         endpoint: usize,
-        block: BlockRef,
+        choice: &Choice,
         reads: &[(StateRead, ReadAt)],
     ) -> Result<Vec<Option<Reply>>, RpcError> {
         let Ok(_place) = self.places.acquire().await else { return Err(self.no_head()) };
-        let told = self.endpoints[endpoint].reader.read_state(block, reads).await?;
+        let reading = self.endpoints[endpoint].reader.read_state(choice.block, reads);
+        let (told, ()) = try_join(reading, self.confirm_block(endpoint, choice)).await?;
         let replies = told.into_iter().zip(reads).map(|(told, (_, at))| match told {
             Ok(returned) => Ok(Some(Reply::Returned(returned))),
             Err(error) => match (error.failed_execution(), at) {
@@ -445,6 +469,26 @@ impl<P: ChainReader> PinnedReader<P> {
             },
         });
         replies.collect()
+    }
+
+    /// Checks that this endpoint has the block at the same height and with the same time, where the word of
+    /// one endpoint is not enough: what is valid until when is judged by that time.
+    async fn confirm_block(&self, endpoint: usize, choice: &Choice) -> Result<(), RpcError> {
+        if self.options.agreement < 2 || endpoint == choice.told_by {
+            return Ok(());
+        }
+        let one = &self.endpoints[endpoint];
+        let head = one.reader.header(BlockId::Hash(choice.block.hash)).await?;
+        let is_same =
+            |head: Head| head.block == choice.block && head.timestamp == Some(choice.timestamp);
+        if head.is_some_and(is_same) {
+            return Ok(());
+        }
+        let what = format!(
+            "it does not have the block that {} is at, or with another time",
+            self.endpoints[choice.told_by].host()
+        );
+        Err(RpcError::Unavailable { host: one.host(), what: what.into() })
     }
 
     fn hosts(&self, of: impl IntoIterator<Item = usize>) -> String {
@@ -466,7 +510,7 @@ fn choose(sights: &[Sight], agreement: usize, now: u64, max_age: u64) -> Result<
     let quorum = fresh
         .get(..agreement)
         .and_then(|quorum| quorum.iter().min_by_key(|sight| sight.block.number));
-    let Some(Sight { block, timestamp, .. }) = quorum.copied() else {
+    let Some(Sight { endpoint: told_by, block, timestamp }) = quorum.copied() else {
         if sights.len() < agreement {
             return Err(NoChoice::TooFew);
         }
@@ -479,7 +523,8 @@ fn choose(sights: &[Sight], agreement: usize, now: u64, max_age: u64) -> Result<
         });
     };
     let have = fresh.iter().filter(|one| one.block.number >= block.number);
-    Ok(Choice { block, timestamp, endpoints: have.map(|one| one.endpoint).collect() })
+    let endpoints = have.map(|one| one.endpoint).collect();
+    Ok(Choice { block, timestamp, told_by, endpoints })
 }
 
 /// One endpoint's answers.

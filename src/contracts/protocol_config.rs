@@ -109,6 +109,12 @@ impl<P: ChainReader> ProtocolConfig<P> {
         &self.reads
     }
 
+    /// The same contract, read as two of its endpoints agree ([`PinnedReader::of_two`]).
+    #[must_use]
+    pub fn of_two(&self) -> Option<Self> {
+        Some(Self { reads: self.reads.of_two()?, ..self.clone() })
+    }
+
     /// Whether this context, and this epoch in it, is in force.
     pub async fn context_and_epoch(
         &self,

@@ -21,6 +21,7 @@ mod decision;
 mod error;
 mod plan;
 mod record;
+mod second_opinion;
 mod user_signature;
 
 use std::time::Duration;
@@ -259,10 +260,11 @@ impl<P: ChainReader> Access<P> {
         match verdict {
             Verdict::Granted => Ok(()),
             Verdict::Early { now, start } => Err(AccessError::Early { chain_id, now, start }),
-            Verdict::Refused(why) => Err(AccessError::Refused {
-                refusal: Refusal::AccessRefused(why),
-                grounds: Grounds::State,
-            }),
+            Verdict::Refused(why) => {
+                let witnesses = second_opinion::on_refusal(plan, host).await;
+                let refusal = Refusal::AccessRefused(why);
+                Err(AccessError::Refused { refusal, grounds: Grounds::State { witnesses } })
+            }
             Verdict::Denied(index) => {
                 let question = index.and_then(|index| plan.questions.get(index));
                 let what = match (question, index.and_then(|index| answers.get(index))) {
@@ -377,11 +379,20 @@ impl<P: ChainReader> Access<P> {
         if bound.is_some() && *bound == current {
             return Ok(());
         }
-        // A node without the state of that block leaves it to the contract.
-        if !self.options.gateway.refuses_current_context(request).await? {
-            *bound = current;
+        // A node without the state of that block leaves it to the contract. So do nodes of which one takes
+        // an answer: one of them lags or lies.
+        let gateway = &self.options.gateway;
+        let ask =
+            |one: RequestContract<P>| async move { one.refuses_current_context(request).await };
+        let refuses = gateway.hearing(ask).await.into_answers(gateway.provider())?;
+        if refuses.contains(&false) {
+            if bound.is_none() || !refuses.contains(&true) {
+                *bound = current;
+            }
             return Ok(());
         }
+        let is_one_of_several = refuses.len() < 2 && gateway.provider().node_count() > 1;
+        let witnesses = if is_one_of_several { Witnesses::One } else { Witnesses::TheOnlyOne };
         let name = |context: Option<U256>| {
             context.map_or("another one".to_owned(), |context| format!("{context:#066x}"))
         };
@@ -393,7 +404,7 @@ impl<P: ChainReader> Access<P> {
         );
         let why = AccessRefusal::new(AccessRefusalReason::ContextChanged, detail);
         let refusal = Refusal::AccessRefused(why);
-        Err(AccessError::Refused { refusal, grounds: Grounds::State })
+        Err(AccessError::Refused { refusal, grounds: Grounds::State { witnesses } })
     }
 }
 
@@ -415,13 +426,14 @@ async fn check_in_force<P: ChainReader>(
     let Some(contexts) = contexts else {
         return Err(AccessError::EthereumNotConfigured { context });
     };
-    let status = contexts.context_and_epoch(context, epoch).await;
+    let status = contexts.context_and_epoch(context, epoch).await.map_err(AccessError::Ethereum)?;
+    let witnesses = second_opinion::on_context(contexts, (context, epoch), status).await;
     let destroyed = |what| {
         let why = AccessRefusal::new(AccessRefusalReason::ContextDestroyed, what);
         let refusal = Refusal::AccessRefused(why);
-        Err(AccessError::Refused { refusal, grounds: Grounds::State })
+        Err(AccessError::Refused { refusal, grounds: Grounds::State { witnesses } })
     };
-    match status.map_err(AccessError::Ethereum)? {
+    match status {
         ContextStatus::Valid => Ok(()),
         ContextStatus::Unknown => Err(AccessError::ContextUnknown { context }),
         ContextStatus::EpochUnknown => {

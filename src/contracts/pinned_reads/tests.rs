@@ -145,7 +145,7 @@ async fn as_many_are_asked_as_must_agree() {
         assert_eq!(told.block, chain.block(9));
         assert_eq!(told.hosts, ["node-0", "node-1", "node-2"][..agreement]);
         assert_eq!(chain.call_count("read_state"), agreement);
-        assert_eq!(chain.call_count("header"), 0, "heads are known");
+        assert_eq!(chain.call_count("header"), agreement - 1, "heads are known, and confirmed");
     }
 }
 
@@ -224,12 +224,45 @@ async fn a_node_that_stands_still_freezes_nobody() {
     assert!(told.contains("50") && told.contains("node-0, node-1, node-2"), "{told}");
 }
 
+/// What is valid until when is judged by the block's time: where two must agree, one of them cannot tell it.
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_block_is_no_matter_of_one_endpoint() {
+    for lag in [None, Some(5)] {
+        let (chain, reader) = three(2);
+        let (old, now) = (clock::unix_millis() / 1_000 - 500, clock::unix_millis() / 1_000);
+        chain.age_blocks_below(5, old);
+        // The first endpoint shows an old block, or the newest, as one of this moment.
+        chain.state().faults[0].lags_from = lag;
+        chain.state().faults[0].shows_time = Some(now + 7);
+        let told = reader.read(&call()).await.unwrap();
+        assert_eq!(
+            (told.block, told.hosts),
+            (chain.block(9), vec!["node-1".into(), "node-2".into()])
+        );
+        assert_ne!(told.timestamp, now + 7);
+        // With nobody else it is no answer.
+        chain.state().faults[2].is_silent = true;
+        let error = reader.read(&call()).await.unwrap_err();
+        assert_eq!(error.code(), "host_chain_unreachable", "{error}");
+    }
+}
+
+/// A refusal that rests on one of several endpoints is shown to a second one.
+#[test]
+fn where_one_of_several_is_enough_two_can_be_asked() {
+    let (_, one_is_enough) = three(1);
+    assert_eq!(one_is_enough.of_two().unwrap().options().agreement, 2);
+    assert!(three(2).1.of_two().is_none());
+    let only = PinnedReader::new(*one_is_enough.options(), one_is_enough.endpoints()[..1].to_vec());
+    assert!(only.of_two().is_none());
+}
+
 /// The block left the chain between the head and the read.
 #[tokio::test(start_paused = true)]
 async fn a_block_that_is_gone_is_replaced_by_the_newest() {
     let (chain, reader) = three(1);
     let gone = BlockRef { number: 9, hash: B256::repeat_byte(9) };
-    let choice = Choice { block: gone, timestamp: 0, endpoints: vec![0, 1, 2] };
+    let choice = Choice { block: gone, timestamp: 0, told_by: 0, endpoints: vec![0, 1, 2] };
     let error = reader.ask(&choice, &call(), Round::OfKnownHeads).await.unwrap_err();
     assert!(matches!(error, HostChainError::Unreachable { source: RpcError::Refused { .. }, .. }));
     assert_eq!(chain.call_count("read_state"), 3);

@@ -70,7 +70,10 @@ pub enum Grounds {
         witnesses: Witnesses,
     },
     /// The state of a chain, as told once.
-    State,
+    State {
+        /// [`Witnesses::One`]: a second endpoint was asked and does not show it.
+        witnesses: Witnesses,
+    },
 }
 
 /// Who shows what a refusal rests on.

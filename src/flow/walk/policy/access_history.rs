@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::refusals::is_confirmed;
 use crate::{
     domain::{Hold, HoldReason, Remedy, U256},
-    flow::access::{AccessCheck, AccessError, AccessPass, AccessRecord, Grounds, Witnesses},
+    flow::access::{AccessCheck, AccessError, AccessPass, AccessRecord, Grounds},
 };
 
 /// How long a request is tried again before it is held.
@@ -99,8 +99,7 @@ impl AccessHistory {
         if let AccessError::Refused { refusal, grounds } = error {
             let shown_by = match grounds {
                 Grounds::Event => return Remedy::Refuse(refusal.clone()),
-                Grounds::Calldata { witnesses } => *witnesses,
-                Grounds::State => Witnesses::TheOnlyOne,
+                Grounds::Calldata { witnesses } | Grounds::State { witnesses } => *witnesses,
             };
             if is_confirmed(shown_by, self.held) {
                 return Remedy::Refuse(refusal.clone());
@@ -152,7 +151,10 @@ fn is_of_access(reason: HoldReason) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{AccessRefusal, AccessRefusalReason, Refusal};
+    use crate::{
+        domain::{AccessRefusal, AccessRefusalReason, Refusal},
+        flow::access::Witnesses,
+    };
 
     fn denied() -> AccessError {
         AccessError::Denied { chain_id: 1, what: "no".into() }
@@ -165,6 +167,10 @@ mod tests {
 
     fn shown_by(witnesses: Witnesses) -> AccessError {
         refused(Grounds::Calldata { witnesses })
+    }
+
+    fn of_state(witnesses: Witnesses) -> AccessError {
+        refused(Grounds::State { witnesses })
     }
 
     fn early(wait: u64) -> AccessError {
@@ -187,6 +193,7 @@ mod tests {
     #[test]
     fn what_ends_a_request_is_confirmed_and_what_time_mends_is_held() {
         let unconfirmed = Some(HoldReason::Unconfirmed);
+        let was_denied = Some(HoldReason::AccessDeniedOnChain);
         let no_chain = AccessError::NotConfigured { chain_id: 7 };
         let rows = [
             (None, refused(Grounds::Event), "refuse"),
@@ -195,9 +202,10 @@ mod tests {
             (unconfirmed, shown_by(Witnesses::TheOnlyOne), "refuse"),
             (None, shown_by(Witnesses::One), "unconfirmed"),
             (unconfirmed, shown_by(Witnesses::One), "unconfirmed"),
-            (None, refused(Grounds::State), "unconfirmed"),
-            (Some(HoldReason::AccessDeniedOnChain), refused(Grounds::State), "unconfirmed"),
-            (unconfirmed, refused(Grounds::State), "refuse"),
+            (None, of_state(Witnesses::TheOnlyOne), "unconfirmed"),
+            (was_denied, of_state(Witnesses::TheOnlyOne), "unconfirmed"),
+            (unconfirmed, of_state(Witnesses::TheOnlyOne), "refuse"),
+            (unconfirmed, of_state(Witnesses::One), "unconfirmed"),
             (None, no_chain, "host_chain_not_configured"),
             (None, early(61), "not_yet_valid"),
             (None, early(60), "retry"),
