@@ -326,6 +326,7 @@ impl LaneState {
             || self.may_have_reorganised
             || self.query_under_way == Some(true)
             || self.count_belief.is_in_doubt()
+            || !self.confirmations.due(self.newest_position()).is_empty()
     }
 
     pub(super) fn wants_tip(&self) -> bool {

@@ -68,6 +68,10 @@ impl LaneState {
         if self.is_draining() || !self.fee_market.is_known() || now < self.sign_after {
             return;
         }
+        // Whatever is mined in the newest block is known first: many heads may come at once.
+        if self.has_news || self.query_under_way.is_some() {
+            return;
+        }
         let (newest, next) = (self.newest_position(), self.count_belief.count());
         let mut drafts = Vec::new();
         let mut news = Vec::new();
