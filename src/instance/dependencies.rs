@@ -177,7 +177,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::{
-        ask::deployed_domain,
+        ask::{another_contract, deployed_domain},
         wallet_use::{UnexpectedUse, unexpected_use},
         *,
     };
@@ -250,6 +250,21 @@ mod tests {
         chain.state().faults[1].views = vec![(call, told("Another"))];
         let told = deployed_domain(&decryption, &configured).await.unwrap();
         assert_eq!(told, Some(domain("Another")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_contract_that_calls_itself_another_one_is_one_if_every_node_says_so() {
+        let said = |text: &str| -> Bytes { text.to_owned().abi_encode().into() };
+        let call = abi::contract_version().calldata();
+        let (chain, decryption) = told_by_one(call.clone(), said("GatewayConfig v0.8.0"));
+        assert_eq!(
+            another_contract(&decryption, "Decryption").await.unwrap(),
+            None,
+            "one node alone says so"
+        );
+        chain.state().faults[1].views = vec![(call, said("GatewayConfig v0.8.0"))];
+        let found = another_contract(&decryption, "Decryption").await.unwrap();
+        assert_eq!(found.as_deref(), Some("GatewayConfig v0.8.0"));
     }
 
     #[test]

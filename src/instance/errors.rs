@@ -8,7 +8,7 @@ use super::genesis::Undecided;
 use crate::{
     chain::{rpc_error::RpcError, wallet::WalletError},
     contracts::pinned_reads::HostChainError,
-    domain::{LedgerError, SigningDomain},
+    domain::{Address, LedgerError, SigningDomain, UntrustedText},
     flow::{
         ciphertexts::UnusableUrl,
         kms_core::{CoreError, EndpointError},
@@ -56,6 +56,16 @@ pub enum Unready {
         /// The keys that may be wrong.
         correct: &'static str,
     },
+    #[error("the contract at {address} calls itself {version}: correct {key}")]
+    AnotherContract {
+        address: Address,
+        version: UntrustedText,
+        /// The configuration key of its address.
+        key: &'static str,
+    },
+    /// A running instance waits for its contract, but is not replaced by one that has none.
+    #[error("there is no code at {address}: correct decryption_address, unless it comes yet")]
+    NoContract { address: Address },
     /// Which chain of the id is meant cannot be decided from nodes and journals.
     #[error(transparent)]
     Undecided(#[from] Undecided),
@@ -89,7 +99,10 @@ impl Unready {
     /// Returns whether this is a contradiction, which only another configuration resolves.
     pub(super) fn is_contradiction(&self) -> bool {
         match self {
-            Self::WrongChain(_) | Self::WrongEthereum(_) | Self::OtherDomain { .. } => true,
+            Self::WrongChain(_)
+            | Self::WrongEthereum(_)
+            | Self::OtherDomain { .. }
+            | Self::AnotherContract { .. } => true,
             Self::HostChain(error) => error.is_contradiction(),
             Self::Wallet(error) => matches!(
                 error,
@@ -98,6 +111,7 @@ impl Unready {
                     | WalletError::InvalidPrivateKey
             ),
             Self::Gateway(_)
+            | Self::NoContract { .. }
             | Self::Undecided(_)
             | Self::Core(_)
             | Self::Directory { .. }
@@ -116,6 +130,8 @@ impl Unready {
             Self::Core(error) => error.code(),
             Self::HostChain(error) => error.code(),
             Self::OtherDomain { .. } => "signing_domain",
+            Self::AnotherContract { .. } => "another_contract",
+            Self::NoContract { .. } => "no_contract",
             Self::Undecided(why) => why.code(),
             Self::Directory { .. } => "state_directory",
             Self::DiskTimedOut { .. } => "disk_late",

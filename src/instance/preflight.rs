@@ -33,7 +33,7 @@ const HOST_CHAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// because a running instance waits for those by itself.
 ///
 /// `running`: the configuration that it would replace. A host chain that this one has likewise keeps no
-/// change out.
+/// change out. A change of the Decryption contract waits until there is one.
 ///
 /// Opens nothing exclusive, so another instance may run meanwhile. The caller sets the deadline and may
 /// drop the future; nothing keeps running.
@@ -52,7 +52,7 @@ pub async fn preflight(config: &Config, running: Option<&Config>) -> Result<(), 
             let asked = ask_host_chains(&contracts).await;
             asked.map_err(|cause| outside("a host chain".to_owned(), cause))
         };
-        let (gateway, hosts) = tokio::join!(ask_gateway(&gateway, config), hosts);
+        let (gateway, hosts) = tokio::join!(ask_gateway(&gateway, config, running), hosts);
         [gateway, hosts]
     };
     let Some(configured) = &config.wallet else {
@@ -87,13 +87,20 @@ fn outside(on: String, cause: Unready) -> PreflightError {
     PreflightError::Outside { on, cause }
 }
 
-async fn ask_gateway(provider: &ArbitrumProvider, config: &Config) -> Result<(), PreflightError> {
+async fn ask_gateway(
+    provider: &ArbitrumProvider,
+    config: &Config,
+    running: Option<&Config>,
+) -> Result<(), PreflightError> {
     let asking = async {
         provider.first_attempt().await?;
         dependencies::ask_chain(provider).await?;
         let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
+        let address = config.decryption_address;
         if decryption.is_deployed().await? {
             dependencies::ask_domain(&decryption, &Expected::decryption(config)).await?;
+        } else if running.is_some_and(|running| running.decryption_address != address) {
+            return Err(Unready::NoContract { address });
         }
         Ok(())
     };

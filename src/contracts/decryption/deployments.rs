@@ -59,6 +59,12 @@ impl DeploymentSupport {
         }
     }
 
+    /// Returns whether the contract calls itself another one than `name` (`GatewayConfig v0.4.0`).
+    #[must_use]
+    pub fn is_of_another_contract(&self, name: &str) -> bool {
+        self.version().split_once(" v").is_some_and(|(called, _)| called != name)
+    }
+
     /// What counts if nodes tell different things, as while some lag behind an upgrade, or lie.
     #[must_use]
     pub fn weigh(told: Vec<Self>) -> Self {
@@ -241,6 +247,20 @@ mod tests {
         assert!(served(Generation::UpToG10, false).answered().is_some());
         assert_eq!(DeploymentSupport::Newer { version: "v".into() }.answered(), None);
         assert_eq!(DeploymentSupport::Upgraded { block: 1 }.answered(), None);
+    }
+
+    #[test]
+    fn a_contract_that_names_itself_otherwise_is_another_one() {
+        for (version, is_another) in [
+            ("GatewayConfig v0.4.0", true),
+            ("Decryption v0.3.0", false),
+            ("Decryption, mine", false),
+            ("2.1", false),
+            ("", false),
+        ] {
+            let support = DeploymentSupport::Newer { version: version.into() };
+            assert_eq!(support.is_of_another_contract("Decryption"), is_another, "{version}");
+        }
     }
 
     /// Each block by its own state, and once; by the newest where that is gone.

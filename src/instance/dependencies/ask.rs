@@ -15,7 +15,7 @@ use crate::{
     },
     config::{self, Config},
     contracts::decryption::{Addresses, DeploymentSupport, RequestContract},
-    domain::{Address, B256, RequestSource, SigningDomain},
+    domain::{Address, B256, RequestSource, SigningDomain, UntrustedText},
     instance::{Unready, genesis::decide},
     journal,
     machine::Machine,
@@ -165,6 +165,9 @@ pub(in crate::instance) async fn ask_domain<P: ChainReader>(
         Some(_) => Ok(domain.clone()),
         None => {
             let address = domain.verifying_contract;
+            if let Some(version) = another_contract(contract, name).await? {
+                return Err(Unready::AnotherContract { address, version, key });
+            }
             warn!(%address, "the contract at {key} does not report its EIP-712 domain: is it the \
                              {name} contract?");
             Ok(domain.clone())
@@ -175,6 +178,27 @@ pub(in crate::instance) async fn ask_domain<P: ChainReader>(
 /// What names the gateway's requests.
 pub(in crate::instance) fn request_source(config: &Config) -> RequestSource {
     RequestSource { chain_id: config.chain_id, contract: config.decryption_address }
+}
+
+/// What the contract calls itself, if every sound node shows the version of another contract than `name`,
+/// also after [`RECHECK_DELAY`].
+pub(super) async fn another_contract<P: ChainReader>(
+    contract: &RequestContract<P>,
+    name: &str,
+) -> Result<Option<UntrustedText>, RpcError> {
+    let all_say_so = async || {
+        let said = contract.hearing(|one| async move { one.support().await }).await;
+        let said = said.into_answers(contract.provider())?;
+        let so = said.iter().all(|one| one.is_of_another_contract(name));
+        Ok::<_, RpcError>(
+            said.first().filter(|_| so).map(|first| UntrustedText::from(first.version())),
+        )
+    };
+    if all_say_so().await?.is_none() {
+        return Ok(None);
+    }
+    sleep(RECHECK_DELAY).await;
+    all_say_so().await
 }
 
 pub(in crate::instance) fn addresses(config: &Config) -> Addresses {

@@ -133,7 +133,18 @@ async fn a_file_that_contradicts_the_world_leaves_running_what_ran() -> Result<(
     );
     // And nobody is there.
     let unreachable = good.replace(&fleet.parties.list[0].core.endpoint(), "http://127.0.0.1:1");
-    for (text, word) in [(other_chain, "chain"), (unreachable, "127.0.0.1:1")] {
+    // The addresses of the two contracts in each other's place; and one where nothing stands.
+    let [decryption, registry] =
+        [fleet.deployment().decryption, fleet.deployment().gateway_config].map(|at| at.to_string());
+    let swapped = good.replace(&decryption, "DECRYPTION").replace(&registry, &decryption);
+    let swapped = swapped.replace("DECRYPTION", &registry);
+    let nothing = good.replace(&decryption, &random_address().to_string());
+    for (text, word) in [
+        (other_chain, "chain"),
+        (unreachable, "127.0.0.1:1"),
+        (swapped, "GatewayConfig"),
+        (nothing, "no code"),
+    ] {
         assert_ne!(text, good);
         supervisor.configs.write(&name(0), &text)?;
         let told = |status: &_| {
