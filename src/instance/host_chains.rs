@@ -199,23 +199,26 @@ pub(super) async fn follow<P: ChainReader>(
 
 /// What the configuration lacks for this deployment, with the keys to set.
 pub(super) fn lack_for(config: &Config, deployment: &Deployment) -> Option<String> {
-    if deployment.checks_access() && config.host_chains.is_empty() {
-        return Some(format!(
-            "contracts of {} check no access themselves and no host chain is configured, so their \
-             requests are held: add a table [[host_chains]] for each chain whose handles are decrypted",
-            deployment.generation
-        ));
-    }
+    let generation = deployment.generation;
+    let lacks_chains = deployment.checks_access() && config.host_chains.is_empty();
+    let chains = lacks_chains.then(|| {
+        format!(
+            "contracts of {generation} check no access themselves and no host chain is configured, so \
+             their requests are held: add a table [[host_chains]] for each chain whose handles are \
+             decrypted"
+        )
+    });
     let needs_contexts = deployment.context_rule() == ContextRule::ProtocolConfig;
     let knows_contexts =
         config.ethereum.as_ref().is_some_and(|chain| chain.protocol_config_address.is_some());
-    (needs_contexts && !knows_contexts).then(|| {
+    let contexts = (needs_contexts && !knows_contexts).then(|| {
         format!(
-            "with contracts of {} requests that name a KMS context are held: set ethereum_url, \
-             ethereum_chain_id and protocol_config_address",
-            deployment.generation
+            "with contracts of {generation} requests that name a KMS context are held: set \
+             ethereum_url, ethereum_chain_id and protocol_config_address"
         )
-    })
+    });
+    let lacks: Vec<_> = chains.into_iter().chain(contexts).collect();
+    (!lacks.is_empty()).then(|| lacks.join("; "))
 }
 
 /// Reports the deployment that the journal noted last, until the nodes tell which one there is now.
@@ -344,6 +347,9 @@ mod tests {
                 "{lack}"
             );
         }
+        // All that is lacking at once.
+        let lack = lack_for(&bare, &of(Generation::G14)).unwrap();
+        assert!(lack.contains("protocol_config_address"), "{lack}");
         assert_eq!(lack_for(&hosts, &of(Generation::G13)), None);
         let lack = lack_for(&hosts, &of(Generation::G14)).unwrap();
         assert!(lack.contains("protocol_config_address"), "{lack}");

@@ -1,6 +1,9 @@
 //! Values that an instance updates while it runs, and descriptions of doubts about its nodes.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +107,9 @@ impl Gauges {
     /// what to do.
     pub fn chain_warnings(&self) -> impl Iterator<Item = String> {
         let stale = self.stale.iter().map(ToString::to_string);
-        let hosts = self.host_chains.iter().filter_map(HostChainStatus::warning);
+        // The contracts of one chain have one problem when the chain is away.
+        let hosts: BTreeSet<_> =
+            self.host_chains.iter().filter_map(HostChainStatus::warning).collect();
         let tag = self.still_tag.iter().map(ToString::to_string);
         let unproven = self.unproven.iter().map(ToString::to_string);
         let hidden = self.hidden.iter().map(ToString::to_string);
@@ -243,7 +248,11 @@ impl HostChainStatus {
     /// A description with what it means, if there is a problem.
     fn warning(&self) -> Option<String> {
         let problem = self.problem.as_deref()?;
-        Some(format!("{problem}; requests that need chain {} are held meanwhile", self.chain_id))
+        Some(format!(
+            "{problem}; requests that need chain {} are held meanwhile: look at its nodes, and correct \
+             or add their URLs if they are wrong",
+            self.chain_id
+        ))
     }
 }
 
@@ -372,7 +381,7 @@ pub struct WaitingRequest {
 impl fmt::Display for WaitingRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, stage, since_ms, why } = self;
-        write!(f, "request {id} {stage} since {}: {why}", clock::utc(*since_ms))
+        write!(f, "request {id}, at stage {stage} since {}: {why}", clock::utc(*since_ms))
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
         }
         let (support, domain) =
             tokio::try_join!(decryption.support(), decryption.signing_domain())?;
-        let another = is_other_contract(support.version());
+        let another = support.is_of_another_contract(SUBJECT);
         let version = match support.version() {
             "" => "a contract that reports no version",
             version => version,
@@ -83,7 +83,13 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
             | DeploymentSupport::Newer { .. }
             | DeploymentSupport::Upgraded { .. } => None,
         };
-        let lack = lack.map(|lack| Finding::fail("host chain", lack, "see config/networks"));
+        let lack = lack.map(|lack| {
+            Finding::fail(
+                "host chain",
+                lack,
+                "see \"Host chains\" in config/README.md; config/networks has the published chains",
+            )
+        });
         let configured = dependencies::configured_domain(config);
         let of_domain = match domain {
             Some(deployed) if deployed != configured => Finding::fail(
@@ -186,11 +192,6 @@ pub(super) async fn diagnose_key_contract<P: ChainReader>(
     }
 }
 
-/// Returns whether the version string (such as `GatewayConfig v0.4.0`) belongs to another contract.
-fn is_other_contract(version: &str) -> bool {
-    version.split_once(" v").is_some_and(|(name, _)| name != "Decryption")
-}
-
 /// Probes the GatewayConfig contract and the registration of this wallet.
 pub(super) async fn diagnose_registry<P: ChainReader>(
     registry: &GatewayConfigAdapter<P>,
@@ -229,19 +230,13 @@ pub(super) async fn diagnose_registry<P: ChainReader>(
             "have the owner of GatewayConfig register the wallet, or use the one that is: answers \
              are held until then",
         ),
-        Ok(Err(error)) => Finding::fail("registration", error.to_string(), ASK_AGAIN),
+        Ok(Err(error)) => {
+            let found = error.to_string();
+            let remedy = "try again; if it stays so, correct gateway_config_address, or name another \
+                          gateway_url";
+            Finding::fail("registration", found, remedy)
+        }
         Err(late) => late,
     };
     (finding, Some(registration))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_contract_that_names_itself_otherwise_is_not_decryption() {
-        assert!(is_other_contract("GatewayConfig v0.4.0"));
-        assert!(!is_other_contract("Decryption v0.3.0") && !is_other_contract("2.1"));
-    }
 }

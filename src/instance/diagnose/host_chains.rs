@@ -55,6 +55,13 @@ async fn diagnose_contract(contract: HostContract<ArbitrumProvider>) -> Vec<Find
         Ok(Ok(())) => {
             let version = contract.state().version.unwrap_or_default();
             let (name, address) = (contract.name(), contract.address());
+            if is_another_contract(name, &version) {
+                let what = format!(
+                    "chain {chain}: the {name} contract at {address} calls itself {version}"
+                );
+                findings.push(Finding::fail(SUBJECT, what, "correct the address"));
+                return findings;
+            }
             let newest = heads.iter().flatten().flatten().max_by_key(|head| head.block.number);
             let newest = newest.map_or(String::new(), |head| {
                 let age = now.saturating_sub(head.timestamp.unwrap_or(now));
@@ -78,6 +85,11 @@ async fn diagnose_contract(contract: HostContract<ArbitrumProvider>) -> Vec<Find
     });
     findings.extend(diagnose_final_block(chain, endpoints, &heads).await);
     findings
+}
+
+/// Returns whether a version text (such as `ACL v0.5.0`) is that of a contract of another name.
+fn is_another_contract(name: &str, version: &str) -> bool {
+    version.split_once(" v").is_some_and(|(called, _)| called != name)
 }
 
 /// The newest block of one node, once it was tried.
@@ -192,6 +204,14 @@ mod tests {
             timestamp,
             connection: 1,
             node: NodeId(0),
+        }
+    }
+
+    #[test]
+    fn a_contract_that_calls_itself_otherwise_is_another_one() {
+        assert!(is_another_contract("ACL", "ProtocolConfig v0.2.0"));
+        for version in ["ACL v0.5.0", "mine", ""] {
+            assert!(!is_another_contract("ACL", version), "{version}");
         }
     }
 
