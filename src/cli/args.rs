@@ -154,7 +154,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: Option<Listen>,
     },
-    /// List, show, retry and export the requests of an instance.
+    /// List, show, retry, approve and export the requests of an instance.
     ///
     /// A running instance answers over the control socket. If the instance does not run, its journal is
     /// read. Without a subcommand: list.
@@ -284,7 +284,7 @@ pub(super) enum RequestsCommand {
         #[command(flatten)]
         whose: RequestsArgs,
     },
-    /// Print all data of the requests as lines of JSON.
+    /// Print all data of the requests that `list` shows with the same options, one line of JSON each.
     Export {
         #[command(flatten)]
         which: FilterArgs,

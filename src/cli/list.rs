@@ -94,6 +94,9 @@ fn list_names(config_dir: &Path, full_path: bool) -> ExitStatus {
             return ExitStatus::BadConfiguration;
         }
     };
+    if names.is_empty() {
+        print_error(format_args!("warning: there is no configuration in {}", config_dir.display()));
+    }
     let shown = |name: &String| {
         if full_path {
             absolute(&config_dir.join(name)).display().to_string()

@@ -119,7 +119,7 @@ fn show_text(text: &str, expected: &[&str]) -> String {
     } else if is_number || (length <= LONGEST_NUMBER && expected.iter().any(is_near)) {
         format!("{text:?}")
     } else {
-        format!("a text of {length} characters")
+        format!("a text of {length} character{}", if length == 1 { "" } else { "s" })
     }
 }
 

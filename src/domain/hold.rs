@@ -45,7 +45,7 @@ stable_words! {
     WalletNotRegistered = "wallet_not_registered",
     /// The Core's signer is not registered with the contract.
     SignerNotRegistered = "signer_not_registered",
-    /// Wallet and Core belong to different KMS nodes.
+    /// The Core is not that of the wallet's KMS node, if the wallet has one.
     WalletCoreMismatch = "wallet_core_mismatch",
     /// The wallet cannot pay for gas.
     NoFunds = "no_funds",
@@ -166,7 +166,9 @@ impl HoldReason {
             Self::SignerNotRegistered => {
                 "have the owner of GatewayConfig register the Core's signer, or connect the right Core"
             }
-            Self::WalletCoreMismatch => "pair wallet and Core as registered",
+            Self::WalletCoreMismatch => {
+                "pair wallet and Core as registered; `check` says whether the wallet is"
+            }
             Self::NoFunds => "fund the wallet",
             Self::WalletUsedElsewhere => {
                 "stop the other sender of this wallet, then restart the instance"

@@ -99,6 +99,10 @@ pub(super) fn url(value: &Value, schemes: &[&str]) -> Result<SecretUrl, Fault> {
 pub(super) fn urls(value: &Value, schemes: &[&str]) -> Result<Vec<SecretUrl>, Vec<Fault>> {
     let texts: Vec<SecretString> = match value {
         Value::Texts(texts) => texts.clone(),
+        Value::Text(text) if text.expose().trim_start().starts_with('[') => {
+            let allowed = "URLs with commas between them, without brackets and quotes";
+            return Err(vec![Fault::new("a list in brackets".to_owned(), allowed, "")]);
+        }
         Value::Text(text) => {
             let parts = text.expose().split(',').map(str::trim);
             parts.map(|part| SecretString::new(part.to_owned())).collect()

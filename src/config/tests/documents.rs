@@ -60,6 +60,7 @@ fn fallback_urls_are_a_list_or_stand_between_commas() {
         ("['ws://a', 'ws://']", "a broken URL (empty host) as entry 2 of 2"),
         ("[1]", "a list with something else than texts"),
         ("7", "an integer"),
+        ("'[\"ws://a\", \"ws://b\"]'", "a list in brackets"),
         ("'ws://a,,ws://b'", "an empty text as entry 2 of 3"),
         ("['ws://b', 'ws://a', 'ws://a']", "the same URL twice (entries 2 and 3)"),
         ("['ws://localhost:8545']", "the same URL twice (entry 1 is gateway_url)"),

@@ -62,8 +62,8 @@ pub enum ContractError {
     )]
     NotKmsSigner(Address),
     #[error(
-        "KMS signer {signer} and wallet {tx_sender} are registered for different KMS nodes: \
-         wallet and KMS Core do not belong together"
+        "KMS signer {signer} is not that of wallet {tx_sender}'s KMS node: wallet and KMS Core are of \
+         different nodes, or the wallet is registered for none"
     )]
     KmsSignerDoesNotMatchTxSender { signer: Address, tx_sender: Address },
     #[error("the contract is paused")]

@@ -2,8 +2,8 @@
 //! ciphertext-storage 5). Pure.
 //!
 //! The signature also covers the handle and the context of the coprocessors, which the text does not
-//! contain: they are those of the object's name. So an attestation about another object has another
-//! signer than it says, and is none. Who may attest is another question ([`super::consensus`]).
+//! contain: they are those of the object's name. So an attestation about another object recovers to another
+//! signer than the one that it names, and does not count. Who may attest is another question ([`super::consensus`]).
 
 use alloy::{
     hex,

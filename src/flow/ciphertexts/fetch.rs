@@ -1,5 +1,5 @@
-//! One round: every ciphertext of a request within its share of the memory, each from the first bucket that
-//! returns the right bytes.
+//! Fetches every ciphertext of a request once, within the request's share of the memory, each from the first
+//! bucket that returns the right bytes.
 
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use tokio::{

@@ -28,7 +28,7 @@ pub enum Activity {
 impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Waiting => "waits for a place among the max_in_flight requests in hand",
+            Self::Waiting => "waits for a place among the max_requests_in_flight requests in hand",
             Self::NotFinal => {
                 "waits for its block to be final: the chain has it in a higher one now"
             }
@@ -36,7 +36,7 @@ impl fmt::Display for Activity {
             Self::CheckingAccess => "the host chains are asked whether they allow it",
             Self::WaitingForCore => "waits for its turn at the KMS Core",
             Self::Fetching => "its ciphertexts are fetched, or wait for memory",
-            Self::Asking => "the KMS Core accepts it",
+            Self::Asking => "the KMS Core is asked for it, and has not taken it yet",
             Self::Polling => "the KMS Core works on it",
             Self::Submitting => "its answer is signed and sent, after those before it",
         })

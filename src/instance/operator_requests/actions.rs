@@ -242,7 +242,10 @@ impl<P: ChainReader> OperatorActions<P> {
             return Err(match to {
                 Some(to) if to < from => format!("--to {to} is before --from {from}"),
                 Some(_) | None => {
-                    format!("it has read up to block {cursor}: block {from} is read in its turn")
+                    format!(
+                        "it has read up to block {cursor}: block {from} was not read yet, and is read in \
+                         its turn"
+                    )
                 }
             });
         }

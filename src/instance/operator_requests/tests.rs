@@ -340,7 +340,7 @@ async fn c9_whatever_waits_for_long_says_why() {
     assert!(reason(StageName::Arrived, long, None).unwrap().contains("in the journal"));
     entrance.send(entrance.attend(request, false)).await.unwrap();
     assert_eq!(reason(StageName::Arrived, long - 1, None), None, "it is on its way");
-    assert!(reason(StageName::Arrived, long, None).unwrap().contains("max_in_flight"));
+    assert!(reason(StageName::Arrived, long, None).unwrap().contains("max_requests_in_flight"));
     let taken = intakes.decryptions.from_chain.recv().await.unwrap();
     taken.attendance.set_activity(Activity::Polling);
     assert!(reason(StageName::Asked, long, None).unwrap().contains("the KMS Core works on it"));

@@ -50,14 +50,15 @@ fn told(what: &str, FileOwner { user, group, mode }: &FileOwner, needed: Needed)
         Needed::Write => 0o020,
         Needed::Search => 0o010,
     };
+    let who = if user == "root" { "root".to_owned() } else { format!("user {user} or root") };
     let join = if mode & of_group == 0 {
         String::new()
     } else {
         format!(", or join group {group} and log in again")
     };
     format!(
-        "permission denied: {what} is of user {user} and group {group} (mode {mode:03o}): become user \
-         {user} or root{join}"
+        "permission denied: {what} is of user {user} and group {group} (mode {mode:03o}): become \
+         {who}{join}"
     )
 }
 
