@@ -94,7 +94,14 @@ fn event(kind: Kind, materials: usize, count: u64) -> Event {
             extraData: Bytes::new(),
         }
         .encode_log_data(),
-        Kind::PrepKeygen | Kind::Keygen | Kind::Crsgen | Kind::UnsupportedEvent => {
+        Kind::PrepKeygen
+        | Kind::Keygen
+        | Kind::Crsgen
+        | Kind::AbortKeygen
+        | Kind::AbortCrsgen
+        | Kind::PrssInit
+        | Kind::KeyReshareSameSet
+        | Kind::UnsupportedEvent => {
             panic!("no decryption")
         }
     };

@@ -309,6 +309,9 @@ const FAILED_EXECUTION: &[&str] = &[
     "write protection",
     "gas uint64 overflow",
     "gas required exceeds allowance",
+    // The data of the call alone needs more gas than it may use.
+    "intrinsic gas",
+    "floor data gas",
     // anvil, reth
     "outofgas",
     "evm error",

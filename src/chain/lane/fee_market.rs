@@ -501,7 +501,7 @@ mod tests {
         ) {
             let signed = Fees { max, tip: tip.min(max) };
             if let Bump::To(fees) = pools(cap, base, suggested).bump(signed) {
-                let eighth = |fee: u128| fee / 8 + u128::from(fee % 8 > 0);
+                let eighth = |fee: u128| fee / 8 + u128::from(!fee.is_multiple_of(8));
                 prop_assert!(fees.max >= signed.max.saturating_add(eighth(signed.max)));
                 prop_assert!(fees.tip >= signed.tip.saturating_add(eighth(signed.tip)));
                 prop_assert!(fees.tip <= fees.max && fees.max <= cap);

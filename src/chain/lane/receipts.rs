@@ -133,10 +133,12 @@ async fn read_deep(
         let these: Vec<(u64, B256)> = asked.iter().map(|one| (one.nonce, one.hash)).collect();
         for (nonce, receipt) in node_receipts(provider, &these, false).await?.receipts {
             if let Some(block) = receipt.as_ref().map(|receipt| receipt.block) {
-                if !agreed.contains_key(&block.hash) {
-                    agreed.insert(block.hash, votes::agree_on_block(provider, block).await);
-                }
-                if agreed.get(&block.hash) == Some(&false) {
+                let is_agreed = match agreed.get(&block.hash) {
+                    Some(known) => *known,
+                    None => votes::agree_on_block(provider, block).await,
+                };
+                agreed.insert(block.hash, is_agreed);
+                if !is_agreed {
                     continue;
                 }
             }

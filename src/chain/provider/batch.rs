@@ -22,6 +22,8 @@ use crate::chain::rpc_error::RpcError;
 
 /// Nodes are upgraded, and providers' plans change.
 const RETRIED_AFTER: Duration = Duration::from_hours(1);
+/// Calls in one message. Nodes refuse longer ones: geth allows 1,000 unless it is told otherwise.
+const MOST_IN_ONE: usize = 500;
 /// Separate calls to one node at the same time.
 const SEPARATE_AT_ONCE: usize = 8;
 
@@ -63,8 +65,12 @@ pub(super) async fn call_each(
     batches: &BatchSupport,
     calls: Vec<RpcCall>,
 ) -> Result<Vec<RpcReply>, RpcError> {
-    let apart = call_separately(client, calls.clone());
-    call_batched_or_separately(client, batches, &calls, Ok, apart).await
+    let mut replies = Vec::with_capacity(calls.len());
+    for part in calls.chunks(MOST_IN_ONE) {
+        let apart = call_separately(client, part.to_vec());
+        replies.extend(call_batched_or_separately(client, batches, part, Ok, apart).await?);
+    }
+    Ok(replies)
 }
 
 /// Sends several calls as a batch and reads the results together; runs `apart` instead if the node does

@@ -95,12 +95,14 @@ impl Net {
 
     /// A key and a CRS, made by the first two.
     async fn with_material(&self) -> (KeyRequest, KeyRequest) {
-        let preparation = self.keys.keygen().await.unwrap();
+        let preparation = self.keys.keygen().await.expect("the world of the test answers");
         let key = preparation.key();
-        let crs = self.keys.crsgen().await.unwrap();
+        let crs = self.keys.crsgen().await.expect("the world of the test answers");
         for request in [&preparation, &key, &crs] {
             for Party { wallet, core, .. } in &self.parties[..2] {
-                self.send(self.keys.answer(*wallet, core, request)).await.unwrap();
+                self.send(self.keys.answer(*wallet, core, request))
+                    .await
+                    .expect("the world of the test answers");
             }
         }
         (key, crs)
@@ -108,13 +110,16 @@ impl Net {
 
     /// A party's Core has a context.
     async fn make_context(&self, party: usize, context: U256) {
-        let request = self.host.context_request(context).await.unwrap();
+        let request =
+            self.host.context_request(context).await.expect("the world of the test answers");
         let core = &self.parties[party].core;
-        super::core_lifecycle::make_context(core, &request).await.unwrap();
+        super::core_lifecycle::make_context(core, &request)
+            .await
+            .expect("the world of the test answers");
     }
 
     async fn epoch(&self, epoch: U256) -> v1::NewMpcEpochRequest {
-        self.host.epoch_request(&self.keys, epoch).await.unwrap()
+        self.host.epoch_request(&self.keys, epoch).await.expect("the world of the test answers")
     }
 
     /// The activation that a party sends for a pending epoch.
