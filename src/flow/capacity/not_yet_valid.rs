@@ -14,8 +14,8 @@ use crate::{domain::RequestKey, flow::walk_queue::QueuedRequest};
 
 /// Beyond this many only the soonest are looked at in time.
 const MAX_WAITING: usize = 1_024;
-/// Nothing is waited for longer.
-const LONGEST: Duration = Duration::from_hours(24);
+/// Nothing is waited for longer: the chain by whose time it is valid may run ahead of this machine's clock.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// By the time when they are looked at again, then in the order of their arrival.
 #[derive(Debug, Default)]
@@ -102,10 +102,11 @@ mod tests {
     fn they_have_a_bound_and_the_soonest_stay() {
         let (mut waiting, now) = (NotYetValid::default(), Instant::now());
         for id in 0..2 * MAX_WAITING as u64 {
-            waiting.push(queued(id), secs(10_000 - id), now);
+            waiting.push(queued(id), Duration::from_millis(10_000 - id), now);
         }
         assert_eq!((waiting.waiting.len(), waiting.positions.len()), (MAX_WAITING, MAX_WAITING));
-        assert_eq!(waiting.next(), Some(now + secs(10_001 - 2 * MAX_WAITING as u64)));
+        let soonest = Duration::from_millis(10_001 - 2 * MAX_WAITING as u64);
+        assert_eq!(waiting.next(), Some(now + soonest));
         // Never, by its own account.
         let mut waiting = NotYetValid::default();
         waiting.push(queued(1), Duration::MAX, now);

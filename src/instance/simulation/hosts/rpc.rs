@@ -151,14 +151,12 @@ impl WorldState {
         };
         match method.as_str() {
             "eth_chainId" => Ok(json!(U64::from(HOST_ID))),
-            "eth_getBlockByNumber" => {
-                Ok(self.host_block(node, &params[0]).map_or(Value::Null, |found| {
-                    json!({
-                        "number": U64::from(found.block.number), "hash": found.block.hash,
-                        "parentHash": self.host.blocks[found.parent].block.hash,
-                        "timestamp": U64::from(found.timestamp), "transactions": [],
-                    })
-                }))
+            "eth_getBlockByNumber" => Ok(self.spelled_block(self.host_block(node, &params[0]))),
+            "eth_getBlockByHash" => {
+                let hash: B256 =
+                    serde_json::from_value(params[0].clone()).expect("the provider writes well");
+                let mut known = self.host.ancestry(self.host.nodes[node].tip());
+                Ok(self.spelled_block(known.find(|found| found.block.hash == hash)))
             }
             "eth_call" => {
                 let at = self.host_state(node, &params[1])?;
@@ -178,6 +176,16 @@ impl WorldState {
             }
             other => panic!("nobody has said what {other} answers"),
         }
+    }
+
+    fn spelled_block(&self, found: Option<&HostBlock>) -> Value {
+        found.map_or(Value::Null, |found| {
+            json!({
+                "number": U64::from(found.block.number), "hash": found.block.hash,
+                "parentHash": self.host.blocks[found.parent].block.hash,
+                "timestamp": U64::from(found.timestamp), "transactions": [],
+            })
+        })
     }
 
     /// The block that a node has at this number or tag.
