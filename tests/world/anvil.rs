@@ -9,18 +9,18 @@ use std::{
 use alloy::primitives::{Address, U256, address};
 use rustix::process::Signal;
 
-use super::{Result, on_free_port, process::Process, rpc::Chain, tool, unix_seconds};
+use super::{PATIENCE, Result, on_free_port, process::Process, rpc::Chain, tool, unix_seconds};
 
 /// The first of the well-known development accounts, unlocked and rich.
 pub const ADMIN: Address = address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
-const READY: Duration = Duration::from_secs(20);
 /// A block that was begun is done by then.
 const SETTLE: Duration = Duration::from_millis(150);
 
 /// How the node runs.
 #[derive(Clone, Debug)]
 pub struct AnvilOptions {
-    /// `None` mines a block per transaction.
+    /// `None`: blocks are made by [`Chain::send_all`] and [`Chain::mine`] alone. Not by the node for each
+    /// transaction too: where both make blocks at once, it counts nonces wrongly for a moment.
     pub block_time: Option<Duration>,
     pub chain_id: u64,
     /// `None` takes a free one.
@@ -100,11 +100,13 @@ impl Anvil {
         }
         if let Some(block_time) = self.options.block_time {
             command.args(["--block-time", &block_time.as_secs_f64().to_string()]);
-            command.args(["--order", "fifo"]);
+        } else {
+            command.arg("--no-mining");
         }
+        command.args(["--order", "fifo"]);
         command.args(&self.options.arguments);
         let mut process = Process::spawn("anvil", &self.dir, command)?;
-        process.ready(READY, async || self.chain.chain_id().await.is_ok()).await?;
+        process.ready(PATIENCE, async || self.chain.chain_id().await.is_ok()).await?;
         self.process = Some(process);
         Ok(())
     }
@@ -118,7 +120,7 @@ impl Anvil {
                 let _already_gone = self.chain.set_block_time(0).await;
                 tokio::time::sleep(SETTLE).await;
             }
-            process.stop(Signal::INT, READY).await?;
+            process.stop(Signal::INT, PATIENCE).await?;
         }
         Ok(())
     }

@@ -9,12 +9,12 @@ use std::{
 use alloy::primitives::{Address, U256};
 
 use super::{
-    Error, Result,
+    Error, PATIENCE, Result,
     deployment::Deployment,
     journal::{self, Entry},
     request::Issued,
     rpc::Chain,
-    scene::{PATIENCE, Scene},
+    scene::Scene,
     until,
 };
 
@@ -47,7 +47,7 @@ impl Books<'_> {
     pub async fn audit(&self, requests: &[Issued], journal: Journal) -> Result<()> {
         let rows = self.settled_rows(requests.len()).await?;
         compare(requests, &rows)?;
-        self.cursor_passed(requests)?;
+        self.cursor_passed(requests).await?;
         self.nonces_are_whole(&self.deployment.chain, journal).await
     }
 
@@ -94,13 +94,14 @@ impl Books<'_> {
         Ok(open.map(|row| row.id).collect())
     }
 
-    fn cursor_passed(&self, requests: &[Issued]) -> Result<()> {
+    /// Where another node told of a request, its own may show the block later.
+    async fn cursor_passed(&self, requests: &[Issued]) -> Result<()> {
         let last = requests.iter().map(|request| request.block).max();
-        let cursor = self.cursor()?;
-        if cursor < last {
-            return Err(Error::other(format!("cursor {cursor:?}, last request in {last:?}")));
-        }
-        Ok(())
+        let what = format!("the cursor at the last request's block {last:?}");
+        until(&what, PATIENCE, Duration::from_millis(100), async || {
+            Ok((self.cursor()? >= last).then_some(()))
+        })
+        .await
     }
 
     /// Every nonce the journal took is mined; unless it was cut, it knows every mined one.

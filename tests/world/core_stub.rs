@@ -38,9 +38,12 @@ use tonic::{
     transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 
-use super::proto::{
-    grpc::health::v1 as health_v1, kms::v1,
-    kms_service::v1::core_service_endpoint_server::CoreServiceEndpointServer,
+use super::{
+    PATIENCE,
+    proto::{
+        grpc::health::v1 as health_v1, kms::v1,
+        kms_service::v1::core_service_endpoint_server::CoreServiceEndpointServer,
+    },
 };
 use connections::Cuttable;
 use lifecycle::Ceremonies;
@@ -370,7 +373,6 @@ impl CoreStub {
 /// Listens, on the old port after a restart. A client that tries to connect in this very moment may have been
 /// given that port for its own end: it will let go of it.
 async fn listen_on(address: SocketAddr) -> TcpListener {
-    const PATIENCE: Duration = Duration::from_secs(5);
     let begin = Instant::now();
     loop {
         match TcpListener::bind(address).await {

@@ -8,7 +8,6 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use futures_util::{SinkExt, StreamExt};
@@ -24,7 +23,7 @@ use tokio_tungstenite::{
     tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
 };
 
-use super::{Error, Result, http_client};
+use super::{Error, PATIENCE, Result, http_client};
 
 /// How it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +203,7 @@ async fn relay(mut client: Stream, head: &str, port: u16) -> std::io::Result<()>
 
 async fn forward(port: u16, body: Vec<u8>) -> std::io::Result<Vec<u8>> {
     let sending = async {
-        let client = http_client(Duration::from_secs(10))?;
+        let client = http_client(PATIENCE)?;
         let request = client.post(format!("http://127.0.0.1:{port}/"));
         let request = request.header("content-type", "application/json").body(body);
         Ok::<_, Error>(request.send().await?.bytes().await?.to_vec())

@@ -84,6 +84,15 @@ use alloy::{
     signers::local::PrivateKeySigner,
 };
 
+/// How long a test waits for what should happen soon. Nothing is asserted by it: a busy machine takes its time.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Whether each test goes through all of its cases, as `scripts/test --long` has it: else through some of
+/// those that take long, one of each kind.
+pub fn at_length() -> bool {
+    std::env::var_os("TEST_LONG").is_some()
+}
+
 /// What the world answers.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -3,7 +3,6 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use alloy::primitives::{Address, B256, keccak256};
@@ -11,10 +10,7 @@ use base64::Engine as _;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{Error, Result, http_client, on_free_port, process::Process, tool};
-
-const READY: Duration = Duration::from_secs(30);
-const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+use super::{Error, PATIENCE, Result, http_client, on_free_port, process::Process, tool};
 
 /// The `Ct-Format` a coprocessor writes for what it did not compress.
 pub const UNCOMPRESSED: &str = "uncompressed_on_cpu";
@@ -34,7 +30,7 @@ impl Ministack {
     /// Starts the server with its data in `dir`. A `port` of `None` takes a free one.
     pub async fn start(dir: &Path, port: Option<u16>) -> Result<Self> {
         on_free_port(port, async |port| {
-            let client = http_client(CALL_TIMEOUT)?;
+            let client = http_client(PATIENCE)?;
             let mut ministack = Self { dir: dir.into(), port, client, process: None };
             ministack.start_again().await?;
             Ok(ministack)
@@ -59,7 +55,7 @@ impl Ministack {
         let mut process = Process::spawn("ministack", &self.dir, command)?;
         let health = format!("{}/_ministack/health", self.url());
         process
-            .ready(READY, async || {
+            .ready(PATIENCE, async || {
                 self.client.get(&health).send().await.is_ok_and(|r| r.status().is_success())
             })
             .await?;
@@ -70,7 +66,7 @@ impl Ministack {
     /// Stops the server; its data stay.
     pub async fn stop(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
-            process.stop(Signal::TERM, READY).await?;
+            process.stop(Signal::TERM, PATIENCE).await?;
         }
         Ok(())
     }
@@ -160,7 +156,7 @@ pub struct Bucket {
 impl Bucket {
     /// A bucket by its URL, also one that was created elsewhere.
     pub fn new(url: impl Into<String>) -> Result<Self> {
-        Ok(Self { url: url.into(), client: http_client(CALL_TIMEOUT)? })
+        Ok(Self { url: url.into(), client: http_client(PATIENCE)? })
     }
 
     /// What a coprocessor registers as `s3BucketUrl`.

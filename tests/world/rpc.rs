@@ -14,9 +14,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::{Error, Result, http_client, until};
-
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+use super::{Error, PATIENCE, Result, http_client, until};
 
 /// A handle on one chain. Cheap to clone; survives a restart of the node on the same port.
 #[derive(Clone, Debug)]
@@ -120,12 +118,7 @@ struct RpcError {
 impl Chain {
     /// A chain at `url` on which `admin` is an unlocked account.
     pub fn new(url: impl Into<String>, admin: Address) -> Result<Self> {
-        Ok(Self {
-            client: http_client(CALL_TIMEOUT)?,
-            url: url.into(),
-            admin,
-            sending: Arc::default(),
-        })
+        Ok(Self { client: http_client(PATIENCE)?, url: url.into(), admin, sending: Arc::default() })
     }
 
     pub fn admin(&self) -> Address {
@@ -309,8 +302,7 @@ impl Chain {
         {
             let _in_order = self.sending.lock().await;
             for call in calls {
-                let transaction = self.transaction(&call);
-                hashes.push(self.rpc::<B256>("eth_sendTransaction", json!([transaction])).await?);
+                hashes.push(self.submit(&self.transaction(&call)).await?);
             }
             self.mine(1).await?;
         }
@@ -323,6 +315,18 @@ impl Chain {
             receipts.push(receipt);
         }
         Ok(receipts)
+    }
+
+    /// Has the node send it. While it makes a block it may give a transaction a nonce that is used, and then
+    /// refuse it for that.
+    async fn submit(&self, transaction: &Value) -> Result<B256> {
+        until("a nonce", PATIENCE, Duration::from_millis(20), async || {
+            match self.rpc("eth_sendTransaction", json!([transaction])).await {
+                Err(Error::Rpc { message, .. }) if message == "nonce too low" => Ok(None),
+                sent => sent.map(Some),
+            }
+        })
+        .await
     }
 
     fn transaction(&self, call: &Call) -> Value {
@@ -339,7 +343,7 @@ impl Chain {
     /// Waits for the receipt of a transaction.
     pub async fn receipt(&self, hash: B256) -> Result<Receipt> {
         let what = format!("receipt of {hash}");
-        until(&what, Duration::from_secs(20), Duration::from_millis(20), async || {
+        until(&what, PATIENCE, Duration::from_millis(20), async || {
             self.rpc::<Option<Receipt>>("eth_getTransactionReceipt", json!([hash])).await
         })
         .await

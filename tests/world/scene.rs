@@ -25,8 +25,7 @@ use super::{
     request::Issued,
 };
 
-/// How long a test waits for what should happen soon.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub use super::PATIENCE;
 
 /// What the scene is made of.
 #[derive(Clone, Debug)]

@@ -19,13 +19,13 @@ use tokio::{
 };
 
 use super::{
-    Error, Result,
+    Error, PATIENCE, Result,
     config_dir::ConfigDir,
     full_disk::FullDisk,
     http_client,
     process::Process,
     procfs::{self, Usage},
-    scene::{PATIENCE, tail},
+    scene::tail,
     status::{InstanceStatus, Status},
     until,
 };
@@ -33,7 +33,7 @@ use super::{
 /// The supervisor gives itself a minute.
 const ANSWER: Duration = Duration::from_secs(65);
 /// Its HTTP listener waits for nothing.
-const HTTP_ANSWER: Duration = Duration::from_secs(10);
+const HTTP_ANSWER: Duration = PATIENCE;
 const POLL: Duration = Duration::from_millis(50);
 /// More than the drain limit.
 const STOPPING: Duration = Duration::from_secs(40);

@@ -5,7 +5,7 @@
 use std::{fmt::Debug, time::Duration};
 
 use world::{
-    Error, Result,
+    Error, Result, at_length,
     audit::Journal,
     faulty_rpc::{FaultyRpc, Lie, Lies, Logs, Rule},
     program,
@@ -128,19 +128,22 @@ fn port_of(text: &str, real: u16, relayed: u16) -> String {
 
 // Relays.
 
-/// T02, T03, T04: whatever becomes of the connection, reading and sending go on afterwards.
+/// T02, T03, T04: whatever becomes of the connection, reading and sending go on afterwards. What ends a
+/// WebSocket, and what delays or spoils answers over HTTP; at length all over both.
 #[world::test]
 async fn t02_t03_t04_a_broken_web_socket_to_the_node_loses_nothing() -> Result<()> {
-    let mut ground = Ground::new("ws").await?;
-    let set = |ground: &Ground, weather: &Weather| ground.node.proxy.set(*weather);
-    ground.endure(&WEATHERS, set, |ground, _| ground.node.proxy.set(Weather::Clear)).await
+    weathered("ws", if at_length() { &WEATHERS } else { &WEATHERS[..3] }).await
 }
 
 #[world::test]
 async fn a_broken_http_connection_to_the_node_loses_nothing() -> Result<()> {
-    let mut ground = Ground::new("http").await?;
+    weathered("http", if at_length() { &WEATHERS } else { &WEATHERS[3..] }).await
+}
+
+async fn weathered(scheme: &str, weathers: &[Weather]) -> Result<()> {
+    let mut ground = Ground::new(scheme).await?;
     let set = |ground: &Ground, weather: &Weather| ground.node.proxy.set(*weather);
-    ground.endure(&WEATHERS, set, |ground, _| ground.node.proxy.set(Weather::Clear)).await
+    ground.endure(weathers, set, |ground, _| ground.node.proxy.set(Weather::Clear)).await
 }
 
 /// T27: a Core that cannot be reached refuses nothing. T30: nor is it asked anew for what it has.
@@ -185,21 +188,26 @@ async fn t16_a_node_that_says_wrong_things_of_the_chain_hides_no_request() -> Re
 
 /// T09: overload, an outage behind the URL, answers that are none: all of it passes.
 #[world::test]
-async fn t09_a_node_that_answers_nothing_useful_for_a_while_loses_nothing() -> Result<()> {
-    for scheme in ["ws", "http"] {
-        let mut ground = Ground::new(scheme).await?;
-        let lies = [
-            Lie::Status(429),
-            Lie::Status(503),
-            Lie::Malformed,
-            Lie::error(-32603, "internal error"),
-            Lie::error(-32005, "rate limit exceeded"),
-            Lie::method_not_found(),
-            Lie::Late(Duration::from_millis(700)),
-        ];
-        ground.endure_answers(&["*"], &lies).await?;
-    }
-    Ok(())
+async fn t09_a_node_that_answers_nothing_useful_over_a_web_socket_loses_nothing() -> Result<()> {
+    useless("ws", if at_length() { 0..7 } else { 3..7 }).await
+}
+
+#[world::test]
+async fn t09_a_node_that_answers_nothing_useful_over_http_loses_nothing() -> Result<()> {
+    useless("http", if at_length() { 0..7 } else { 0..3 }).await
+}
+
+async fn useless(scheme: &str, which: std::ops::Range<usize>) -> Result<()> {
+    let lies = [
+        Lie::Status(429),
+        Lie::Status(503),
+        Lie::Malformed,
+        Lie::error(-32603, "internal error"),
+        Lie::error(-32005, "rate limit exceeded"),
+        Lie::method_not_found(),
+        Lie::Late(Duration::from_millis(700)),
+    ];
+    Ground::new(scheme).await?.endure_answers(&["*"], &lies[which]).await
 }
 
 const SENDS: [&str; 2] = ["eth_sendRawTransaction", "eth_sendRawTransactionSync"];

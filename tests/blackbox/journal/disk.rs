@@ -545,9 +545,18 @@ async fn a_journal_deleted_under_a_running_instance_comes_back_whole() -> Result
     Ok(())
 }
 
-/// Nothing is stored, because the node is away: while the next generation is built, and while one runs.
+#[world::test]
+async fn a_journal_deleted_while_its_instance_is_built_comes_back_whole() -> Result<()> {
+    deleted_while_the_node_is_away(true).await
+}
+
 #[world::test]
 async fn a_journal_deleted_while_its_instance_waits_comes_back_whole() -> Result<()> {
+    deleted_while_the_node_is_away(false).await
+}
+
+/// Nothing is stored, because the node is away: while the next generation is built, or while one runs.
+async fn deleted_while_the_node_is_away(restarts: bool) -> Result<()> {
     let mut fleet = Fleet::new(1).await?;
     let chain = Proxy::start(fleet.parties.anvil.port()).await?;
     let through = format!("ws://127.0.0.1:{}", chain.port());
@@ -558,20 +567,18 @@ async fn a_journal_deleted_while_its_instance_waits_comes_back_whole() -> Result
     let mut requests = fleet.request(Ask::mixed(2, 2)).await?;
     fleet.answered_by(&[0], &requests).await?;
     let file = fleet.journal(0)?;
-    for restarts in [true, false] {
-        chain.set(Weather::Cut);
-        if restarts {
-            fleet.supervisor.operate("restart", &name(0)).await?;
-        }
-        fleet.supervisor.until_state(&name(0), "waiting").await?;
-        for ending in ["", "-wal", "-shm"] {
-            fs::remove_file(beside(&file, ending)).map_err(io("a file"))?;
-        }
-        let back = async || Ok(file.exists().then_some(()));
-        until("the journal is there again", PATIENCE, POLL, back).await?;
-        chain.set(Weather::Clear);
-        fleet.supervisor.until_running(&[name(0)]).await?;
+    chain.set(Weather::Cut);
+    if restarts {
+        fleet.supervisor.operate("restart", &name(0)).await?;
     }
+    fleet.supervisor.until_state(&name(0), "waiting").await?;
+    for ending in ["", "-wal", "-shm"] {
+        fs::remove_file(beside(&file, ending)).map_err(io("a file"))?;
+    }
+    let back = async || Ok(file.exists().then_some(()));
+    until("the journal is there again", PATIENCE, POLL, back).await?;
+    chain.set(Weather::Clear);
+    fleet.supervisor.until_running(&[name(0)]).await?;
     requests.extend(fleet.request(Ask::mixed(1, 1)).await?);
     fleet.audit(&[0], &requests).await
 }

@@ -1,12 +1,10 @@
 //! What the coprocessors of the test world keep and attest is what ciphertext-storage says, and each of
 //! their lies is found by its rules.
 
-use std::time::Duration;
-
 use alloy::primitives::{Address, B256, Signature, U256, keccak256};
 use serde::Deserialize;
 use world::{
-    Error, Result,
+    Error, PATIENCE, Result,
     anvil::{Anvil, AnvilOptions},
     attestation::{ATTESTATION, Layout, Lie},
     contracts::Variant,
@@ -43,7 +41,7 @@ impl Net {
 
     /// What one bucket holds under a name.
     async fn fetch(&self, store: usize, key: &str) -> Result<Option<Fetched>> {
-        let client = http_client(Duration::from_secs(10))?;
+        let client = http_client(PATIENCE)?;
         let url = self.deployment.stores[store].bucket.object(key);
         let head = client.head(&url).send().await?;
         if !head.status().is_success() {

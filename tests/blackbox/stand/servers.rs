@@ -7,7 +7,7 @@ use alloy::primitives::{Address, B256, Signature, U256, keccak256};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
 use world::{
-    Result,
+    PATIENCE, Result,
     anvil::{Anvil, AnvilOptions},
     config_dir::ConfigDir,
     contracts::Variant,
@@ -23,8 +23,6 @@ use world::{
     rpc::Chain,
     until,
 };
-
-const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_restarted_chain_is_the_same_chain() {
@@ -51,7 +49,7 @@ async fn a_restarted_chain_is_the_same_chain() {
 
     // Blocks come by themselves.
     let head = chain.block_number().await.unwrap();
-    until("two blocks", 10 * SECOND, Duration::from_millis(50), async || {
+    until("two blocks", PATIENCE, Duration::from_millis(50), async || {
         Ok((chain.block_number().await? >= head + 2).then_some(()))
     })
     .await
@@ -88,7 +86,7 @@ async fn buckets_and_keys_survive_a_restart() {
 
     ministack.restart().await.unwrap();
     ministack.bucket("ct128").await.unwrap();
-    let client = http_client(5 * SECOND).unwrap();
+    let client = http_client(PATIENCE).unwrap();
     let get = async |digest: B256| {
         client.get(format!("{}/{digest:x}", bucket.url())).send().await.unwrap()
     };
@@ -170,13 +168,13 @@ async fn the_proxy_breaks_connections_on_demand() {
     assert!(silent.is_err());
     proxy.set(Weather::Clear);
     // What hung in the silence is closed; the next connection goes through.
-    until("clear weather", 5 * SECOND, Duration::from_millis(20), async || {
+    until("clear weather", PATIENCE, Duration::from_millis(20), async || {
         Ok(chain.chain_id().await.ok())
     })
     .await
     .unwrap();
     proxy.cut().await;
-    until("after a cut", 5 * SECOND, Duration::from_millis(20), async || {
+    until("after a cut", PATIENCE, Duration::from_millis(20), async || {
         Ok(chain.chain_id().await.ok())
     })
     .await
@@ -185,8 +183,10 @@ async fn the_proxy_breaks_connections_on_demand() {
 
 #[tokio::test]
 async fn a_faulty_bucket_fails_as_told() {
-    let client = http_client(Duration::from_millis(500)).unwrap();
     let get = async |fault: Fault| {
+        let stops = matches!(fault, Fault::Stall | Fault::Hang);
+        let waits = if stops { Duration::from_millis(500) } else { PATIENCE };
+        let client = http_client(waits).unwrap();
         let bucket = FaultyBucket::start(fault).await.unwrap();
         let response = client.get(format!("{}/00", bucket.url())).send().await;
         let seen = match response {
@@ -216,16 +216,16 @@ async fn a_server_ends_with_the_process_that_started_it() {
     // A server with a child of its own, which has to go too.
     command.args(["-c", "echo up; sleep 1000 & echo $!; wait"]);
     let mut server = Process::spawn("server", dir.path(), command).unwrap();
-    let child = until("the child", 10 * SECOND, Duration::from_millis(10), async || {
+    let child = until("the child", PATIENCE, Duration::from_millis(10), async || {
         Ok(server.output().lines().nth(1).and_then(|line| line.parse::<u32>().ok()))
     })
     .await
     .unwrap();
     server.check().unwrap();
     server.abandon();
-    let status = server.wait(10 * SECOND).await.unwrap();
+    let status = server.wait(PATIENCE).await.unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
-    until("end of the child", 10 * SECOND, Duration::from_millis(10), async || {
+    until("end of the child", PATIENCE, Duration::from_millis(10), async || {
         // A killed orphan stays a zombie until its new parent looks after it.
         let state = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
         Ok((state.is_empty() || state.contains(") Z ")).then_some(()))

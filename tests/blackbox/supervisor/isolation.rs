@@ -1,6 +1,7 @@
 //! One instance is as sick as can be: its rooms panic and hang, its node and its Core fall silent, it
-//! is asked for two thousand things at once. Seven others in the same process must not notice more of
-//! it than of the same trouble in another process.
+//! is flooded with requests. The others in the same process must not notice: they keep their connections,
+//! answer everything, and do not wait for its end. How much slower they are than beside the same trouble in
+//! another process is told by a long test.
 
 use std::{collections::BTreeSet, path::Path, process::Command, sync::Arc, time::Duration};
 
@@ -27,17 +28,13 @@ use world::{
 
 use super::ailments::{Ailment, Ailments};
 
-const HEALTHY: usize = 7;
 const SICK: &str = "sick";
 /// Names the folder of a supervisor to its process.
 const FOLDER: &str = "AILING_FOLDER";
-const FLOOD: &str = "2,000 requests";
+const FLOOD: &str = "the flood";
+const AFTERWARDS: &str = "after that";
 /// Two requests in a second for each healthy one.
 const PAUSE: Duration = Duration::from_millis(500);
-
-async fn sleep(millis: u64) {
-    tokio::time::sleep(Duration::from_millis(millis)).await;
-}
 
 /// The real instances, of which [`SICK`] falls ill as its ailments say.
 struct Ailing(Ailments);
@@ -115,9 +112,33 @@ async fn supervises_ailing_instances() -> Result<()> {
     Ok(())
 }
 
-/// The healthy parties, under a supervisor that can run the sick one too.
-async fn healthy() -> Result<Fleet> {
-    let mut fleet = Fleet::new(HEALTHY).await?;
+/// How sick the one is, and for how long.
+struct Course {
+    /// These panic, one after the other.
+    panics: &'static [&'static str],
+    hangs: Duration,
+    silence: Duration,
+    /// So many requests in one block, answered within a time.
+    flood: (usize, Duration),
+}
+
+const SHORT: Course = Course {
+    panics: &[heartbeat::JOURNAL, heartbeat::WALK],
+    hangs: Duration::from_millis(500),
+    silence: Duration::from_secs(1),
+    flood: (150, Duration::from_mins(2)),
+};
+
+const LONG: Course = Course {
+    panics: &heartbeat::COMPONENTS,
+    hangs: Duration::from_millis(1500),
+    silence: Duration::from_secs(3),
+    flood: (2000, Duration::from_mins(10)),
+};
+
+/// So many healthy parties, under a supervisor that can run the sick one too.
+async fn healthy(count: usize) -> Result<Fleet> {
+    let mut fleet = Fleet::new(count).await?;
     for index in fleet.all() {
         fleet.write(index, "")?;
     }
@@ -168,11 +189,11 @@ impl Ward {
     }
 
     /// Everything that can happen to an instance, one after the other. Answers what began when.
-    async fn trouble(&self, supervisor: &Supervised) -> Result<Vec<Phase>> {
+    async fn trouble(&self, supervisor: &Supervised, course: &Course) -> Result<Vec<Phase>> {
         let ailments = ailments(supervisor.dir())?;
         let mut requests = Vec::new();
         let mut phases = vec![Phase::now("panics")];
-        for room in heartbeat::COMPONENTS {
+        for &room in course.panics {
             let begun = unix_millis();
             ailments.sicken(room, Ailment::Panic)?;
             // Some rooms turn only when there is something to do, others when they begin.
@@ -192,7 +213,7 @@ impl Ward {
         phases.push(Phase::now("a hanging lane"));
         ailments.sicken(heartbeat::LANE, Ailment::Hang)?;
         requests.extend(self.request(5).await?);
-        sleep(1500).await;
+        tokio::time::sleep(course.hangs).await;
         supervisor.operate("restart", SICK).await?;
         supervisor.until_state(SICK, "running").await?;
 
@@ -200,15 +221,16 @@ impl Ward {
         self.weather(Weather::Silent);
         self.scene.core.change(|core| core.never_finish = true);
         requests.extend(self.request(20).await?);
-        sleep(3000).await;
+        tokio::time::sleep(course.silence).await;
         self.weather(Weather::Clear);
-        sleep(500).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         self.scene.core.change(|core| core.never_finish = false);
 
         phases.push(Phase::now(FLOOD));
-        requests.extend(self.flood(2000).await?);
-        self.scene.answered_within(&requests, Duration::from_mins(2)).await?;
-        phases.push(Phase::now("after that"));
+        let (count, deadline) = course.flood;
+        requests.extend(self.flood(count).await?);
+        self.scene.answered_within(&requests, deadline).await?;
+        phases.push(Phase::now(AFTERWARDS));
         Ok(phases)
     }
 }
@@ -281,8 +303,12 @@ async fn health(fleet: &Fleet) -> Result<Vec<Health>> {
     fleet.all().into_iter().map(of).collect()
 }
 
-/// Seven healthy ones under load while `trouble` happens. Answers how fast they were.
-async fn seven(fleet: &Fleet, trouble: impl Future<Output = Result<Vec<Phase>>>) -> Result<Times> {
+/// Healthy ones under load while `trouble` happens: they answer everything, and nothing about them changes.
+/// Answers what happened when.
+async fn beside(
+    fleet: &Fleet,
+    trouble: impl Future<Output = Result<Vec<Phase>>>,
+) -> Result<Vec<Phase>> {
     let warm = fleet.request(Ask::mixed(1, 1)).await?;
     fleet.answered_by(&fleet.all(), &warm).await?;
     let (before, chain) = (health(fleet).await?, fleet.chain_connections()?);
@@ -290,36 +316,67 @@ async fn seven(fleet: &Fleet, trouble: impl Future<Output = Result<Vec<Phase>>>)
     fleet.audit(&fleet.all(), &[warm, requests].concat()).await?;
     assert_eq!(health(fleet).await?, before);
     assert!(chain.is_subset(&fleet.chain_connections()?), "no connection was opened anew");
-    Times::of(fleet, &phases)
+    Ok(phases)
+}
+
+/// The healthy ones beside the sick one in the same process.
+async fn together(count: usize, course: &Course) -> Result<(Fleet, Vec<Phase>)> {
+    let (fleet, ward) = (healthy(count).await?, Ward::new().await?);
+    fleet.supervisor.configs.write(SICK, &ward.config())?;
+    fleet.supervisor.until_state(SICK, "running").await?;
+    let phases = beside(&fleet, ward.trouble(&fleet.supervisor, course)).await?;
+    Ok((fleet, phases))
+}
+
+/// Of what came to them in the first half of the flood, they answered most before it was over.
+fn none_waited_for_the_end_of_the_flood(fleet: &Fleet, phases: &[Phase]) -> Result<()> {
+    let begun = |what: &str| {
+        let phase = phases.iter().find(|phase| phase.what == what);
+        phase.map(|phase| phase.begun).ok_or_else(|| Error::other(what))
+    };
+    let (first, end) = (begun(FLOOD)?, begun(AFTERWARDS)?);
+    let half = first..first + (end - first) / 2;
+    let (mut came, mut answered) = (0, 0);
+    for index in fleet.all() {
+        for entry in fleet.entries(index)? {
+            let millis = |at: i64| u64::try_from(at).unwrap_or_default();
+            if half.contains(&millis(entry.arrived_at)) {
+                came += 1;
+                answered += usize::from(entry.settled_at.is_some_and(|at| millis(at) < end));
+            }
+        }
+    }
+    println!("in the first half of {} ms: {came} came, {answered} answered", end - first);
+    assert!(came > 0, "the flood took no time");
+    assert!(2 * answered >= came, "{answered} of {came} were answered before the flood was over");
+    Ok(())
 }
 
 /// Field failures T01, T48, T57.
 #[world::test]
 async fn a_sick_instance_is_not_felt_by_the_healthy() -> Result<()> {
-    // The control: the same trouble in a process outside.
-    let apart = {
-        let (fleet, ward) = (healthy().await?, Ward::new().await?);
+    let (fleet, phases) = together(3, &SHORT).await?;
+    none_waited_for_the_end_of_the_flood(&fleet, &phases)
+}
+
+/// The same beside seven, and in the same process as in another one. Told and not judged: the machine may be
+/// busier the second time, and the flood alone needs the processor. Two processes share it evenly, instances
+/// by how much each has to do: on two processors the healthy ones' p99 was up to twice the control's in a
+/// release build, up to eight times in a debug build.
+#[world::test]
+#[ignore = "long: scripts/test --long"]
+async fn long_a_sick_instance_beside_others_and_in_another_process() -> Result<()> {
+    const HEALTHY: usize = 7;
+    {
+        let (fleet, ward) = (healthy(HEALTHY).await?, Ward::new().await?);
         let mut outside = Supervised::new(ward.scene.dir.path())?;
         outside.configs.write(SICK, &ward.config())?;
         start(&mut outside)?;
         outside.until_running(&[SICK]).await?;
-        seven(&fleet, ward.trouble(&outside)).await?
-    };
-    apart.tell("in another process");
-
-    let (fleet, ward) = (healthy().await?, Ward::new().await?);
-    fleet.supervisor.configs.write(SICK, &ward.config())?;
-    fleet.supervisor.until_state(SICK, "running").await?;
-    let together = seven(&fleet, ward.trouble(&fleet.supervisor)).await?;
-    together.tell("in the same process");
-    // Generous: the machine may have been busier the second time. The flood alone needs the processor.
-    // Two processes share it evenly, instances by how much each has to do: on two processors the
-    // healthy ones' p99 was up to twice the control's in a release build, up to eight times in a debug
-    // build. What must not happen is that they wait until the flood is over.
-    for ((what, apart), (_, together)) in apart.phases.iter().zip(&together.phases) {
-        let (apart, together) = (part(apart, 99), part(together, 99));
-        let limit = if *what == FLOOD { 10 * apart + 5000 } else { 3 * apart + 1000 };
-        assert!(together <= limit, "{what}: p99 {together} ms, apart {apart} ms");
+        let phases = beside(&fleet, ward.trouble(&outside, &LONG)).await?;
+        Times::of(&fleet, &phases)?.tell("in another process");
     }
-    Ok(())
+    let (fleet, phases) = together(HEALTHY, &LONG).await?;
+    Times::of(&fleet, &phases)?.tell("in the same process");
+    none_waited_for_the_end_of_the_flood(&fleet, &phases)
 }

@@ -1,11 +1,11 @@
-//! Ten rounds of random changes to a directory of configurations: in the end of each, the last good
+//! Rounds of random changes to a directory of configurations: in the end of each, the last good
 //! contents of the valid files are what runs, and who was not meant did not notice.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use fastrand::Rng;
 use world::{
-    Error, Result,
+    Error, Result, at_length,
     fleet::Fleet,
     program,
     request::Ask,
@@ -16,7 +16,6 @@ use world::{
 use super::reload::sha256sum;
 
 const PARTIES: usize = 5;
-const ROUNDS: usize = 10;
 
 /// What a file is, and what should run by it.
 #[derive(Clone, Debug)]
@@ -208,7 +207,8 @@ async fn what_runs_is_what_the_files_say() -> Result<()> {
     model.counter = 10;
     let mut before =
         fleet.supervisor.until("the start", |status| model.wrong(status).is_empty()).await?;
-    for round in 0..ROUNDS {
+    let rounds = if at_length() { 30 } else { 4 };
+    for round in 0..rounds {
         let connections: BTreeMap<usize, _> = model
             .files
             .values()

@@ -136,6 +136,24 @@ async fn a_renamed_file_leaves_no_gap() -> Result<()> {
 
 #[world::test]
 async fn a_changed_wallet_leaves_nothing_behind() -> Result<()> {
+    changed_wallet(Mined::InTheDrain).await
+}
+
+/// The drain lasts as long as it may.
+#[world::test]
+#[ignore = "long: scripts/test --long"]
+async fn long_a_changed_wallet_is_followed_after_its_drain() -> Result<()> {
+    changed_wallet(Mined::Afterwards).await
+}
+
+/// When the transactions of the earlier wallet are mined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mined {
+    InTheDrain,
+    Afterwards,
+}
+
+async fn changed_wallet(mined: Mined) -> Result<()> {
     let fleet = Fleet::running(1, program()).await?;
     let (supervisor, deployment) = (&fleet.supervisor, fleet.deployment());
     let (old, new) = (fleet.wallet(0), random_key());
@@ -159,6 +177,11 @@ async fn a_changed_wallet_leaves_nothing_behind() -> Result<()> {
     let key = fleet.parties.list[0].wallet.to_bytes().to_string();
     assert!(text.contains(&key));
     supervisor.configs.write(&name(0), &text.replace(&key, &new.to_bytes().to_string()))?;
+    if mined == Mined::InTheDrain {
+        let changing = |status: &Status| find(status, &name(0)).is_some_and(|one| one.changing);
+        supervisor.until("the change", changing).await?;
+        chain.set_block_time(1).await?;
+    }
     let wallet = new.address().to_string();
     let switched = |status: &Status| {
         find(status, &name(0)).is_some_and(|one| {
