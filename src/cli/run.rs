@@ -167,7 +167,8 @@ fn log_problems(problems: &Problems) {
         return;
     }
     for problem in problems.as_slice() {
-        let Problem { place, key, found, allowed, advice } = problem;
+        let Problem { place, key, found, allowed, .. } = problem;
+        let advice = problem.advice();
         tracing::error!(%place, key, found, allowed, advice, "configuration problem");
     }
 }

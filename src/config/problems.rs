@@ -67,10 +67,16 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
+    /// What to do, where `allowed` is not enough.
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        (!self.advice.is_empty()).then_some(&self.advice)
+    }
+
     /// The message without its place.
     fn message(&self) -> String {
-        let Self { found, allowed, advice, .. } = self;
-        let advice = if advice.is_empty() { String::new() } else { format!(". {advice}") };
+        let Self { found, allowed, .. } = self;
+        let advice = self.advice().map_or_else(String::new, |advice| format!(". {advice}"));
         format!("found {found}; allowed: {allowed}{advice}")
     }
 }

@@ -405,7 +405,11 @@ impl Checker<'_> {
         self.note_bad(key, found, &allowed, &advice)
     }
 
+    /// Nothing if the key is there under a mistyped name, which is a problem already.
     fn note_missing(&mut self, key: Key, allowed: &str, advice: &str) {
+        if self.raw.mistyped.contains(&key) {
+            return;
+        }
         let or = format!("or set {}", self.variable_for(key));
         let place = self.whole_file();
         self.raw.problems.push(Problem {

@@ -71,6 +71,8 @@ pub(super) struct Sources {
     values: Vec<(Value, Layer)>,
     /// The file that line numbers refer to.
     file: PathBuf,
+    /// The keys that unknown ones seem to mean.
+    pub mistyped: Vec<Key>,
     pub problems: Vec<Problem>,
     pub warnings: Vec<Warning>,
 }
@@ -126,7 +128,7 @@ impl Sources {
 
     /// Merges all layers.
     pub fn merged(self) -> RawConfig {
-        let Self { layers, values, file, problems, warnings } = self;
+        let Self { layers, values, file, mistyped, problems, warnings } = self;
         let mut builder = ::config::Config::builder();
         for entries in layers.into_values() {
             builder = builder.add_source(entries);
@@ -139,7 +141,7 @@ impl Sources {
             let (value, layer) = values.get(usize::try_from(index).ok()?)?.clone();
             Some((*key, Given { value, place: place(found.origin()?, layer, &file), layer }))
         });
-        RawConfig { given: given.collect(), problems, warnings }
+        RawConfig { given: given.collect(), mistyped, problems, warnings }
     }
 }
 
@@ -169,6 +171,8 @@ fn line(origin: &str) -> Option<usize> {
 #[derive(Clone, Debug)]
 pub(super) struct RawConfig {
     given: BTreeMap<Key, Given>,
+    /// The keys that unknown ones seem to mean: they are not missing, they are mistyped.
+    pub mistyped: Vec<Key>,
     pub problems: Vec<Problem>,
     pub warnings: Vec<Warning>,
 }

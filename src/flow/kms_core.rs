@@ -44,7 +44,7 @@ use std::{sync::Arc, time::Duration};
 
 use prost::Message;
 use tokio::time::{Instant, sleep};
-use tonic::Status;
+use tonic::{Code, Status};
 
 pub use self::{
     answer_error::{AnswerError, WrongSigner, WrongSignerCause},
@@ -170,6 +170,28 @@ impl KmsCore {
     /// Asks the Core for its health. An answer of any kind makes it reachable.
     pub async fn health(&self) -> Result<CoreHealth, CoreError> {
         self.endpoint.health().await
+    }
+
+    /// Whether the server has the calls of a KMS Core. Asks for the result of a request that nobody made; a
+    /// Core that knows no such request says so.
+    pub async fn knows_decryptions(&self) -> Result<bool, CoreError> {
+        let (mut client, _place) = self.endpoint.poll_client();
+        let asking = client.get_public_decryption_result(traced(wire::request_id(U256::MAX)));
+        match self.endpoint.call("get_public_decryption_result", self.options.probe, asking).await {
+            // Cores hold a poll of a request that they know.
+            Ok(_) | Err(NoReply::TimedOut) => Ok(true),
+            Err(NoReply::Status(status)) if status.code() == Code::Unimplemented => Ok(false),
+            Err(NoReply::Status(status)) => match status::meaning(CallKind::Poll, &status) {
+                StatusMeaning::Unreachable => Err(unreachable_error(&status)),
+                StatusMeaning::AlreadyKnown
+                | StatusMeaning::Ambiguous
+                | StatusMeaning::Pending
+                | StatusMeaning::Forgotten
+                | StatusMeaning::Lacking
+                | StatusMeaning::Busy
+                | StatusMeaning::Hold(..) => Ok(true),
+            },
+        }
     }
 
     /// Sends the request with all its ciphertexts, in the order of its handles, and the id of the key that

@@ -118,6 +118,9 @@ pub(super) fn key_lack(config: &Config, deployment: &Deployment) -> Option<&'sta
         (Some(KeyChain::Gateway { .. }), true) if is_one_chain => None,
         (Some(KeyChain::Gateway { .. }), false) | (Some(KeyChain::Ethereum { .. }), true) => None,
         (None, false) => Some("kms_generation_address is not set"),
+        (None, true) if config.ethereum.is_some() => {
+            Some("these contracts ask for them on Ethereum: set kms_generation_address")
+        }
         (None | Some(KeyChain::Gateway { .. }), true) => Some(
             "these contracts ask for them on Ethereum: set ethereum_url, ethereum_chain_id and \
              kms_generation_address",
@@ -198,6 +201,8 @@ mod tests {
         let chain = |id: u64| format!("ethereum_url = 'http://e'\nethereum_chain_id = {id}\n");
         let ethereum = config(&format!("{address}{}", chain(1)));
         let one_chain = config(&format!("chain_id = 7\n{address}{}", chain(7)));
+        let half = address.replace("kms_generation", "protocol_config");
+        let half = config(&format!("{half}{}", chain(1)));
         let (bare, gateway) = (config(""), config(address));
         let of = |generation, hybrid| Deployment { generation, version: "".into(), hybrid };
         let before = [of(Generation::UpToG10, false), of(Generation::G12, false)];
@@ -213,6 +218,8 @@ mod tests {
             let lack = |config| key_lack(config, deployment);
             assert!(lack(&bare).unwrap().contains("set ethereum_url"));
             assert!(lack(&gateway).unwrap().contains("set ethereum_url"));
+            let half = lack(&half).unwrap();
+            assert!(half.ends_with("set kms_generation_address"), "only what is not there: {half}");
             assert_eq!((lack(&ethereum), lack(&one_chain)), (None, None));
         }
     }

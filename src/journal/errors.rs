@@ -164,7 +164,7 @@ fn owner(of: Option<&Identity>) -> String {
 
 /// The whole command, as far as block and instance are known.
 fn rebuild_advice(at_most: Option<u64>, keeper: Option<&str>) -> String {
-    let name = keeper.unwrap_or("NAME");
+    let (name, whose) = keeper.map_or(("NAME", "NAME is the instance's name; "), |name| (name, ""));
     let (from, which) = match at_most {
         Some(block) => (
             block.to_string(),
@@ -176,12 +176,21 @@ fn rebuild_advice(at_most: Option<u64>, keeper: Option<&str>) -> String {
     };
     format!(
         "`kms-connector journal rebuild --from {from} --instance {name}` (under `start`: -c FILE \
-         instead of --instance) rebuilds it from the chain; {which}; what was answered is not \
+         instead of --instance) rebuilds it from the chain; {whose}{which}; what was answered is not \
          answered again"
     )
 }
 
 impl OpenError {
+    /// The error for the instance that opened it: names the instance where the journal does not.
+    #[must_use]
+    pub(super) fn of_instance(mut self, name: &str) -> Self {
+        if let Self::SetAside { keeper: keeper @ None, .. } = &mut self {
+            *keeper = Some(name.to_owned());
+        }
+        self
+    }
+
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -305,12 +314,13 @@ pub enum JournalError {
     /// Its files were deleted, and could not be written again.
     #[error(
         "{}: the journal was deleted while it was open, and cannot be written again ({cause}): what \
-         was stored in it is lost; `kms-connector journal rebuild --from BLOCK --instance NAME` reads the \
-         chain again",
-        path.display()
+         was stored in it is lost; {}",
+        path.display(), rebuild_advice(None, keeper.as_deref())
     )]
     Lost {
         path: PathBuf,
+        /// The instance that used it, as far as its lock shows.
+        keeper: Option<String>,
         #[source]
         cause: Arc<StoreError>,
     },

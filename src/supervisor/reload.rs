@@ -11,8 +11,8 @@ use tracing::{error, info, warn};
 
 use super::{
     InstanceRunner, Supervisor,
-    managed::{Lifecycle, ManagedInstance},
     plan::{self, Collision, Configs, Desired},
+    managed::{Lifecycle, ManagedInstance},
 };
 use crate::supervisor::config_dir::snapshot::{ConfigSnapshot, DesiredInstance, Unlisted};
 use crate::{
@@ -231,7 +231,8 @@ impl<I: InstanceRunner> Supervisor<I> {
 
 fn log_problems(instance: &str, problems: &Problems) {
     for problem in problems.as_slice() {
-        let Problem { place, key, found, allowed, advice } = problem;
+        let Problem { place, key, found, allowed, .. } = problem;
+        let advice = problem.advice();
         error!(
             target: UNAPPLIED, instance, %place, key, found, allowed, advice, "configuration problem"
         );

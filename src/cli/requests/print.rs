@@ -41,7 +41,9 @@ fn why(line: &RequestOverview) -> String {
     if let Some(held) = &line.held {
         return format!("{}: {}", held.reason, held.detail);
     }
-    let detail = line.outcome_detail.as_ref().or(line.waits.as_ref()).or(line.last_error.as_ref());
+    // What failed on the way to an outcome is over.
+    let open = || line.waits.as_ref().or(line.last_error.as_ref());
+    let detail = if line.outcome.is_some() { line.outcome_detail.as_ref() } else { open() };
     detail.cloned().unwrap_or_default()
 }
 
@@ -121,7 +123,8 @@ pub(super) fn story(story: &RequestDetail, now_ms: u64) -> String {
     }
     lines.extend(line.waits.iter().map(|what| ("waits", what.clone())));
     lines.push(("attempts", format!("{} failed", line.attempts)));
-    lines.extend(line.last_error.iter().map(|error| ("last error", error.clone())));
+    let error = if line.outcome.is_some() { "earlier error" } else { "last error" };
+    lines.extend(line.last_error.iter().map(|text| (error, text.clone())));
     lines.push(("worked", format!("{} (counts towards request_expiry_secs)", span(*worked_ms))));
     let sent = transactions.iter().map(transaction).collect::<Vec<_>>().join("\n");
     lines.push(("transactions", if sent.is_empty() { "none".to_owned() } else { sent }));

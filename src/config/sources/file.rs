@@ -268,8 +268,9 @@ impl<'a> Reader<'a> {
         let mut unknown = std::mem::take(&mut self.unknown);
         unknown.sort_by_key(|one| one.at);
         for one in unknown.iter().take(MAX_OF_A_KIND) {
-            let problem = self.problem_of(one);
+            let (problem, meant) = self.problem_of(one);
             self.sources.problems.push(problem);
+            self.sources.mistyped.extend(meant);
         }
         if let Some(next) = unknown.get(MAX_OF_A_KIND) {
             let (place, more) = (self.place(&(next.at..next.at)), unknown.len() - MAX_OF_A_KIND);
@@ -278,20 +279,22 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn problem_of(&self, Unknown { at, name, scope }: &Unknown<'_>) -> Problem {
+    /// The problem, and the key that is meant, as far as the names tell.
+    fn problem_of(&self, Unknown { at, name, scope }: &Unknown<'_>) -> (Problem, Option<Key>) {
         let full = match scope {
             Some(scope) => format!("{scope}.{name}"),
             None => name.clone().into_owned(),
         };
         let names = Key::ALL.iter().map(|key| key.name().to_owned());
         let tables = TABLES.iter().map(|table| (*table).to_owned());
-        let advice = other_connectors::hint_for(&full).unwrap_or_else(|| {
-            match nearest(&full, names.chain(tables)) {
-                Some(name) => format!("Did you mean {name}?"),
-                None => "config-base.toml lists every key; remove this one".to_owned(),
-            }
+        let hint = other_connectors::hint_for(&full);
+        let near = if hint.is_none() { nearest(&full, names.chain(tables)) } else { None };
+        let meant = Key::ALL.iter().copied().find(|key| near.as_deref() == Some(key.name()));
+        let advice = hint.unwrap_or_else(|| match near {
+            Some(name) => format!("Did you mean {name}?"),
+            None => "config-base.toml lists every key; remove this one".to_owned(),
         });
-        Problem {
+        let problem = Problem {
             place: self.place(&(*at..*at)),
             key: Some(show_name(&full)),
             found: "an unknown key".to_owned(),
@@ -300,7 +303,8 @@ impl<'a> Reader<'a> {
                 None => "the keys of config-base.toml".to_owned(),
             },
             advice,
-        }
+        };
+        (problem, meant)
     }
 
     fn place(&self, span: &Range<usize>) -> Place {

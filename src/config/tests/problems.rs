@@ -62,6 +62,17 @@ region = "r"
     }
 }
 
+/// The name is wrong, the key is not missing: one problem to mend.
+#[test]
+fn a_mistyped_key_is_told_once() {
+    let text = "gatway_url = \"ws://h:1\"\ndecryption_addres = \"0x00\"\n";
+    let problems = load_text(text, env([]), LoadMode::Supervise).unwrap_err().to_string();
+    for key in ["gateway_url", "decryption_address"] {
+        assert_eq!(problems.matches(key).count(), 1, "{key}\n{problems}");
+    }
+    assert!(problems.contains("chain_id: found nothing"), "{problems}");
+}
+
 #[test]
 fn syntax_errors_have_line_and_column() {
     let problems = bad("chain_id = 1\nservice_name = \"a\" \"b\"\nchannel_size = = 2\n");

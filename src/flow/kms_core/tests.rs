@@ -9,7 +9,7 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use proptest::prelude::*;
 use tokio::task::JoinSet;
-use tonic::{Status, body::Body, codegen::http};
+use tonic::{Code, Status, body::Body, codegen::http};
 
 use super::{
     CoreError, Expected, ExtraDataMeaning, GrpcService, KmsCore, NamedContext, Options, Transport,
@@ -59,6 +59,22 @@ async fn c4_a_core_that_speaks_no_tls_is_told_so() {
     let core = KmsCore::new(transport, domain(), Options::default(), Metrics::default());
     let said = core.health().await.unwrap_err().to_string();
     assert!(said.contains("does not speak TLS"), "{said}");
+}
+
+#[tokio::test]
+async fn what_answers_and_has_no_calls_of_a_core_is_none() {
+    let with = |code: Code| {
+        let call: GrpcService = Arc::new(move |_| {
+            let answer = Status::new(code, "said").into_http::<Body>();
+            Box::pin(async move { Ok(answer) })
+        });
+        core_over(call)
+    };
+    assert!(!with(Code::Unimplemented).knows_decryptions().await.unwrap());
+    for code in [Code::NotFound, Code::InvalidArgument, Code::Unavailable, Code::Internal] {
+        assert!(with(code).knows_decryptions().await.unwrap(), "{code:?}");
+    }
+    assert!(core(&FakeCore::pending()).knows_decryptions().await.unwrap());
 }
 
 /// A Core that answers a poll with the beginning of a gigabyte.

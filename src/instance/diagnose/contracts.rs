@@ -60,7 +60,11 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
             _ if another => Finding::fail(
                 SUBJECT,
                 format!("the contract at {address} names itself {version}"),
-                "correct decryption_address",
+                if version.starts_with("GatewayConfig") {
+                    "correct decryption_address and gateway_config_address: they seem to be swapped"
+                } else {
+                    "correct decryption_address"
+                },
             ),
             DeploymentSupport::Served(deployment) => {
                 let of = deployment.generation;
@@ -87,7 +91,8 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
             Finding::fail(
                 "host chain",
                 lack,
-                "see \"Host chains\" in config/README.md; config/networks has the published chains",
+                "see \"Host chains\" in config/README.md; config/networks (installed: \
+                 share/kms-connector/networks) has the published chains",
             )
         });
         let configured = dependencies::configured_domain(config);
@@ -141,7 +146,7 @@ pub(super) async fn diagnose_key_generation<P: ChainReader>(
         Some(Finding::warn(
             KEY_GENERATION,
             found,
-            "if this node takes part in key and CRS generation",
+            "nothing, unless this node takes part in key and CRS generation",
         ))
     };
     let (of_contract, of_lack) = tokio::join!(of_contract, of_lack);
@@ -202,16 +207,13 @@ pub(super) async fn diagnose_registry<P: ChainReader>(
     let address = config.gateway_config_address;
     if !registry.is_deployed() {
         let found = format!("there is no code at {address}");
-        let finding = if config.s3.is_some() {
-            let remedy = "correct gateway_config_address if ciphertexts should not come from \
-                          [s3_config] alone";
-            Finding::warn(SUBJECT, found, remedy)
+        let remedy = if config.s3.is_some() {
+            "correct gateway_config_address: until then nobody knows whether this wallet and its Core are \
+             registered, and ciphertexts come from [s3_config] alone"
         } else {
-            let remedy = "correct gateway_config_address, or set [s3_config]: until then no \
-                          ciphertext can be found";
-            Finding::fail(SUBJECT, found, remedy)
+            "correct gateway_config_address, or set [s3_config]: until then no ciphertext can be found"
         };
-        return (finding, None);
+        return (Finding::fail(SUBJECT, found, remedy), None);
     }
     let finding = Finding::ok(SUBJECT, format!("at {address}"));
     let Some(wallet) = wallet else { return (finding, None) };

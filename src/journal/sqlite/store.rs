@@ -17,6 +17,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::{
     columns::SourceColumn,
     files::{self, JournalFiles, NameStatus},
+    keepers::keeper_of,
     reader::Rows,
     schema,
     tables::Tables,
@@ -134,7 +135,10 @@ impl Store for SqliteStore {
             NameStatus::Replaced => Some(JournalError::Replaced { path }),
             NameStatus::Deleted => Some(match self.rewrite() {
                 Ok(()) => JournalError::Deleted { path },
-                Err(cause) => JournalError::Lost { path, cause: cause.into() },
+                Err(cause) => {
+                    let keeper = keeper_of(&path);
+                    JournalError::Lost { path, keeper, cause: cause.into() }
+                }
             }),
         }
     }

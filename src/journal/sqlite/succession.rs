@@ -89,7 +89,8 @@ pub fn open_as(
 ) -> Result<OpenedJournal, OpenError> {
     let mut own = match kept {
         Some(kept) => OpenFile::from_idle_store(kept)?,
-        None => OpenFile::open_own(machine, dir, identity, contract)?,
+        None => OpenFile::open_own(machine, dir, identity, contract)
+            .map_err(|error| error.of_instance(keeper))?,
     };
     let (path, now_ms) = (own.store.path().to_owned(), machine.clock.unix_millis());
     let sqlite = |cause| OpenError::sqlite(&path, cause);

@@ -113,12 +113,13 @@ fn a_damaged_journal_is_set_aside_and_no_other_one_begun() {
     let dir = TempDir::new().unwrap();
     fs::write(file(dir.path()), vec![0x42; 9000]).unwrap();
     let error = open(dir.path()).unwrap_err();
-    let OpenError::SetAside { path, aside, at_most: None, keeper: None } = &error else {
+    let OpenError::SetAside { path, aside, at_most: None, keeper: Some(keeper) } = &error else {
         panic!("{error}")
     };
+    assert_eq!(keeper, "one", "whoever opens it, where its lock names nobody");
     assert_eq!(*path, file(dir.path()));
     assert_eq!(fs::read(aside).unwrap(), vec![0x42; 9000], "as it was");
-    assert!(error.to_string().contains("journal rebuild --from BLOCK --instance"), "{error}");
+    assert!(error.to_string().contains("--from BLOCK --instance one`"), "{error}");
     assert!(!error.is_transient());
     let before = names_in(dir.path());
     assert_eq!(before.len(), 1, "{before:?}");

@@ -180,6 +180,19 @@ async fn each_wrong_thing_is_named_and_hides_no_other() -> Result<()> {
     said.expect("ok", "registration", &[]);
     said.expect("ok", "bucket", &[]);
 
+    // With and without a bucket of one's own.
+    let unregistered = with(&config, "gateway_config_address", &nowhere);
+    for more in ["", "[s3_config]\nregion = \"eu-west-1\"\nbucket = \"ct128\"\n"] {
+        let said = check(&scene, &format!("{unregistered}{more}")).await?;
+        said.expect("fail", "GatewayConfig", &["no code", "correct gateway_config_address"]);
+        assert_eq!(said.code, Some(1), "{said:#?}");
+    }
+
+    let keys = scene.config(&format!("kms_generation_address = {nowhere}"));
+    let said = check(&scene, &keys).await?;
+    said.expect("fail", "KMSGeneration", &["no code", "correct kms_generation_address"]);
+    assert_eq!(said.code, Some(1), "{said:#?}");
+
     let said = check(&scene, &scene.config("decryption_domain_version = \"9\"")).await?;
     assert_eq!(said.failed(), ["signing domain"], "{said:#?}");
 

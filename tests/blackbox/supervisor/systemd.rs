@@ -210,6 +210,8 @@ fn an_installation_comes_and_goes() -> Result<()> {
         "usr/local/share/fish/vendor_completions.d/kms-connector.fish",
         "usr/local/share/kms-connector/config-base.toml",
         "usr/local/share/kms-connector/credentials.conf",
+        "usr/local/share/kms-connector/networks/mainnet.toml",
+        "usr/local/share/kms-connector/networks/testnet.toml",
         "usr/local/share/kms-connector/notify-reload.conf",
         "usr/local/share/man/man1/kms-connector.1",
         "usr/local/share/man/man7/kms-connector.7",
