@@ -31,7 +31,7 @@ pub use effective::{Entry, effective};
 pub use problems::{Place, Problem, Problems, Warning};
 pub use secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl};
 pub use settings::{
-    Config, Domain, Ethereum, Finality, HostChain, KeyChain, KeyManagement, KeyRepresentation,
+    Config, Domain, Ethereum, Finality, HostChain, KeyChain, KeyConsent, KeyRepresentation,
     PrivateAuthorities, S3, StartingBlock, Wallet,
 };
 

@@ -31,7 +31,7 @@
 //! ```text
 //! wake        inotify, a signal, `reload`, or 30 s                      supervisor::config_dir::watch
 //! snapshot    every file is read twice, each with a deadline            supervisor::config_dir::snapshot
-//! plan        which instance has which name, wallet and Core            supervisor::plan
+//! claims      which instance has which name, wallet and Core            supervisor::claims
 //! managed     what this instance needs next                             supervisor::managed
 //! preflight   the new configuration is tried; nothing is opened         instance::preflight
 //! stop        the old run ends at its next door, its journal is kept    instance::journal_state
@@ -45,6 +45,10 @@
 //!
 //! - `flow` is the walk and the rooms it passes. Begin with `flow` (its words and the port it records
 //!   through), then `flow::walk` (one `match` on the stage), then the rooms in the order of the drawing.
+//!   What a failure or a denial leads to is in `flow::walk::policy`; held requests are tried again by
+//!   `instance::recovery`. Key operations take the same walk: their order of checks is a table in
+//!   `flow::walk::policy::key_operations`, carried out and compared with others' votes by
+//!   `flow::walk::key_operations`.
 //! - `contracts` are the adapters: what each generation of the contracts means. `chain` moves bytes: its
 //!   ports (`reader`, `sender`), the provider (any number of nodes), the lane, the wallet.
 //!   The contracts of host chains, which say who may have what decrypted, are adapters of their own

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! signals ------\
-//! files --------+-> the loop: compares what should run (plan) with what runs, per instance
+//! files --------+-> the loop: compares what should run (claims) with what runs, per instance
 //! control ------+      |
 //! exits, phases-/      +-> check, start, replace, drain, back off (restart), park
 //! ```
@@ -17,7 +17,7 @@ pub mod signals;
 pub mod systemd;
 pub mod config_dir;
 pub mod control;
-pub mod plan;
+pub mod claims;
 pub mod restart;
 mod managed;
 mod event_loop;
@@ -43,9 +43,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::startup::{Options, RunError, run};
 use self::{
+    claims::{Collision, WalletClaim},
     managed::ManagedInstance,
     operator::PendingReply,
-    plan::{Collision, WalletClaim},
     systemd::ServiceManager,
 };
 use crate::supervisor::config_dir::snapshot::Unlisted;

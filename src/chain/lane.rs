@@ -42,7 +42,7 @@ mod mined_window;
 mod confirmations;
 mod nonce_slot;
 mod first_count;
-mod votes;
+mod ask_all;
 
 use std::sync::Arc;
 

@@ -20,8 +20,8 @@ use crate::{
         diagnose::{Diagnosis, Finding, Severity, diagnose},
     },
     supervisor::{
+        claims::Collision,
         config_dir::snapshot::{self, ConfigFiles},
-        plan::Collision,
     },
 };
 

@@ -16,9 +16,9 @@ use crate::{
     admin::status::InstanceStatus,
     config::{Config, Environment, Problems},
     supervisor::{
+        claims::Collision,
         config_dir::snapshot::{self, DesiredInstance},
         control::{AskError, SocketCandidates},
-        plan::Collision,
     },
     time::clock,
 };

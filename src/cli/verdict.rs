@@ -12,8 +12,8 @@ use crate::{
     config::{Environment, Problems},
     journal::Keeper,
     supervisor::{
+        claims::{Collision, Configs, Desired, Plan, plan},
         config_dir::snapshot::{self, ConfigFiles, ConfigSnapshot, DesiredInstance, SettledFiles},
-        plan::{Collision, Configs, Desired, Plan, plan},
     },
 };
 

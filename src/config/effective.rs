@@ -6,8 +6,8 @@
 use serde::Serialize;
 
 use super::{
-    Config, Ethereum, Finality, HostChain, KeyManagement, KeyRepresentation, Place, Problems,
-    Source, StartingBlock, Wallet, Warning, assemble_bytes, keys::Key, secret::SecretUrl,
+    Config, Ethereum, Finality, HostChain, KeyConsent, KeyRepresentation, Place, Problems, Source,
+    StartingBlock, Wallet, Warning, assemble_bytes, keys::Key, secret::SecretUrl,
     sources::RawConfig,
 };
 use crate::domain::PerKind;
@@ -110,8 +110,8 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
         }
         Key::ModeOfKeyManagement => Some(
             match config.key_management {
-                KeyManagement::Answer => "answer",
-                KeyManagement::Hold => "hold",
+                KeyConsent::Answer => "answer",
+                KeyConsent::Hold => "hold",
             }
             .to_owned(),
         ),

@@ -17,7 +17,7 @@ use self::{judged::Fault, single::gwei_to_wei};
 use super::keys::Key;
 use super::problems::{Place, Problem, Problems, Warning};
 use super::settings::{
-    Config, Domain, Ethereum, Finality, KeyManagement, KeyRepresentation, StartingBlock,
+    Config, Domain, Ethereum, Finality, KeyConsent, KeyRepresentation, StartingBlock,
 };
 use super::sources::{Layer, RawConfig, variable_for};
 use super::values::{Value, show};
@@ -256,11 +256,11 @@ impl Checker<'_> {
         &mut self,
         gateway: Option<&(Address, Address)>,
         chains: (Option<u64>, Option<&Option<Ethereum>>),
-    ) -> Result<(Option<Address>, KeyManagement, KeyRepresentation), ProblemNoted> {
+    ) -> Result<(Option<Address>, KeyConsent, KeyRepresentation), ProblemNoted> {
         let address = self.kms_generation_address(gateway, chains);
         let mode = self.one_of(
             Key::ModeOfKeyManagement,
-            &[("answer", KeyManagement::Answer), ("hold", KeyManagement::Hold)],
+            &[("answer", KeyConsent::Answer), ("hold", KeyConsent::Hold)],
         );
         let representation = self.one_of(
             Key::RepresentationOfKeys,

@@ -34,7 +34,7 @@ pub struct Config {
     /// The contract that asks for key operations, on [`Config::key_chain`]. `None`: none are served.
     pub kms_generation_address: Option<Address>,
     /// What is done about them.
-    pub key_management: KeyManagement,
+    pub key_management: KeyConsent,
     /// Which kind of key is made where the contracts leave that to the operators.
     pub key_representation: KeyRepresentation,
     /// The chains whose contracts own handles; no two of one id.
@@ -190,7 +190,7 @@ impl Ethereum {
 
 /// What is done about a key operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyManagement {
+pub enum KeyConsent {
     Answer,
     /// It waits until an operator approves it.
     Hold,

@@ -79,8 +79,8 @@ impl KeyContract {
             submission: Submission::new(lane, adapter.clone(), gas_limit, metrics.clone()),
             confirmation: Confirmation::new(adapter.clone(), self.suspects.clone()),
             policy: match config.key_management {
-                config::KeyManagement::Answer => KeyPolicy::Answer,
-                config::KeyManagement::Hold => KeyPolicy::Hold,
+                config::KeyConsent::Answer => KeyPolicy::Answer,
+                config::KeyConsent::Hold => KeyPolicy::Hold,
             },
             representation: match config.key_representation {
                 config::KeyRepresentation::Auto => RepresentationChoice::Auto,

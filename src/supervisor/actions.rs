@@ -6,8 +6,8 @@ use tracing::{Instrument, error, error_span, info, warn};
 
 use super::{
     ActiveRun, ClosingTenure, InstanceRunner, PREFLIGHT_DEADLINE, Supervisor,
+    claims::WalletClaim,
     managed::{Action, ManagedInstance, RunHandles, StopMode, Target},
-    plan::WalletClaim,
 };
 use crate::{
     admin::status::Reporter,

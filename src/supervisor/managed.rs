@@ -14,7 +14,7 @@ pub(super) use self::lifecycle::{
     Action, AfterExit, ApplyFailure, Lifecycle, PREFLIGHT_RETRY, StopMode,
 };
 use self::{lifecycle::Moment, view::ShownState};
-use super::plan::WalletClaim;
+use super::claims::WalletClaim;
 use crate::supervisor::config_dir::snapshot::DesiredInstance;
 use crate::{
     admin::{

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::{
     InstanceRunner, Supervisor,
-    plan::{self, Collision, Configs, Desired},
+    claims::{self, Collision, Configs, Desired},
     managed::{Lifecycle, ManagedInstance},
 };
 use crate::supervisor::config_dir::snapshot::{ConfigSnapshot, DesiredInstance, Unlisted};
@@ -41,7 +41,7 @@ impl<I: InstanceRunner> Supervisor<I> {
             info!("the configuration directory is readable again");
             self.reload.at_ms = clock::unix_millis();
         }
-        let planned = plan::plan(
+        let planned = claims::plan(
             &self.current_configs(),
             &self.desired_configs(&files),
             &self.running_names(),

@@ -25,9 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     InstanceRunner, Supervisor,
+    claims::WalletClaim,
     control::{self, LoopReply, PendingRequest, Request, Response},
     event_loop::{Inputs, SignalSource},
-    plan::WalletClaim,
     signals::Signal,
     systemd::ServiceManager,
 };

@@ -21,9 +21,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    LaneCommand, Recovered,
+    LaneCommand, Recovered, ask_all,
     count::{SECOND_READING, Votes},
-    votes,
 };
 use crate::{
     chain::sender::TransactionSender,
@@ -134,7 +133,7 @@ pub(super) async fn read_first_count<P: TransactionSender>(
         waits_since = (!jobs.is_empty()).then(|| *waits_since.get_or_insert(now));
         let still = waits_since.map_or(Duration::ZERO, |since| now.duration_since(since));
         metrics.lane(LaneGauges { waiting: jobs.len(), still, ..LaneGauges::default() });
-        let (code, why) = match votes::read_counts(provider, wallet).await {
+        let (code, why) = match ask_all::read_counts(provider, wallet).await {
             Ok(votes) => match first.weigh(&votes, known, Instant::now()) {
                 FirstCountDecision::Begin(count) => {
                     if count > known.next && known.next > 0 {

@@ -9,9 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::debug;
 
 use super::{
-    MinedTransaction,
+    MinedTransaction, ask_all,
     state::{ChainReport, MOST_AHEAD, ReceiptQuery},
-    votes,
 };
 use crate::{
     chain::{
@@ -46,7 +45,7 @@ pub(super) async fn read_chain(
     at_once: usize,
 ) -> ReceiptRead {
     let everyone = async {
-        if look.asks_all_nodes { votes::read_counts(provider, sender).await.ok() } else { None }
+        if look.asks_all_nodes { ask_all::read_counts(provider, sender).await.ok() } else { None }
     };
     let asked =
         futures_util::future::join(read_report(provider, sender, look.clone(), at_once), everyone);
@@ -135,7 +134,7 @@ async fn read_deep(
             if let Some(block) = receipt.as_ref().map(|receipt| receipt.block) {
                 let is_agreed = match agreed.get(&block.hash) {
                     Some(known) => *known,
-                    None => votes::agree_on_block(provider, block).await,
+                    None => ask_all::agree_on_block(provider, block).await,
                 };
                 agreed.insert(block.hash, is_agreed);
                 if !is_agreed {
@@ -189,7 +188,7 @@ async fn node_receipts(
     let mut is_silent = false;
     if !missing.is_empty() {
         let hashes: Vec<B256> = missing.iter().map(|place| asked[*place].1).collect();
-        let elsewhere = votes::read_other_receipts(provider, &hashes).await;
+        let elsewhere = ask_all::read_other_receipts(provider, &hashes).await;
         is_silent = elsewhere.is_silent;
         for (place, receipt) in missing.into_iter().zip(elsewhere.receipts) {
             receipts[place] = receipt;

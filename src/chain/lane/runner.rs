@@ -13,11 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    GiveUpReason, LaneCommand, LaneTask, SignedTransaction, TransactionLedger, Waiter,
+    GiveUpReason, LaneCommand, LaneTask, SignedTransaction, TransactionLedger, Waiter, ask_all,
     receipts::{self, ReceiptRead},
     state::{Effect, LaneState, Tally},
     unsigned::UnsignedTransaction,
-    votes,
 };
 use crate::{
     chain::{
@@ -214,7 +213,7 @@ impl<P: TransactionSender, L: TransactionLedger> Runner<P, L> {
         if let Some(block) = self.state.base_fees_due(now) {
             let provider = self.provider.clone();
             let asking =
-                async move { Completed::Bases(votes::read_base_fees(&provider, block).await) };
+                async move { Completed::Bases(ask_all::read_base_fees(&provider, block).await) };
             self.background.spawn(asking);
         }
         let waiters = &self.waiters;
@@ -293,7 +292,7 @@ impl<P: TransactionSender, L: TransactionLedger> Runner<P, L> {
         self.tip.is_under_way = true;
         let provider = self.provider.clone();
         self.background
-            .spawn(async move { Completed::Tip(votes::read_median_tip(&provider).await) });
+            .spawn(async move { Completed::Tip(ask_all::read_median_tip(&provider).await) });
     }
 
     fn sign(&mut self, drafts: Vec<UnsignedTransaction>) {

@@ -35,7 +35,7 @@ use crate::{
     config::Config,
     instance::{Exit, PreflightError},
     supervisor::{
-        plan::WalletClaim,
+        claims::WalletClaim,
         restart::{ExitHistory, PARKED_RETRY, RestartDecision},
         signals::DRAIN_LIMIT,
     },
