@@ -131,6 +131,8 @@ pub(crate) struct NodeFaults {
     pub views: Vec<(Bytes, Bytes)>,
     /// Delay of reads of state.
     pub slow_state: Duration,
+    /// Delay of headers.
+    pub slow_header: Duration,
     /// It has no receipts.
     pub no_receipts: bool,
     /// Reports every transaction as successful in this block.

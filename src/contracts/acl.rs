@@ -208,7 +208,7 @@ impl<P: ChainReader> HostChain<P> {
     }
 
     /// Asks all questions at one block. Fails as a whole: an answer that enough endpoints do not give
-    /// is no answer.
+    /// is no answer. What concerns the chain and not these questions alone is noted for operators.
     pub async fn ask(&self, questions: &[AclQuestion]) -> Result<PinnedAnswers, HostChainError> {
         let asked = self.ask_unnoted(questions).await;
         let mut known = self.known();
@@ -217,12 +217,14 @@ impl<P: ChainReader> HostChain<P> {
                 known.state.newest = Some((answers.block.number, answers.timestamp));
                 known.state.error = None;
             }
+            Err(error) if error.may_concern_questions() => {}
             Err(error) => known.state.error = Some(error.clone()),
         }
         asked
     }
 
-    async fn ask_unnoted(
+    /// The same, for a second opinion: nothing is noted of the chain.
+    pub async fn ask_unnoted(
         &self,
         questions: &[AclQuestion],
     ) -> Result<PinnedAnswers, HostChainError> {

@@ -17,6 +17,7 @@ mod witness;
 
 pub use self::{
     agreement::{Agreement, EndClaim},
+    bound_context::CurrentContext,
     deployments::DeploymentSupport,
     id_probe::{IdProbe, IdStatus},
     location::{ORPHANED_AFTER, RequestLocation},

@@ -365,6 +365,52 @@ mod tests {
         assert!(registry.cache.lock().await.signers.len() <= MOST_CONTEXTS);
     }
 
+    /// A destroyed context stays valid for no node's word, as long as another one answers.
+    #[tokio::test(start_paused = true)]
+    async fn g5_a_context_is_valid_if_every_node_that_answers_says_so() {
+        let context = U256::from(7);
+        let (signers, valid) =
+            (abi::kms_signers_for_context(context), abi::is_valid_kms_context(context));
+        for (rule, view, yes, no) in [
+            (
+                abi::ContextRule::GatewaySigners,
+                signers.calldata(),
+                vec![Address::ZERO].abi_encode(),
+                Vec::<Address>::new().abi_encode(),
+            ),
+            (
+                abi::ContextRule::GatewayValid,
+                valid.calldata(),
+                true.abi_encode(),
+                false.abi_encode(),
+            ),
+        ] {
+            let says = |said: &[u8]| NodeFaults {
+                views: vec![(view.clone(), said.to_vec().into())],
+                ..NodeFaults::default()
+            };
+            let silent = NodeFaults { is_silent: true, ..says(&no) };
+            for (nodes, expected) in [
+                (vec![says(&yes)], Some(true)),
+                (vec![says(&yes), says(&yes)], Some(true)),
+                (vec![says(&yes), says(&no)], Some(false)),
+                (vec![says(&no), says(&yes)], Some(false)),
+                (vec![says(&yes), silent.clone()], Some(true)),
+                (vec![silent], None),
+            ] {
+                let chain = FakeChain::new(1);
+                chain.state().has_registry = true;
+                let registry =
+                    GatewayConfigAdapter::connect(chain.clone(), Address::ZERO, Address::ZERO)
+                        .await
+                        .unwrap();
+                chain.state().faults = nodes.clone();
+                let told = registry.context_is_valid(context, rule).await.ok();
+                assert_eq!(told, expected, "{rule:?}");
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn b5_that_there_is_no_registry_is_asked_again() {
         let chain = FakeChain::new(1);

@@ -8,7 +8,8 @@
 //!
 //! An endpoint that stands still, is slow or fails is passed over as long as enough others are left. It
 //! never decides how old the block may be: that is judged by the block's own time and our clock. Where more
-//! than one must agree, they agree on the block's height and time too.
+//! than one must agree, they agree on the block's height and time too, and none of them holds the others back
+//! at an older block, if there are more of them than must agree.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,10 +17,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::try_join, stream::FuturesUnordered};
+use futures_util::{StreamExt, TryFutureExt as _, future::try_join, stream::FuturesUnordered};
 use tokio::{
     sync::Semaphore,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::abi::ViewDecodeError;
@@ -34,6 +35,9 @@ use crate::{
 
 /// After this time without enough answers one more endpoint is asked.
 const NEXT_AFTER: Duration = Duration::from_secs(1);
+/// Where several must agree and enough have told their heads, the others may take so long to tell theirs: an
+/// endpoint that is quick may tell an old one.
+const HEADS_WITHIN: Duration = Duration::from_millis(500);
 /// For this long an endpoint that failed or was slow is asked after the others.
 const ASKED_LAST_FOR: Duration = Duration::from_secs(15);
 
@@ -170,6 +174,24 @@ impl HostChainError {
         }
     }
 
+    /// Returns whether other questions may be answered: a node refused these, or what it returned. If nothing is
+    /// answered, the next look at the chain says so.
+    #[must_use]
+    pub fn may_concern_questions(&self) -> bool {
+        match self {
+            Self::Unreachable { source, .. } => {
+                matches!(source, RpcError::Refused { .. } | RpcError::TooLarge { .. })
+            }
+            Self::Unreadable { .. } => true,
+            Self::Stale { .. }
+            | Self::Disagree { .. }
+            | Self::TimedOut { .. }
+            | Self::WrongChain { .. }
+            | Self::NoContract { .. }
+            | Self::NoFinalizedBlock { .. } => false,
+        }
+    }
+
     /// The error of a call to one of the chain's nodes.
     #[must_use]
     pub fn of(chain_id: u64, source: RpcError) -> Self {
@@ -289,6 +311,9 @@ impl<P: ChainReader> PinnedReader<P> {
             match self.ask(&choice, reads, Round::OfKnownHeads).await {
                 // It may have left the block, or only one had it: what do they have now?
                 Err(HostChainError::Unreachable { .. }) => {}
+                // Who did not have the block yet may decide between them.
+                Err(HostChainError::Disagree { .. })
+                    if choice.endpoints.len() < self.endpoints.len() => {}
                 asked => return asked,
             }
         }
@@ -335,24 +360,37 @@ impl<P: ChainReader> PinnedReader<P> {
             (endpoint, self.endpoints[endpoint].reader.header(BlockId::Latest).await)
         };
         let mut asked: FuturesUnordered<_> = (0..self.endpoints.len()).map(ask).collect();
-        let (mut sights, mut error, mut none) = (Vec::<Sight>::new(), None, NoChoice::TooFew);
-        while let Some((endpoint, told)) = asked.next().await {
+        let (mut sights, mut error) = (Vec::<Sight>::new(), None);
+        let mut until = None;
+        let none = loop {
+            let told = match until {
+                None => asked.next().await,
+                Some(until) => timeout_at(until, asked.next()).await.ok().flatten(),
+            };
+            let is_last = told.is_none() || asked.is_empty();
             match told {
-                Ok(head) => sights.extend(head.and_then(|head| sight(endpoint, &head))),
-                Err(why) => {
-                    error.get_or_insert(why);
+                Some((endpoint, Ok(head))) => {
+                    sights.extend(head.and_then(|head| sight(endpoint, &head)));
                 }
+                Some((_, Err(why))) => _ = error.get_or_insert(why),
+                None => {}
             }
             sights.sort_by_key(|one| (self.is_troubled(one.endpoint), one.endpoint));
             let others = sights.iter().filter(|one| !self.is_troubled(one.endpoint)).count();
-            if others < self.options.agreement && !asked.is_empty() {
+            let is_enough = others >= self.options.agreement;
+            if !is_last && is_enough && self.options.agreement > 1 {
+                until.get_or_insert_with(|| Instant::now() + HEADS_WITHIN);
+                continue;
+            }
+            if !is_last && !is_enough {
                 continue;
             }
             match self.choose(&sights) {
                 Ok(choice) => return Ok(choice),
-                Err(why) => none = why,
+                Err(why) if is_last => break why,
+                Err(_) => {}
             }
-        }
+        };
         let chain_id = self.options.chain_id;
         Err(match none {
             NoChoice::Stale { endpoints, age_secs } => HostChainError::Stale {
@@ -389,7 +427,7 @@ impl<P: ChainReader> PinnedReader<P> {
         let mut pending: BTreeSet<usize> =
             choice.endpoints.iter().copied().take(agreement).collect();
         let (mut votes, mut first_error) = (Vec::<Vote>::new(), None);
-        let mut deny_block = Vec::new();
+        let (mut deny_block, mut contradict) = (Vec::new(), Vec::new());
         let mut next_at = Instant::now() + NEXT_AFTER;
         while !asked.is_empty() {
             let (endpoint, told) = tokio::select! {
@@ -417,9 +455,8 @@ impl<P: ChainReader> PinnedReader<P> {
             }
             match told {
                 Ok(replies) => votes.push(Vote { endpoint, replies }),
-                Err(error) => {
-                    first_error.get_or_insert(error);
-                }
+                Err(NoVote::Failed(error)) => _ = first_error.get_or_insert(error),
+                Err(NoVote::TellsAnother) => contradict.push(endpoint),
             }
             if let Some((by, replies)) = agreed(&votes, reads, agreement) {
                 let Choice { block, timestamp, .. } = *choice;
@@ -439,6 +476,11 @@ impl<P: ChainReader> PinnedReader<P> {
             }
             self.note_trouble(choice.told_by, true);
         }
+        // Before that is said, who told the block is asked last once.
+        if !contradict.is_empty() && round == Round::OfAskedHeads {
+            let hosts = self.hosts(std::iter::once(choice.told_by).chain(contradict));
+            return Err(HostChainError::Disagree { chain_id, hosts, block: choice.block.number });
+        }
         if votes.len() >= agreement && votes.len() > 1 {
             let hosts = self.hosts(votes.into_iter().map(|vote| vote.endpoint));
             return Err(HostChainError::Disagree { chain_id, hosts, block: choice.block.number });
@@ -456,15 +498,16 @@ impl<P: ChainReader> PinnedReader<P> {
         endpoint: usize,
         choice: &Choice,
         reads: &[(StateRead, ReadAt)],
-    ) -> Result<Vec<Option<Reply>>, RpcError> {
-        let Ok(_place) = self.places.acquire().await else { return Err(self.no_head()) };
+    ) -> Result<Vec<Option<Reply>>, NoVote> {
+        let Ok(_place) = self.places.acquire().await else { return Err(self.no_head().into()) };
         let reading = self.endpoints[endpoint].reader.read_state(choice.block, reads);
+        let reading = reading.map_err(NoVote::Failed);
         let (told, ()) = try_join(reading, self.confirm_block(endpoint, choice)).await?;
         let replies = told.into_iter().zip(reads).map(|(told, (_, at))| match told {
             Ok(returned) => Ok(Some(Reply::Returned(returned))),
             Err(error) => match (error.failed_execution(), at) {
                 (Some(data), _) => Ok(Some(Reply::Reverted(data))),
-                (None, ReadAt::Pinned) => Err(error),
+                (None, ReadAt::Pinned) => Err(error.into()),
                 (None, ReadAt::Finalized) => Ok(None),
             },
         });
@@ -473,22 +516,25 @@ impl<P: ChainReader> PinnedReader<P> {
 
     /// Checks that this endpoint has the block at the same height and with the same time, where the word of
     /// one endpoint is not enough: what is valid until when is judged by that time.
-    async fn confirm_block(&self, endpoint: usize, choice: &Choice) -> Result<(), RpcError> {
+    async fn confirm_block(&self, endpoint: usize, choice: &Choice) -> Result<(), NoVote> {
         if self.options.agreement < 2 || endpoint == choice.told_by {
             return Ok(());
         }
         let one = &self.endpoints[endpoint];
         let head = one.reader.header(BlockId::Hash(choice.block.hash)).await?;
-        let is_same =
-            |head: Head| head.block == choice.block && head.timestamp == Some(choice.timestamp);
-        if head.is_some_and(is_same) {
-            return Ok(());
+        match head {
+            Some(head)
+                if head.block == choice.block && head.timestamp == Some(choice.timestamp) =>
+            {
+                Ok(())
+            }
+            Some(_) => Err(NoVote::TellsAnother),
+            None => {
+                let teller = self.endpoints[choice.told_by].host();
+                let what = format!("it does not have the block that {teller} is at");
+                Err(RpcError::Unavailable { host: one.host(), what: what.into() }.into())
+            }
         }
-        let what = format!(
-            "it does not have the block that {} is at, or with another time",
-            self.endpoints[choice.told_by].host()
-        );
-        Err(RpcError::Unavailable { host: one.host(), what: what.into() })
     }
 
     fn hosts(&self, of: impl IntoIterator<Item = usize>) -> String {
@@ -502,15 +548,20 @@ fn sight(endpoint: usize, head: &Head) -> Option<Sight> {
     Some(Sight { endpoint, block: head.block, timestamp: head.timestamp? })
 }
 
-/// The newest block that the first `agreement` endpoints with a recent head all have. `sights` are in
-/// order of preference.
+/// The newest block that as many endpoints with a recent head have as must agree; where one is enough, that of
+/// the first. `sights` are in order of preference.
 fn choose(sights: &[Sight], agreement: usize, now: u64, max_age: u64) -> Result<Choice, NoChoice> {
     let age = |sight: &Sight| now.saturating_sub(sight.timestamp);
     let fresh: Vec<Sight> = sights.iter().copied().filter(|one| age(one) <= max_age).collect();
-    let quorum = fresh
-        .get(..agreement)
-        .and_then(|quorum| quorum.iter().min_by_key(|sight| sight.block.number));
-    let Some(Sight { endpoint: told_by, block, timestamp }) = quorum.copied() else {
+    let at = if agreement > 1 {
+        let mut heights: Vec<u64> = fresh.iter().map(|one| one.block.number).collect();
+        heights.sort_unstable();
+        let height = heights.len().checked_sub(agreement).map(|index| heights[index]);
+        fresh.iter().find(|one| Some(one.block.number) == height)
+    } else {
+        fresh.first()
+    };
+    let Some(Sight { endpoint: told_by, block, timestamp }) = at.copied() else {
         if sights.len() < agreement {
             return Err(NoChoice::TooFew);
         }
@@ -525,6 +576,21 @@ fn choose(sights: &[Sight], agreement: usize, now: u64, max_age: u64) -> Result<
     let have = fresh.iter().filter(|one| one.block.number >= block.number);
     let endpoints = have.map(|one| one.endpoint).collect();
     Ok(Choice { block, timestamp, told_by, endpoints })
+}
+
+/// Why an endpoint has no vote.
+#[derive(Debug)]
+enum NoVote {
+    /// It does not answer, or does not have the block or its state.
+    Failed(RpcError),
+    /// It has the block at another height, or with another time, than the endpoint that told it.
+    TellsAnother,
+}
+
+impl From<RpcError> for NoVote {
+    fn from(error: RpcError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// One endpoint's answers.

@@ -44,7 +44,7 @@ use crate::{
     contracts::{
         abi::{CiphertextSource, ContextRule, Deployment},
         acl::{AclAnswer, HostChain, HostChains},
-        decryption::RequestContract,
+        decryption::{CurrentContext, RequestContract},
         gateway_config::GatewayConfigAdapter,
         pinned_reads::HostChainError,
         protocol_config::{ContextStatus, ProtocolConfig},
@@ -88,6 +88,14 @@ pub struct AccessPass {
     made_at: Duration,
 }
 
+impl AccessPass {
+    /// Time since boot from which on the Core is not asked on its strength.
+    #[must_use]
+    pub fn good_until(&self) -> Duration {
+        self.made_at.saturating_add(FRESH)
+    }
+}
+
 #[cfg(test)]
 impl AccessPass {
     pub fn for_tests() -> Self {
@@ -116,7 +124,7 @@ impl<P: ChainReader> Access<P> {
     /// that time.
     #[must_use]
     pub fn is_fresh(&self, pass: &AccessPass) -> bool {
-        self.options.clock.since_boot().saturating_sub(pass.made_at) <= FRESH
+        self.options.clock.since_boot() <= pass.good_until()
     }
 
     /// Checks a request, which is in `block` now. `bound`: what an earlier check said of its context.
@@ -381,18 +389,18 @@ impl<P: ChainReader> Access<P> {
         }
         // A node without the state of that block leaves it to the contract. So do nodes of which one takes
         // an answer: one of them lags or lies.
-        let gateway = &self.options.gateway;
-        let ask =
-            |one: RequestContract<P>| async move { one.refuses_current_context(request).await };
-        let refuses = gateway.hearing(ask).await.into_answers(gateway.provider())?;
-        if refuses.contains(&false) {
-            if bound.is_none() || !refuses.contains(&true) {
+        let witnesses = match self.options.gateway.current_context_taken(request).await? {
+            CurrentContext::Taken => {
                 *bound = current;
+                return Ok(());
             }
-            return Ok(());
-        }
-        let is_one_of_several = refuses.len() < 2 && gateway.provider().node_count() > 1;
-        let witnesses = if is_one_of_several { Witnesses::One } else { Witnesses::TheOnlyOne };
+            CurrentContext::Disputed => {
+                *bound = bound.or(current);
+                return Ok(());
+            }
+            CurrentContext::Refused { by_one_of_several: true } => Witnesses::One,
+            CurrentContext::Refused { by_one_of_several: false } => Witnesses::TheOnlyOne,
+        };
         let name = |context: Option<U256>| {
             context.map_or("another one".to_owned(), |context| format!("{context:#066x}"))
         };

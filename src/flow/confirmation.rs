@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     chain::{reader::ChainReader, rpc_error::RpcError, sender::TransactionSender},
-    contracts::decryption::{RequestContract, RequestLocation, WitnessVerdict},
+    contracts::decryption::{CurrentContext, RequestContract, RequestLocation, WitnessVerdict},
     domain::{BlockRef, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
 };
 
@@ -110,6 +110,14 @@ impl<P: ChainReader> Confirmation<P> {
         namesakes: &[Event],
     ) -> Result<RequestLocation, RpcError> {
         self.adapter.locate(request, namesakes).await
+    }
+
+    /// What all nodes say of an answer in the KMS context that is current now.
+    pub(super) async fn current_context_taken(
+        &self,
+        request: &Request,
+    ) -> Result<CurrentContext, RpcError> {
+        self.adapter.current_context_taken(request).await
     }
 
     /// Has the deployment read again.

@@ -28,6 +28,7 @@ mod answer_error;
 pub mod codec;
 mod endpoint;
 mod channel;
+mod timely_body;
 mod channel_pool;
 pub mod rate_limiter;
 pub mod proto;
@@ -50,6 +51,7 @@ pub use self::{
     answer_error::{AnswerError, WrongSigner, WrongSignerCause},
     key_operations::{CoreAge, KeyAsk, Telling},
     results::{AskResult, CoreError, CoreHealth, PollResult, PollingEnd},
+    timely_body::SendBefore,
     transport::{EndpointError, GrpcService, Transport},
 };
 use self::{
@@ -202,8 +204,9 @@ impl KmsCore {
         request: &Request,
         extra_data: ExtraDataMeaning,
         (key_id, ciphertexts): (U256, Vec<Ciphertext>),
+        before: &SendBefore,
     ) -> Result<AskResult, CoreError> {
-        let asked = self.ask_once(request, extra_data, key_id, ciphertexts).await;
+        let asked = self.ask_once(request, extra_data, (key_id, ciphertexts), before).await;
         self.endpoint.record_ask(turn, &asked);
         asked
     }
@@ -212,8 +215,8 @@ impl KmsCore {
         &self,
         request: &Request,
         extra_data: ExtraDataMeaning,
-        key_id: U256,
-        ciphertexts: Vec<Ciphertext>,
+        (key_id, ciphertexts): (U256, Vec<Ciphertext>),
+        before: &SendBefore,
     ) -> Result<AskResult, CoreError> {
         wire::check(request)?;
         let ciphertexts = wire::typed_ciphertexts(request.handles(), ciphertexts)?;
@@ -224,13 +227,13 @@ impl KmsCore {
                 let message =
                     wire::public_request(id, key_id, public, ciphertexts, domain, extra_data);
                 within_limit(&message)?;
-                let asking = client.public_decrypt(traced(message));
+                let asking = client.public_decrypt(in_time(message, before));
                 self.endpoint.call("public_decrypt", self.options.ask, asking).await
             }
             Operation::UserDecryption(user) => {
                 let message = wire::user_request(id, key_id, user, ciphertexts, domain, extra_data);
                 within_limit(&message)?;
-                let asking = client.user_decrypt(traced(message));
+                let asking = client.user_decrypt(in_time(message, before));
                 self.endpoint.call("user_decrypt", self.options.ask, asking).await
             }
             // The caller has ciphertexts, which a key operation does not need.
@@ -465,6 +468,13 @@ fn traced<T>(message: T) -> tonic::Request<T> {
     if let Some(Ok(parent)) = trace_context::traceparent().map(|parent| parent.parse()) {
         request.metadata_mut().insert("traceparent", parent);
     }
+    request
+}
+
+/// The same, if it is begun before this.
+fn in_time<T>(message: T, before: &SendBefore) -> tonic::Request<T> {
+    let mut request = traced(message);
+    request.extensions_mut().insert(before.clone());
     request
 }
 

@@ -43,6 +43,10 @@ const ETHEREUM_MAX_AGE: Duration = Duration::from_mins(2);
 /// One of the chain's endpoints is enough to judge a context.
 const ETHEREUM_AGREEMENT: usize = 1;
 
+/// Requests may have waited for the same contract as what reports it. They go on first, and always: the channel
+/// wakes its waiters in no fixed order, and simulated runs repeat exactly.
+const WALKS_GO_FIRST: Duration = Duration::from_millis(10);
+
 /// What an instance asks on other chains than the gateway's.
 #[derive(Clone, Debug)]
 pub struct Hosts<P> {
@@ -274,9 +278,7 @@ pub(super) async fn follow_deployment(
         if support.changed().await.is_err() {
             return std::future::pending().await;
         }
-        // Requests may have waited for the same. They go on first, and always: the channel wakes its waiters
-        // in no fixed order, and simulated runs repeat exactly.
-        tokio::task::yield_now().await;
+        sleep(WALKS_GO_FIRST).await;
     }
 }
 

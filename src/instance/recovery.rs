@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::{
     sync::watch,
-    time::{Instant, MissedTickBehavior, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 use tracing::{debug, error, info};
 
@@ -32,6 +32,10 @@ const PAGE_SIZE: u32 = 256;
 
 /// Requests about to be held when the contract became serviceable are held by then.
 const HOLD_SETTLE_TIME: Duration = Duration::from_secs(10);
+
+/// Walks that waited for the contract go on before the journal is read. The channel wakes all that wait for it
+/// in no fixed order, and simulated runs repeat exactly; so each has a time of its own.
+const WALKS_GO_FIRST: Duration = Duration::from_millis(20);
 
 /// Feeds the walk from the journal until the walk closes.
 #[derive(Debug)]
@@ -84,6 +88,7 @@ impl Recovery {
                         continue;
                     }
                     retry.reset_after(HOLD_SETTLE_TIME);
+                    sleep(WALKS_GO_FIRST).await;
                 }
                 // The chain dropped answers: their requests are held for a short time.
                 () = self.journal.reopened() => {}

@@ -56,6 +56,10 @@ impl ChainReader for FakeChain {
         heads
     }
     async fn header(&self, at: BlockId) -> Result<Option<Head>, RpcError> {
+        let slow = self.state().faults[self.asked.0].slow_header;
+        if !slow.is_zero() {
+            sleep(slow).await;
+        }
         let node = self.count_call("header")?;
         let shown = node.faults[self.asked.0]
             .shows_block

@@ -124,3 +124,59 @@ async fn call_separately(client: &Client, calls: Vec<RpcCall>) -> Result<Vec<Rpc
     let asked: Vec<_> = asked.collect();
     stream::iter(asked).buffered(at_once).try_collect().await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::chain::provider::{client::tests::client_of, endpoint::Endpoint};
+
+    /// A node that takes at most `most` calls in one message; how many it got in each.
+    async fn node(most: usize) -> (Client, Arc<Mutex<Vec<usize>>>) {
+        let messages = Arc::new(Mutex::new(Vec::new()));
+        let got = messages.clone();
+        let carrier = Arc::new(move |message: String| {
+            let message: Value = serde_json::from_str(&message).unwrap();
+            let answer = |call: &Value| json!({ "jsonrpc": "2.0", "id": call["id"], "result": call["params"] });
+            let answered = match &message {
+                Value::Array(calls) => {
+                    got.lock().unwrap().push(calls.len());
+                    if calls.len() > most {
+                        let error = json!({ "code": -32_600, "message": "batch too large" });
+                        json!({ "jsonrpc": "2.0", "id": null, "error": error })
+                    } else {
+                        calls.iter().map(answer).collect()
+                    }
+                }
+                call => answer(call),
+            };
+            let told: futures_util::future::BoxFuture<'static, Option<Vec<u8>>> =
+                Box::pin(async move { Some(answered.to_string().into_bytes()) });
+            told
+        });
+        (client_of(Endpoint::with_transport("node", carrier)).await, messages)
+    }
+
+    /// A request may need thousands of answers, and nodes refuse long messages (geth: more than 1,000 calls).
+    #[tokio::test]
+    async fn however_many_calls_no_message_is_longer_than_nodes_take() {
+        for (count, expected) in
+            [(500_u32, vec![500]), (501, vec![500, 1]), (2_100, vec![500, 500, 500, 500, 100])]
+        {
+            let (client, messages) = node(1_000).await;
+            let batches = BatchSupport::default();
+            let calls = (0..count).map(|number| ("eth_call", json!(number))).collect();
+            let told = call_each(&client, &batches, calls).await.unwrap();
+            let told = told.into_iter().map(|told| told.unwrap().get().parse::<u32>().unwrap());
+            assert!(told.eq(0..count), "in order");
+            let mut got = messages.lock().unwrap().clone();
+            // One call alone is no batch.
+            got.extend(vec![1; expected.len() - got.len()]);
+            assert_eq!(got, expected);
+            assert!(batches.is_supported(), "nothing was refused");
+        }
+    }
+}

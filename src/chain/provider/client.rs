@@ -225,7 +225,7 @@ impl Client {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
@@ -237,6 +237,14 @@ mod tests {
         proxy::{self, Proxies},
         tls::TlsRoots,
     };
+
+    /// A connected node in place of the network.
+    pub(in crate::chain::provider) async fn client_of(endpoint: Endpoint) -> Client {
+        match connect(&Arc::new(endpoint)).await {
+            Ok(Connected::Http(client)) => client,
+            Ok(Connected::Socket { .. }) | Err(_) => panic!("it is no network"),
+        }
+    }
 
     /// Calls a node at this URL through this proxy.
     async fn ask(url: &str, proxy: &str) -> RpcError {

@@ -167,3 +167,29 @@ async fn one_endpoint_that_lies_grants_nothing_where_two_must_agree() {
     assert!(error.to_string().contains("node-0, node-1"), "{error}");
     assert_eq!(host.state().error.unwrap().code(), "host_nodes_disagree");
 }
+
+/// A user's signature may be one that nodes refuse to work on.
+#[tokio::test(start_paused = true)]
+async fn what_a_node_refuses_of_one_request_is_no_trouble_of_the_chain() {
+    let (chain, host) = host(1, "ACL v0.5.0");
+    host.look().await.unwrap();
+    chain.state().no_state_below = Some(20);
+    let error = host.ask(&[allowed()]).await.unwrap_err();
+    assert_eq!((error.code(), error.may_concern_questions()), ("host_chain_unreachable", true));
+    assert!(host.state().error.is_none(), "{:?}", host.state());
+    // Nothing is answered: the next look says so.
+    host.look().await.unwrap_err();
+    assert_eq!(host.state().error.unwrap().code(), "host_chain_unreachable");
+    // Silence concerns everybody.
+    chain.state().no_state_below = None;
+    host.look().await.unwrap();
+    chain.state().faults.iter_mut().for_each(|node| node.is_silent = true);
+    host.ask(&[allowed()]).await.unwrap_err();
+    assert_eq!(host.state().error.unwrap().code(), "host_chain_unreachable");
+    // A second opinion is one request's matter.
+    chain.state().faults.iter_mut().for_each(|node| node.is_silent = false);
+    host.look().await.unwrap();
+    chain.state().faults[0].shows_time = Some(1);
+    host.of_two().unwrap().ask_unnoted(&[allowed()]).await.unwrap_err();
+    assert!(host.state().error.is_none(), "{:?}", host.state());
+}

@@ -2,7 +2,8 @@
 //! ciphertexts are judged by (protocol: ciphertext-storage 5).
 //!
 //! Whoever names the coprocessors names the ciphertext that a handle stands for. So the word of one node
-//! is not enough: a snapshot counts if all nodes that answer tell the same.
+//! is not enough: a snapshot counts if all nodes that answer tell the same, or most of them, so that one of
+//! three cannot keep it from being read anew.
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -84,7 +85,7 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
         }
     }
 
-    /// What all nodes that answer tell.
+    /// What most nodes that answer tell.
     async fn read_coprocessors(&self) -> Result<CoprocessorRegistry, RegistryError> {
         let read = |node: P| async move { Ok(self.read_coprocessors_of(&node).await) };
         let told = Survey::run(&self.provider, ANSWERS_WITHIN, read).await;
@@ -98,18 +99,17 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
         }
         let hosts: Vec<String> =
             answers.iter().map(|(node, _)| self.provider.host(*node)).collect();
-        let mut answers = answers.into_iter().map(|(_, registry)| registry);
-        let first = match (answers.next(), failed) {
-            (Some(first), _) => first,
-            (None, Some(error)) => return Err(error.into()),
-            (None, None) => return Ok(CoprocessorRegistry::default()),
-        };
-        if answers.any(|other| other != first) {
-            let what = "they name different coprocessors".into();
-            let differ = RpcError::Unavailable { host: hosts.join(", "), what };
-            return Err(ViewError::Rpc(differ).into());
+        let answers: Vec<_> = answers.into_iter().map(|(_, registry)| registry).collect();
+        match (told_by_most(&answers), failed) {
+            (Some(told), _) => Ok(told.clone()),
+            (None, Some(error)) if answers.is_empty() => Err(error.into()),
+            (None, None) if answers.is_empty() => Ok(CoprocessorRegistry::default()),
+            (None, _) => {
+                let what = "they name different coprocessors".into();
+                let differ = RpcError::Unavailable { host: hosts.join(", "), what };
+                Err(ViewError::Rpc(differ).into())
+            }
         }
-        Ok(first)
     }
 
     async fn read_coprocessors_of(&self, node: &P) -> Result<CoprocessorRegistry, ViewError> {
@@ -125,6 +125,12 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
     async fn view_of<T>(&self, node: &P, view: &View<T>) -> Result<T, ViewError> {
         call_view(node, self.address, view).await
     }
+}
+
+/// What more than half of these say. `None`: they differ, or there are none.
+fn told_by_most<T: PartialEq>(answers: &[T]) -> Option<&T> {
+    let count = |said: &T| answers.iter().filter(|other| *other == said).count();
+    answers.iter().find(|said| 2 * count(said) > answers.len())
 }
 
 fn log_registry(found: &CoprocessorRegistry) {
@@ -213,6 +219,15 @@ mod tests {
         }
         chain.state().faults = vec![node(&honest, 2), node(&honest, 2)];
         let read = registry.coprocessor_registry().await.unwrap();
+        // One of three keeps nothing from being read anew.
+        let four = [1, 2, 3, 4].map(coprocessor);
+        for liar in 0..3 {
+            let (chain, mut nodes) = (FakeChain::new(1), vec![node(&four, 3); 3]);
+            let of_three = adapter(&chain).await;
+            nodes[liar] = node(&liars, 1);
+            chain.state().faults = nodes;
+            assert_eq!(of_three.coprocessor_registry().await.unwrap().members, four, "{liar}");
+        }
         // It lies again: the last ones that all told stay.
         chain.state().faults[0] = node(&liars, 1);
         advance(Duration::from_mins(2)).await;

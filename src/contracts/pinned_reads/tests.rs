@@ -33,6 +33,20 @@ fn the_block_is_one_that_the_first_endpoints_have() {
     assert_eq!(choose(&sights, 4, 103, 120), Err(NoChoice::TooFew));
 }
 
+/// Two of three have a newer block than the one that is asked first: that is an old one, whoever tells it.
+#[test]
+fn no_endpoint_holds_the_others_back_where_several_must_agree() {
+    let sights = [at(0, 5, 95), at(1, 9, 99), at(2, 9, 99)];
+    let chosen = |agreement| choose(&sights, agreement, 103, 120).unwrap();
+    assert_eq!((chosen(2).block, chosen(2).endpoints), (block(9), vec![1, 2]));
+    // All must agree, or one is enough and an operator has chosen which is asked first.
+    assert_eq!((chosen(3).block, chosen(3).told_by), (block(5), 0));
+    assert_eq!((chosen(1).block, chosen(1).told_by), (block(5), 0));
+    // Nor does one that tells more blocks than there are.
+    let sights = [at(0, 90, 103), at(1, 9, 99), at(2, 8, 98)];
+    assert_eq!(choose(&sights, 2, 103, 120).unwrap().block, block(9));
+}
+
 /// One that stands still is passed over as long as enough others are left.
 #[test]
 fn an_old_block_is_no_answer() {
@@ -240,11 +254,36 @@ async fn the_time_of_a_block_is_no_matter_of_one_endpoint() {
             (chain.block(9), vec!["node-1".into(), "node-2".into()])
         );
         assert_ne!(told.timestamp, now + 7);
-        // With nobody else it is no answer.
+        // With nobody else it is no answer, and both are named.
         chain.state().faults[2].is_silent = true;
         let error = reader.read(&call()).await.unwrap_err();
-        assert_eq!(error.code(), "host_chain_unreachable", "{error}");
+        assert_eq!(error.code(), "host_nodes_disagree", "{error}");
+        assert!(
+            ["node-0", "node-1"].iter().all(|host| error.to_string().contains(host)),
+            "{error}"
+        );
     }
+}
+
+/// It tells its old block at once, and the others take their time.
+#[tokio::test(start_paused = true)]
+async fn a_quick_endpoint_with_an_old_block_is_not_taken_for_the_chain() {
+    let (chain, reader) = three(2);
+    chain.state().faults[0].lags_from = Some(5);
+    chain.state().faults[2].slow_header = HEADS_WITHIN / 2;
+    let choice = reader.choose_by_asking().await.unwrap();
+    assert_eq!((choice.block, choice.endpoints), (chain.block(9), vec![1, 2]));
+    // One that is slower is not waited for.
+    chain.state().faults[2].slow_header = HEADS_WITHIN * 2;
+    let begun = Instant::now();
+    assert_eq!(reader.choose_by_asking().await.unwrap().block, chain.block(4));
+    assert_eq!(begun.elapsed(), HEADS_WITHIN);
+    // Where one is enough nobody is.
+    let (chain, reader) = three(1);
+    chain.state().faults[2].slow_header = HEADS_WITHIN;
+    let begun = Instant::now();
+    assert_eq!(reader.choose_by_asking().await.unwrap().block, chain.block(9));
+    assert!(begun.elapsed().is_zero());
 }
 
 /// A refusal that rests on one of several endpoints is shown to a second one.

@@ -19,7 +19,7 @@ use crate::{
 /// Who shows that the chain's state refuses this plan for good.
 pub(super) async fn on_refusal<P: ChainReader>(plan: &ChainPlan, host: &HostChain<P>) -> Witnesses {
     let Some(of_two) = host.of_two() else { return Witnesses::TheOnlyOne };
-    match of_two.ask(&plan.questions).await {
+    match of_two.ask_unnoted(&plan.questions).await {
         Ok(told) => match decide(plan, &told.answers, Some(told.timestamp)) {
             Verdict::Refused(_) => Witnesses::TheOnlyOne,
             Verdict::Granted | Verdict::Early { .. } | Verdict::Denied(_) => Witnesses::One,

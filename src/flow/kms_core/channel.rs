@@ -1,4 +1,5 @@
-//! A connection whose replies are read within their bounds ([`super::bounded_reply`]).
+//! A connection whose replies are read within their bounds ([`super::bounded_reply`]), and whose messages are
+//! begun in time ([`super::timely_body`]).
 
 use std::{
     fmt,
@@ -12,6 +13,7 @@ use tonic::{
 
 use super::{
     bounded_reply::{BoundedBody, ReplyBudget, ReplyLimit},
+    timely_body::SendBefore,
     transport::GrpcService,
 };
 
@@ -44,7 +46,10 @@ impl Service<http::Request<Body>> for BoundedChannel {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        if let Some(before) = request.extensions_mut().remove::<SendBefore>() {
+            request = request.map(|body| before.guard(body));
+        }
         let limit = request.extensions().get::<ReplyLimit>().copied().unwrap_or_default();
         let (room, answer) = (self.room.clone(), (self.carrier)(request));
         Box::pin(async move { Ok(answer.await?.map(|body| BoundedBody::new(body, limit, room))) })

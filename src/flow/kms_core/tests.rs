@@ -1,19 +1,25 @@
 //! What the client remembers of a Core that did not answer. The calls themselves are tested by the black-box
 //! tests, with a Core of every version.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use alloy::primitives::U256;
 use futures_util::{StreamExt, stream};
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use proptest::prelude::*;
 use tokio::task::JoinSet;
 use tonic::{Code, Status, body::Body, codegen::http};
 
 use super::{
-    CoreError, Expected, ExtraDataMeaning, GrpcService, KmsCore, NamedContext, Options, Transport,
-    fake_core::FakeCore, unreachable_error,
+    CoreError, Expected, ExtraDataMeaning, GrpcService, KmsCore, NamedContext, Options, SendBefore,
+    Transport, fake_core::FakeCore, unreachable_error,
 };
 use crate::{
     chain::fake_chain::SOURCE,
@@ -22,6 +28,7 @@ use crate::{
         HoldReason, Material, Operation, PublicDecryption, RequestKey, SigningDomain, is_printable,
     },
     telemetry::metrics::Metrics,
+    time::clock::Clock,
 };
 
 fn core(fake: &FakeCore) -> KmsCore {
@@ -135,12 +142,47 @@ fn c10_a_refusal_that_quotes_an_id_shows_ours_beside_it() {
     assert!(!said.contains(&ours), "{said}");
 }
 
+fn in_time() -> SendBefore {
+    SendBefore::new(Clock::Wall, Duration::MAX)
+}
+
+/// Its connection stands only after what permits the ask is too old: not a byte of the message is sent.
+#[tokio::test(start_paused = true)]
+async fn an_ask_that_is_connected_too_late_sends_nothing() {
+    let at = tokio::time::Instant::now();
+    let clock = Clock::Runtime { at, unix_ms: 0 };
+    for (connects_after, is_sent) in [(10, true), (11, false)] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = sent.clone();
+        let call: GrpcService = Arc::new(move |request| {
+            let count = count.clone();
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_secs(connects_after)).await;
+                let body = request.into_body().collect().await?.to_bytes();
+                count.fetch_add(body.len(), Ordering::Relaxed);
+                Err("connection reset".into())
+            })
+        });
+        let core = core_over(call);
+        let until = clock.since_boot() + Duration::from_secs(10);
+        let before = SendBefore::new(clock, until);
+        let body = Bytes::from_static(&[1; 1_000]);
+        let ciphertext = Ciphertext { handle: HANDLE, format: CiphertextFormat::BigExpanded, body };
+        let turn = core.acquire_ask_permit().await.unwrap();
+        let ciphertexts = (U256::ONE, vec![ciphertext]);
+        core.ask(turn, &request(), OPAQUE, ciphertexts, &before).await.unwrap_err();
+        assert_eq!(before.was_late(), !is_sent, "{connects_after}");
+        assert_eq!(sent.load(Ordering::Relaxed) > 1_000, is_sent, "{connects_after}");
+    }
+}
+
 /// Asks without success, so that the Core counts as lost.
 async fn lose(core: &KmsCore) {
     let body = Bytes::from_static(&[1]);
     let ciphertext = Ciphertext { handle: HANDLE, format: CiphertextFormat::BigExpanded, body };
     let turn = core.acquire_ask_permit().await.unwrap();
-    let lost = core.ask(turn, &request(), OPAQUE, (U256::ONE, vec![ciphertext])).await.unwrap_err();
+    let ciphertexts = (U256::ONE, vec![ciphertext]);
+    let lost = core.ask(turn, &request(), OPAQUE, ciphertexts, &in_time()).await.unwrap_err();
     assert!(matches!(lost, CoreError::Unreachable { .. }), "{lost}");
 }
 

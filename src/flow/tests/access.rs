@@ -195,6 +195,35 @@ async fn what_ends_a_request_never_asks_the_core() {
     }
 }
 
+/// Nor by one of two nodes, where one is enough to grant: it tells a time after the signature's validity.
+#[tokio::test(start_paused = true)]
+async fn one_of_two_host_nodes_ends_no_request() {
+    let far = Some(crate::time::clock::unix_millis() / 1_000 + 1_000_000_000);
+    let ask = Ask::unified();
+    for is_alone in [false, true] {
+        let world = World::new(&ask, Generation::G14, 1).await;
+        world.grant_all(&ask);
+        let liar = NodeFaults { shows_time: far, ..NodeFaults::default() };
+        let other = NodeFaults { is_silent: is_alone, ..NodeFaults::default() };
+        world.host.state().faults = vec![liar.clone(), other];
+        for _ in 0..4 {
+            assert_eq!(world.walk().await, 0);
+            assert_eq!(world.held(), Some("unconfirmed"), "{:?}", world.scene.now());
+            assert_eq!(world.refused(), None, "{:?}", world.scene.now());
+            // By then it is asked first again.
+            tokio::time::advance(Duration::from_mins(1)).await;
+        }
+        // The second one tells the same; or none does.
+        world.host.state().faults = vec![if is_alone { liar } else { NodeFaults::default() }; 2];
+        if is_alone {
+            assert_eq!(world.walk().await, 0);
+            assert_eq!(world.refused(), Some("validity_expired"), "{:?}", world.scene.now());
+        } else {
+            assert_eq!(world.walk().await, 1, "{:?}", world.scene.now());
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn before_a_signature_is_valid_it_is_waited_for() {
     let now = crate::time::clock::unix_millis() / 1_000;
@@ -348,6 +377,24 @@ async fn an_upgrade_that_nobody_told_of_lets_nothing_through() {
     let (asks, ()) = tokio::join!(world.walk(), hearing);
     assert_eq!(asks, 1);
     assert!(world.host.call_count("read_state") > 0);
+}
+
+/// While its ciphertexts are fetched the contract becomes one that leaves access to the connectors.
+#[tokio::test(start_paused = true)]
+async fn a_deployment_that_changes_before_the_ask_is_judged_anew() {
+    let ask = Ask::public();
+    let world = World::new(&ask, Generation::UpToG10, 1).await;
+    *world.scene.bucket_delay.lock().unwrap() = Duration::from_secs(4);
+    let upgrading = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let (generation, version) = (Generation::G13, "Decryption v0.5.0".into());
+        let deployment = Deployment { generation, version, hybrid: false };
+        world.scene.support.send_replace(DeploymentSupport::Served(deployment));
+    };
+    let (asks, ()) = tokio::join!(world.walk(), upgrading);
+    assert_eq!((asks, world.held()), (0, Some("access_denied_on_chain")));
+    world.grant_all(&ask);
+    assert_eq!(world.walk().await, 1, "{:?}", world.scene.now());
 }
 
 /// Two nodes show the calldata: one look is enough. One of two shows another one: that is not enough, and

@@ -10,6 +10,7 @@ use prost::Message as _;
 use super::scene::{FakeCore, Scene, WALLET_KEY, domain};
 use super::*;
 use crate::{
+    chain::fake_chain::NodeFaults,
     contracts::{
         abi::{Deployment, Generation},
         decryption::DeploymentSupport,
@@ -222,6 +223,39 @@ async fn a_refused_signer_is_compared_with_the_one_of_the_requests_context() {
     assert!(said.contains("contradicts its own registry"), "{said}");
     register(&scene, &[(None, ours().address())]);
     assert_eq!(held(&scene).await.0, "signer_not_registered");
+}
+
+/// The node that is asked to take the answer says that the context has changed, and the other one does not.
+#[tokio::test(start_paused = true)]
+async fn one_of_two_nodes_ends_no_request_for_a_changed_context() {
+    let mismatch = DecryptionContextMismatch {
+        decryptionId: U256::ONE,
+        requestContextId: bound(),
+        responseContextId: context(4),
+    };
+    let liar = NodeFaults { verdict: Some(mismatch.abi_encode().into()), ..NodeFaults::default() };
+    let silent = NodeFaults { is_silent: true, ..NodeFaults::default() };
+    for (nodes, ends) in [
+        (vec![liar.clone(), NodeFaults::default()], false),
+        (vec![liar.clone(), silent], false),
+        (vec![liar; 2], true),
+    ] {
+        let scene = scene(Stage::Arrived).await;
+        let deployment =
+            Deployment { generation: Generation::G13, version: "of a test".into(), hybrid: false };
+        scene.support.send_replace(DeploymentSupport::Served(deployment));
+        let answer = stored(&scene.request, &ours(), vec![]);
+        scene.flow.ledger.change(|stored| stored.standing.stage = Stage::Answered(answer));
+        scene.chain.state().faults = nodes;
+        for _ in 0..4 {
+            // A walk of a request that a node lies about may go on for as long as nobody else waits.
+            let capacity = Capacity::new(1);
+            let walking = scene.walk(&capacity);
+            let _ = tokio::time::timeout(Duration::from_mins(5), walking).await;
+        }
+        let outcome = scene.now().outcome;
+        assert_eq!(matches!(outcome, Some(Outcome::Refused(_))), ends, "{:?}", scene.now());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ use crate::{
         AnswerStages, Flow, Mode, RequestLedger, Step,
         access::AccessPass,
         ciphertexts::BucketRegistry,
-        kms_core::{self, CoreError, Expected, PollingEnd, wire::ExtraDataMeaning},
+        kms_core::{self, CoreError, Expected, PollingEnd, SendBefore, wire::ExtraDataMeaning},
         submission::{SubmissionError, SubmissionEvent, SubmissionProgress},
         walk_queue::{Activity, AttendanceGuard},
     },
@@ -122,6 +122,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         if !decryptions.access.is_fresh(&pass) {
             return Err(Setback::own(Remedy::Retry, Cause::PassTooOld));
         }
+        let clock = decryptions.access.options.clock;
+        let before = SendBefore::new(clock, pass.good_until());
         // A failing journal ends the instance elsewhere.
         if let Err(error) = self.note_access(request.key, &mut history.access).await {
             debug!(%error, "could not note a step");
@@ -130,8 +132,11 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let begun = Instant::now();
         attendance.set_activity(Activity::Asking);
         let ciphertexts = (fetched.key_id, fetched.ciphertexts);
-        let asking = rooms.core.ask(turn, request, ExtraDataMeaning::of(&deployment), ciphertexts);
+        let extra_data = ExtraDataMeaning::of(&deployment);
+        let asking = rooms.core.ask(turn, request, extra_data, ciphertexts, &before);
         match asking.instrument(debug_span!("kms_core_ask")).await {
+            // The call was not connected in time, and the Core got nothing.
+            Err(_) if before.was_late() => Err(Setback::own(Remedy::Retry, Cause::PassTooOld)),
             Ok(asked) => {
                 history.core.on_asked(asked);
                 self.metrics.observe_room(Room::CoreAsk, begun.elapsed());
@@ -411,7 +416,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             let named = [request.extra_data(), &answer.signed().extra_data]
                 .map(|extra_data| meaning.named_context(extra_data).context);
             if let Some(why) = blame::context_changed(rejection, named) {
-                return Err(blame::setback_of_context(why, error, history.held));
+                let said = self.confirmation.current_context_taken(request).await;
+                return Err(blame::setback_of_context(why, error, said.ok(), history.held));
             }
         }
         let context = context_of(request, meaning, history);

@@ -10,11 +10,12 @@ use kms_connector::{
         SigningDomain, UserDecryption,
     },
     flow::kms_core::{
-        AskResult, CoreError, Expected, KmsCore, Options, PollingEnd, Transport,
+        AskResult, CoreError, Expected, KmsCore, Options, PollingEnd, SendBefore, Transport,
         wire::ExtraDataMeaning,
     },
     net::tls::TlsRoots,
     telemetry::metrics::Metrics,
+    time::clock::Clock,
 };
 use tokio::time::Instant;
 
@@ -199,7 +200,9 @@ impl Sample {
         extra_data: ExtraDataMeaning,
     ) -> Result<AskResult, CoreError> {
         let ciphertexts = (U256::from(KEY_ID), self.ciphertexts.clone());
-        core.ask(core.acquire_ask_permit().await?, &self.request, extra_data, ciphertexts).await
+        let (turn, before) =
+            (core.acquire_ask_permit().await?, SendBefore::new(Clock::Wall, Duration::MAX));
+        core.ask(turn, &self.request, extra_data, ciphertexts, &before).await
     }
 
     pub(super) async fn answer(

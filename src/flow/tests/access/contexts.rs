@@ -88,7 +88,9 @@ impl World {
             calls: 8,
             clock: Clock::Wall,
         };
-        let reads = PinnedReader::new(options, vec![ChainEndpoint::of(chain, NodeId(0))]);
+        let nodes = chain.state().faults.len();
+        let endpoints = (0..nodes).map(|node| ChainEndpoint::of(chain, NodeId(node))).collect();
+        let reads = PinnedReader::new(options, endpoints);
         self.scene.decryptions().access.options.protocol_config =
             Some(ProtocolConfig::new(reads, CONTEXTS));
     }
@@ -109,6 +111,7 @@ impl World {
     async fn stays_held(&self, expected: &str) {
         assert_eq!(self.walk().await, 0, "{expected}");
         assert_eq!(self.held(), Some(expected), "{:?}", self.scene.now());
+        assert_eq!(self.scene.now().outcome, None, "{:?}", self.scene.now());
     }
 }
 
@@ -186,6 +189,68 @@ async fn in_a_destroyed_context_or_epoch_nothing_is_asked() {
         world.connect_ethereum(&ethereum);
         world.ends_refused("context_destroyed").await;
     }
+}
+
+/// One answer is enough to go on with, and one of two nodes is not enough to end a request.
+#[tokio::test(start_paused = true)]
+async fn one_of_two_ethereum_nodes_destroys_no_context() {
+    let ask = naming_context();
+    for is_alone in [false, true] {
+        let mut world = World::new(&ask, Generation::G14, 1).await;
+        world.grant_all(&ask);
+        let ethereum = ethereum();
+        is_valid(&ethereum, true);
+        let no = || false.abi_encode().into();
+        let lies = vec![
+            (protocol_config::is_valid_context(id(3)).calldata(), no()),
+            (protocol_config::is_live_context(id(3)).calldata(), no()),
+        ];
+        let liar = NodeFaults { views: lies, ..NodeFaults::default() };
+        let other = NodeFaults { is_silent: is_alone, ..NodeFaults::default() };
+        ethereum.state().faults = vec![liar, other];
+        world.connect_ethereum(&ethereum);
+        for _ in 0..4 {
+            world.stays_held("unconfirmed").await;
+            // By then it is asked first again.
+            tokio::time::advance(Duration::from_mins(1)).await;
+        }
+        ethereum.state().faults = vec![NodeFaults::default(); 2];
+        assert_eq!(world.walk().await, 1, "{:?}", world.scene.now());
+    }
+}
+
+/// Nor does one of two gateway nodes, whichever is asked first.
+#[tokio::test(start_paused = true)]
+async fn one_of_two_gateway_nodes_changes_no_context() {
+    let ask = Ask::public();
+    let of_three = |gateway: &FakeChain| is_current(gateway, id(3));
+    let mismatch = || {
+        let chain = FakeChain::new(1);
+        refuses_answers(&chain, true);
+        let verdict = chain.state().verdict.clone();
+        NodeFaults { verdict, ..NodeFaults::default() }
+    };
+    let (honest, silent) =
+        (NodeFaults::default(), NodeFaults { is_silent: true, ..NodeFaults::default() });
+    for nodes in [[mismatch(), honest.clone()], [honest, mismatch()]] {
+        let world = World::after(&ask, Generation::G13, 1, of_three).await;
+        world.grant_all(&ask);
+        is_current(&world.scene.chain, id(4));
+        world.scene.chain.state().faults = nodes.to_vec();
+        assert_eq!(world.walk().await, 1, "{:?}", world.scene.now());
+    }
+    // The other one does not answer.
+    let world = World::after(&ask, Generation::G13, 1, of_three).await;
+    world.grant_all(&ask);
+    is_current(&world.scene.chain, id(4));
+    world.scene.chain.state().faults = vec![mismatch(), silent];
+    for _ in 0..4 {
+        world.stays_held("unconfirmed").await;
+    }
+    // It says the same.
+    world.scene.chain.state().faults = vec![mismatch(); 2];
+    assert_eq!(world.walk().await, 0);
+    assert_eq!(world.refused(), Some("context_changed"), "{:?}", world.scene.now());
 }
 
 /// From G13 on: the one that was current in its block.

@@ -10,7 +10,7 @@ use super::{
     setback::{Cause, Setback},
 };
 use crate::{
-    contracts::abi::ContractError,
+    contracts::{abi::ContractError, decryption::CurrentContext},
     domain::{
         AccessRefusal, AccessRefusalReason, Address, Hold, HoldReason, Refusal, Remedy, U256,
     },
@@ -37,14 +37,21 @@ pub(in crate::flow) fn context_changed(
     Some(AccessRefusal::new(AccessRefusalReason::ContextChanged, detail))
 }
 
-/// The setback of a request whose context has changed. It ends when the contract repeats that at the
-/// retry. `held`: the reason for which it was held when its walk began.
+/// The setback of a request whose context has changed, as the contract says at the node that was asked to take
+/// the answer. It ends when the contract repeats that at the retry, and every node says the same. `said`: what
+/// all nodes say now (`None`: none answers). `held`: the reason for which it was held when its walk began.
 pub(in crate::flow) fn setback_of_context(
     why: AccessRefusal,
     error: SubmissionError,
+    said: Option<CurrentContext>,
     held: Option<HoldReason>,
 ) -> Setback {
-    if is_confirmed(Witnesses::TheOnlyOne, held) {
+    let witnesses = match said {
+        Some(CurrentContext::Refused { by_one_of_several: false }) => Witnesses::TheOnlyOne,
+        Some(CurrentContext::Refused { .. } | CurrentContext::Disputed | CurrentContext::Taken)
+        | None => Witnesses::One,
+    };
+    if is_confirmed(witnesses, held) {
         return Setback::own(Remedy::Refuse(Refusal::AccessRefused(why)), error);
     }
     let detail = format!("{why}; it is checked again before it ends");
@@ -156,12 +163,20 @@ mod tests {
         let other = ContractError::InvalidKmsContext(answered);
         assert_eq!(context_changed(&other, [None, None]), None);
         let rejected = || SubmissionError::Rejected(mismatch.clone());
-        for (held, ends) in [
-            (None, false),
-            (Some(HoldReason::CoreSilent), false),
-            (Some(HoldReason::Unconfirmed), true),
+        let by_all = Some(CurrentContext::Refused { by_one_of_several: false });
+        let by_one = Some(CurrentContext::Refused { by_one_of_several: true });
+        let unconfirmed = Some(HoldReason::Unconfirmed);
+        for (said, held, ends) in [
+            (by_all, None, false),
+            (by_all, Some(HoldReason::CoreSilent), false),
+            (by_all, unconfirmed, true),
+            // One of several nodes ends no request, nor does one that the others contradict.
+            (by_one, unconfirmed, false),
+            (Some(CurrentContext::Disputed), unconfirmed, false),
+            (Some(CurrentContext::Taken), unconfirmed, false),
+            (None, unconfirmed, false),
         ] {
-            let setback = setback_of_context(why.clone(), rejected(), held);
+            let setback = setback_of_context(why.clone(), rejected(), said, held);
             assert!(!setback.rests_on_event());
             match setback.remedy {
                 Remedy::Refuse(refusal) => {
