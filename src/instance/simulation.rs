@@ -30,9 +30,9 @@
 //! There are one or two endpoints, each with machines behind it. What they answer wrongly is in `lies`.
 //! The gateway's contracts are of one generation or are upgraded from one to the next. From G12 on a host
 //! chain with nodes of its own grants, denies, and is reorganised (`hosts`); what the Core is asked is
-//! compared with it at once (`grants`).
+//! compared with it at once (`grants`). KMS contexts follow one another and are destroyed (`contexts`).
 //!
-//! Not simulated: upgrades that a reorganisation drops, KMS contexts that change, an earlier wallet,
+//! Not simulated: upgrades that a reorganisation drops, ACLs that are upgraded, an earlier wallet,
 //! observing instances, subscriptions, nodes of other chains, HTTP/2 and sockets. They have tests of their
 //! own.
 //!
@@ -41,6 +41,7 @@
 mod asks;
 mod chain;
 mod configuration;
+mod contexts;
 mod contracts;
 mod core;
 mod deployment;

@@ -12,7 +12,10 @@ use alloy::{
 use fastrand::Rng;
 
 use self::abi::{legacy, plain, plain_unified, unified};
-use super::deployment::{COPROCESSORS, Coprocessor, DECRYPTION, HOST_ID};
+use super::{
+    contexts::{context, epoch},
+    deployment::{COPROCESSORS, Coprocessor, DECRYPTION, HOST_ID},
+};
 use crate::{
     contracts::abi::{Counter, Generation},
     domain::{Address, B256, Bytes, U256},
@@ -25,15 +28,6 @@ const CONTRACTS: [Address; 2] = [Address::repeat_byte(0x70), Address::repeat_byt
 const DAY: u64 = 86_400;
 /// How long signatures are valid.
 const VALID_DAYS: u64 = 10;
-
-/// The KMS context of this world, and its epoch.
-pub(super) fn context() -> U256 {
-    (U256::from(7) << 248) | U256::ONE
-}
-
-pub(super) fn epoch() -> U256 {
-    (U256::from(8) << 248) | U256::ONE
-}
 
 /// The function that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +113,8 @@ pub(super) struct Making {
     pub made: u64,
     /// The contract's at present.
     pub generation: Generation,
+    /// Number of the KMS context that is current.
+    pub context: u64,
     /// Unix seconds.
     pub now: u64,
     pub may_be_flawed: bool,
@@ -127,7 +123,7 @@ pub(super) struct Making {
 
 impl Ask {
     pub fn new(making: Making, dice: &mut Rng) -> Self {
-        let Making { made, generation, now, may_be_flawed, mut ciphers } = making;
+        let Making { made, generation, context, now, may_be_flawed, mut ciphers } = making;
         let ways = [Way::Public, Way::Public, Way::Direct, Way::Delegated, Way::Unified];
         let ways = if generation < Generation::G14 { &ways[..4] } else { &ways[..] };
         let way = *dice.choice(ways).unwrap();
@@ -160,7 +156,7 @@ impl Ask {
             way,
             owner: Address::from_word(salted(3)),
             public_key: salted(4).to_vec().into(),
-            extra_data: extra_data(generation, dice),
+            extra_data: extra_data(generation, (context, may_be_flawed), dice),
             signature: vec![7; 65].into(),
         };
         if flaw != Some(Flaw::BadSignature) {
@@ -180,6 +176,11 @@ impl Ask {
     /// From when and until when the user's signature is valid, where connectors judge that (Unix seconds).
     pub fn window(&self) -> Option<(u64, u64)> {
         (self.way == Way::Unified).then(|| (self.start, self.start + VALID_DAYS * DAY))
+    }
+
+    /// The KMS context that it names.
+    pub fn context(&self) -> Option<U256> {
+        named_context(&self.extra_data)
     }
 
     /// Whether this is what the Core was asked.
@@ -375,14 +376,22 @@ fn flaws(way: Way) -> &'static [Flaw] {
     }
 }
 
-/// `extraData` as this generation takes it: none, or the world's context and epoch.
-fn extra_data(generation: Generation, dice: &mut Rng) -> Bytes {
+/// The KMS context that this `extraData` names.
+pub(super) fn named_context(extra_data: &[u8]) -> Option<U256> {
+    matches!(extra_data, [1 | 2, ..]).then(|| U256::from_be_slice(&extra_data[1..33]))
+}
+
+/// `extraData` as this generation takes it: none, or a context and its epoch: the current one, or at times
+/// (`may_be_old`) the one before.
+fn extra_data(generation: Generation, (current, may_be_old): (u64, bool), dice: &mut Rng) -> Bytes {
     let versions = match generation {
         Generation::UpToG10 => 0..=0,
         Generation::G12 | Generation::G13 => 0..=2,
         Generation::G14 | Generation::Head => 0..=3,
     };
-    let words = [context(), epoch()].map(|id| id.to_be_bytes::<32>());
+    let is_old = may_be_old && current > 1 && dice.u8(..4) == 0;
+    let number = current - u64::from(is_old);
+    let words = [context(number), epoch(number)].map(|id| id.to_be_bytes::<32>());
     match dice.u8(versions) {
         0 => vec![0].into(),
         1 => Bytes::new(),

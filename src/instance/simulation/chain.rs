@@ -25,7 +25,8 @@ use fastrand::Rng;
 pub(super) use self::transaction::Transaction;
 use self::transaction::{BLOCK_GAS, Response, response};
 use super::{
-    asks::Ask,
+    asks::{Ask, named_context},
+    contexts::{Contexts, context},
     deployment::{CHAIN_ID, DECRYPTION, SOURCE},
 };
 use crate::{
@@ -39,6 +40,9 @@ sol! {
     error DecryptionNotRequested(uint256 decryptionId);
     error KmsNodeAlreadySigned(uint256 decryptionId, address signer);
     error NotKmsSigner(address signerAddress);
+    error DecryptionContextMismatch(
+        uint256 decryptionId, uint256 requestContextId, uint256 responseContextId
+    );
 }
 
 pub(super) fn domain() -> SigningDomain {
@@ -119,6 +123,7 @@ pub(super) struct Chain {
     ever: BTreeMap<U256, Vec<Requested>>,
     /// The contract's generations, each with the block from which it stands there.
     generations: Vec<(u64, Generation)>,
+    contexts: Contexts,
     /// Successful answers by id and signer, with their block.
     answered: BTreeMap<(U256, Address), u64>,
     /// Signers, each with the block from which it signs.
@@ -147,6 +152,7 @@ impl Chain {
             requested: BTreeMap::new(),
             ever: BTreeMap::new(),
             generations: vec![(0, generation)],
+            contexts: Contexts::default(),
             answered: BTreeMap::new(),
             signers: vec![(0, signer)],
             floor: 1,
@@ -183,6 +189,29 @@ impl Chain {
     pub fn upgrade(&mut self, generation: Generation) {
         self.floor = self.height() + 1;
         self.generations.push((self.floor, generation));
+    }
+
+    pub fn contexts(&self) -> &Contexts {
+        &self.contexts
+    }
+
+    /// Another KMS context is current from the next block on, which no reorganisation drops. `now`: Unix seconds.
+    pub fn begin_context(&mut self, now: u64) {
+        self.floor = self.height() + 1;
+        self.contexts.begin((self.floor, now));
+    }
+
+    /// The oldest KMS context ends with the next block, which no reorganisation drops. Returns its number.
+    pub fn destroy_context(&mut self, now: u64) -> Option<u64> {
+        self.floor = self.height() + 1;
+        self.contexts.destroy((self.floor, now))
+    }
+
+    /// The context in which the contract takes an answer to this request. `None`: in any.
+    pub fn bound_context(&self, one: &Requested) -> Option<U256> {
+        let is_bound = one.generation >= Generation::G13;
+        let current = || context(self.contexts.current(one.block));
+        is_bound.then(|| one.ask.context().unwrap_or_else(current))
     }
 
     pub fn is_due(&self) -> bool {
@@ -334,9 +363,23 @@ impl Chain {
             return Ok(());
         }
         let known = self.requested.get(&id).filter(|one| one.block <= number);
-        let Some(Requested { request, .. }) = known else {
+        let Some(requested @ Requested { request, .. }) = known else {
             return Err(DecryptionNotRequested { decryptionId: id }.abi_encode().into());
         };
+        if self.generation(number) >= Generation::G13
+            && let Some(bound) = self.bound_context(requested)
+        {
+            let current = || context(self.contexts.current(number));
+            let answered = named_context(&extra_data).unwrap_or_else(current);
+            if answered != bound {
+                let mismatch = DecryptionContextMismatch {
+                    decryptionId: id,
+                    requestContextId: bound,
+                    responseContextId: answered,
+                };
+                return Err(mismatch.abi_encode().into());
+            }
+        }
         let handles = request.handles();
         let digest = match &request.operation {
             Operation::UserDecryption(user) => eip712::user_digest(

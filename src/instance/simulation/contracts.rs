@@ -3,8 +3,8 @@
 use alloy::{primitives::FixedBytes, sol_types::SolValue};
 
 use super::{
-    asks::context,
     chain::domain,
+    contexts::context,
     deployment::{COPROCESSORS, Coprocessor, DECRYPTION, GATEWAY_CONFIG, THRESHOLD},
     world::WorldState,
 };
@@ -71,18 +71,23 @@ impl WorldState {
         if generation < Generation::G12 {
             return None;
         }
+        let contexts = self.chain.contexts();
         if *data == abi::current_kms_context_id().calldata() {
-            return Some(context().abi_encode().into());
+            return Some(context(contexts.current(number)).abi_encode().into());
         }
-        if *data == abi::kms_node_for_context(context(), wallet).calldata() {
-            return node();
+        for (id, is_valid) in contexts.on_gateway(number) {
+            if *data == abi::kms_node_for_context(id, wallet).calldata() {
+                return node();
+            }
+            if *data == abi::kms_signers_for_context(id).calldata() {
+                let signers = if is_valid { vec![self.core.address()] } else { Vec::new() };
+                return Some(signers.abi_encode().into());
+            }
+            if generation >= Generation::G13 && *data == abi::is_valid_kms_context(id).calldata() {
+                return Some(is_valid.abi_encode().into());
+            }
         }
-        if *data == abi::kms_signers_for_context(context()).calldata() {
-            return Some(vec![self.core.address()].abi_encode().into());
-        }
-        let is_known = generation >= Generation::G13
-            && *data == abi::is_valid_kms_context(context()).calldata();
-        is_known.then(|| true.abi_encode().into())
+        None
     }
 
     fn decryption_view(

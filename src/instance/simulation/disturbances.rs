@@ -83,7 +83,8 @@ impl WorldState {
     fn new_ask(&mut self) -> Arc<Ask> {
         let (now, is_stormy) = (self.now(), self.storm);
         let generation = self.chain.generation(self.chain.height());
-        let ask = self.catalogue.request((generation, now), is_stormy, &mut self.dice);
+        let making = (generation, self.chain.contexts().newest(), now);
+        let ask = self.catalogue.request(making, is_stormy, &mut self.dice);
         self.host.expect(&ask, is_stormy, now, &mut self.dice);
         ask
     }
@@ -136,6 +137,7 @@ impl WorldState {
             let _ = write!(story, "the contracts become those of {generation}; ");
             self.record_fault("upgrade");
         }
+        story.push_str(&self.change_contexts(elapsed));
         if self.fault(faults.foreign) {
             self.chain.foreign(&mut self.dice);
             story.push_str("a foreign transaction; ");
@@ -191,6 +193,32 @@ impl WorldState {
         #[expect(clippy::cast_precision_loss, reason = "a small number")]
         let at = (done + 1) as f64 / path.len() as f64;
         path.get(done + 1).copied().filter(|_| elapsed >= at)
+    }
+
+    /// Another KMS context becomes current with the next block, or an old one is destroyed.
+    fn change_contexts(&mut self, elapsed: f64) -> String {
+        let (changes, now) = (self.plan.context_changes, self.now());
+        let mut story = String::new();
+        let newest = self.chain.contexts().newest();
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        let at = newest as f64 / (f64::from(changes) + 1.0);
+        if newest <= u64::from(changes) && elapsed >= at {
+            self.chain.begin_context(now);
+            self.record_fault("context");
+            let _ = write!(story, "KMS context {} is current; ", newest + 1);
+        }
+        let generation = self.chain.generation(self.chain.height());
+        if self.storm
+            && self.plan.destroys_contexts
+            && generation >= Generation::G14
+            && self.chain.contexts().has_old()
+            && self.dice.u8(..16) == 0
+            && let Some(number) = self.chain.destroy_context(now)
+        {
+            self.record_fault("context destroyed");
+            let _ = write!(story, "KMS context {number} is destroyed; ");
+        }
+        story
     }
 
     /// The host chain's next block and the events that come with it.

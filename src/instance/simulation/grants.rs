@@ -15,6 +15,8 @@ use crate::{
     domain::{B256, U256},
 };
 
+/// The oldest block by which contexts are judged.
+const CONTEXTS_JUDGED_BY: Duration = Duration::from_mins(2);
 /// The age of a pass, and the way to the Core.
 const PASSES_FOR: Duration = Duration::from_secs(11);
 /// The oldest block by which a host chain is judged.
@@ -38,7 +40,15 @@ impl WorldState {
         }
         let ask = least.ask.clone();
         self.record_fault("asked by grants");
-        if self.is_granted(&ask) { "" } else { self.asked_wrongly(id, "which is not granted") }
+        if !self.is_granted(&ask) {
+            return self.asked_wrongly(id, "which is not granted");
+        }
+        let destroyed = ask.context().and_then(|id| self.chain.contexts().destroyed_at(id));
+        let known_by = (PASSES_FOR + CONTEXTS_JUDGED_BY).as_secs();
+        if destroyed.is_some_and(|at| at + known_by < self.now()) {
+            return self.asked_wrongly(id, "in a context that was destroyed");
+        }
+        ""
     }
 
     fn asked_wrongly(&mut self, id: U256, why: &str) -> &'static str {

@@ -201,6 +201,10 @@ impl HostChain {
         self.asks.push(ask.clone());
         let mut needs = ask.needs();
         dice.shuffle(&mut needs);
+        if ask.is_account && dice.bool() {
+            // Often it is the account's own word that comes late or never.
+            needs.sort_by_key(|need| matches!(need, Grant::Signature { .. }));
+        }
         let fate = if is_stormy { dice.u8(..8) } else { 0 };
         let later = match fate {
             0..=3 => Vec::new(),

@@ -5,10 +5,13 @@ use std::{
     time::Duration,
 };
 
-use super::{NAME, Running, asks::Flaw, chain::Requested, deployment::DECRYPTION, world::World};
+use super::{
+    NAME, Running, asks::Flaw, chain::Requested, contexts::context, deployment::DECRYPTION,
+    world::World,
+};
 use crate::{
     contracts::abi::Generation,
-    domain::{HoldReason, Outcome, Refusal, RequestKey, U256},
+    domain::{AccessRefusalReason, HoldReason, Outcome, Refusal, RequestKey, U256},
     journal::{Query, ReadOnly, RequestFilter, RequestPage, RequestRecord},
 };
 
@@ -207,6 +210,27 @@ fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
     left
 }
 
+/// Whether it ended because its KMS context is not current any more, or was destroyed; and that is true.
+fn is_ended_by_its_context(world: &World, one: &Requested, stored: &Stored) -> bool {
+    let Some(Outcome::Refused(Refusal::AccessRefused(why))) = stored.outcome(one.request.key)
+    else {
+        return false;
+    };
+    let state = world.state();
+    let (chain, contexts) = (&state.chain, state.chain.contexts());
+    match why.reason {
+        AccessRefusalReason::ContextDestroyed => {
+            one.ask.context().is_some_and(|id| contexts.destroyed_at(id).is_some())
+        }
+        AccessRefusalReason::ContextChanged => {
+            let current = context(contexts.current(chain.height()));
+            one.ask.context().is_none()
+                && chain.bound_context(one).is_some_and(|bound| bound != current)
+        }
+        _ => false,
+    }
+}
+
 /// Whether nobody may answer it yet.
 fn is_withheld(world: &World, one: &Requested) -> bool {
     let state = world.state();
@@ -257,10 +281,15 @@ fn judge(world: &World, running: &Running<'_>) {
     if !waiting.is_empty() && !world.state().lost {
         world.violation(format!("a nonce is missing below {waiting:?}"));
     }
-    for Requested { request, ask, .. } in &requests {
+    for one in &requests {
+        let Requested { request, ask, .. } = one;
         let (taken, refused) = answers.get(&request.key.id).copied().unwrap_or_default();
         if let Some(flaw) = ask.flaw {
             judge_refused(world, request.key, stored.outcome(request.key).as_ref(), flaw);
+            continue;
+        }
+        // Whoever does not know its own earlier answer does not find it before it has another one.
+        if taken <= 1 && is_ended_by_its_context(world, one, &stored) {
             continue;
         }
         if taken != 1 {

@@ -72,6 +72,9 @@ pub(super) struct Plan {
     /// The last coprocessor attests other ciphertexts than it has.
     pub attests_falsely: bool,
     pub hosts: HostPlan,
+    /// How often the KMS context changes, and whether old ones are destroyed.
+    pub context_changes: u8,
+    pub destroys_contexts: bool,
 }
 
 /// The generations of a story.
@@ -160,6 +163,8 @@ pub(super) struct Faults {
     pub core_busy: u64,
     pub core_fails: u64,
     pub core_cut: u64,
+    /// The connection to the Core takes seconds.
+    pub core_connects_late: u64,
     /// The ciphertext store.
     pub store: u64,
     /// Drawn at each block, for one endpoint: it refuses connections; its log index breaks, or that of
@@ -210,6 +215,7 @@ impl Plan {
             core_busy: rate(200),
             core_fails: rate(100),
             core_cut: rate(200),
+            core_connects_late: 0,
             store: rate(300),
             away: rate(30),
             index: rate(60),
@@ -262,8 +268,19 @@ impl Plan {
             path: PATHS[0],
             attests_falsely: dice.u8(..3) == 0,
             hosts: HostPlan::of(dice),
+            context_changes: 0,
+            destroys_contexts: false,
         };
-        Self { path: *dice.choice(&PATHS).unwrap(), ..plan }
+        let path = *dice.choice(&PATHS).unwrap();
+        let core_connects_late = if dice.bool() { dice.u64(1..=100) } else { 0 };
+        let context_changes = if dice.bool() { dice.u8(1..=2) } else { 0 };
+        Self {
+            path,
+            faults: Faults { core_connects_late, ..faults },
+            context_changes,
+            destroys_contexts: dice.bool(),
+            ..plan
+        }
     }
 
     /// Whether contracts stand there at some time that leave access to the connectors.
@@ -297,7 +314,8 @@ impl HostPlan {
 impl Plan {
     /// Returns whether a payload may be mined a second time in vain. Nobody can know better where the
     /// chain takes a transaction back, where the wallet's count comes from another node than the
-    /// receipts or is wrong, where the journal is lost, or where gas was estimated too low.
+    /// receipts or is wrong, where the journal is lost, where gas was estimated too low, or where the
+    /// context changes while it is on its way.
     pub fn may_waste(&self) -> bool {
         let faults = self.faults;
         faults.reorganisation > 0
@@ -305,6 +323,7 @@ impl Plan {
             || faults.count > 0
             || faults.estimate > 0
             || faults.journal_lost > 0
+            || self.context_changes > 0
     }
 
     /// Returns whether requests may be held because the wallet appears to be used elsewhere.

@@ -29,10 +29,11 @@ pub(super) struct Catalogue {
 }
 
 impl Catalogue {
-    /// A new request with its own handles. Its block assigns its number. `now`: Unix seconds.
+    /// A new request with its own handles. Its block assigns its number. `context`: the number of the current
+    /// one. `now`: Unix seconds.
     pub fn request(
         &mut self,
-        (generation, now): (Generation, u64),
+        (generation, context, now): (Generation, u64, u64),
         may_be_flawed: bool,
         dice: &mut Rng,
     ) -> Arc<Ask> {
@@ -49,7 +50,7 @@ impl Catalogue {
                 Cipher { handle, digest }
             })
             .collect();
-        let making = Making { made, generation, now, may_be_flawed, ciphers };
+        let making = Making { made, generation, context, now, may_be_flawed, ciphers };
         let ask = Ask::new(making, dice);
         let digests = ask.ciphers.iter().map(|cipher| (cipher.handle, cipher.digest));
         self.digests.extend(digests);

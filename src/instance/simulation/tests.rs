@@ -22,7 +22,7 @@ struct SeedResults {
 
 /// Each kind of wrong answer must occur in at least this many stories.
 const ENOUGH: u64 = 5;
-const FAULTS: [&str; 24] = [
+const FAULTS: [&str; 27] = [
     "array",
     "away",
     "index",
@@ -47,6 +47,9 @@ const FAULTS: [&str; 24] = [
     "host is away",
     "host lies",
     "host arrays",
+    "context",
+    "context destroyed",
+    "core connects late",
 ];
 
 /// Plays seeds on all cores; returns those that failed.

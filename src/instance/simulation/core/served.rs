@@ -35,6 +35,9 @@ const ASKS_OF_DELETED: u32 = 30;
 #[derive(Clone)]
 struct ServedCore(Life);
 
+/// The longest time until a connection stands, in milliseconds. Longer than a pass is good for.
+const LATEST_CONNECTION: u64 = 20_000;
+
 /// What happens to a call's connection.
 enum ConnectionFate {
     Open,
@@ -52,6 +55,17 @@ pub(in crate::instance::simulation) fn carrier(life: &Life) -> GrpcService {
         let life = life.clone();
         Box::pin(async move {
             life.takes(10).await;
+            let connects_after = {
+                let mut state = life.world.state();
+                let rate = state.plan.faults.core_connects_late;
+                if state.fault(rate) {
+                    state.record_fault("core connects late");
+                    state.millis(LATEST_CONNECTION)
+                } else {
+                    Duration::ZERO
+                }
+            };
+            sleep(connects_after).await;
             let way = {
                 let mut state = life.world.state();
                 let rate = state.plan.faults.core_cut;

@@ -22,7 +22,7 @@ use crate::{
     instance::{
         HostEdges,
         simulation::{
-            asks,
+            contexts::context,
             deployment::{ACL, HOST_ID, PROTOCOL_CONFIG},
             lies::{Refusal, refused},
             rpc::{Call, CallFate, draw_fate, spelled},
@@ -243,17 +243,18 @@ impl WorldState {
             return Ok(name.to_owned().abi_encode().into());
         }
         if to == PROTOCOL_CONFIG {
+            let (contexts, time) = (self.chain.contexts(), at.timestamp);
             if let Ok(call) = isValidKmsContextCall::abi_decode(data) {
-                return Ok((call.kmsContextId == asks::context()).abi_encode().into());
+                return Ok(contexts.is_in_force(call.kmsContextId, time).abi_encode().into());
             }
             if let Ok(call) = isLiveKmsContextCall::abi_decode(data) {
-                return Ok((call.kmsContextId == asks::context()).abi_encode().into());
+                return Ok(contexts.is_in_force(call.kmsContextId, time).abi_encode().into());
             }
             if getCurrentKmsContextIdCounterCall::abi_decode(data).is_ok() {
-                return Ok(asks::context().abi_encode().into());
+                return Ok(context(contexts.counted(time)).abi_encode().into());
             }
             if let Ok(call) = isValidEpochForContextCall::abi_decode(data) {
-                let is_ours = (call.kmsContextId, call.epochId) == (asks::context(), asks::epoch());
+                let is_ours = contexts.has_epoch(call.kmsContextId, call.epochId, time);
                 return Ok(is_ours.abi_encode().into());
             }
         }
