@@ -141,17 +141,16 @@ mod tests {
         let carrier = Arc::new(move |message: String| {
             let message: Value = serde_json::from_str(&message).unwrap();
             let answer = |call: &Value| json!({ "jsonrpc": "2.0", "id": call["id"], "result": call["params"] });
-            let answered = match &message {
-                Value::Array(calls) => {
-                    got.lock().unwrap().push(calls.len());
-                    if calls.len() > most {
-                        let error = json!({ "code": -32_600, "message": "batch too large" });
-                        json!({ "jsonrpc": "2.0", "id": null, "error": error })
-                    } else {
-                        calls.iter().map(answer).collect()
-                    }
+            let answered = if let Value::Array(calls) = &message {
+                got.lock().unwrap().push(calls.len());
+                if calls.len() > most {
+                    let error = json!({ "code": -32_600, "message": "batch too large" });
+                    json!({ "jsonrpc": "2.0", "id": null, "error": error })
+                } else {
+                    calls.iter().map(answer).collect()
                 }
-                call => answer(call),
+            } else {
+                answer(&message)
             };
             let told: futures_util::future::BoxFuture<'static, Option<Vec<u8>>> =
                 Box::pin(async move { Some(answered.to_string().into_bytes()) });

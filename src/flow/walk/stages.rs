@@ -108,7 +108,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 None => self.check_access(request, block, &deployment, access).await,
             }
         };
-        let (fetched, witnessed, mut pass) = tokio::try_join!(fetching, witnessing, checking)?;
+        let (fetched, witnessed, pass) = tokio::try_join!(fetching, witnessing, checking)?;
         if let Some(end) = witnessed {
             return Ok(Transition::End(end));
         }
@@ -116,14 +116,8 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         if self.check_support(request).await? != deployment {
             return Err(Setback::retry(Cause::Upgraded));
         }
-        if !decryptions.access.is_fresh(&pass) {
-            pass = self.check_access(request, block, &deployment, &mut history.access).await?;
-        }
-        if !decryptions.access.is_fresh(&pass) {
-            return Err(Setback::own(Remedy::Retry, Cause::PassTooOld));
-        }
-        let clock = decryptions.access.options.clock;
-        let before = SendBefore::new(clock, pass.good_until());
+        let access = &mut history.access;
+        let before = self.fresh(pass, request, (block, &deployment), access).await?;
         // A failing journal ends the instance elsewhere.
         if let Err(error) = self.note_access(request.key, &mut history.access).await {
             debug!(%error, "could not note a step");
@@ -172,6 +166,24 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             RequestLocation::Unknown => Err(Setback::own(Remedy::Retry, Cause::BlockLeftChain)),
             RequestLocation::Gone => Ok(Err(Outcome::Orphaned)),
         }
+    }
+
+    /// Until when the Core may be asked on the strength of this pass, which is made again if it is too old.
+    async fn fresh(
+        &self,
+        mut pass: AccessPass,
+        request: &Request,
+        (block, deployment): (BlockRef, &Deployment),
+        history: &mut AccessHistory,
+    ) -> Result<SendBefore, Setback> {
+        let access = &self.decryptions.as_deref().ok_or_else(no_decryptions)?.access;
+        if !access.is_fresh(&pass) {
+            pass = self.check_access(request, block, deployment, history).await?;
+        }
+        if !access.is_fresh(&pass) {
+            return Err(Setback::own(Remedy::Retry, Cause::PassTooOld));
+        }
+        Ok(SendBefore::new(access.options.clock, pass.good_until()))
     }
 
     /// Checks whether the request may be decrypted now.

@@ -218,17 +218,12 @@ fn is_ended_by_its_context(world: &World, one: &Requested, stored: &Stored) -> b
     };
     let state = world.state();
     let (chain, contexts) = (&state.chain, state.chain.contexts());
-    match why.reason {
-        AccessRefusalReason::ContextDestroyed => {
-            one.ask.context().is_some_and(|id| contexts.destroyed_at(id).is_some())
-        }
-        AccessRefusalReason::ContextChanged => {
-            let current = context(contexts.current(chain.height()));
-            one.ask.context().is_none()
-                && chain.bound_context(one).is_some_and(|bound| bound != current)
-        }
-        _ => false,
-    }
+    let (named, current) = (one.ask.context(), context(contexts.current(chain.height())));
+    let is_destroyed = named.is_some_and(|id| contexts.destroyed_at(id).is_some());
+    let is_changed =
+        named.is_none() && chain.bound_context(one).is_some_and(|bound| bound != current);
+    (why.reason == AccessRefusalReason::ContextDestroyed && is_destroyed)
+        || (why.reason == AccessRefusalReason::ContextChanged && is_changed)
 }
 
 /// Whether nobody may answer it yet.
@@ -284,12 +279,13 @@ fn judge(world: &World, running: &Running<'_>) {
     for one in &requests {
         let Requested { request, ask, .. } = one;
         let (taken, refused) = answers.get(&request.key.id).copied().unwrap_or_default();
-        if let Some(flaw) = ask.flaw {
+        let is_ended = is_ended_by_its_context(world, one, &stored);
+        if let Some(flaw) = ask.flaw.filter(|_| !is_ended) {
             judge_refused(world, request.key, stored.outcome(request.key).as_ref(), flaw);
             continue;
         }
-        // Whoever does not know its own earlier answer does not find it before it has another one.
-        if taken <= 1 && is_ended_by_its_context(world, one, &stored) {
+        // An earlier answer of a journal that was lost is found once there is another one.
+        if is_ended && (taken == 0 || (taken == 1 && world.state().lost)) {
             continue;
         }
         if taken != 1 {
