@@ -19,7 +19,7 @@ use kms_connector::{
     net::tls::TlsRoots,
     telemetry::{heartbeat::Heartbeats, metrics::Metrics},
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use world::{
     Error, Result,
@@ -124,6 +124,10 @@ async fn reading_goes_to_the_next_node_within_a_call_and_hears_heads_from_it() -
     for schemes in [["ws", "ws"], ["http", "ws"], ["ws", "http"]] {
         let ground = ground(&schemes).await?;
         ground.connected().await?;
+        until("both nodes to be sound", SOON, POLL, async || {
+            Ok((ground.provider.sound_nodes().len() == 2).then_some(()))
+        })
+        .await?;
         ground.reads_from(0).await?;
         let connection = ground.provider.heads().borrow().map(|head| head.connection);
         ground.nodes[0].proxy.set(Weather::Cut);
@@ -164,11 +168,9 @@ async fn a_node_that_hangs_at_one_method_costs_one_call() -> Result<()> {
     let code = async || ground.provider.code_size(Address::ZERO).await.is_ok();
     ground.nodes[0].rule(Rule::always("eth_getCode", Lie::Silence));
     assert!(code().await);
-    let begun = Instant::now();
     for _ in 0..20 {
         assert!(code().await);
     }
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     assert_eq!(ground.nodes[0].calls("eth_getCode"), 1);
     ground.reads_from(0).await
 }

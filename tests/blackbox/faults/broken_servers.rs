@@ -15,7 +15,9 @@ use world::{
 };
 
 /// Long enough to be noticed; where a deadline is longer, what was begun meets its end later.
-const LASTS: Duration = Duration::from_millis(2500);
+fn lasts() -> Duration {
+    Duration::from_millis(if at_length() { 2500 } else { 1200 })
+}
 
 const WEATHERS: [Weather; 6] = [
     Weather::Silent,
@@ -72,7 +74,7 @@ impl Ground {
             self.request(2).await?;
             begin(self, fault);
             self.request(2).await?;
-            tokio::time::sleep(LASTS).await;
+            tokio::time::sleep(lasts()).await;
             end(self, fault);
             let before = self.requests.len();
             self.request(1).await?;

@@ -10,7 +10,7 @@ use alloy::{
     sol_types::SolError,
 };
 use world::{
-    Result,
+    Result, at_length,
     contracts::{Decryption, G7, G8, GatewayConfig, Variant, raw},
     deployment::Node,
     program, random_address, random_key,
@@ -315,7 +315,10 @@ async fn an_error_in_a_mined_transaction_is_named() -> Result<()> {
         (Bytes::new(), "contract_rejected", "without a reason"),
         (done.abi_encode().into(), "", "already_answered"),
     ];
-    for (number, (data, reason, words)) in raised.into_iter().enumerate() {
+    // One that is named and one that ends the request; at length all.
+    let raised = raised.into_iter().enumerate();
+    let raised = raised.filter(|(number, _)| at_length() || [0, 3].contains(number));
+    for (number, (_, (data, reason, words))) in raised.enumerate() {
         let well = public(&scene).await?;
         scene.answered(&[well]).await?;
         scene.deployment.fail_with(Some(data)).await?;
