@@ -146,6 +146,7 @@ impl SubmissionHandle {
 pub struct Lane {
     commands: mpsc::Sender<LaneCommand>,
     sender: Address,
+    kind: ChainKind,
 }
 
 impl Lane {
@@ -172,6 +173,12 @@ impl Lane {
     #[must_use]
     pub fn sender(&self) -> Address {
         self.sender
+    }
+
+    /// Whether a receipt ends a submission only when its block is deep.
+    #[must_use]
+    pub fn waits_for_depth(&self) -> bool {
+        self.kind.confirmations() > 0
     }
 }
 
@@ -246,7 +253,7 @@ pub fn lane<P: TransactionSender, L: TransactionLedger>(
         metrics,
         dice,
     };
-    (Lane { commands: asks, sender }, task)
+    (Lane { commands: asks, sender, kind: options.kind }, task)
 }
 
 /// Creates the task for transactions that `sender` has signed and whose key is not available any more

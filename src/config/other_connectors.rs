@@ -70,7 +70,7 @@ const KEYS: &[(&str, &str)] = &[
     ("enable_coordinated_sending", ""),
     ("message_send_delta_ms", ""),
     ("message_spacing_ms", ""),
-    ("kms_operation_from_block_number", ""),
+    ("kms_operation_from_block_number", "ethereum_starting_block"),
     ("kms_management_contract", ""),
     ("kms_generation_contract", "kms_generation_address"),
     ("kms_generation_contract.address", "kms_generation_address"),

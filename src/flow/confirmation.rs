@@ -120,6 +120,11 @@ impl<P: ChainReader> Confirmation<P> {
         self.adapter.current_context_taken(request).await
     }
 
+    /// A request of this contract, as its event tells it. `None`: it tells none.
+    pub(super) fn decode(&self, event: &Event) -> Option<Request> {
+        self.adapter.decode(event).ok()
+    }
+
     /// Has the deployment read again.
     pub(super) fn doubt_deployment(&self) {
         self.adapter.doubt_deployment();

@@ -41,6 +41,9 @@ impl FakeLedger {
 }
 
 impl RequestLedger for FakeLedger {
+    async fn event_of(&self, _: RequestKey) -> Result<Option<Event>, LedgerError> {
+        Ok(None)
+    }
     async fn events_of_same_id(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
         Ok(Vec::new())
     }

@@ -163,6 +163,12 @@ pub trait RequestLedger: Clone + Send + Sync + 'static {
         key: RequestKey,
     ) -> impl Future<Output = Result<Option<RequestState>, LedgerError>> + Send;
 
+    /// The event of a request as it was read last, in the block where it was then. `None`: the request is unknown.
+    fn event_of(
+        &self,
+        key: RequestKey,
+    ) -> impl Future<Output = Result<Option<Event>, LedgerError>> + Send;
+
     /// Events with the same id and other content: ids are counters, and after a reorganisation another
     /// request can have the same id. A few of them: a node may have invented any number.
     fn events_of_same_id(

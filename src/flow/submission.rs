@@ -57,8 +57,8 @@ const NONE_UNDER_WAY: &str = "no transaction with it is under way";
 const WOULD_NOT_NOW: &str = "its transaction reverted, but would not revert now";
 const NEVER_TAKEN: &str = "no node has taken its transaction";
 const WITHOUT_REASON: &str = "its transactions revert without a reason";
-const OUT_OF_GAS: &str = "its transactions run out of gas: the gateway nodes estimate too little; \
-                          set gas_limit";
+const OUT_OF_GAS: &str = "its transactions run out of gas: the nodes of its chain estimate too little (on \
+                          the gateway, gas_limit replaces their estimates)";
 
 impl<P: TransactionSender> Submission<P> {
     /// `gas_limit`: the operator's, for every transaction. `None`: learned from estimates.
@@ -72,6 +72,11 @@ impl<P: TransactionSender> Submission<P> {
         let prior_answers = PriorAnswers::new(adapter.clone(), lane.sender());
         let (reverts, last_was_rejected) = (Reverts::default(), AtomicBool::new(false));
         Self { lane, adapter, gas, prior_answers, reverts, last_was_rejected, metrics }
+    }
+
+    /// Whether a mined transaction counts only once its block is deep, which takes minutes.
+    pub fn waits_for_depth(&self) -> bool {
+        self.lane.waits_for_depth()
     }
 
     /// Returns the outcome if an earlier run with this wallet has answered the request.

@@ -23,13 +23,15 @@ use super::{
     capacity::PermitHolder,
     ciphertexts::BucketRegistry,
     finality::rule::FinalHeight,
-    submission::{PriorAnswer, SubmissionProgress},
+    submission::{PriorAnswer, Submission, SubmissionProgress},
     walk_queue::{Activity, AttendanceGuard},
 };
 use crate::{
     chain::{rpc_error::RpcError, sender::TransactionSender},
     contracts::decryption::RequestLocation,
-    domain::{BlockRef, Hold, LedgerError, Operation, Outcome, Remedy, Request, stage::Stage},
+    domain::{
+        BlockRef, Hold, HoldReason, LedgerError, Operation, Outcome, Remedy, Request, stage::Stage,
+    },
 };
 
 /// How a walk ended.
@@ -73,7 +75,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         holder: PermitHolder<'_>,
         stop: CancellationToken,
     ) -> Result<WalkEnd, LedgerError> {
-        let QueuedRequest { request, recovered, attendance: _hand, .. } = intake;
+        let QueuedRequest { mut request, recovered, attendance: _hand, .. } = intake;
         let key = request.key;
         let standing =
             if recovered { Box::pin(self.ledger.request_state(key)).await? } else { None };
@@ -89,6 +91,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             let at = (&stage, &mut sending);
             let transition = self.next_transition(&request, at, &mut history, holder, &stop).await;
             let Some(transition) = transition else { return Ok(WalkEnd::Stopped) };
+            let transition = self.follow(&mut request, transition).await;
             history.visited(&stage);
             let setback = match transition {
                 Ok(Transition::Advance(Stage::Answered(answer), _))
@@ -127,7 +130,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 stage = Stage::Answered(answer);
             }
             let setback = setback.without_better_answer(&stage, &history);
-            let confirming = Box::pin(self.confirm(&request, setback, history.held));
+            let confirming = Box::pin(self.confirm_or_follow(&mut request, setback, history.held));
             let setback = match stop.run_until_cancelled(confirming).await {
                 None => return Ok(WalkEnd::Stopped),
                 Some(Ok(setback)) => setback,
@@ -271,7 +274,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         stop: &CancellationToken,
     ) -> Option<Result<Transition, Setback>> {
         if request.kind().is_key_operation() && self.key_stages(request).is_none() {
-            return Some(Err(key_operations::not_configured()));
+            return Some(Err(key_operations::not_configured(request)));
         }
         match (&self.mode, stage) {
             (Mode::Observe { .. }, _) | (Mode::Answer(_), Stage::Arrived) => {
@@ -299,8 +302,13 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 holder.attendance.set_activity(Activity::Submitting);
                 let sending =
                     sending.get_or_insert_with(|| SubmissionProgress::begin(history.prior_answer));
-                // The lane continues with what was recorded, at the latest at the next start.
-                let may_stop = sending.is_waiting();
+                // The lane continues with what was recorded, at the latest at the next start. An end of the instance
+                // waits for no depth.
+                let is_sent = matches!(stage, Stage::Submitted(_));
+                let submission = rooms.submission_of(request);
+                let waits_for_depth =
+                    is_sent && submission.is_some_and(Submission::waits_for_depth);
+                let may_stop = sending.is_waiting() || waits_for_depth;
                 let bringing =
                     Box::pin(self.submit(rooms, request, (stage, answer), sending, history));
                 if may_stop {
@@ -327,6 +335,54 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             RequestLocation::Unknown => Err(Setback::own(Remedy::Retry, Cause::BlockLeftChain)),
             RequestLocation::Gone => Ok(Some(Transition::End(Outcome::Orphaned))),
         }
+    }
+
+    /// A request that the chain does not have where this walk knows it goes on where it was read last.
+    async fn follow(
+        &self,
+        request: &mut Request,
+        found: Result<Transition, Setback>,
+    ) -> Result<Transition, Setback> {
+        let is_lost = match &found {
+            Ok(Transition::End(Outcome::Orphaned)) => true,
+            Err(setback) => matches!(setback.cause, Cause::BlockLeftChain),
+            Ok(_) => false,
+        };
+        if is_lost && self.has_moved(request).await {
+            return Err(Setback::own(Remedy::Retry, Cause::BlockLeftChain));
+        }
+        found
+    }
+
+    /// [`Self::confirm`], and the same of a request that would end as gone.
+    async fn confirm_or_follow(
+        &self,
+        request: &mut Request,
+        setback: Setback,
+        before: Option<HoldReason>,
+    ) -> Result<Setback, Outcome> {
+        match self.confirm(request, setback, before).await {
+            Err(Outcome::Orphaned) if self.has_moved(request).await => {
+                Ok(Setback::own(Remedy::Retry, Cause::BlockLeftChain))
+            }
+            confirmed => confirmed,
+        }
+    }
+
+    /// Whether the request was read in another block or transaction since: there it is from now on. After a
+    /// reorganisation its event may be that of another transaction: a key is asked for by whichever vote on its
+    /// preparation is the last one needed.
+    async fn has_moved(&self, request: &mut Request) -> bool {
+        // Without an answer of the journal it is where it was.
+        let read = Box::pin(self.ledger.event_of(request.key)).await;
+        let Some(event) = read.ok().flatten() else { return false };
+        let is_same = event.block == request.block && event.transaction == request.transaction;
+        let moved = self.confirmation_of(request).decode(&event);
+        match moved.filter(|moved| !is_same && moved.key == request.key) {
+            Some(moved) => *request = moved,
+            None => return false,
+        }
+        true
     }
 
     /// Returns where the chain has the request now. The journal knows other requests with the same id.

@@ -59,9 +59,6 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// After so long without an end the pauses begin short again.
 const HEALTHY_AFTER: Duration = Duration::from_mins(1);
-/// How long it may finish what is answered, once the gateway's stack has ended. A transaction that waits for its
-/// receipt is in the journal.
-const FINISHED_WITHIN: Duration = Duration::from_secs(3);
 /// How often its state is told, while it changes.
 const TOLD_EVERY: Duration = Duration::from_millis(500);
 
@@ -216,8 +213,9 @@ impl RunningSecond {
         }
     }
 
-    /// Ends it after the gateway's stack: what is answered is finished if that is soon, and else when it is
-    /// built again, because decryptions wait for that. `exit`: of the gateway's stack. Returns its journal.
+    /// Ends it after the gateway's stack. Both have the time until the instance is aborted to finish what is
+    /// answered; if the gateway's stack has failed, this one is aborted, because decryptions wait for the next
+    /// generation. `exit`: of the gateway's stack. Returns its journal.
     pub(super) async fn end(mut self, exit: &Exit) -> Option<IdleStore> {
         self.stop.cancel();
         if !exit.is_stopped() {
@@ -230,12 +228,10 @@ impl RunningSecond {
             biased;
             ended = self.running.join_next() => ended,
             () = self.abort.cancelled() => None,
-            () = sleep(FINISHED_WITHIN) => None,
         };
         let ended = if ended.is_some() {
             ended
         } else {
-            self.abort.cancel();
             let closing = FLUSH_DEADLINE + DROP_DEADLINE * 2;
             timeout(closing, self.running.join_next()).await.ok().flatten()
         };

@@ -42,6 +42,10 @@ impl RequestLedger for Journal {
         }))
     }
 
+    async fn event_of(&self, key: RequestKey) -> Result<Option<Event>, LedgerError> {
+        Ok(self.request(key).await?.map(|record| record.event))
+    }
+
     async fn events_of_same_id(&self, key: RequestKey) -> Result<Vec<Event>, LedgerError> {
         Ok(self.ask(|slot| Query::EventsOfSameId(key, slot)).await?)
     }

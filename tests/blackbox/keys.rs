@@ -2,6 +2,10 @@
 
 mod stage;
 mod ceremony;
+mod storms;
 mod troubles;
+mod troubles_on_ethereum;
+mod aborts;
+mod contract_errors;
 mod approval;
 mod second_chain;

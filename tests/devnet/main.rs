@@ -15,6 +15,7 @@
 //! one answer of each node's registered signer and the answer is what the ciphertexts decrypt to.
 //! `scripts/quickstart` and `scripts/measure` build what is needed.
 
+mod ceremony;
 mod idle;
 mod network;
 mod quickstart;

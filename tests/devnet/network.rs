@@ -17,6 +17,7 @@ use world::{
     contracts::Variant,
     deployment::{Answer, Deployment, Store, Thresholds},
     host::{self, Host, HostChain, HostOptions},
+    key_generation::KeyGeneration,
     ministack::Bucket,
     parties::{Parties, Party},
     request::{Ask, Issued},
@@ -69,8 +70,45 @@ pub struct Network {
     pub nodes: Vec<Node>,
     /// From G12 on: the chain whose contracts own the handles.
     pub host_chain: Option<HostNetwork>,
+    /// The contract for keys, if there is one.
+    pub keys: Option<Keys>,
     pub anvil_pid: Option<u32>,
     pub ministack_pid: Option<u32>,
+}
+
+/// The contract for keys: the gateway's, or from G13 on that of the host chain.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Keys {
+    pub chain_id: u64,
+    pub kms_generation: Address,
+    pub since_block: u64,
+    pub is_on_ethereum: bool,
+}
+
+impl Keys {
+    fn of(keys: &KeyGeneration) -> Self {
+        Self {
+            chain_id: keys.chain_id,
+            kms_generation: keys.address,
+            since_block: keys.since_block,
+            is_on_ethereum: keys.is_on_ethereum(),
+        }
+    }
+
+    /// What a configuration says of it. On a chain that nobody else uses every block is as good as final.
+    fn config(&self, variant: Variant) -> String {
+        let mut config = format!("kms_generation_address = \"{}\"\n", self.kms_generation);
+        if self.is_on_ethereum {
+            config += &format!(
+                "ethereum_starting_block = {}\nethereum_finality = \"latest\"\nethereum_confirmations = 2\n",
+                self.since_block
+            );
+        }
+        if variant.since(Variant::Head) {
+            config += "key_representation = \"compressed\"\n";
+        }
+        config
+    }
 }
 
 /// The host chain.
@@ -136,6 +174,26 @@ impl Servers {
         block_time: Duration,
         nodes: u16,
     ) -> Result<Self> {
+        Self::start_with(dir, variant, block_time, nodes, false).await
+    }
+
+    /// The same with the contract for keys.
+    pub async fn with_keys(
+        dir: &Path,
+        variant: Variant,
+        block_time: Duration,
+        nodes: u16,
+    ) -> Result<Self> {
+        Self::start_with(dir, variant, block_time, nodes, true).await
+    }
+
+    async fn start_with(
+        dir: &Path,
+        variant: Variant,
+        block_time: Duration,
+        nodes: u16,
+        keys: bool,
+    ) -> Result<Self> {
         forget_the_last(dir)?;
         // It may be left running for days: whatever it keeps of each block would fill memory and disk.
         let anvil = AnvilOptions {
@@ -151,10 +209,10 @@ impl Servers {
             host.anvil.arguments.extend([anvil::NO_OLD_STATES.to_owned(), HOST_STATES.to_owned()]);
             hosts.push(host);
         }
-        let options = SceneOptions { anvil, hosts, ..SceneOptions::of(variant) };
+        let options = SceneOptions { anvil, hosts, keys, ..SceneOptions::of(variant) };
         let thresholds = Thresholds { public: nodes.into(), user: nodes.into() };
         let parties = Parties::start(dir, &options, nodes.into(), thresholds).await?;
-        let Parties { list, deployment, keys: _, anvil, ministack, hosts } = &parties;
+        let Parties { list, deployment, keys, anvil, ministack, hosts } = &parties;
         let node = |(index, party): (usize, &Party)| Node {
             name: format!("node-{}", index + 1),
             core_endpoint: party.core.endpoint(),
@@ -179,6 +237,7 @@ impl Servers {
             bucket_url: bucket_url.into(),
             nodes: list.iter().enumerate().map(node).collect(),
             host_chain: hosts.first().map(HostNetwork::of),
+            keys: keys.as_ref().map(Keys::of),
             anvil_pid: anvil.pid(),
             ministack_pid: ministack.pid(),
         };
@@ -188,6 +247,11 @@ impl Servers {
 
     pub fn deployment(&self) -> &Deployment {
         &self.parties.deployment
+    }
+
+    /// The contract for keys, if there is one.
+    pub fn keys(&self) -> Option<&KeyGeneration> {
+        self.parties.keys.as_ref()
     }
 
     /// An error with the last output of a server that has ended by itself.
@@ -236,7 +300,11 @@ impl Network {
     pub fn connector_config(&self, node: &Node) -> Result<String> {
         let host = self.host()?;
         let chain = self.host_chain.as_ref().zip(host.as_ref());
-        let chain = chain.map(|(network, host)| host::config_of(&[(&network.ws_url, host)]));
+        let keys_on_gateway = self.keys.as_ref().is_some_and(|keys| !keys.is_on_ethereum);
+        let of_chains =
+            if keys_on_gateway { host::config_without_ethereum } else { host::config_of };
+        let chain = chain.map(|(network, host)| of_chains(&[(&network.ws_url, host)]));
+        let keys = self.keys.as_ref().map(|keys| keys.config(self.variant));
         Ok(format!(
             "# A connector of a network that lives on this machine only.\n\
              # config/environments/config-base.toml documents every key.\n\
@@ -247,7 +315,7 @@ impl Network {
              starting_block = {}\n\
              kms_core_endpoint = \"{}\"\n\
              private_key = \"{}\"\n\
-             {}",
+             {}{}",
             self.ws_url,
             self.chain_id,
             self.decryption,
@@ -255,6 +323,7 @@ impl Network {
             self.since_block,
             node.core_endpoint,
             node.wallet_private_key,
+            keys.unwrap_or_default(),
             chain.unwrap_or_default(),
         ))
     }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use alloy::primitives::U256;
 use clap::Args;
 use tokio::time::{Instant, sleep};
 use world::{
@@ -16,7 +17,7 @@ use world::{
     contracts::Variant,
     folders::Run,
     journal::{self, Entry},
-    request::{Ask, Issued},
+    request::Ask,
     run::Interrupts,
     status::{InstanceStatus, Status},
     supervised::{Supervised, find},
@@ -24,6 +25,7 @@ use world::{
 };
 
 use crate::{
+    ceremony,
     network::{Servers, emit, generation},
     verdict::{self, Verdict},
 };
@@ -32,7 +34,7 @@ const BLOCK_TIME: Duration = Duration::from_millis(250);
 const NODES: u16 = 2;
 /// From a change of a file to the instance that runs by it.
 const RELOADING: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(100);
+pub const POLL: Duration = Duration::from_millis(100);
 /// Lines of the connector's log that a failure shows.
 const TAIL: usize = 40;
 
@@ -44,6 +46,10 @@ pub struct Options {
     /// What the contracts are: G7 to HEAD. From G12 on there is a host chain, where access is checked.
     #[arg(long, value_name = "NAME", default_value = "HEAD", value_parser = generation)]
     generation: Variant,
+    /// First have the nodes make a key and a CRS, and ask for the decryptions under that key. From G9 on; from
+    /// G13 on the host chain asks for them, as Ethereum does.
+    #[arg(long)]
+    ceremony: bool,
     /// Public decryption requests to emit.
     #[arg(long, default_value_t = 5, value_name = "N")]
     public: usize,
@@ -114,7 +120,17 @@ async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
     let program = connector_program(options.connector.as_deref())?;
     let log = Progress::start();
     log.say("starting", "chains (anvil), S3 (ministack), a KMS Core stub for each node");
-    let servers = Servers::start(&run.dir, options.generation, BLOCK_TIME, NODES).await?;
+    let variant = options.generation;
+    if options.ceremony && !variant.since(Variant::V0_9_0) {
+        return Err(Error::other(format!(
+            "contracts of {variant:?} ask for no keys: G9 and later do"
+        )));
+    }
+    let servers = if options.ceremony {
+        Servers::with_keys(&run.dir, variant, BLOCK_TIME, NODES).await?
+    } else {
+        Servers::start(&run.dir, variant, BLOCK_TIME, NODES).await?
+    };
     tell_the_network(&log, &servers);
 
     let network = &servers.network;
@@ -132,8 +148,24 @@ async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
 
     let (deployment, host) = (scene.servers.deployment().clone(), scene.servers.network.host()?);
     let contracts = (&deployment, host.as_ref());
+    let deadline = Duration::from_secs(options.wait);
+    let keys = scene.servers.keys().cloned();
+    let made = match &keys {
+        Some(keys) => {
+            let nodes = scene.servers.network.nodes.iter();
+            let nodes: Vec<_> =
+                nodes.map(|node| (node.name.clone(), node.signer_address)).collect();
+            Some(ceremony::hold(&log, keys, &nodes, deadline).await?)
+        }
+        None => None,
+    };
     // A part of them before the change, a part while it is applied, a part after it.
-    let mut asks = Ask::mixed_of(options.generation, options.public, options.user);
+    let mut asks = Ask::mixed_of(variant, options.public, options.user);
+    if let Some([_, key, _]) = &made {
+        for ask in &mut asks {
+            ask.key_id = key.id;
+        }
+    }
     let all = asks.len();
     let after = asks.split_off(all - all / 3);
     let meanwhile = asks.split_off(all - 2 * (all / 3));
@@ -159,21 +191,37 @@ async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
     log.say("emitted", format!("{} more, after it", after.len()));
     requests.extend(emit(&run.dir, contracts, after).await?);
 
-    let deadline = Duration::from_secs(options.wait);
+    let ids: Vec<U256> = requests.iter().map(|request| request.id).collect();
     // Who is late stands in the table.
     let _late = until("outcomes", deadline, POLL, async || {
         scene.check()?;
-        Ok(scene.settled(&requests)?.then_some(()))
+        Ok(scene.settled(deployment.chain_id, &ids)?.then_some(()))
     })
     .await;
     scene.check()?;
     log.say("checking", "every answer of every node on chain");
     let answers = deployment.answers().await?;
     let mut verdicts = Vec::new();
-    for (node, entries) in scene.servers.network.nodes.iter().zip(scene.journals()?) {
+    let journals = scene.journals(deployment.chain_id)?;
+    for (node, entries) in scene.servers.network.nodes.iter().zip(journals) {
         for request in &requests {
             let entry = entries.iter().find(|entry| entry.id == request.id);
             verdicts.push(Verdict::of(request, node, entry, &answers, &deployment).await?);
+        }
+    }
+    if let (Some(keys), Some(made)) = (&keys, &made) {
+        let ids = made.each_ref().map(|request| request.id);
+        // An answer counts once it is deep enough; who is late is told below.
+        let _late = until("outcomes of the ceremony", deadline, POLL, async || {
+            Ok(scene.settled(keys.chain_id, &ids)?.then_some(()))
+        })
+        .await;
+        let journals = scene.journals(keys.chain_id)?;
+        for (node, entries) in scene.servers.network.nodes.iter().zip(journals) {
+            for problem in ceremony::problems(&node.name, made, &entries) {
+                log.say("WRONG", problem);
+                good = false;
+            }
         }
     }
     println!("\n{}", verdict::table(&verdicts));
@@ -248,25 +296,25 @@ impl Scene {
         self.supervisor.until_within(RELOADING, &what, wanted).await
     }
 
-    /// Every node's journal.
-    fn journals(&self) -> Result<Vec<Vec<Entry>>> {
+    /// Every node's journal of a chain.
+    fn journals(&self, chain_id: u64) -> Result<Vec<Vec<Entry>>> {
         let state = self.supervisor.state_dir();
         let nodes = self.servers.network.nodes.iter();
-        let entries = nodes.map(|node| match journal::of(&state, node.wallet_address) {
-            Some(file) => journal::entries(&file),
-            None => Ok(Vec::new()),
-        });
+        let entries =
+            nodes.map(|node| match journal::of_chain(&state, chain_id, node.wallet_address) {
+                Some(file) => journal::entries(&file),
+                None => Ok(Vec::new()),
+            });
         entries.collect()
     }
 
-    /// Whether every node's journal has an outcome for every request.
-    fn settled(&self, requests: &[Issued]) -> Result<bool> {
+    /// Whether every node's journal of a chain has an outcome for every one of these requests.
+    fn settled(&self, chain_id: u64, ids: &[U256]) -> Result<bool> {
         let all = |entries: &Vec<Entry>| {
-            requests.iter().all(|request| {
-                entries.iter().any(|entry| entry.id == request.id && entry.outcome.is_some())
-            })
+            ids.iter()
+                .all(|id| entries.iter().any(|entry| entry.id == *id && entry.outcome.is_some()))
         };
-        Ok(self.journals()?.iter().all(all))
+        Ok(self.journals(chain_id)?.iter().all(all))
     }
 
     /// What `kms-connector status` shows. Only for who watches: nothing here rests on it.
@@ -299,14 +347,14 @@ pub fn connector_program(given: Option<&Path>) -> Result<PathBuf> {
 // What the operator reads.
 
 /// Lines with the time since the start.
-struct Progress(Instant);
+pub struct Progress(Instant);
 
 impl Progress {
     fn start() -> Self {
         Self(Instant::now())
     }
 
-    fn say(&self, what: &str, text: impl AsRef<str>) {
+    pub fn say(&self, what: &str, text: impl AsRef<str>) {
         println!("{:6.1} s  {what:<14} {}", self.0.elapsed().as_secs_f64(), text.as_ref());
     }
 }
@@ -320,6 +368,12 @@ fn tell_the_network(log: &Progress, servers: &Servers) {
         log.say("host chain", format!("{} (chain id {})", host.ws_url, host.chain_id));
         log.say("contracts", format!("ACL {}", host.acl));
         log.say("", format!("ProtocolConfig {}", host.protocol_config));
+    }
+    if let Some(keys) = &network.keys {
+        log.say(
+            "keys",
+            format!("KMSGeneration {} on chain {}", keys.kms_generation, keys.chain_id),
+        );
     }
     log.say("S3 bucket", &network.bucket_url);
     for node in &network.nodes {

@@ -89,13 +89,13 @@ pub fn config(chains: &[HostChain]) -> String {
 
 /// The same of chains that are known by a URL of their nodes.
 pub fn config_of(chains: &[(&str, &Host)]) -> String {
-    let contexts = chains.first().map(|(url, host)| ethereum_of(url, host));
-    contexts.into_iter().chain(chains.iter().map(|(url, host)| table_of(url, host))).collect()
+    let contexts = chains.first().map(|(url, host)| ethereum_of(url, host)).unwrap_or_default();
+    contexts + &config_without_ethereum(chains)
 }
 
 /// The same without the Ethereum keys, with which keys are read there and not on the gateway.
-pub fn config_without_ethereum(chains: &[HostChain]) -> String {
-    chains.iter().map(|chain| table_of(&chain.anvil.http_url(), &chain.host)).collect()
+pub fn config_without_ethereum(chains: &[(&str, &Host)]) -> String {
+    chains.iter().map(|(url, host)| table_of(url, host)).collect()
 }
 
 fn ethereum_of(url: &str, Host { chain_id, protocol_config, .. }: &Host) -> String {

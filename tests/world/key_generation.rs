@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use alloy::primitives::{Address, Bytes, U256};
+use alloy::{
+    primitives::{Address, B256, Bytes, U256},
+    sol_types::SolEvent,
+};
 
 use super::{
     Error, Result,
@@ -165,6 +168,18 @@ impl KeyGeneration {
         let (operation, bits) = (KeyOperation::Crs, u32::try_from(bits).ok());
         let compression = None;
         Ok(KeyRequest { operation, id, preprocessing: None, bits, extra_data, compression })
+    }
+
+    /// The event that tells of a request.
+    pub fn topic_of(&self, request: &KeyRequest) -> B256 {
+        match (self.on_ethereum, request.operation) {
+            (true, KeyOperation::Preprocessing) => OnEthereum::PrepKeygenRequest::SIGNATURE_HASH,
+            (true, KeyOperation::Key) => OnEthereum::KeygenRequest::SIGNATURE_HASH,
+            (true, KeyOperation::Crs) => OnEthereum::CrsgenRequest::SIGNATURE_HASH,
+            (false, KeyOperation::Preprocessing) => OnGateway::PrepKeygenRequest::SIGNATURE_HASH,
+            (false, KeyOperation::Key) => OnGateway::KeygenRequest::SIGNATURE_HASH,
+            (false, KeyOperation::Crs) => OnGateway::CrsgenRequest::SIGNATURE_HASH,
+        }
     }
 
     fn compression(&self) -> Option<i32> {

@@ -130,27 +130,21 @@ impl Parties {
 
 /// What a configuration says of the contract for keys, and of the host chains.
 pub fn chains_config(keys: Option<&KeyGeneration>, hosts: &[HostChain]) -> String {
-    match keys {
-        None => hosts_config(hosts),
-        Some(keys) if !keys.is_on_ethereum() => {
-            format!("{}{}", keys.config(), config_without_ethereum(hosts))
-        }
-        Some(keys) => {
-            // Heads are told, and a block is final soon here: nobody waits for 64 of them.
-            let urls: Vec<String> = hosts.iter().map(|chain| chain.anvil.ws_url()).collect();
-            let each: Vec<_> = urls
-                .iter()
-                .map(String::as_str)
-                .zip(hosts.iter().map(|chain| &chain.host))
-                .collect();
-            format!(
-                "{}ethereum_starting_block = {}\nethereum_confirmations = 3\n{}",
-                keys.config(),
-                keys.since_block,
-                config_of(&each)
-            )
-        }
+    let Some(keys) = keys else { return hosts_config(hosts) };
+    // Heads are told.
+    let urls: Vec<String> = hosts.iter().map(|chain| chain.anvil.ws_url()).collect();
+    let each: Vec<_> =
+        urls.iter().map(String::as_str).zip(hosts.iter().map(|chain| &chain.host)).collect();
+    if !keys.is_on_ethereum() {
+        return format!("{}{}", keys.config(), config_without_ethereum(&each));
     }
+    // A block is final soon here: nobody waits for 64 of them.
+    format!(
+        "{}ethereum_starting_block = {}\nethereum_confirmations = 3\n{}",
+        keys.config(),
+        keys.since_block,
+        config_of(&each)
+    )
 }
 
 /// Tests do not wait for a connector's pauses.

@@ -115,7 +115,18 @@ impl KmsCore {
 
     /// Tells the Core of a key operation that has no result. What is not there to be undone is undone, and a Core
     /// without the call was never asked for anything that the call could undo.
-    pub async fn tell(&self, request: &Request, telling: Telling) -> Result<(), CoreError> {
+    pub async fn tell(
+        &self,
+        turn: AskPermit,
+        request: &Request,
+        telling: Telling,
+    ) -> Result<(), CoreError> {
+        let told = self.tell_once(request, telling).await;
+        self.endpoint.record_ask(turn, &told);
+        told
+    }
+
+    async fn tell_once(&self, request: &Request, telling: Telling) -> Result<(), CoreError> {
         let limit = self.options.ask;
         let mut client = self.endpoint.ask_client();
         let told = match telling {

@@ -4,8 +4,8 @@
 //! that in steady state almost nothing is estimated. The highest plausible estimate of the sound nodes
 //! is used. The answer that reaches the contract's threshold costs more than the others, and which one
 //! that is shows only on chain: when many requests are caught up, the first estimates are of cheaper
-//! answers. So the limit is twice the estimate; unused gas costs nothing. After an answer ran out of
-//! gas, its class never goes below that limit again. Until one answer of a class was accepted, the
+//! answers. So the limit is twice the estimate, of key operations four times; unused gas costs nothing. After
+//! an answer ran out of gas, its class never goes below that limit again. Until one answer of a class was accepted, the
 //! others wait for it briefly, so that only one can run out of gas.
 //!
 //! A single node's estimate may be wrong. One above the cost of any answer or above the block gas
@@ -40,6 +40,9 @@ use crate::{
 /// Percent on top of an estimate. With few signers the answer that reaches the threshold costs this
 /// much more: it reads all signatures from storage and emits them.
 const MARGIN_PERCENT: u64 = 100;
+/// The same of answers to key operations: the last vote that is needed stores the digests, asks for the key, or
+/// puts it in force with the storage URLs of all nodes. One that runs out of gas is expensive on Ethereum.
+const KEY_MARGIN_PERCENT: u64 = 300;
 /// Percent on top of the gas that an answer of the class has used.
 const USED_PERCENT: u64 = 10;
 /// How long an estimate is used, and how long the effect of a wrong one lasts.
@@ -85,15 +88,15 @@ impl LearnedGas {
         self.floor.max(plus_percent(self.used, USED_PERCENT))
     }
 
-    /// Returns whether the estimate leads to at least what is known to be needed.
-    fn is_consistent_with(&self, estimate: u64) -> bool {
-        plus_percent(estimate, MARGIN_PERCENT) >= self.minimum()
+    /// Returns whether the estimate, with this margin, leads to at least what is known to be needed.
+    fn is_consistent_with(&self, estimate: u64, margin: u64) -> bool {
+        plus_percent(estimate, margin) >= self.minimum()
     }
 
     /// Adds an estimate. What was learned does not shrink for a while, because the answer that reaches the
     /// threshold costs more than the estimated one.
-    fn learn(&mut self, estimate: u64, most: u64, now: Instant) -> u64 {
-        let limit = plus_percent(estimate, MARGIN_PERCENT).max(self.minimum()).min(most);
+    fn learn(&mut self, estimate: u64, (margin, most): (u64, u64), now: Instant) -> u64 {
+        let limit = plus_percent(estimate, margin).max(self.minimum()).min(most);
         let (learned, at) = self.fresh(now).zip(self.limit.map(|(_, at)| at)).unwrap_or((0, now));
         self.limit = Some((limit.max(learned), at));
         limit.max(learned)
@@ -146,20 +149,24 @@ impl GasLimits {
         }
         let entry = self.entry(request, call);
         let most = PlausibleGas::of(provider, call).most;
+        let is_key_operation = request.kind().is_key_operation();
+        let margin = if is_key_operation { KEY_MARGIN_PERCENT } else { MARGIN_PERCENT };
         if wary {
             // The lock is released at once: after a restart many of these come together.
             let learned = *entry.learned.lock().await;
-            let fits =
-                |gas| learned.fresh(Instant::now()).is_some() && learned.is_consistent_with(gas);
+            let fits = |gas| {
+                learned.fresh(Instant::now()).is_some() && learned.is_consistent_with(gas, margin)
+            };
             let estimate = estimates(provider, call, learned.minimum(), fits).await?.highest;
-            return Ok(entry.learned.lock().await.learn(estimate, most, Instant::now()));
+            let mut learned = entry.learned.lock().await;
+            return Ok(learned.learn(estimate, (margin, most), Instant::now()));
         }
         let mut learned = entry.learned.lock().await;
         if let Some(limit) = learned.fresh(Instant::now()) {
             return Ok(limit);
         }
         let estimate = estimates(provider, call, learned.minimum(), |_| false).await?.highest;
-        Ok(learned.learn(estimate, most, Instant::now()))
+        Ok(learned.learn(estimate, (margin, most), Instant::now()))
     }
 
     /// For an answer of a class of which none was accepted yet. One is sent first; the others wait for it

@@ -11,9 +11,13 @@ use crate::{
     chain::fake_chain::SOURCE,
     contracts::abi,
     domain::{
-        Address, Answer, B256, BlockRef, Bytes, Event, HoldReason, SignedResult, U256, stage::Stage,
+        Address, Answer, B256, BlockRef, Bytes, Event, HoldReason, Outcome, PerKind, SignedResult,
+        U256, stage::Stage,
     },
-    flow::{KeyPolicy, Mode, capacity::Capacity, kms_core::fake_core::FakeCore, walk_channels},
+    flow::{
+        KeyPolicy, Mode, capacity::Capacity, finality::rule::FinalHeight,
+        kms_core::fake_core::FakeCore, walk_channels,
+    },
     telemetry::heartbeat::Heartbeat,
 };
 
@@ -202,4 +206,46 @@ async fn a_result_that_differs_from_another_nodes_is_not_sent() {
     let ended = timeout(EXPIRY * 20, scene.walk(&Capacity::new(1))).await;
     assert!(ended.is_err() && scene.core.counts().polls > 0, "{ended:?}");
     assert_eq!(scene.chain.call_count("send"), before, "nothing is sent");
+}
+
+/// A key is asked for by the vote that is the last one needed. After a reorganisation that may be another node's:
+/// the request goes on where it was read last.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_another_transaction_makes_after_a_reorganisation_goes_on() {
+    for is_read_at_once in [true, false] {
+        let scene =
+            Scene::with_key_operation(FakeCore::pending(), keygen(), KeyPolicy::Answer).await;
+        scene.flow.ledger.change(|stored| stored.others_answered = true);
+        let height = scene.chain.height();
+        scene.final_height.send_replace(FinalHeight(PerKind::all(Some(height + 100))));
+        let again = Event { transaction: B256::with_last_byte(77), ..keygen() };
+        scene.chain.reorganise(1, vec![vec![], vec![again.clone()]]);
+        scene.chain.mine_empty(if is_read_at_once { 0 } else { 70 });
+        let block = scene.chain.block(height + 1);
+        let reading = async {
+            sleep(Duration::from_secs(if is_read_at_once { 20 } else { 0 })).await;
+            let read = Event { block, ..again };
+            scene.flow.ledger.change(|stored| stored.read_last = Some(read));
+        };
+        let places = Capacity::new(1);
+        let walking = timeout(Duration::from_mins(2), scene.walk(&places));
+        let (walked, ()) = tokio::join!(walking, reading);
+        assert!(walked.is_err(), "it is polled: {walked:?}");
+        let now = scene.now();
+        assert_eq!((asks(&scene), now.outcome), (1, None), "{}", now.last_error);
+    }
+}
+
+/// Without that it ends as one that the chain does not have any more.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_nowhere_after_a_reorganisation_is_orphaned() {
+    let scene = Scene::with_key_operation(FakeCore::pending(), keygen(), KeyPolicy::Answer).await;
+    scene.flow.ledger.change(|stored| stored.others_answered = true);
+    let height = scene.chain.height();
+    scene.final_height.send_replace(FinalHeight(PerKind::all(Some(height + 100))));
+    scene.chain.reorganise(1, vec![vec![]]);
+    scene.chain.mine_empty(70);
+    timeout(Duration::from_mins(2), scene.walk(&Capacity::new(1))).await.unwrap();
+    let now = scene.now();
+    assert_eq!((asks(&scene), now.outcome), (0, Some(Outcome::Orphaned)), "{}", now.last_error);
 }

@@ -74,6 +74,8 @@ pub(super) struct Stored {
     pub access: String,
     /// Other events of its id in its transaction.
     pub beside: Vec<Event>,
+    /// Its event as it was read last. `None`: as the walk knows it.
+    pub read_last: Option<Event>,
     /// Events of the same id with other content.
     pub namesakes: Vec<Event>,
     /// The kind of key that is recorded.
@@ -103,6 +105,7 @@ impl OneRequest {
             detail,
             access,
             beside,
+            read_last: None,
             namesakes,
             representation: None,
             others_answered: false,
@@ -147,6 +150,10 @@ impl RequestLedger for OneRequest {
             if self.now().others_answered { AnsweredHere::Yes } else { AnsweredHere::No };
         Ok(vec![answered; ids.len()])
     }
+    async fn event_of(&self, _: RequestKey) -> Result<Option<Event>, LedgerError> {
+        Ok(self.now().read_last)
+    }
+
     async fn events_of_same_id(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
         Ok(self.now().namesakes)
     }

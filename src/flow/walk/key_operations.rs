@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alloy::hex;
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument, debug, debug_span};
+use tracing::{Instrument, debug_span};
 
 use super::{
     Transition,
@@ -23,7 +23,7 @@ use crate::{
         Remedy, Request, excerpt, stage::Stage,
     },
     flow::{
-        AnswerStages, Flow, KeyManagement, Mode, RequestLedger, Step, access,
+        AnswerStages, AnsweredHere, Flow, KeyManagement, Mode, RequestLedger, Step, access,
         ciphertexts::BucketRegistry,
         kms_core::{self, KeyAsk, KmsCore, Telling, rate_limiter::AskPermit},
         walk_queue::{Activity, AttendanceGuard},
@@ -59,7 +59,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         attendance: &AttendanceGuard,
     ) -> Result<Transition, Setback> {
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), error))?;
-        let (rooms, keys) = self.key_stages(request).ok_or_else(not_configured)?;
+        let (rooms, keys) = self.key_stages(request).ok_or_else(|| not_configured(request))?;
         let (checks, telling) = match policy::rule(request.key.id, operation) {
             KeyRule::Ask(checks) => (checks, None),
             KeyRule::Tell(checks, telling) => (checks, Some(telling)),
@@ -69,8 +69,10 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         for check in checks {
             match check {
                 Check::NotAborted => {
-                    if self.was_aborted(request).await?.is_some() {
-                        return self.end_aborted(request, history.maybe_asked).await;
+                    if let Some(telling) = self.was_aborted(request).await? {
+                        // The Core may have been asked after it was told of the abort.
+                        let again = Some(telling).filter(|_| history.maybe_asked);
+                        return self.end_aborted(request, again).await;
                     }
                 }
                 Check::Approval => policy::approval(keys.policy, history.approval, request.key)
@@ -99,18 +101,17 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 }
             }
         }
-        if let Some(telling) = telling {
-            attendance.set_activity(Activity::Asking);
-            return match keys.core.tell(request, telling).await {
-                Ok(()) => Ok(Transition::End(Outcome::NoAnswerDue)),
-                Err(error) => Err(core_setback(rooms, &error).await),
-            };
-        }
         attendance.set_activity(Activity::Asking);
         let turn = match turn {
             Some(turn) => turn,
             None => turn_at(&keys.core).await?,
         };
+        if let Some(telling) = telling {
+            return match keys.core.tell(turn, request, telling).await {
+                Ok(()) => Ok(Transition::End(Outcome::NoAnswerDue)),
+                Err(error) => Err(core_setback(rooms, &error).await),
+            };
+        }
         let ask = KeyAsk { operation, representation };
         let asking = keys.core.ask_key_operation(turn, request, ask);
         match asking.instrument(debug_span!("kms_core_ask")).await {
@@ -136,16 +137,17 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// Ends a request that the contract has taken back. `maybe_asked`: the Core may have been asked for it after
-    /// it was told of the abort, and is told again.
+    /// Ends a request that the contract has taken back. `again`: what the Core is told once more, as it may have
+    /// been asked after it was told of the abort.
     async fn end_aborted(
         &self,
         request: &Request,
-        maybe_asked: bool,
+        again: Option<Telling>,
     ) -> Result<Transition, Setback> {
-        let (rooms, keys) = self.key_stages(request).ok_or_else(not_configured)?;
-        if maybe_asked && let Some(telling) = self.was_aborted(request).await? {
-            let told = keys.core.tell(request, telling).await;
+        let (rooms, keys) = self.key_stages(request).ok_or_else(|| not_configured(request))?;
+        if let Some(telling) = again {
+            let turn = turn_at(&keys.core).await?;
+            let told = keys.core.tell(turn, request, telling).await;
             if let Err(error) = told {
                 return Err(core_setback(rooms, &error).await);
             }
@@ -173,7 +175,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let is_aborted = async {
             loop {
                 match self.was_aborted(request).await {
-                    Ok(Some(_)) => break Ok(()),
+                    Ok(Some(telling)) => break Ok(telling),
                     Ok(None) => sleep(LOOKS_FOR_ABORT_EVERY).await,
                     Err(setback) => break Err(setback),
                 }
@@ -182,8 +184,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let polled = tokio::select! {
             biased;
             aborted = is_aborted => {
-                aborted?;
-                return self.end_aborted(request, true).await;
+                return self.end_aborted(request, Some(aborted?)).await;
             }
             polled = self.poll(rooms, request, history) => polled,
         };
@@ -256,12 +257,10 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     /// A key is made of this node's own preparation.
     async fn check_preparation(&self, operation: &KeyOperation) -> Result<(), Setback> {
         let KeyOperation::Keygen { preparation, .. } = operation else { return Ok(()) };
+        // A failing journal ends the instance elsewhere.
         let answered = self.ledger.answered_here(vec![*preparation]).await;
-        let Some(answered) = answered.ok().and_then(|answered| answered.first().copied()) else {
-            // A failing journal ends the instance elsewhere.
-            debug!("the journal does not tell of a preparation");
-            return Ok(());
-        };
+        let answered = answered.map_err(|_| Setback::retry(Cause::Stopping))?;
+        let answered = answered.first().copied().unwrap_or(AnsweredHere::Unknown);
         policy::preparation(*preparation, answered).map_err(Setback::held)
     }
 
@@ -281,8 +280,11 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let votes = match keys.contract.votes_on(request).await.map_err(Setback::retry)? {
             Votes::All(votes) => votes,
             Votes::TooManyBlocks => {
-                let detail = "the gateway nodes give too few blocks at a time to read what the other KMS \
-                              nodes answered; use one that gives more";
+                let detail = format!(
+                    "the nodes of chain {} give too few blocks at a time to read what the other KMS nodes \
+                     answered; use one that gives more",
+                    request.key.source.chain_id
+                );
                 return Err(Setback::held(Hold::new(HoldReason::NoProgress, detail)));
             }
         };
@@ -306,9 +308,17 @@ async fn turn_at(core: &KmsCore) -> Result<AskPermit, Setback> {
 }
 
 /// The setback of a key operation that nothing here can serve.
-pub(super) fn not_configured() -> Setback {
-    let detail = "the configuration does not name the contract that asks for it; set \
-                  kms_generation_address";
+pub(super) fn not_configured(request: &Request) -> Setback {
+    let is_on_ethereum = match &request.operation {
+        Operation::Key(operation) => operation.extra_data().is_some(),
+        Operation::PublicDecryption(_) | Operation::UserDecryption(_) => false,
+    };
+    let detail = if is_on_ethereum {
+        "the configuration does not name the contract that asks for it: set ethereum_url, \
+         ethereum_chain_id and kms_generation_address"
+    } else {
+        "the configuration does not name the contract that asks for it: set kms_generation_address"
+    };
     Setback::held(Hold::new(HoldReason::KeyManagementNotConfigured, detail))
 }
 

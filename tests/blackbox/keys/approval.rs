@@ -5,7 +5,7 @@ use world::{
     scene::PATIENCE, until,
 };
 
-use super::stage::{POLL, Stage};
+use super::stage::{POLL, SOON_FINAL, Stage};
 
 /// The operator of party 0 says that it may be done. Answers whether that was taken.
 async fn approve(stage: &Stage, request: &KeyRequest) -> Result<bool> {
@@ -25,7 +25,17 @@ async fn approve(stage: &Stage, request: &KeyRequest) -> Result<bool> {
 
 #[world::test]
 async fn an_operation_waits_for_its_operator_and_remembers_the_word() -> Result<()> {
-    let mut stage = Stage::with_one(Variant::G12, "key_management = \"hold\"").await?;
+    waits_for_its_operator(Variant::G12, "").await
+}
+
+#[world::test]
+async fn an_operation_on_ethereum_waits_for_its_operator_and_remembers_the_word() -> Result<()> {
+    waits_for_its_operator(Variant::G14, SOON_FINAL).await
+}
+
+async fn waits_for_its_operator(variant: Variant, more: &str) -> Result<()> {
+    let more = format!("key_management = \"hold\"\n{more}");
+    let mut stage = Stage::with_one(variant, &more).await?;
     let preprocessing = stage.keys.keygen().await?;
     let crs = stage.keys.crsgen().await?;
     for request in [&preprocessing, &crs] {

@@ -17,9 +17,9 @@ use world::{
     until,
 };
 
-use super::stage::{POLL, Stage};
+use super::stage::{POLL, SOON_FINAL, Stage};
 
-const ALL: [usize; 4] = [0, 1, 2, 3];
+pub const ALL: [usize; 4] = [0, 1, 2, 3];
 
 /// Asks for a key and a CRS, and waits until every party has answered each of the three requests.
 async fn ceremony(stage: &Stage) -> Result<[KeyRequest; 3]> {
@@ -31,7 +31,7 @@ async fn ceremony(stage: &Stage) -> Result<[KeyRequest; 3]> {
 }
 
 /// The key and the CRS of a ceremony are the ones in force, as all Cores made them.
-async fn in_force(stage: &Stage, [_, key, crs]: &[KeyRequest; 3]) -> Result<()> {
+pub async fn in_force(stage: &Stage, [_, key, crs]: &[KeyRequest; 3]) -> Result<()> {
     let keys = &stage.keys;
     assert_eq!(keys.view(KMSGeneration::getActiveKeyIdCall {}).await?, key.id);
     assert_eq!(keys.view(KMSGeneration::getActiveCrsIdCall {}).await?, crs.id);
@@ -42,7 +42,7 @@ async fn in_force(stage: &Stage, [_, key, crs]: &[KeyRequest; 3]) -> Result<()> 
 }
 
 /// Each request was asked of a party's own Core once, as the chain told it.
-fn asked_as_told(stage: &Stage, party: usize, requests: &[KeyRequest]) {
+pub fn asked_as_told(stage: &Stage, party: usize, requests: &[KeyRequest]) {
     let asks = stage.core(party).key_asks();
     for request in requests {
         let id = format!("{:064x}", request.id);
@@ -61,7 +61,7 @@ fn asked_as_told(stage: &Stage, party: usize, requests: &[KeyRequest]) {
 }
 
 /// Decryptions under a new key are answered by all.
-async fn decrypts(stage: &Stage, key: &KeyRequest) -> Result<()> {
+pub async fn decrypts(stage: &Stage, key: &KeyRequest) -> Result<()> {
     let ask = || Ask { key_id: key.id, ..Ask::public(&[fhe::UINT64]) };
     let asks = vec![ask(), ask()];
     for chain in &stage.fleet.parties.hosts {
@@ -101,7 +101,8 @@ async fn is_held_on(variant: Variant, more: &str) -> Result<()> {
     stage.fleet.audit_keys(&ALL, &ids).await?;
     for party in ALL {
         let sent = stage.keys.chain.nonce(stage.fleet.wallet(party)).await?;
-        assert_eq!(sent, 6, "party {party} sends each answer and nothing else");
+        let warnings = stage.warnings();
+        assert_eq!(sent, 6, "party {party} sends each answer and nothing else\n{warnings}");
     }
     let [_, key, _] = &again;
     decrypts(&stage, key).await?;
@@ -122,6 +123,22 @@ async fn four_parties_make_a_key_and_a_crs_on_g10() -> Result<()> {
 #[world::test]
 async fn four_parties_make_a_key_and_a_crs_on_g12() -> Result<()> {
     is_held_on(Variant::G12, "").await
+}
+
+#[world::test]
+async fn four_parties_make_a_key_and_a_crs_on_ethereum_of_g13() -> Result<()> {
+    is_held_on(Variant::G13, SOON_FINAL).await
+}
+
+#[world::test]
+async fn four_parties_make_a_key_and_a_crs_on_ethereum_of_g14() -> Result<()> {
+    is_held_on(Variant::G14, SOON_FINAL).await
+}
+
+/// Its operators have agreed on the kind of key.
+#[world::test]
+async fn four_parties_make_a_key_and_a_crs_on_ethereum_of_head() -> Result<()> {
+    is_held_on(Variant::Head, &format!("{SOON_FINAL}\nkey_representation = \"compressed\"")).await
 }
 
 /// The process dies at ten random moments. A Core that restarts loses what it is at, but for a CRS that is

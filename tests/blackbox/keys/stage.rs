@@ -18,6 +18,8 @@ use world::{
 };
 
 pub const POLL: Duration = Duration::from_millis(50);
+/// Nobody waits for Ethereum's finality, which is asked for every 12 s.
+pub const SOON_FINAL: &str = "ethereum_finality = \"latest\"";
 /// Of the four parties of a [`Stage`].
 const MUST_AGREE: u64 = 3;
 
@@ -114,6 +116,13 @@ impl Stage {
     pub async fn settled(&self, id: U256, outcome: &str) -> Result<Entry> {
         let wanted = |entry: &Entry| entry.id == id && entry.outcome.as_deref() == Some(outcome);
         self.row(&format!("{id:#x} {outcome}"), wanted).await
+    }
+
+    /// What connectors warned of.
+    pub fn warnings(&self) -> String {
+        let log = self.fleet.supervisor.log();
+        let lines = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     fn with_log(&self, error: &Error) -> Error {

@@ -205,9 +205,10 @@ impl LaneState {
     pub(super) fn fee_hold(&self) -> Hold {
         let (base, cap) = (gwei(self.fee_market.base()), gwei(self.fee_market.cap()));
         let key = self.options.kind.fee_cap_key();
+        let chain_id = self.options.chain_id;
         let detail = format!(
-            "the chain's base fee is {base} gwei, above {key} = {cap}; raise it if the chain is that dear, \
-             or wait"
+            "the base fee of chain {chain_id} is {base} gwei, above {key} = {cap}; raise it if the chain is \
+             that dear, or wait"
         );
         Hold::new(HoldReason::FeeCap, detail)
     }
@@ -219,9 +220,10 @@ impl LaneState {
             let (most, fee) = (format_ether(most), gwei(fees.max));
             format!(" ({gas} gas for at most {fee} gwei each: it has to have {most})")
         });
-        let wallet = self.sender;
+        let (wallet, chain_id) = (self.sender, self.options.chain_id);
         let detail = format!(
-            "wallet {wallet} cannot pay for gas{cost}; send it funds, nothing else is needed"
+            "wallet {wallet} cannot pay for gas on chain {chain_id}{cost}; send it funds there, nothing else \
+             is needed"
         );
         Hold::new(HoldReason::NoFunds, detail)
     }

@@ -7,10 +7,10 @@
 //! prep_keygen        not aborted, approval, context, turn, witnesses, age, representation
 //! keygen             not aborted, approval, context, preparation, turn, witnesses, age, representation
 //! crsgen             not aborted, approval, context, turn, witnesses, age
-//! abort_keygen       witnesses; then the Core is told, and no answer is due
-//! abort_crsgen       witnesses; then the Core is told, and no answer is due
+//! abort_keygen       turn, witnesses; then the Core is told, and no answer is due
+//! abort_crsgen       turn, witnesses; then the Core is told, and no answer is due
 //! prss_init, key_reshare_same_set
-//!                    approval, witnesses, age; then the Core is told, and no answer is due
+//!                    approval, turn, witnesses, age; then the Core is told, and no answer is due
 //! unsupported_event  it is not asked, and held by its name
 //!
 //! check           is passed if                                                    else
@@ -106,7 +106,7 @@ const KEY: KeyRule = KeyRule::Ask(&[
     Check::Representation,
 ]);
 /// One node that lies must not end hours of work.
-const ABORT: &[Check] = &[Check::Witnesses];
+const ABORT: &[Check] = &[Check::Turn, Check::Witnesses];
 const CRS: KeyRule = KeyRule::Ask(&[
     Check::NotAborted,
     Check::Approval,
@@ -116,7 +116,7 @@ const CRS: KeyRule = KeyRule::Ask(&[
     Check::Age,
 ]);
 
-const RESHARING: &[Check] = &[Check::Approval, Check::Witnesses, Check::Age];
+const RESHARING: &[Check] = &[Check::Approval, Check::Turn, Check::Witnesses, Check::Age];
 
 /// The table: one row per kind. `id`: of the request.
 pub(in crate::flow) fn rule(id: U256, operation: &KeyOperation) -> KeyRule {
@@ -301,12 +301,12 @@ mod tests {
                 KeyOperation::Crsgen { max_bits: U256::ONE, parameters, extra_data },
                 Some(vec![NotAborted, Approval, Context, Turn, Witnesses, Age]),
             ),
-            (KeyOperation::AbortKeygen { preparation: U256::ONE }, Some(vec![Witnesses])),
-            (KeyOperation::AbortCrsgen { crs: U256::ONE }, Some(vec![Witnesses])),
-            (KeyOperation::PrssInit, Some(vec![Approval, Witnesses, Age])),
+            (KeyOperation::AbortKeygen { preparation: U256::ONE }, Some(vec![Turn, Witnesses])),
+            (KeyOperation::AbortCrsgen { crs: U256::ONE }, Some(vec![Turn, Witnesses])),
+            (KeyOperation::PrssInit, Some(vec![Approval, Turn, Witnesses, Age])),
             (
                 KeyOperation::KeyReshare { preparation: U256::ONE, key: U256::ONE, parameters },
-                Some(vec![Approval, Witnesses, Age]),
+                Some(vec![Approval, Turn, Witnesses, Age]),
             ),
             (KeyOperation::UnsupportedEvent { topic: None }, None),
         ];
@@ -338,10 +338,8 @@ mod tests {
             (KeyOperation::AbortKeygen { preparation: id }, Telling::AbortKeygen(id)),
             (KeyOperation::AbortCrsgen { crs: id }, Telling::AbortCrsgen(id)),
         ] {
-            assert_eq!(
-                rule(U256::from(9), &operation),
-                KeyRule::Tell(&[Check::Witnesses], telling)
-            );
+            let row = KeyRule::Tell(&[Check::Turn, Check::Witnesses], telling);
+            assert_eq!(rule(U256::from(9), &operation), row);
         }
     }
 
