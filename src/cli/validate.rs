@@ -236,14 +236,15 @@ mod tests {
         format!("{WHOLE}private_key = \"{wallet:064x}\"\n")
     }
 
-    /// A slip in a key that `start` has a default for.
+    /// A slip, and a key that is not there, for which `start` has a default.
     #[test]
     fn a_file_that_does_not_load_is_told_with_what_supervise_finds_too() {
         let home = Home::new();
-        let file = home.write("a.toml", &with_wallet(1).replace("gateway_url", "gatway_url"));
+        let text = with_wallet(1).replace("gateway_url", "gatway_url");
+        let file = home.write("a.toml", &text.replace("chain_id = 4242\n", ""));
         let told = home.told(&file, home.configs.path());
         let [problems] = &told[..] else { panic!("{told:?}") };
-        for words in ["2 problems", "gateway_url: found nothing", "gatway_url: found an unknown"] {
+        for words in ["2 problems", "chain_id: found nothing", "gatway_url: found an unknown"] {
             assert!(problems.contains(words), "{words}: {problems}");
         }
         // Elsewhere it is a file for `start`.
@@ -251,7 +252,7 @@ mod tests {
         let [problems, note] = &told[..] else { panic!("{told:?}") };
         assert!(problems.contains("1 problem") && problems.contains("gatway_url"), "{told:?}");
         assert!(note.contains("`supervise` refuses it also for 1 problem"), "{told:?}");
-        assert!(note.contains("gateway_url: found nothing"), "{told:?}");
+        assert!(note.contains("chain_id: found nothing"), "{told:?}");
     }
 
     #[test]

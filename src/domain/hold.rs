@@ -203,7 +203,8 @@ impl HoldReason {
             }
             Self::UnknownKey => "connect the right Core, or wait until its key is generated",
             Self::CoreLacksContext => "tell the Core of the KMS context, or connect the right Core",
-            Self::CoreRefused | Self::CoreFailed | Self::CoreSilent => "look at the Core's log",
+            Self::CoreRefused => "look at the Core's log; `check` says if no Core is there",
+            Self::CoreFailed | Self::CoreSilent => "look at the Core's log",
             Self::CoreStuck => {
                 "look at the Core's log for the cause and fix it, then restart the Core"
             }
