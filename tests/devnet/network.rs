@@ -97,17 +97,18 @@ impl Keys {
 
     /// What a configuration says of it. On a chain that nobody else uses every block is as good as final.
     fn config(&self, variant: Variant) -> String {
-        let mut config = format!("kms_generation_address = \"{}\"\n", self.kms_generation);
-        if self.is_on_ethereum {
-            config += &format!(
-                "ethereum_starting_block = {}\nethereum_finality = \"latest\"\nethereum_confirmations = 2\n",
-                self.since_block
-            );
-        }
-        if variant.since(Variant::Head) {
-            config += "key_representation = \"compressed\"\n";
-        }
-        config
+        let contract = format!("kms_generation_address = \"{}\"\n", self.kms_generation);
+        let since = self.since_block;
+        let of_ethereum = format!(
+            "ethereum_starting_block = {since}\nethereum_finality = \"latest\"\nethereum_confirmations = 2\n"
+        );
+        let of_head = "key_representation = \"compressed\"\n";
+        [
+            contract.as_str(),
+            if self.is_on_ethereum { &of_ethereum } else { "" },
+            if variant.since(Variant::Head) { of_head } else { "" },
+        ]
+        .concat()
     }
 }
 

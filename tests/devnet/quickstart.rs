@@ -17,6 +17,7 @@ use world::{
     contracts::Variant,
     folders::Run,
     journal::{self, Entry},
+    key_generation::KeyRequest,
     request::Ask,
     run::Interrupts,
     status::{InstanceStatus, Status},
@@ -149,16 +150,7 @@ async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
     let (deployment, host) = (scene.servers.deployment().clone(), scene.servers.network.host()?);
     let contracts = (&deployment, host.as_ref());
     let deadline = Duration::from_secs(options.wait);
-    let keys = scene.servers.keys().cloned();
-    let made = match &keys {
-        Some(keys) => {
-            let nodes = scene.servers.network.nodes.iter();
-            let nodes: Vec<_> =
-                nodes.map(|node| (node.name.clone(), node.signer_address)).collect();
-            Some(ceremony::hold(&log, keys, &nodes, deadline).await?)
-        }
-        None => None,
-    };
+    let made = scene.hold_ceremony(&log, deadline).await?;
     // A part of them before the change, a part while it is applied, a part after it.
     let mut asks = Ask::mixed_of(variant, options.public, options.user);
     if let Some([_, key, _]) = &made {
@@ -209,20 +201,8 @@ async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
             verdicts.push(Verdict::of(request, node, entry, &answers, &deployment).await?);
         }
     }
-    if let (Some(keys), Some(made)) = (&keys, &made) {
-        let ids = made.each_ref().map(|request| request.id);
-        // An answer counts once it is deep enough; who is late is told below.
-        let _late = until("outcomes of the ceremony", deadline, POLL, async || {
-            Ok(scene.settled(keys.chain_id, &ids)?.then_some(()))
-        })
-        .await;
-        let journals = scene.journals(keys.chain_id)?;
-        for (node, entries) in scene.servers.network.nodes.iter().zip(journals) {
-            for problem in ceremony::problems(&node.name, made, &entries) {
-                log.say("WRONG", problem);
-                good = false;
-            }
-        }
+    if let Some(made) = &made {
+        good &= scene.ceremony_is_settled(&log, made, deadline).await?;
     }
     println!("\n{}", verdict::table(&verdicts));
     let failed = deployment.failed_transactions().await?.len();
@@ -270,6 +250,43 @@ impl Scene {
             self.check()?;
             sleep(POLL).await;
         }
+    }
+
+    /// Has a key and a CRS made, if there is a contract for that.
+    async fn hold_ceremony(
+        &self,
+        log: &Progress,
+        deadline: Duration,
+    ) -> Result<Option<[KeyRequest; 3]>> {
+        let Some(keys) = self.servers.keys() else { return Ok(None) };
+        let nodes = self.servers.network.nodes.iter();
+        let nodes: Vec<_> = nodes.map(|node| (node.name.clone(), node.signer_address)).collect();
+        ceremony::hold(log, keys, &nodes, deadline).await.map(Some)
+    }
+
+    /// Whether the journal of every node says that its answers were accepted; tells what is wrong.
+    async fn ceremony_is_settled(
+        &self,
+        log: &Progress,
+        made: &[KeyRequest; 3],
+        deadline: Duration,
+    ) -> Result<bool> {
+        let Some(keys) = self.servers.keys() else { return Ok(true) };
+        let ids = made.each_ref().map(|request| request.id);
+        // An answer counts once it is deep enough; who is late is told below.
+        let _late = until("outcomes of the ceremony", deadline, POLL, async || {
+            Ok(self.settled(keys.chain_id, &ids)?.then_some(()))
+        })
+        .await;
+        let mut good = true;
+        let journals = self.journals(keys.chain_id)?;
+        for (node, entries) in self.servers.network.nodes.iter().zip(journals) {
+            for problem in ceremony::problems(&node.name, made, &entries) {
+                log.say("WRONG", problem);
+                good = false;
+            }
+        }
+        Ok(good)
     }
 
     async fn stop(&mut self) -> Result<()> {

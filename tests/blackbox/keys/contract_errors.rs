@@ -52,7 +52,7 @@ fn raised_for_a_crs() -> Vec<(Bytes, Becomes)> {
     vec![
         (mine.abi_encode().into(), Settled("already_answered")),
         (KMSGeneration::CrsgenNotRequested { crsId: id }.abi_encode().into(), Settled("refused")),
-        // Registration is in order (it is not in `every_error_of_the_registration`): whoever says otherwise
+        // Registration is in order (it is not in `every_error_of_who_is_not_registered`): whoever says otherwise
         // has another registry, or other content.
         (KMSGeneration::NotKmsTxSender { txSender: somebody }.abi_encode().into(), Tried("0x0707")),
         (
@@ -217,33 +217,61 @@ async fn every_error_at_an_answer_for_a_preprocessing_and_for_a_key() -> Result<
     each_meets(&stage, &requests).await
 }
 
-/// A preprocessing and a CRS walk through what a registry can lack.
+/// A preprocessing and a CRS of a node whom the registry does not know, nor its Core.
 #[world::test]
-async fn every_error_of_the_registration() -> Result<()> {
+async fn every_error_of_who_is_not_registered() -> Result<()> {
+    let (stage, requests) = unregistered().await?;
+    let (wallet, signer) = (stage.fleet.wallet(0), stage.core(0).signer_address());
+    are_held(&stage, &requests, "wallet_not_registered", wallet).await?;
+    stage.fleet.deployment().register(Node { wallet, signer: random_address() }).await?;
+    are_held(&stage, &requests, "signer_not_registered", signer).await?;
+    register_rightly(&stage, &requests).await
+}
+
+/// The same of one who is registered then, and whose Core is that of another one.
+#[world::test]
+async fn every_error_of_a_wallet_and_a_core_of_two_nodes() -> Result<()> {
+    let (stage, requests) = unregistered().await?;
+    let (wallet, signer) = (stage.fleet.wallet(0), stage.core(0).signer_address());
+    are_held(&stage, &requests, "wallet_not_registered", wallet).await?;
+    let (other_wallet, other_signer) = (random_address(), random_address());
+    for node in [Node { wallet, signer: other_signer }, Node { wallet: other_wallet, signer }] {
+        stage.fleet.deployment().register(node).await?;
+    }
+    are_held(&stage, &requests, "wallet_core_mismatch", signer).await?;
+    register_rightly(&stage, &requests).await
+}
+
+async fn unregistered() -> Result<(Stage, [KeyRequest; 2])> {
     let options = SceneOptions { registered: false, ..SceneOptions::of(Variant::V0_9_7) };
     let mut stage = Stage::set(options).await?;
     stage.fleet.write(0, "")?;
     stage.fleet.supervisor.start(program())?;
     stage.fleet.supervisor.until_running(&[name(0)]).await?;
     let requests = [stage.keys.keygen().await?, stage.keys.crsgen().await?];
+    Ok((stage, requests))
+}
+
+/// Waits until both are held for `reason`, and `who` is told.
+async fn are_held(
+    stage: &Stage,
+    requests: &[KeyRequest],
+    reason: &str,
+    who: Address,
+) -> Result<()> {
+    for request in requests {
+        let detail = stage.held(request.id, reason).await?;
+        assert!(detail.contains(&who.to_string()), "{detail}");
+    }
+    Ok(())
+}
+
+async fn register_rightly(stage: &Stage, requests: &[KeyRequest]) -> Result<()> {
     let (wallet, signer) = (stage.fleet.wallet(0), stage.core(0).signer_address());
-    let deployment = stage.fleet.deployment();
-    let held = async |reason: &str, who: Address| -> Result<()> {
-        for request in &requests {
-            let detail = stage.held(request.id, reason).await?;
-            assert!(detail.contains(&who.to_string()), "{detail}");
-        }
-        Ok(())
-    };
-    held("wallet_not_registered", wallet).await?;
-    deployment.register(Node { wallet, signer: random_address() }).await?;
-    held("signer_not_registered", signer).await?;
-    deployment.register(Node { wallet: random_address(), signer }).await?;
-    held("wallet_core_mismatch", signer).await?;
-    deployment.register(Node { wallet, signer }).await?;
+    stage.fleet.deployment().register(Node { wallet, signer }).await?;
     let all: Vec<&KeyRequest> = requests.iter().collect();
     stage.answered(&[0], &all).await?;
-    for request in &requests {
+    for request in requests {
         assert_eq!(stage.core(0).accepted_key(request.operation, request.id), 1, "asked once");
     }
     Ok(())

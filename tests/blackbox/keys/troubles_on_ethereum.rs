@@ -182,3 +182,23 @@ async fn a_stop_waits_for_no_depth() -> Result<()> {
     assert_eq!(stage.core(0).accepted_key(crs.operation, crs.id), 1);
     stage.fleet.unbroken()
 }
+
+/// The base fee leaps above what the operator pays at most: votes wait under the key's name and the chain's, and
+/// are sent once it has fallen.
+#[world::test]
+async fn a_base_fee_above_the_cap_makes_a_vote_wait() -> Result<()> {
+    let stage = Stage::with_one(Variant::G14, SOON_FINAL).await?;
+    let chain = &stage.keys.chain;
+    // It falls by an eighth with each empty block: some seconds.
+    let fee = serde_json::json!([format!("{:#x}", 10_000_000_000_000_u64)]);
+    let _null: serde_json::Value = chain.rpc("anvil_setNextBlockBaseFeePerGas", fee).await?;
+    let crs = stage.keys.crsgen().await?;
+    let told = stage.held(crs.id, "fee_cap").await?;
+    assert!(told.contains("ethereum_max_fee_per_gas_gwei = 500"), "{told}");
+    assert!(told.contains(&format!("of chain {}", stage.keys.chain_id)), "{told}");
+    stage.answered(&[0], &[&crs]).await?;
+    stage.settled(crs.id, "accepted").await?;
+    assert_eq!(chain.nonce(stage.fleet.wallet(0)).await?, 1);
+    assert_eq!(stage.core(0).accepted_key(crs.operation, crs.id), 1);
+    Ok(())
+}
