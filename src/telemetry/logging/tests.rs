@@ -91,7 +91,7 @@ fn a_panic_is_an_error_event_with_its_place() {
         std::panic::catch_unwind(|| panic!("boom {}", 7)).unwrap_err();
         drop(std::panic::take_hook());
     });
-    for words in ["ERROR", "boom 7", "logging.rs", "a_panic_is_an_error_event"] {
+    for words in ["ERROR", "boom 7", "logging/tests.rs:", "a_panic_is_an_error_event"] {
         assert!(text.contains(words), "{words}: {text}");
     }
 }
