@@ -28,7 +28,7 @@ use kms_connector::{
     contracts::abi,
     domain::{
         Address, Answer, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Event, Kind,
-        Operation, Request, RequestSource, SignedResult, SigningDomain, U256,
+        KindGroup, Operation, Request, RequestSource, SignedResult, SigningDomain, U256,
     },
     flow::{
         Arrival, Batch, RequestLedger as _, Sighting,
@@ -81,12 +81,12 @@ fn event(kind: Kind, materials: usize, count: u64) -> Event {
     };
     let materials: Vec<Ct> = (0..materials).map(material).collect();
     let id = |tag: u64| (U256::from(tag) << 248) | U256::from(count);
-    let log = match kind {
-        Kind::PublicDecryption => {
+    let log = match kind.group() {
+        KindGroup::PublicDecryption => {
             PublicDecryptionRequest { id: id(1), materials, extraData: Bytes::new() }
                 .encode_log_data()
         }
-        Kind::UserDecryption => UserDecryptionRequest {
+        KindGroup::UserDecryption => UserDecryptionRequest {
             id: id(2),
             materials,
             user: Address::repeat_byte(3),
@@ -94,14 +94,7 @@ fn event(kind: Kind, materials: usize, count: u64) -> Event {
             extraData: Bytes::new(),
         }
         .encode_log_data(),
-        Kind::PrepKeygen
-        | Kind::Keygen
-        | Kind::Crsgen
-        | Kind::AbortKeygen
-        | Kind::AbortCrsgen
-        | Kind::PrssInit
-        | Kind::KeyReshareSameSet
-        | Kind::UnsupportedEvent => {
+        KindGroup::KeyOperation => {
             panic!("no decryption")
         }
     };

@@ -7,3 +7,4 @@ pub mod gateway_config;
 pub mod pinned_reads;
 pub mod acl;
 pub mod protocol_config;
+pub mod kms_lifecycle;

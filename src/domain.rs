@@ -9,6 +9,7 @@ mod access_refusal;
 pub mod eip712;
 mod id;
 mod key_operation;
+mod kms_context;
 mod ciphertext;
 mod terms;
 pub mod stage;
@@ -30,7 +31,14 @@ pub use self::{
     core_address::CoreAddress,
     hold::{Hold, HoldReason},
     id::DisplayId,
-    key_operation::{KeyOperation, KeyParameters, KeyRepresentation, abort_id, prss_init_id},
+    key_operation::{
+        KeyOperation, KeyParameters, KeyRepresentation, abort_id, first_epoch, no_context,
+        prss_init_id,
+    },
+    kms_context::{
+        CompletedCrs, CompletedKey, EpochMaterial, EpochResult, KmsContext, KmsContextNode,
+        PcrValues, SharedCrs, SharedKey,
+    },
     terms::{HandleEntry, RequestTerms, UnifiedTerms},
     untrusted_text::{EscapingWriter, UntrustedText, excerpt, is_printable},
 };
@@ -43,7 +51,8 @@ pub struct BlockRef {
 }
 
 /// A contract on a chain that emits requests. What the `KMSGeneration` of a gateway asks for is named by the
-/// Decryption contract beside which it stands: their ids have no values in common (protocol: gateway-abi 2).
+/// Decryption contract beside which it stands, and what `ProtocolConfig` asks for by the `KMSGeneration` beside it:
+/// their ids have no values in common (protocol: gateway-abi 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestSource {
     pub chain_id: u64,
@@ -62,12 +71,25 @@ pub enum Kind {
     AbortCrsgen,
     PrssInit,
     KeyReshareSameSet,
-    /// Of the contract that asks for key operations.
+    NewKmsContext,
+    NewKmsEpoch,
+    ContextDestroyed,
+    EpochDestroyed,
+    RecordedEvent,
+    /// Of a contract that asks for key operations.
     UnsupportedEvent,
 }
 
+/// What kinds have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KindGroup {
+    PublicDecryption,
+    UserDecryption,
+    KeyOperation,
+}
+
 impl Kind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::PublicDecryption,
         Self::UserDecryption,
         Self::PrepKeygen,
@@ -77,6 +99,11 @@ impl Kind {
         Self::AbortCrsgen,
         Self::PrssInit,
         Self::KeyReshareSameSet,
+        Self::NewKmsContext,
+        Self::NewKmsEpoch,
+        Self::ContextDestroyed,
+        Self::EpochDestroyed,
+        Self::RecordedEvent,
         Self::UnsupportedEvent,
     ];
 
@@ -93,15 +120,20 @@ impl Kind {
             Self::AbortCrsgen => "abort_crsgen",
             Self::PrssInit => "prss_init",
             Self::KeyReshareSameSet => "key_reshare_same_set",
+            Self::NewKmsContext => "new_kms_context",
+            Self::NewKmsEpoch => "new_kms_epoch",
+            Self::ContextDestroyed => "context_destroyed",
+            Self::EpochDestroyed => "epoch_destroyed",
+            Self::RecordedEvent => "recorded_event",
             Self::UnsupportedEvent => "unsupported_event",
         }
     }
 
-    /// Whether it is asked for by the contract of key operations.
     #[must_use]
-    pub fn is_key_operation(self) -> bool {
+    pub fn group(self) -> KindGroup {
         match self {
-            Self::PublicDecryption | Self::UserDecryption => false,
+            Self::PublicDecryption => KindGroup::PublicDecryption,
+            Self::UserDecryption => KindGroup::UserDecryption,
             Self::PrepKeygen
             | Self::Keygen
             | Self::Crsgen
@@ -109,8 +141,32 @@ impl Kind {
             | Self::AbortCrsgen
             | Self::PrssInit
             | Self::KeyReshareSameSet
-            | Self::UnsupportedEvent => true,
+            | Self::NewKmsContext
+            | Self::NewKmsEpoch
+            | Self::ContextDestroyed
+            | Self::EpochDestroyed
+            | Self::RecordedEvent
+            | Self::UnsupportedEvent => KindGroup::KeyOperation,
         }
+    }
+
+    /// Whether it is asked for by a contract of key operations.
+    #[must_use]
+    pub fn is_key_operation(self) -> bool {
+        self.group() == KindGroup::KeyOperation
+    }
+
+    /// Whether it is about KMS contexts and epochs: then `ProtocolConfig` asks for it.
+    #[must_use]
+    pub fn is_lifecycle(self) -> bool {
+        matches!(
+            self,
+            Self::NewKmsContext
+                | Self::NewKmsEpoch
+                | Self::ContextDestroyed
+                | Self::EpochDestroyed
+                | Self::RecordedEvent
+        )
     }
 }
 
@@ -152,34 +208,20 @@ impl<T> Index<Kind> for PerKind<T> {
     type Output = T;
 
     fn index(&self, kind: Kind) -> &T {
-        match kind {
-            Kind::PublicDecryption => &self.public_decryption,
-            Kind::UserDecryption => &self.user_decryption,
-            Kind::PrepKeygen
-            | Kind::Keygen
-            | Kind::Crsgen
-            | Kind::AbortKeygen
-            | Kind::AbortCrsgen
-            | Kind::PrssInit
-            | Kind::KeyReshareSameSet
-            | Kind::UnsupportedEvent => &self.key_operation,
+        match kind.group() {
+            KindGroup::PublicDecryption => &self.public_decryption,
+            KindGroup::UserDecryption => &self.user_decryption,
+            KindGroup::KeyOperation => &self.key_operation,
         }
     }
 }
 
 impl<T> IndexMut<Kind> for PerKind<T> {
     fn index_mut(&mut self, kind: Kind) -> &mut T {
-        match kind {
-            Kind::PublicDecryption => &mut self.public_decryption,
-            Kind::UserDecryption => &mut self.user_decryption,
-            Kind::PrepKeygen
-            | Kind::Keygen
-            | Kind::Crsgen
-            | Kind::AbortKeygen
-            | Kind::AbortCrsgen
-            | Kind::PrssInit
-            | Kind::KeyReshareSameSet
-            | Kind::UnsupportedEvent => &mut self.key_operation,
+        match kind.group() {
+            KindGroup::PublicDecryption => &mut self.public_decryption,
+            KindGroup::UserDecryption => &mut self.user_decryption,
+            KindGroup::KeyOperation => &mut self.key_operation,
         }
     }
 }
@@ -281,14 +323,7 @@ impl Request {
         match &self.operation {
             Operation::PublicDecryption(_) => Kind::PublicDecryption,
             Operation::UserDecryption(_) => Kind::UserDecryption,
-            Operation::Key(KeyOperation::PrepKeygen { .. }) => Kind::PrepKeygen,
-            Operation::Key(KeyOperation::Keygen { .. }) => Kind::Keygen,
-            Operation::Key(KeyOperation::Crsgen { .. }) => Kind::Crsgen,
-            Operation::Key(KeyOperation::AbortKeygen { .. }) => Kind::AbortKeygen,
-            Operation::Key(KeyOperation::AbortCrsgen { .. }) => Kind::AbortCrsgen,
-            Operation::Key(KeyOperation::PrssInit) => Kind::PrssInit,
-            Operation::Key(KeyOperation::KeyReshare { .. }) => Kind::KeyReshareSameSet,
-            Operation::Key(KeyOperation::UnsupportedEvent { .. }) => Kind::UnsupportedEvent,
+            Operation::Key(operation) => operation.kind(),
         }
     }
 
@@ -390,8 +425,9 @@ fn handles_of(materials: &[Material]) -> Vec<B256> {
 pub enum Answer {
     PublicDecryption(SignedResult),
     UserDecryption(SignedResult),
-    /// The payload is what the contract takes between id and signature: nothing for a preparation, the
-    /// ABI-encoded key digests, or the digest of a CRS.
+    /// The payload is what the contract takes between id and signature: nothing for a preparation or a KMS context,
+    /// the ABI-encoded key digests, or the digest of a CRS. Of an epoch: its ABI-encoded [`EpochResult`], whose
+    /// signatures are inside.
     Key(SignedResult),
 }
 
@@ -399,17 +435,10 @@ impl Answer {
     /// An answer to a request of this kind.
     #[must_use]
     pub fn new(kind: Kind, signed: SignedResult) -> Self {
-        match kind {
-            Kind::PublicDecryption => Self::PublicDecryption(signed),
-            Kind::UserDecryption => Self::UserDecryption(signed),
-            Kind::PrepKeygen
-            | Kind::Keygen
-            | Kind::Crsgen
-            | Kind::AbortKeygen
-            | Kind::AbortCrsgen
-            | Kind::PrssInit
-            | Kind::KeyReshareSameSet
-            | Kind::UnsupportedEvent => Self::Key(signed),
+        match kind.group() {
+            KindGroup::PublicDecryption => Self::PublicDecryption(signed),
+            KindGroup::UserDecryption => Self::UserDecryption(signed),
+            KindGroup::KeyOperation => Self::Key(signed),
         }
     }
 

@@ -42,7 +42,7 @@ use tokio::{sync::watch, time::Instant};
 use self::{access::Access, ciphertexts::Ciphertexts, kms_core::KmsCore, submission::Submission};
 pub use self::{
     confirmation::Confirmation,
-    key_management::{KeyManagement, KeyPolicy, RepresentationChoice},
+    key_management::{KeyManagement, KeyPolicy, KeyRooms, LifecycleRooms, RepresentationChoice},
     ledger::{
         AccessNote, AnsweredHere, Arrival, Batch, IdRange, RequestLedger, RequestState, Sighting,
         Step, StoredBatch, UnprovenRange,
@@ -113,13 +113,22 @@ impl<P> AnswerStages<P> {
         self.keys.as_deref().filter(|_| request.kind().is_key_operation())
     }
 
+    /// `None`: it is no key operation, or the contract that asks for it is not configured.
+    fn key_rooms_of(&self, request: &Request) -> Option<&KeyRooms<P>> {
+        self.keys_of(request)?.rooms_of(request.kind())
+    }
+
     fn core_of(&self, request: &Request) -> &KmsCore {
-        self.keys_of(request).map_or(&self.core, |keys| &keys.core)
+        self.key_rooms_of(request).map_or(&self.core, |keys| &keys.core)
     }
 
     /// `None`: nothing here sends such an answer.
     fn submission_of(&self, request: &Request) -> Option<&Submission<P>> {
-        self.keys_of(request).map_or(self.submission.as_ref(), |keys| Some(&keys.submission))
+        if request.kind().is_key_operation() {
+            self.key_rooms_of(request).map(|keys| &keys.submission)
+        } else {
+            self.submission.as_ref()
+        }
     }
 }
 
@@ -152,7 +161,7 @@ impl<P, B, L> Flow<P, B, L> {
     /// Asks the nodes about this request at the contract that emitted it.
     fn confirmation_of(&self, request: &Request) -> &Confirmation<P> {
         let keys = match &self.mode {
-            Mode::Answer(rooms) => rooms.keys_of(request),
+            Mode::Answer(rooms) => rooms.key_rooms_of(request),
             Mode::Observe { .. } => None,
         };
         keys.map_or(&self.confirmation, |keys| &keys.confirmation)

@@ -9,7 +9,7 @@
 //! | G14 | `g14` | a second, unified user request event |
 //! | HEAD | `head` | handle-only overloads beside every request event |
 //!
-//! `keys` has the events and calls of `KMSGeneration`, with a table of its own.
+//! `keys` has the events and calls of `KMSGeneration` and `ProtocolConfig`, with a table of its own.
 //!
 //! A generation is chosen once per direction: by `topic0` in [`decode`], by the request in
 //! [`response_call`].
@@ -61,7 +61,9 @@ pub use deployment::{
 };
 pub use errors::{ContractError, RevertMeaning};
 pub use keys::{
-    VOTE_TOPICS, Vote, is_notice, key_digests, key_digests_payload, parse_vote, unserved_event,
+    CONTEXT_TOPIC, EPOCH_TOPIC, VOTE_TOPICS, Vote, epoch_extra_data, epoch_payload, epoch_result,
+    is_notice, key_digests, key_digests_payload, opened_epoch, parse_vote, unserved_event,
+    voted_on,
 };
 pub use legacy_call::LegacyUserCall;
 pub use responses::{
@@ -74,14 +76,14 @@ pub use views::{
     kms_node_for_context, kms_signers, kms_signers_for_context, kms_tx_senders, signing_domain,
     unified_request_is_ready,
 };
-pub use views::{acl, protocol_config};
+pub use views::{acl, key_generation, protocol_config};
 
 use alloy::primitives::b256;
 use alloy::sol_types::{self, abi::AbiDecoderConfig};
 
 use crate::domain::{
-    Address, Answer, B256, BlockRef, Bytes, Event, EventShape, Kind, Material, Operation, Request,
-    RequestKey, RequestSource, SignedResult, U256,
+    Address, Answer, B256, BlockRef, Bytes, Event, EventShape, Kind, KindGroup, Material,
+    Operation, Request, RequestKey, RequestSource, SignedResult, U256,
 };
 
 /// `Upgraded(address)` of the contract's proxy (ERC-1967): the deployment has to be probed again.
@@ -224,26 +226,18 @@ impl ResponseForm {
     }
 
     fn call(self, kind: Kind, id: U256, answer: &SignedResult) -> Bytes {
-        match (self, kind) {
-            (Self::Plain, Kind::PublicDecryption) => g7::public_response_call(id, answer.clone()),
-            (Self::Plain, Kind::UserDecryption) => g7::user_response_call(id, answer.clone()),
-            (Self::WithExtraData, Kind::PublicDecryption) => {
+        match (self, kind.group()) {
+            (Self::Plain, KindGroup::PublicDecryption) => {
+                g7::public_response_call(id, answer.clone())
+            }
+            (Self::Plain, KindGroup::UserDecryption) => g7::user_response_call(id, answer.clone()),
+            (Self::WithExtraData, KindGroup::PublicDecryption) => {
                 g8::public_response_call(id, answer.clone())
             }
-            (Self::WithExtraData, Kind::UserDecryption) => {
+            (Self::WithExtraData, KindGroup::UserDecryption) => {
                 g8::user_response_call(id, answer.clone())
             }
-            (
-                _,
-                Kind::PrepKeygen
-                | Kind::Keygen
-                | Kind::Crsgen
-                | Kind::AbortKeygen
-                | Kind::AbortCrsgen
-                | Kind::PrssInit
-                | Kind::KeyReshareSameSet
-                | Kind::UnsupportedEvent,
-            ) => keys::response_call(kind, id, answer),
+            (_, KindGroup::KeyOperation) => keys::response_call(kind, id, answer),
         }
     }
 }

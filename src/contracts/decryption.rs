@@ -1,9 +1,10 @@
 //! ADAPTER: a contract that emits requests. Knows its events, response functions and versions; reads the
 //! chain through a provider.
 //!
-//! That is the Decryption contract ([`RequestContract::new`]), and the `KMSGeneration` contract beside it
-//! ([`RequestContract::key_generation`]): the requests of both are read, located, confirmed and answered in the
-//! same way.
+//! That is the Decryption contract ([`RequestContract::new`]), the `KMSGeneration` contract beside it
+//! ([`RequestContract::key_generation`]), and `ProtocolConfig` beside that one
+//! ([`RequestContract::protocol_config`]): the requests of all are read, located, confirmed and answered in the same
+//! way.
 
 mod agreement;
 mod deployments;
@@ -31,7 +32,7 @@ use crate::{
         rpc_error::RpcError,
     },
     contracts::abi::{self, DecodeError, View},
-    domain::{Address, Answer, B256, Bytes, Event, Request, RequestSource, SigningDomain},
+    domain::{Address, Answer, B256, Bytes, Event, Kind, Request, RequestSource, SigningDomain},
 };
 
 /// Addresses of a deployment's two contracts.
@@ -60,8 +61,20 @@ pub struct RequestContract<P> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Emitter {
     Decryption,
-    /// At this address.
+    /// At this address, like the next one.
     KeyGeneration(Address),
+    ProtocolConfig(Address),
+}
+
+impl Emitter {
+    /// Whether this contract asks for such a thing. An event that nobody knows is of those that are read whole.
+    fn asks_for(self, kind: Kind) -> bool {
+        match self {
+            Self::Decryption => !kind.is_key_operation(),
+            Self::KeyGeneration(_) => kind.is_key_operation() && !kind.is_lifecycle(),
+            Self::ProtocolConfig(_) => kind.is_lifecycle() || kind == Kind::UnsupportedEvent,
+        }
+    }
 }
 
 /// Why a view returned no value.
@@ -136,6 +149,12 @@ impl<P: ChainReader> RequestContract<P> {
         Self { emitter, topics: [].into(), ..Self::new(self.provider.clone(), self.addresses) }
     }
 
+    /// The adapter of the `ProtocolConfig` contract at this address. Every event of it is read.
+    #[must_use]
+    pub fn protocol_config(&self, at: Address) -> Self {
+        Self { emitter: Emitter::ProtocolConfig(at), ..self.key_generation(at) }
+    }
+
     pub fn provider(&self) -> &P {
         &self.provider
     }
@@ -159,7 +178,7 @@ impl<P: ChainReader> RequestContract<P> {
     fn emitting_address(&self) -> &Address {
         match &self.emitter {
             Emitter::Decryption => &self.addresses.decryption,
-            Emitter::KeyGeneration(at) => at,
+            Emitter::KeyGeneration(at) | Emitter::ProtocolConfig(at) => at,
         }
     }
 
@@ -192,10 +211,10 @@ impl<P: ChainReader> RequestContract<P> {
         self.emitter != Emitter::Decryption && abi::is_notice(event)
     }
 
-    /// An event of another contract is refused, whichever of the two this is.
+    /// An event of another contract is refused, whichever of them this is.
     pub fn decode(&self, event: &Event) -> Result<Request, DecodeError> {
         let request = abi::decode(self.source(), event)?;
-        let is_ours = request.kind().is_key_operation() != (self.emitter == Emitter::Decryption);
+        let is_ours = self.emitter.asks_for(request.kind());
         if is_ours { Ok(request) } else { Err(DecodeError::of_other_contract(event)) }
     }
 

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    abi::{View, ViewDecodeError, ViewProblem, acl, protocol_config},
+    abi::{self, View, ViewDecodeError, ViewProblem, acl, protocol_config},
     pinned_reads::{HostChainError, HostChainState, PinnedReader, PinnedReplies, Reply},
 };
 use crate::{
@@ -153,6 +153,19 @@ impl<P: ChainReader> ProtocolConfig<P> {
             },
         };
         Ok(status(context, epoch.is_some(), told))
+    }
+
+    /// The signer of the KMS node with this wallet in a context, whatever the context's state. Empty: the wallet is
+    /// none of its transaction senders, or the contract does not speak of it.
+    pub async fn core_signers(
+        &self,
+        context: U256,
+        wallet: Address,
+    ) -> Result<Vec<Address>, HostChainError> {
+        let view = abi::kms_node_for_context(context, wallet);
+        let replies = self.reads.read(&[(self.call(&view), ReadAt::Pinned)]).await?;
+        let node = self.pinned(&replies, 0, &view)?.flatten();
+        Ok(node.map(|node| node.signer).into_iter().collect())
     }
 
     fn call<T>(&self, view: &View<T>) -> StateRead {

@@ -114,6 +114,14 @@ stable_words! {
     OperatorApproval = "operator_approval",
     /// This node has not finished the preparation of the key.
     WaitsForPreparation = "waits_for_preparation",
+    /// The Core was not told of the epoch's KMS context yet.
+    WaitsForContext = "waits_for_context",
+    /// What a KMS context is, or was made in it, cannot be proven.
+    ContextUnproven = "context_unproven",
+    /// No node has the state of the block whose keys are shared anew.
+    ArchiveNodeNeeded = "archive_node_needed",
+    /// The Core has an epoch and has lost its result.
+    EpochResultLost = "epoch_result_lost",
     /// The Core does not know the preparation of the key.
     CoreLacksPreparation = "core_lacks_preparation",
     /// The Core is of another age than the contract that asks for a key.
@@ -144,10 +152,22 @@ impl HoldReason {
             Self::UnsupportedGeneration | Self::UnsupportedType | Self::UnsupportedEvent => {
                 "upgrade the connector"
             }
-            Self::KeyManagementNotConfigured => "set `kms_generation_address`",
+            Self::KeyManagementNotConfigured => "set the addresses that its detail names",
             Self::OperatorApproval => "approve it: `kms-connector requests approve ID`",
             Self::WaitsForPreparation => {
                 "nothing: it is tried again once the preparation is answered"
+            }
+            Self::WaitsForContext => {
+                "nothing: it is tried again once the Core knows the KMS context"
+            }
+            Self::ContextUnproven => {
+                "compare what Ethereum's nodes show of that KMS context with the other operators"
+            }
+            Self::ArchiveNodeNeeded => {
+                "name an Ethereum node that keeps old state in `ethereum_fallback_urls`"
+            }
+            Self::EpochResultLost => {
+                "tell the other operators: only another epoch helps, which ProtocolConfig's owner opens"
             }
             Self::CoreLacksPreparation => {
                 "look at the Core's log: a Core that was restarted has lost its preparations"

@@ -58,6 +58,9 @@ impl RequestLedger for FakeLedger {
     async fn is_done(&self, _: U256) -> Result<bool, LedgerError> {
         Ok(false)
     }
+    async fn is_unasked(&self, _: U256) -> Result<bool, LedgerError> {
+        Ok(false)
+    }
     async fn choose_representation(
         &self,
         _: RequestKey,

@@ -8,6 +8,9 @@
 //! votes          what other nodes answered must be the same                     held (result_differs)
 //! submission     as for a decryption
 //! ```
+//!
+//! Two contracts ask for them: `KMSGeneration`, and from G14 on `ProtocolConfig` for KMS contexts and epochs. What a
+//! Core signs for either has that contract's domain.
 
 use tokio::sync::watch;
 
@@ -15,9 +18,10 @@ use super::{Confirmation, kms_core::KmsCore, submission::Submission};
 use crate::{
     contracts::{
         decryption::{DeploymentSupport, RequestContract},
+        kms_lifecycle::KmsLifecycle,
         protocol_config::ProtocolConfig,
     },
-    domain::KeyRepresentation,
+    domain::{KeyRepresentation, Kind},
 };
 
 /// What is done about a key operation.
@@ -36,18 +40,46 @@ pub enum RepresentationChoice {
     Named(KeyRepresentation),
 }
 
-/// The stages of key operations.
+/// What is done with the requests of one contract.
 #[derive(Debug)]
-pub struct KeyManagement<P> {
+pub struct KeyRooms<P> {
     pub contract: RequestContract<P>,
     /// The same Core, with the contract's domain.
     pub core: KmsCore,
     pub submission: Submission<P>,
     pub confirmation: Confirmation<P>,
+}
+
+/// What is done with those of `ProtocolConfig`.
+#[derive(Debug)]
+pub struct LifecycleRooms<P> {
+    pub rooms: KeyRooms<P>,
+    /// What the chain tells of contexts and epochs beside.
+    pub history: KmsLifecycle<P>,
+}
+
+/// The stages of key operations.
+#[derive(Debug)]
+pub struct KeyManagement<P> {
+    /// Of `KMSGeneration`.
+    pub generation: KeyRooms<P>,
+    /// `None`: the configuration does not name `ProtocolConfig`; up to G12 there is none.
+    pub lifecycle: Option<LifecycleRooms<P>>,
     pub policy: KeyPolicy,
     pub representation: RepresentationChoice,
     /// Where the contexts that requests name are checked. `None`: not configured; up to G12 there are none.
     pub contexts: Option<ProtocolConfig<P>>,
     /// The gateway's contracts: those on Ethereum do not tell G14 from HEAD.
     pub gateway: watch::Receiver<DeploymentSupport>,
+}
+
+impl<P> KeyManagement<P> {
+    /// The rooms of the contract that asks for this. `None`: it is not configured.
+    pub(super) fn rooms_of(&self, kind: Kind) -> Option<&KeyRooms<P>> {
+        if kind.is_lifecycle() {
+            self.lifecycle.as_ref().map(|lifecycle| &lifecycle.rooms)
+        } else {
+            Some(&self.generation)
+        }
+    }
 }

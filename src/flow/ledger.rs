@@ -201,6 +201,9 @@ pub trait RequestLedger: Clone + Send + Sync + 'static {
     /// Whether a request with this id ended as done without an answer ([`Outcome::NoAnswerDue`]).
     fn is_done(&self, id: U256) -> impl Future<Output = Result<bool, LedgerError>> + Send;
 
+    /// Whether a request with this id has not been asked of the Core yet.
+    fn is_unasked(&self, id: U256) -> impl Future<Output = Result<bool, LedgerError>> + Send;
+
     /// Which of these ids were answered, in their order.
     fn answered_here(
         &self,

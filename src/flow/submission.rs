@@ -31,7 +31,7 @@ use crate::{
         sender::TransactionSender,
     },
     contracts::{abi::ContractError, decryption::RequestContract},
-    domain::{Answer, Hold, HoldReason, Outcome, Request},
+    domain::{Address, Answer, Hold, HoldReason, Outcome, Request},
     telemetry::metrics::Metrics,
 };
 
@@ -77,6 +77,11 @@ impl<P: TransactionSender> Submission<P> {
     /// Whether a mined transaction counts only once its block is deep, which takes minutes.
     pub fn waits_for_depth(&self) -> bool {
         self.lane.waits_for_depth()
+    }
+
+    /// The wallet that it sends from.
+    pub fn wallet(&self) -> Address {
+        self.lane.sender()
     }
 
     /// Returns the outcome if an earlier run with this wallet has answered the request.
@@ -330,6 +335,7 @@ impl<P: TransactionSender> Submission<P> {
                 self.last_was_rejected.store(false, Ordering::Relaxed);
                 self.recheck_already_answered(request, call, before).await
             }
+            Recheck::IsOver => self.recheck_over(request, call).await,
             Recheck::IsRequested => self.recheck_not_requested(request, call).await,
             Recheck::IsHeld => Err(self.recheck_hold(call).await),
             Recheck::Paused => Err(SubmissionError::Paused),

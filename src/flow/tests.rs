@@ -8,6 +8,7 @@ mod foreign_answers;
 mod forged_requests;
 mod key_operations;
 mod host_key_operations;
+mod kms_contexts;
 mod aborts;
 mod only_observed;
 mod panics;

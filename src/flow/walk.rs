@@ -4,6 +4,8 @@
 pub(super) mod policy;
 mod stages;
 mod key_operations;
+mod lifecycle;
+mod registration;
 mod foreign_answer;
 mod notes;
 
@@ -19,7 +21,8 @@ use self::policy::{
     setback::{Cause, Setback},
 };
 use super::{
-    AnswerStages, Flow, Mode, QueuedRequest, RequestLedger, RequestState, Step,
+    AnswerStages, Flow, KeyManagement, KeyRooms, Mode, QueuedRequest, RequestLedger, RequestState,
+    Step,
     capacity::PermitHolder,
     ciphertexts::BucketRegistry,
     finality::rule::FinalHeight,
@@ -66,6 +69,22 @@ pub(super) enum Transition {
     NotFinal(BlockRef),
     End(Outcome),
 }
+
+/// What serves a key operation.
+pub(super) struct KeyStages<'a, P> {
+    pub rooms: &'a AnswerStages<P>,
+    pub keys: &'a KeyManagement<P>,
+    /// Of the contract that asks for it.
+    pub own: &'a KeyRooms<P>,
+}
+
+impl<P> Clone for KeyStages<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for KeyStages<'_, P> {}
 
 impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     /// Processes one request from its current stage to its end.

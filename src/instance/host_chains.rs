@@ -217,8 +217,8 @@ pub(super) fn lack_for(config: &Config, deployment: &Deployment) -> Option<Strin
         config.ethereum.as_ref().is_some_and(|chain| chain.protocol_config_address.is_some());
     let contexts = (needs_contexts && !knows_contexts).then(|| {
         format!(
-            "with contracts of {generation} requests that name a KMS context are held: set \
-             ethereum_url, ethereum_chain_id and protocol_config_address"
+            "with contracts of {generation} requests that name a KMS context are held, and new contexts and \
+             epochs are not confirmed: set ethereum_url, ethereum_chain_id and protocol_config_address"
         )
     });
     let lacks: Vec<_> = chains.into_iter().chain(contexts).collect();

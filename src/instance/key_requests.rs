@@ -1,12 +1,14 @@
 //! Key operations of this instance. Where the gateway asks for them, that contract is read beside the
 //! Decryption contract, with a cursor of its own, and what it asks for goes to the same walk. Where Ethereum
-//! does, there is a stack for that chain ([`super::second_chain`]).
+//! does, there is a stack for that chain ([`super::second_chain`]), and `ProtocolConfig` is read beside
+//! `KMSGeneration` in the same way.
 
 use tokio::sync::watch;
 use tracing::info;
 
 use super::{
     Stack,
+    rooms::ChainRules,
     stored_state::{InHand, ReadingPosition},
 };
 use crate::{
@@ -15,11 +17,13 @@ use crate::{
     contracts::{
         abi::{Deployment, Generation},
         decryption::{DeploymentSupport, RequestContract},
+        kms_lifecycle::KmsLifecycle,
         protocol_config::ProtocolConfig,
     },
     domain::{Address, BlockRef, KeyRepresentation, LedgerError, RequestSource, SigningDomain},
     flow::{
-        Confirmation, KeyManagement, KeyPolicy, RepresentationChoice, WalkSender,
+        Confirmation, KeyManagement, KeyPolicy, KeyRooms, LifecycleRooms, RepresentationChoice,
+        WalkSender,
         arrivals::{Arrivals, Start, suspects::SuspectBlocks},
         kms_core::KmsCore,
         submission::Submission,
@@ -37,7 +41,7 @@ pub(super) struct KeyCircumstances {
     pub(super) gateway: watch::Receiver<DeploymentSupport>,
 }
 
-/// The contract that asks for key operations, and blocks of it that are read again.
+/// A contract that asks for key operations, and blocks of it that are read again.
 #[derive(Clone)]
 pub(super) struct KeyContract {
     adapter: RequestContract<ArbitrumProvider>,
@@ -54,6 +58,16 @@ impl KeyContract {
         Some(Self::of(decryption.key_generation(contract)))
     }
 
+    /// `ProtocolConfig`, if Ethereum is the gateway's own chain. `None`: it is not, or nothing is asked for there.
+    pub(super) fn lifecycle_on_gateway(
+        config: &Config,
+        decryption: &RequestContract<ArbitrumProvider>,
+    ) -> Option<Self> {
+        let Some(KeyChain::Gateway { .. }) = config.key_chain() else { return None };
+        let at = config.ethereum.as_ref()?.protocol_config_address?;
+        Some(Self::of(decryption.protocol_config(at)))
+    }
+
     pub(super) fn of(adapter: RequestContract<ArbitrumProvider>) -> Self {
         Self { adapter, suspects: SuspectBlocks::default() }
     }
@@ -63,21 +77,45 @@ impl KeyContract {
         self.suspects.clone()
     }
 
-    /// The stages of what it asks for. `lane`, `gas_limit`: of its chain.
+    /// What is done with what it asks for. `name`: the contract's. `lane`, `gas_limit`: of its chain.
+    fn rooms(
+        &self,
+        name: &str,
+        core: &KmsCore,
+        (lane, gas_limit): (Lane, Option<u64>),
+        metrics: &Metrics,
+    ) -> KeyRooms<ArbitrumProvider> {
+        let adapter = &self.adapter;
+        let chain_id = adapter.source().chain_id;
+        KeyRooms {
+            contract: adapter.clone(),
+            core: core.under(signing_domain(name, chain_id, adapter.address())),
+            submission: Submission::new(lane, adapter.clone(), gas_limit, metrics.clone()),
+            confirmation: Confirmation::new(adapter.clone(), self.suspects.clone()),
+        }
+    }
+
+    /// The stages of what `KMSGeneration` asks for, and `ProtocolConfig` beside it (`lifecycle`).
     pub(super) fn stages(
         &self,
         config: &Config,
+        lifecycle: Option<&Self>,
         core: &KmsCore,
         (lane, gas_limit): (Lane, Option<u64>),
         (metrics, of): (&Metrics, KeyCircumstances),
     ) -> KeyManagement<ArbitrumProvider> {
-        let adapter = &self.adapter;
-        let chain_id = adapter.source().chain_id;
+        let key_generation = self.adapter.address();
+        let of_lifecycle = |contract: &Self| LifecycleRooms {
+            rooms: contract.rooms("ProtocolConfig", core, (lane.clone(), gas_limit), metrics),
+            history: KmsLifecycle::new(
+                contract.adapter.provider().clone(),
+                contract.adapter.address(),
+                key_generation,
+            ),
+        };
         KeyManagement {
-            contract: adapter.clone(),
-            core: core.under(key_signing_domain(chain_id, adapter.address())),
-            submission: Submission::new(lane, adapter.clone(), gas_limit, metrics.clone()),
-            confirmation: Confirmation::new(adapter.clone(), self.suspects.clone()),
+            generation: self.rooms("KMSGeneration", core, (lane.clone(), gas_limit), metrics),
+            lifecycle: lifecycle.map(of_lifecycle),
             policy: match config.key_management {
                 config::KeyConsent::Answer => KeyPolicy::Answer,
                 config::KeyConsent::Hold => KeyPolicy::Hold,
@@ -99,7 +137,11 @@ impl KeyContract {
 
 /// What the Core signs key material under (protocol: gateway-abi 10).
 pub(super) fn key_signing_domain(chain_id: u64, verifying_contract: Address) -> SigningDomain {
-    let (name, version) = ("KMSGeneration".to_owned(), "1".to_owned());
+    signing_domain("KMSGeneration", chain_id, verifying_contract)
+}
+
+fn signing_domain(name: &str, chain_id: u64, verifying_contract: Address) -> SigningDomain {
+    let (name, version) = (name.to_owned(), "1".to_owned());
     SigningDomain { name, version, chain_id, verifying_contract }
 }
 
@@ -132,10 +174,10 @@ pub(super) fn key_lack(config: &Config, deployment: &Deployment) -> Option<&'sta
     }
 }
 
-/// Where reading of key operations begins if they were never read: with the Decryption contract, unless the
+/// Where reading of a contract begins if it was never read: with the one that it stands beside, unless the
 /// operator names a block. `cursor`: up to where that one was read.
-fn key_reading_start(config: &Config, cursor: Option<BlockRef>) -> Start {
-    match (config.starting_block, cursor) {
+fn reading_start(starting_block: config::StartingBlock, cursor: Option<BlockRef>) -> Start {
+    match (starting_block, cursor) {
         (config::StartingBlock::Number(number), _) => Start::Block(number),
         (config::StartingBlock::Latest, Some(cursor)) => Start::Block(cursor.number + 1),
         (config::StartingBlock::Latest, None) => Start::Latest,
@@ -143,27 +185,27 @@ fn key_reading_start(config: &Config, cursor: Option<BlockRef>) -> Start {
 }
 
 impl Stack {
-    /// Reads what the contract asks for. `decryption`: names its requests. `cursor`: up to where that contract
-    /// was read.
-    pub(super) fn read_key_requests(
+    /// Reads what a contract asks for that stands beside the chain's first one, which names its requests.
+    /// `cursor`: up to where that contract was read.
+    pub(super) fn read_beside(
         &mut self,
-        config: &Config,
         contract: KeyContract,
+        chain: &ChainRules,
         journal: &Journal,
-        decryption: RequestSource,
         walk: WalkSender,
         cursor: Option<BlockRef>,
     ) {
         let KeyContract { adapter, suspects } = contract;
-        let source = RequestSource { contract: adapter.address(), ..decryption };
+        let first = chain.source;
+        let source = RequestSource { contract: adapter.address(), ..first };
         let journal = journal.for_source(source);
         let heart = self.supervision.heartbeats.heartbeat(heartbeat::KEY_ARRIVALS);
         let (stop, metrics) =
             (self.supervision.stop.clone(), self.supervision.reporter.metrics.clone());
         let (clock, dice) = (self.machine.clock, self.machine.dice.clone());
-        let start = key_reading_start(config, cursor);
+        let start = reading_start(chain.starting_block, cursor);
         self.tasks.spawn(heartbeat::KEY_ARRIVALS, async move {
-            journal.stand_beside(decryption).await?;
+            journal.stand_beside(first).await?;
             let opened = InHand { journal: journal.clone(), begun_before: None };
             let reading = ReadingPosition::read(&opened).await.map_err(LedgerError::from)?;
             // Upgrades are logged. What is served is decided by the Decryption contract.

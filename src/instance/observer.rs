@@ -100,7 +100,13 @@ impl Stack {
             config,
             parts,
             mode,
-            WalkInputs { walk, walk_again, final_height: height_sender, suspects, keys: None },
+            WalkInputs {
+                walk,
+                walk_again,
+                final_height: height_sender,
+                suspects,
+                beside: Vec::new(),
+            },
         );
         info!("instance running");
         Ok(())

@@ -137,8 +137,9 @@ pub(super) struct WalkInputs {
     pub final_height: watch::Sender<FinalHeight>,
     /// Blocks that the walk wants to have read again.
     pub suspects: SuspectBlocks,
-    /// A second contract of the chain that is read: the one that asks for key operations.
-    pub keys: Option<KeyContract>,
+    /// Further contracts of the chain that are read: the one that asks for key operations, and the one that asks
+    /// for KMS contexts and epochs.
+    pub beside: Vec<KeyContract>,
 }
 
 impl Stack {
@@ -159,13 +160,15 @@ impl Stack {
         };
         let lane = self.open_lane(&common, parts.wallet, lane_options, parts.transactions);
         let keys = KeyContract::on_gateway(config, &common.contract);
+        let lifecycle = KeyContract::lifecycle_on_gateway(config, &common.contract);
         let key_stages = keys.as_ref().map(|keys| {
             let sending = (lane.clone(), config.gas_limit);
             let agreed = KeyCircumstances {
                 contexts: parts.access.options.protocol_config.clone(),
                 gateway: common.support.subscribe(),
             };
-            keys.stages(config, &parts.core, sending, (&metrics, agreed))
+            let of_core = (&metrics, agreed);
+            keys.stages(config, lifecycle.as_ref(), &parts.core, sending, of_core)
         });
         let (height_sender, final_height) =
             watch::channel(common.chain.finality.final_height(0, None));
@@ -198,7 +201,9 @@ impl Stack {
             options: flow_options(config),
         };
         let (walk, walk_again) = self.open_walk(config, flow);
-        let inputs = WalkInputs { walk, walk_again, final_height: height_sender, suspects, keys };
+        let final_height = height_sender;
+        let beside = keys.into_iter().chain(lifecycle).collect();
+        let inputs = WalkInputs { walk, walk_again, final_height, suspects, beside };
         self.open_support(config, common, mode, inputs);
     }
 
@@ -246,7 +251,7 @@ impl Stack {
         inputs: WalkInputs,
     ) {
         let CommonParts { chain, provider, journal, contract, support, reading } = parts;
-        let WalkInputs { walk, walk_again, final_height: height_sender, suspects, keys } = inputs;
+        let WalkInputs { walk, walk_again, final_height: height_sender, suspects, beside } = inputs;
         let hearts = self.supervision.heartbeats.clone();
         let final_height = height_sender.subscribe();
         let clock = self.machine.clock;
@@ -257,8 +262,8 @@ impl Stack {
         let ReadingPosition { cursor, began_after, begun_before, newest, .. } = reading;
         let (ledger, metrics) = (journal.clone(), self.supervision.reporter.metrics.clone());
         let ids = SharedIds::new(reading.ids);
-        if let Some(keys) = keys {
-            self.read_key_requests(config, keys, &journal, chain.source, walk.clone(), cursor);
+        for contract in beside {
+            self.read_beside(contract, &chain, &journal, walk.clone(), cursor);
         }
         let backfill = Backfill::new(contract.clone(), journal.clone()).with_ids(ids.clone());
         let arrivals = Arrivals::new(

@@ -322,7 +322,11 @@ impl Stack {
         let lane = self.open_lane(&common, wallet, lane_options, transactions);
         let keys = KeyContract::of(common.contract.clone());
         let metrics = reporter.metrics.clone();
-        let stages = keys.stages(config, &core, (lane, None), (&metrics, circumstances));
+        let lifecycle = chain
+            .protocol_config_address
+            .map(|at| KeyContract::of(common.contract.protocol_config(at)));
+        let of_core = (&metrics, circumstances);
+        let stages = keys.stages(config, lifecycle.as_ref(), &core, (lane, None), of_core);
         let (height_sender, final_height) = watch::channel(rules.finality.final_height(0, None));
         let flow = Flow {
             whose: whose(&self.supervision.name, config),
@@ -344,10 +348,12 @@ impl Stack {
         };
         let (walk, walk_again) = self.open_walk(config, flow);
         let suspects = keys.suspects();
-        let inputs =
-            WalkInputs { walk, walk_again, final_height: height_sender, suspects, keys: None };
+        let final_height = height_sender;
+        let beside = lifecycle.into_iter().collect();
+        let inputs = WalkInputs { walk, walk_again, final_height, suspects, beside };
         self.open_support(config, common, ReportMode::Keys { wallet: address }, inputs);
-        info!(contract = %at, "key operations are read on Ethereum");
+        let contexts = chain.protocol_config_address.map(|at| at.to_string());
+        info!(contract = %at, contexts, "key operations are read on Ethereum");
         Ok(())
     }
 }

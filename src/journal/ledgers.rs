@@ -81,6 +81,10 @@ impl RequestLedger for Journal {
         Ok(self.ask(|slot| Query::IsDone(id, slot)).await?)
     }
 
+    async fn is_unasked(&self, id: U256) -> Result<bool, LedgerError> {
+        Ok(self.ask(|slot| Query::IsUnasked(id, slot)).await?)
+    }
+
     async fn answered_here(&self, ids: Vec<U256>) -> Result<Vec<AnsweredHere>, LedgerError> {
         Ok(self.ask(|slot| Query::AnsweredHere(ids, slot)).await?)
     }

@@ -101,6 +101,7 @@ pub enum Query {
     AnsweredHere(Vec<U256>, QueryReply<Vec<AnsweredHere>>),
     /// Whether a request with this id ended as done without an answer.
     IsDone(U256, QueryReply<bool>),
+    IsUnasked(U256, QueryReply<bool>),
     /// The kind of key that the preparation with this id is made for, if that is recorded.
     Representation(U256, QueryReply<Option<KeyRepresentation>>),
     /// A page of requests in the order of their arrival.

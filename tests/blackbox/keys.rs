@@ -9,3 +9,4 @@ mod aborts;
 mod contract_errors;
 mod approval;
 mod second_chain;
+mod lifecycle;

@@ -12,7 +12,7 @@ use crate::{
         rpc_error::RpcError,
     },
     contracts::abi,
-    domain::{Address, B256, Bytes, Event, Kind, U256},
+    domain::{Address, B256, Bytes, Event, Kind, KindGroup, U256},
 };
 
 /// A transaction in a block.
@@ -72,22 +72,15 @@ impl FakeChain {
     /// Adds a response event of this transaction to an existing block.
     pub fn add_response_event(&self, id: U256, kind: Kind, block: u64, transaction: B256) {
         let place = self.block(block);
-        let (topic, data) = match kind {
-            Kind::UserDecryption => (abi::RESPONSE_TOPICS[1], Bytes::new()),
-            Kind::PublicDecryption => {
+        let (topic, data) = match kind.group() {
+            KindGroup::UserDecryption => (abi::RESPONSE_TOPICS[1], Bytes::new()),
+            KindGroup::PublicDecryption => {
                 let sender = self.state().sender_of(transaction).unwrap_or_default();
                 let none = Bytes::new();
                 let data = (none.clone(), none.clone(), sender, none).abi_encode_params();
                 (abi::RESPONSE_TOPICS[0], data.into())
             }
-            Kind::PrepKeygen
-            | Kind::Keygen
-            | Kind::Crsgen
-            | Kind::AbortKeygen
-            | Kind::AbortCrsgen
-            | Kind::PrssInit
-            | Kind::KeyReshareSameSet
-            | Kind::UnsupportedEvent => {
+            KindGroup::KeyOperation => {
                 panic!("no decryption")
             }
         };
@@ -138,7 +131,7 @@ impl FakeChainState {
         let blocks =
             self.chain.iter().filter(|block| (from..=to).contains(&block.head.block.number));
         let is_it = |event: &&Event| {
-            let [topic0, topic1] = event.topics.as_slice() else { return false };
+            let [topic0, topic1, ..] = event.topics.as_slice() else { return false };
             first.contains(topic0) && second.contains(topic1)
         };
         blocks.flat_map(|block| block.events.iter().filter(is_it)).cloned().collect()

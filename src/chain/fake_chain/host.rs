@@ -108,6 +108,11 @@ impl FakeChain {
 }
 
 impl FakeChainState {
+    /// From this block on a contract answers a call so.
+    pub fn tell_from(&mut self, block: u64, call: (Address, Bytes), told: Told) {
+        self.host.told.entry(call).or_default().push((block, told));
+    }
+
     fn read(&self, by: usize, read: &StateRead, at: u64) -> Result<Bytes, RpcError> {
         let is_host = |address: &Address| self.host.contract == Some(*address);
         match read {

@@ -102,7 +102,30 @@ impl ContentHash {
                 self.word((*key).into());
                 self.choice(parameters.number());
             }
-            // Its id is the hash of everything it says.
+            KeyOperation::NewKmsContext { previous, info_hash, context: _ } => {
+                self.choice(9);
+                self.word((*previous).into());
+                self.word(*info_hash);
+            }
+            KeyOperation::NewKmsEpoch {
+                context,
+                previous_context,
+                previous_epoch,
+                material_block,
+                extra_data: _,
+            } => {
+                self.choice(10);
+                for word in [context, previous_context, previous_epoch, material_block] {
+                    self.word((*word).into());
+                }
+            }
+            KeyOperation::ContextDestroyed { context: destroyed }
+            | KeyOperation::EpochDestroyed { epoch: destroyed } => {
+                self.choice(11);
+                self.word((*destroyed).into());
+            }
+            // Their ids are the hash of everything they say.
+            KeyOperation::RecordedEvent { .. } => self.choice(12),
             KeyOperation::UnsupportedEvent { .. } => self.choice(0),
         }
         // Journals have requests of G9 to G12, which end here.

@@ -162,6 +162,19 @@ impl Deployment {
             | ContractError::EmptyKeyDigests(_)
             | ContractError::KeyManagementRequestPending
             | ContractError::DeserializingExtraDataFail
+            // Of another contract, on another chain.
+            | ContractError::KmsContextCreationAlreadyConfirmed { .. }
+            | ContractError::KmsContextNotPending(_)
+            | ContractError::KmsContextCreationUnauthorized { .. }
+            | ContractError::EpochActivationAlreadyConfirmed { .. }
+            | ContractError::InvalidKmsEpoch(_)
+            | ContractError::InvalidEpoch(_)
+            | ContractError::EpochActivationUnauthorized { .. }
+            | ContractError::KmsContextNotCreated(_)
+            | ContractError::EmptyEpochActivationAttestation(_)
+            | ContractError::EpochActivationSignerDoesNotMatchTxSender { .. }
+            | ContractError::EpochNotUnderActiveContext { .. }
+            | ContractError::KmsLifecycleOperationInFlight { .. }
             | ContractError::Error(_)
             | ContractError::Panic(_)
             | ContractError::Other { .. }

@@ -40,6 +40,18 @@ sol! {
         error EmptyKeyDigests(uint256 keyId);
         error KeyManagementRequestPending();
         error DeserializingExtraDataFail();
+        error KmsContextCreationAlreadyConfirmed(address txSender, uint256 kmsContextId);
+        error KmsContextNotPending(uint256 kmsContextId);
+        error KmsContextCreationUnauthorized(address caller, uint256 kmsContextId);
+        error EpochActivationAlreadyConfirmed(address signer, uint256 epochId);
+        error InvalidKmsEpoch(uint256 epochId);
+        error InvalidEpoch(uint256 epochId);
+        error EpochActivationUnauthorized(address caller, uint256 epochId);
+        error KmsContextNotCreated(uint256 kmsContextId);
+        error EmptyEpochActivationAttestation(uint256 epochId);
+        error EpochActivationSignerDoesNotMatchTxSender(address signer, address txSender);
+        error EpochNotUnderActiveContext(uint256 epochId, uint256 kmsContextId);
+        error KmsLifecycleOperationInFlight(uint256 kmsContextId, uint256 epochId);
     }
 }
 
@@ -132,6 +144,38 @@ pub enum ContractError {
     KeyManagementRequestPending,
     #[error("the contract cannot read the extraData of its own request")]
     DeserializingExtraDataFail,
+    #[error("KMS context {context:#066x} already has a confirmation of wallet {wallet}")]
+    KmsContextCreationAlreadyConfirmed { context: U256, wallet: Address },
+    #[error("KMS context {0:#066x} waits for no confirmation any more")]
+    KmsContextNotPending(U256),
+    #[error(
+        "wallet {wallet} is a transaction sender neither of KMS context {context:#066x} nor of the one before"
+    )]
+    KmsContextCreationUnauthorized { context: U256, wallet: Address },
+    #[error("epoch {epoch:#066x} already has a confirmation of KMS signer {signer}")]
+    EpochActivationAlreadyConfirmed { epoch: U256, signer: Address },
+    #[error("epoch {0:#066x} waits for no confirmation any more")]
+    InvalidKmsEpoch(U256),
+    /// The same in v0.14.0-0.
+    #[error("epoch {0:#066x} waits for no confirmation any more")]
+    InvalidEpoch(U256),
+    #[error("wallet {wallet} is no transaction sender of the KMS context of epoch {epoch:#066x}")]
+    EpochActivationUnauthorized { epoch: U256, wallet: Address },
+    #[error("not enough nodes have confirmed KMS context {0:#066x} yet")]
+    KmsContextNotCreated(U256),
+    #[error("the confirmation of epoch {0:#066x} has no key, or no CRS")]
+    EmptyEpochActivationAttestation(U256),
+    #[error(
+        "KMS signer {signer} is not that of wallet {tx_sender}'s KMS node in the epoch's KMS context: wallet and \
+         KMS Core are of different nodes, or the KMS Core signed something else than was sent"
+    )]
+    EpochActivationSignerDoesNotMatchTxSender { signer: Address, tx_sender: Address },
+    /// Of v0.14.0-0.
+    #[error("KMS context {context:#066x} of epoch {epoch:#066x} is not active")]
+    EpochNotUnderActiveContext { epoch: U256, context: U256 },
+    /// Only its owner's calls raise it.
+    #[error("KMS context {context:#066x} or epoch {epoch:#066x} is not complete yet")]
+    KmsLifecycleOperationInFlight { context: U256, epoch: U256 },
     /// `require` or `revert` with a message.
     #[error("the contract reverted: {0}")]
     Error(UntrustedText),
@@ -154,6 +198,8 @@ pub enum RevertMeaning {
     /// The contract does not know the request. A lagging node says the same: refuse only after the
     /// answering node knows the request's block and repeats it.
     NotRequested,
+    /// The contract waits for no answer any more, whoever gave the others: done.
+    Over,
     /// Only time or an operator can fix it.
     Hold(HoldReason),
     /// Try again later.
@@ -212,6 +258,20 @@ impl ContractError {
             Self::EmptyKeyDigests(_) => "EmptyKeyDigests",
             Self::KeyManagementRequestPending => "KeyManagementRequestPending",
             Self::DeserializingExtraDataFail => "DeserializingExtraDataFail",
+            Self::KmsContextCreationAlreadyConfirmed { .. } => "KmsContextCreationAlreadyConfirmed",
+            Self::KmsContextNotPending(_) => "KmsContextNotPending",
+            Self::KmsContextCreationUnauthorized { .. } => "KmsContextCreationUnauthorized",
+            Self::EpochActivationAlreadyConfirmed { .. } => "EpochActivationAlreadyConfirmed",
+            Self::InvalidKmsEpoch(_) => "InvalidKmsEpoch",
+            Self::InvalidEpoch(_) => "InvalidEpoch",
+            Self::EpochActivationUnauthorized { .. } => "EpochActivationUnauthorized",
+            Self::KmsContextNotCreated(_) => "KmsContextNotCreated",
+            Self::EmptyEpochActivationAttestation(_) => "EmptyEpochActivationAttestation",
+            Self::EpochActivationSignerDoesNotMatchTxSender { .. } => {
+                "EpochActivationSignerDoesNotMatchTxSender"
+            }
+            Self::EpochNotUnderActiveContext { .. } => "EpochNotUnderActiveContext",
+            Self::KmsLifecycleOperationInFlight { .. } => "KmsLifecycleOperationInFlight",
             Self::Error(_) => "Error",
             Self::Panic(_) => "Panic",
             Self::Other { .. } => "other",
@@ -219,41 +279,58 @@ impl ContractError {
         }
     }
 
-    /// What it means for the request (gateway-abi 4.4, 6.2, 6.3).
+    /// What it means for the request (gateway-abi 4.4, 6.2, 6.3, 7.4).
     #[must_use]
     pub fn meaning(&self) -> RevertMeaning {
         match self {
             Self::KmsNodeAlreadySigned { .. }
             | Self::KmsAlreadySignedForPrepKeygen { .. }
             | Self::KmsAlreadySignedForKeygen { .. }
-            | Self::KmsAlreadySignedForCrsgen { .. } => RevertMeaning::AlreadyAnswered,
+            | Self::KmsAlreadySignedForCrsgen { .. }
+            | Self::KmsContextCreationAlreadyConfirmed { .. }
+            | Self::EpochActivationAlreadyConfirmed { .. } => RevertMeaning::AlreadyAnswered,
+            // Enough others have confirmed it, or it was destroyed.
+            Self::KmsContextNotPending(_) | Self::InvalidKmsEpoch(_) | Self::InvalidEpoch(_) => {
+                RevertMeaning::Over
+            }
             Self::DecryptionNotRequested(_)
             | Self::PrepKeygenNotRequested(_)
             | Self::KeygenNotRequested(_)
             | Self::CrsgenNotRequested(_) => RevertMeaning::NotRequested,
-            Self::NotKmsTxSender(_) => RevertMeaning::Hold(HoldReason::WalletNotRegistered),
+            Self::NotKmsTxSender(_)
+            | Self::KmsContextCreationUnauthorized { .. }
+            | Self::EpochActivationUnauthorized { .. } => {
+                RevertMeaning::Hold(HoldReason::WalletNotRegistered)
+            }
             Self::NotKmsSigner(_) => RevertMeaning::Hold(HoldReason::SignerNotRegistered),
-            Self::KmsSignerDoesNotMatchTxSender { .. } => {
+            Self::KmsSignerDoesNotMatchTxSender { .. }
+            | Self::EpochActivationSignerDoesNotMatchTxSender { .. } => {
                 RevertMeaning::Hold(HoldReason::WalletCoreMismatch)
             }
-            // Only v0.7.x pauses responses, and a pause ends; so does a preparation.
-            Self::EnforcedPause | Self::KeyManagementRequestPending => RevertMeaning::Retry,
+            // Only v0.7.x pauses responses, and a pause ends; so does a preparation, and the making of a context.
+            Self::EnforcedPause
+            | Self::KeyManagementRequestPending
+            | Self::KmsContextNotCreated(_) => RevertMeaning::Retry,
             // Permanent for this answer. That the context has changed, which a mismatch may mean too, only
             // the request tells.
             Self::ECDSAInvalidSignature
             | Self::ECDSAInvalidSignatureLength(_)
             | Self::ECDSAInvalidSignatureS(_)
             | Self::EmptyKeyDigests(_)
+            | Self::EmptyEpochActivationAttestation(_)
             | Self::DecryptionContextMismatch { .. }
             | Self::InvalidExtraDataLength { .. }
             | Self::UnsupportedExtraDataVersion(_) => {
                 RevertMeaning::Hold(HoldReason::InvalidAnswer)
             }
             // The registry may list it again, or for the first time.
-            Self::InvalidKmsContext(_) => RevertMeaning::Hold(HoldReason::ContextUnknown),
+            Self::InvalidKmsContext(_) | Self::EpochNotUnderActiveContext { .. } => {
+                RevertMeaning::Hold(HoldReason::ContextUnknown)
+            }
             Self::InvalidNullContextId
             | Self::DecryptionNotDone(_)
             | Self::DeserializingExtraDataFail
+            | Self::KmsLifecycleOperationInFlight { .. }
             | Self::Error(_)
             | Self::Panic(_)
             | Self::Other { .. }
@@ -306,6 +383,37 @@ impl From<Raised> for ContractError {
             Raised::EmptyKeyDigests(e) => Self::EmptyKeyDigests(e.keyId),
             Raised::KeyManagementRequestPending(_) => Self::KeyManagementRequestPending,
             Raised::DeserializingExtraDataFail(_) => Self::DeserializingExtraDataFail,
+            Raised::KmsContextCreationAlreadyConfirmed(e) => {
+                let (context, wallet) = (e.kmsContextId, e.txSender);
+                Self::KmsContextCreationAlreadyConfirmed { context, wallet }
+            }
+            Raised::KmsContextNotPending(e) => Self::KmsContextNotPending(e.kmsContextId),
+            Raised::KmsContextCreationUnauthorized(e) => {
+                let (context, wallet) = (e.kmsContextId, e.caller);
+                Self::KmsContextCreationUnauthorized { context, wallet }
+            }
+            Raised::EpochActivationAlreadyConfirmed(e) => {
+                Self::EpochActivationAlreadyConfirmed { epoch: e.epochId, signer: e.signer }
+            }
+            Raised::InvalidKmsEpoch(e) => Self::InvalidKmsEpoch(e.epochId),
+            Raised::InvalidEpoch(e) => Self::InvalidEpoch(e.epochId),
+            Raised::EpochActivationUnauthorized(e) => {
+                Self::EpochActivationUnauthorized { epoch: e.epochId, wallet: e.caller }
+            }
+            Raised::KmsContextNotCreated(e) => Self::KmsContextNotCreated(e.kmsContextId),
+            Raised::EmptyEpochActivationAttestation(e) => {
+                Self::EmptyEpochActivationAttestation(e.epochId)
+            }
+            Raised::EpochActivationSignerDoesNotMatchTxSender(e) => {
+                let (signer, tx_sender) = (e.signer, e.txSender);
+                Self::EpochActivationSignerDoesNotMatchTxSender { signer, tx_sender }
+            }
+            Raised::EpochNotUnderActiveContext(e) => {
+                Self::EpochNotUnderActiveContext { epoch: e.epochId, context: e.kmsContextId }
+            }
+            Raised::KmsLifecycleOperationInFlight(e) => {
+                Self::KmsLifecycleOperationInFlight { context: e.kmsContextId, epoch: e.epochId }
+            }
         }
     }
 }
@@ -327,7 +435,7 @@ mod tests {
         hex::decode(all.concat()).expect("hex")
     }
 
-    /// Every row of gateway-abi 4.4, and of 6.2 and 6.3: signature, selector, arguments, variant, verdict.
+    /// Every row of gateway-abi 4.4, and of 6.2, 6.3 and 7.4: signature, selector, arguments, variant, verdict.
     #[expect(clippy::too_many_lines, reason = "a table, a row per error")]
     fn table() -> Vec<(&'static str, &'static str, Vec<&'static str>, ContractError, RevertMeaning)>
     {
@@ -436,6 +544,90 @@ mod tests {
                 "0bf01406",
                 vec!["7"],
                 E::DecryptionNotDone(seven),
+                held(HoldReason::ContractRejected),
+            ),
+            (
+                "KmsContextCreationAlreadyConfirmed(address,uint256)",
+                "62585cc8",
+                vec!["bb", "7"],
+                E::KmsContextCreationAlreadyConfirmed { context: seven, wallet: WALLET },
+                RevertMeaning::AlreadyAnswered,
+            ),
+            (
+                "KmsContextNotPending(uint256)",
+                "3586efa1",
+                vec!["7"],
+                E::KmsContextNotPending(seven),
+                RevertMeaning::Over,
+            ),
+            (
+                "KmsContextCreationUnauthorized(address,uint256)",
+                "b81df8e8",
+                vec!["bb", "7"],
+                E::KmsContextCreationUnauthorized { context: seven, wallet: WALLET },
+                held(HoldReason::WalletNotRegistered),
+            ),
+            (
+                "EpochActivationAlreadyConfirmed(address,uint256)",
+                "49417636",
+                vec!["aa", "7"],
+                E::EpochActivationAlreadyConfirmed { epoch: seven, signer: NODE },
+                RevertMeaning::AlreadyAnswered,
+            ),
+            (
+                "InvalidKmsEpoch(uint256)",
+                "7995bbcf",
+                vec!["7"],
+                E::InvalidKmsEpoch(seven),
+                RevertMeaning::Over,
+            ),
+            (
+                "InvalidEpoch(uint256)",
+                "a225656d",
+                vec!["7"],
+                E::InvalidEpoch(seven),
+                RevertMeaning::Over,
+            ),
+            (
+                "EpochActivationUnauthorized(address,uint256)",
+                "a3f4afeb",
+                vec!["bb", "7"],
+                E::EpochActivationUnauthorized { epoch: seven, wallet: WALLET },
+                held(HoldReason::WalletNotRegistered),
+            ),
+            (
+                "KmsContextNotCreated(uint256)",
+                "32c5b9f6",
+                vec!["7"],
+                E::KmsContextNotCreated(seven),
+                RevertMeaning::Retry,
+            ),
+            (
+                "EmptyEpochActivationAttestation(uint256)",
+                "ce9440df",
+                vec!["7"],
+                E::EmptyEpochActivationAttestation(seven),
+                held(HoldReason::InvalidAnswer),
+            ),
+            (
+                "EpochActivationSignerDoesNotMatchTxSender(address,address)",
+                "f1735b46",
+                vec!["aa", "bb"],
+                E::EpochActivationSignerDoesNotMatchTxSender { signer: NODE, tx_sender: WALLET },
+                held(HoldReason::WalletCoreMismatch),
+            ),
+            (
+                "EpochNotUnderActiveContext(uint256,uint256)",
+                "a69d7d5b",
+                vec!["7", "9"],
+                E::EpochNotUnderActiveContext { epoch: seven, context: U256::from(9) },
+                held(HoldReason::ContextUnknown),
+            ),
+            (
+                "KmsLifecycleOperationInFlight(uint256,uint256)",
+                "078020be",
+                vec!["9", "7"],
+                E::KmsLifecycleOperationInFlight { context: U256::from(9), epoch: seven },
                 held(HoldReason::ContractRejected),
             ),
             (

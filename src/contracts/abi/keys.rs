@@ -5,19 +5,25 @@
 //! |---|---|---|
 //! | G9 to G12 | `gateway` | on the gateway; its requests name no KMS context |
 //! | G13 to HEAD | `host` | on Ethereum; `bytes extraData` at the end of each request, which is signed |
+//! | G14 to HEAD | `lifecycle` | beside it `ProtocolConfig`, for KMS contexts and epochs |
 //!
-//! The answers, and the events that show them, are the same in all.
+//! The answers of `KMSGeneration`, and the events that show them, are the same in all.
 //!
-//! The contract is read without a filter of topics: an event that stands in no table here asks for something
+//! The contracts are read without a filter of topics: an event that stands in no table here asks for something
 //! that this version does not know, and must not be missed.
 
 mod gateway;
 mod host;
+mod lifecycle;
 
 use alloy::primitives::{Keccak256, b256};
 use alloy::sol;
 use alloy::sol_types::{self, SolCall, SolEvent, SolValue};
 
+pub use self::lifecycle::{
+    CONTEXT_TOPIC, EPOCH_TOPIC, epoch_extra_data, epoch_payload, epoch_result, opened_epoch,
+};
+use self::lifecycle::{confirmEpochActivationCall, confirmKmsContextCreationCall};
 use super::{DECODER, DecodeProblem, UPGRADED_TOPIC};
 use crate::domain::{B256, Bytes, Event, KeyOperation, KeyParameters, Kind, SignedResult, U256};
 
@@ -55,12 +61,16 @@ struct KeyEventShape {
     topic0: B256,
     /// The canonical event signature.
     event: &'static str,
-    /// Decodes id and operation from the data.
-    read: fn(&[u8]) -> sol_types::Result<(U256, KeyOperation)>,
+    /// How many, with the first.
+    topics: usize,
+    /// Decodes id and operation from topics and data.
+    read: fn(&[B256], &[u8]) -> ReadRequest,
 }
 
+type ReadRequest = sol_types::Result<(U256, KeyOperation)>;
+
 /// Every request event of every generation.
-const SHAPES: [KeyEventShape; 10] = [
+const SHAPES: [KeyEventShape; 14] = [
     gateway::PREPARATION_REQUEST,
     gateway::KEY_REQUEST,
     gateway::CRS_REQUEST,
@@ -71,6 +81,10 @@ const SHAPES: [KeyEventShape; 10] = [
     gateway::RESHARING,
     host::KEY_ABORT,
     host::CRS_ABORT,
+    lifecycle::CONTEXT,
+    lifecycle::EPOCH,
+    lifecycle::CONTEXT_END,
+    lifecycle::EPOCH_END,
 ];
 
 fn read_parameters(number: u8) -> sol_types::Result<KeyParameters> {
@@ -80,8 +94,13 @@ fn read_parameters(number: u8) -> sol_types::Result<KeyParameters> {
 }
 
 /// Selectors of the response functions.
-pub(super) const RESPONSE_SELECTORS: [[u8; 4]; 3] =
-    [prepKeygenResponseCall::SELECTOR, keygenResponseCall::SELECTOR, crsgenResponseCall::SELECTOR];
+pub(super) const RESPONSE_SELECTORS: [[u8; 4]; 5] = [
+    prepKeygenResponseCall::SELECTOR,
+    keygenResponseCall::SELECTOR,
+    crsgenResponseCall::SELECTOR,
+    confirmKmsContextCreationCall::SELECTOR,
+    confirmEpochActivationCall::SELECTOR,
+];
 
 /// What is known and asks for nothing.
 const NOTICES: [B256; 11] = [
@@ -98,8 +117,9 @@ const NOTICES: [B256; 11] = [
     OwnershipTransferred::SIGNATURE_HASH,
 ];
 
-/// What is known and not served: topic and signature (gateway-abi 6.1). No connector ever acted on these.
-const UNSERVED: [(B256, &str); 6] = [
+/// What is known and not served: topic and signature (gateway-abi 6.1, and 7.1 of a version before the first that
+/// was deployed). No connector ever acted on these.
+const UNSERVED: [(B256, &str); 8] = [
     (
         b256!("8511337ad89c20ef904f13e9b9e7eb05f4c0fff128a8760c2c1d436c111b309f"),
         "PreprocessKeygenRequest(uint256,bytes32)",
@@ -124,12 +144,24 @@ const UNSERVED: [(B256, &str); 6] = [
         b256!("bddc1662cdaa871ae40d9edc0e435e0988c6095bfc7c452aedb16c89606b6b75"),
         "ActivateKeyRequest(uint256)",
     ),
+    (
+        b256!("75e115b7f76bf21d0a2e42da9304d9c357b54c489e5af59ed3c70b7cd48335fc"),
+        "PendingContextAborted(uint256)",
+    ),
+    (
+        b256!("6440aaea7b2480b82449c317aa5a9168df77eb69308ff8f7c3980a1ad848b7df"),
+        "PendingEpochAborted(uint256,uint256)",
+    ),
 ];
 
 /// Whether the event is known and asks a KMS node for nothing.
 #[must_use]
 pub fn is_notice(event: &Event) -> bool {
-    event.topics.first().is_some_and(|topic0| NOTICES.contains(topic0))
+    event.topics.first().is_some_and(is_topic_of_notice)
+}
+
+fn is_topic_of_notice(topic0: &B256) -> bool {
+    NOTICES.contains(topic0) || lifecycle::NOTICES.contains(topic0)
 }
 
 /// The signature of an event that is known and not served.
@@ -138,29 +170,34 @@ pub fn unserved_event(topic: B256) -> Option<&'static str> {
     UNSERVED.iter().find(|(known, _)| *known == topic).map(|(_, signature)| *signature)
 }
 
-/// Decodes id and operation from a log of the contract. What stands in no table is an unsupported event.
+/// Decodes id and operation from a log of these contracts. What stands in no table is an unsupported event.
 pub(super) fn decode(event: &Event) -> Result<(U256, KeyOperation), DecodeProblem> {
     let topic = event.topics.first().copied();
-    if let Some(topic0) = topic.filter(|topic| *topic == UPGRADED_TOPIC || NOTICES.contains(topic))
-    {
+    let asks_nothing = |topic: &B256| *topic == UPGRADED_TOPIC || is_topic_of_notice(topic);
+    if let Some(topic0) = topic.filter(asks_nothing) {
         return Err(DecodeProblem::NotARequest { topic0 });
     }
     let Some(shape) = SHAPES.iter().find(|shape| Some(shape.topic0) == topic) else {
-        return Ok((unsupported_id(event), KeyOperation::UnsupportedEvent { topic }));
+        let recorded = lifecycle::RECORDED.iter().find(|(known, _)| Some(*known) == topic);
+        let operation = match recorded {
+            Some((_, event)) => KeyOperation::RecordedEvent { event },
+            None => KeyOperation::UnsupportedEvent { topic },
+        };
+        return Ok((id_of_content(event), operation));
     };
-    if event.topics.len() != 1 {
+    if event.topics.len() != shape.topics {
         return Err(DecodeProblem::Topics {
             event: shape.event,
-            expected: 1,
+            expected: shape.topics,
             found: event.topics.len(),
         });
     }
-    (shape.read)(&event.data)
+    (shape.read)(&event.topics, &event.data)
         .map_err(|cause| DecodeProblem::Data { event: shape.event, source: Box::new(cause) })
 }
 
-/// An unknown event has no id that could be read: the hash of everything it says stands for it.
-fn unsupported_id(event: &Event) -> U256 {
+/// An event without an id that could be read: the hash of everything it says stands for it.
+fn id_of_content(event: &Event) -> U256 {
     let mut hash = Keccak256::new();
     hash.update(b"kms-connector unsupported event");
     hash.update((event.topics.len() as u64).to_be_bytes());
@@ -171,7 +208,7 @@ fn unsupported_id(event: &Event) -> U256 {
     hash.finalize().into()
 }
 
-/// The calldata that delivers the answer to a request of this kind. An unsupported event has none.
+/// The calldata that delivers the answer to a request of this kind. What is not answered has none.
 pub(super) fn response_call(kind: Kind, id: U256, answer: &SignedResult) -> Bytes {
     let SignedResult { payload, signature, extra_data: _ } = answer.clone();
     match kind {
@@ -184,12 +221,17 @@ pub(super) fn response_call(kind: Kind, id: U256, answer: &SignedResult) -> Byte
         Kind::Crsgen => {
             crsgenResponseCall { crsId: id, crsDigest: payload, signature }.abi_encode()
         }
+        Kind::NewKmsContext => confirmKmsContextCreationCall { kmsContextId: id }.abi_encode(),
+        Kind::NewKmsEpoch => lifecycle::activation_call(id, &payload).abi_encode(),
         Kind::PublicDecryption
         | Kind::UserDecryption
         | Kind::AbortKeygen
         | Kind::AbortCrsgen
         | Kind::PrssInit
         | Kind::KeyReshareSameSet
+        | Kind::ContextDestroyed
+        | Kind::EpochDestroyed
+        | Kind::RecordedEvent
         | Kind::UnsupportedEvent => Vec::new(),
     }
     .into()
@@ -222,17 +264,29 @@ fn read_digests(payload: &[u8]) -> Option<Vec<KeyDigest>> {
 pub struct Vote {
     /// Of the request.
     pub id: U256,
-    /// As in our answer.
+    /// As [`voted_on`] has it of our answer.
     pub payload: Bytes,
 }
 
-/// `topic0` of the events that show votes on a key or a CRS. About a preparation there is nothing to vote.
-pub const VOTE_TOPICS: [B256; 4] = [
+/// `topic0` of the events that show votes on a key, a CRS or an epoch. About a preparation or a KMS context there is
+/// nothing to vote.
+pub const VOTE_TOPICS: [B256; 5] = [
     KeygenResponse::SIGNATURE_HASH,
     CrsgenResponse::SIGNATURE_HASH,
     ActivateKey::SIGNATURE_HASH,
     ActivateCrs::SIGNATURE_HASH,
+    lifecycle::CONFIRMATION_TOPIC,
 ];
+
+/// What all nodes have to have the same of an answer's payload. Empty: nothing.
+#[must_use]
+pub fn voted_on(kind: Kind, payload: &Bytes) -> Bytes {
+    if kind != Kind::NewKmsEpoch {
+        return payload.clone();
+    }
+    // Nothing else was encoded here.
+    lifecycle::data_hash(payload).map(|hash| hash.0.into()).unwrap_or_default()
+}
 
 /// The vote that an event shows. `None`: it shows none.
 #[must_use]
@@ -257,6 +311,10 @@ pub fn parse_vote(event: &Event) -> Option<Vote> {
             let (id, _, digest) = ActivateCrs::abi_decode_data_with_config(data, DECODER).ok()?;
             (id, digest)
         }
+        lifecycle::CONFIRMATION_TOPIC => {
+            let (id, hash) = lifecycle::confirmation(event)?;
+            (id, hash.0.into())
+        }
         _ => return None,
     };
     Some(Vote { id, payload })
@@ -273,7 +331,7 @@ mod tests {
     };
     use crate::domain::BlockRef;
 
-    fn event(topics: Vec<B256>, data: Vec<u8>) -> Event {
+    pub(super) fn event(topics: Vec<B256>, data: Vec<u8>) -> Event {
         let block = BlockRef { number: 1, hash: B256::ZERO };
         Event { block, transaction: B256::ZERO, log_index: 0, topics, data: data.into() }
     }
@@ -284,7 +342,8 @@ mod tests {
 
     #[test]
     fn topics_and_selectors_are_those_of_the_sheet() {
-        let topics = SHAPES.iter().map(|shape| hex::encode(shape.topic0));
+        let of_generation = SHAPES.iter().filter(|shape| shape.topics == 1);
+        let topics = of_generation.map(|shape| hex::encode(shape.topic0));
         let votes = VOTE_TOPICS.iter().map(hex::encode);
         let all: Vec<String> = topics.chain(votes).collect();
         assert_eq!(
@@ -304,6 +363,7 @@ mod tests {
                 "7bf1b42c10e9497c879620c5b7afced10bda17d8c90b22f0e3bc6b2fd6ced0bd",
                 "eb85c26dbcad46b80a68a0f24cce7c2c90f0a1faded84184138839fc9e80a25b",
                 "2258b73faed33fb2e2ea454403bef974920caf682ab3a723484fcf67553b16a2",
+                "7eda6f85e23b7b91c019b0570d02b663606ef9d74594f7e01fcfbdb0f4e954d5",
             ]
         );
         for (topic, signature) in UNSERVED {
@@ -469,12 +529,14 @@ mod tests {
     proptest! {
         #[test]
         fn any_log_is_read_or_refused(
-            row in 0..11_usize,
+            row in 0..15_usize,
             data in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            let topic = SHAPES.get(row).map_or(B256::repeat_byte(1), |shape| shape.topic0);
-            let log = event(vec![topic], data);
-            prop_assert!(decode(&log).is_ok() || row < 10);
+            let (topic, topics) = SHAPES
+                .get(row)
+                .map_or((B256::repeat_byte(1), 1), |shape| (shape.topic0, shape.topics));
+            let log = event(vec![topic; topics], data);
+            prop_assert!(decode(&log).is_ok() || row < 14);
             let _ = parse_vote(&log);
         }
     }

@@ -6,7 +6,7 @@ use alloy::sol;
 use alloy::sol_types::SolEvent;
 
 use super::{DECODER, g7, g8, keys};
-use crate::domain::{Address, B256, Event, Kind, U256};
+use crate::domain::{Address, B256, Event, Kind, KindGroup, U256};
 
 sol! {
     /// From v0.10.0 on, one per answer.
@@ -75,21 +75,14 @@ pub fn has_answer_events(kind: Kind, id: U256, version: Option<&str>) -> bool {
     if (id >> 248_usize).is_zero() {
         return false;
     }
-    match kind {
-        Kind::UserDecryption => true,
+    match kind.group() {
+        KindGroup::UserDecryption => true,
         // The version numbers restarted at v0.9.0 and reached 0.3.0 again at v0.10.0.
-        Kind::PublicDecryption => version
+        KindGroup::PublicDecryption => version
             .and_then(|text| super::deployment::version_numbers("Decryption", text))
             .is_some_and(|numbers| numbers >= (0, 3, 0)),
         // Those are events of another contract.
-        Kind::PrepKeygen
-        | Kind::Keygen
-        | Kind::Crsgen
-        | Kind::AbortKeygen
-        | Kind::AbortCrsgen
-        | Kind::PrssInit
-        | Kind::KeyReshareSameSet
-        | Kind::UnsupportedEvent => false,
+        KindGroup::KeyOperation => false,
     }
 }
 

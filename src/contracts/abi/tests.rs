@@ -534,11 +534,11 @@ fn some_request() -> impl Strategy<Value = (Event, EventShape, Operation)> {
             _ => (EventShape::Head, (entries, payload).abi_encode_params()),
         };
         let materials = (shape != EventShape::Head).then(|| materials(raw));
-        let operation = match kind {
-            Kind::PublicDecryption => {
+        let operation = match kind.group() {
+            KindGroup::PublicDecryption => {
                 Operation::PublicDecryption(PublicDecryption { handles, materials, extra_data })
             }
-            Kind::UserDecryption => Operation::UserDecryption(UserDecryption {
+            KindGroup::UserDecryption => Operation::UserDecryption(UserDecryption {
                 handles,
                 materials,
                 user,
@@ -546,14 +546,7 @@ fn some_request() -> impl Strategy<Value = (Event, EventShape, Operation)> {
                 extra_data,
                 terms: if unified { RequestTerms::Unified(terms) } else { RequestTerms::Legacy },
             }),
-            Kind::PrepKeygen
-            | Kind::Keygen
-            | Kind::Crsgen
-            | Kind::AbortKeygen
-            | Kind::AbortCrsgen
-            | Kind::PrssInit
-            | Kind::KeyReshareSameSet
-            | Kind::UnsupportedEvent => {
+            KindGroup::KeyOperation => {
                 panic!("not in the table")
             }
         };

@@ -4,6 +4,7 @@
 mod gateway_config;
 mod decryption;
 pub mod acl;
+pub mod key_generation;
 pub mod protocol_config;
 
 use std::fmt;

@@ -17,7 +17,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, codegen::StdError};
 
-use crate::domain::{Request, fhe_bits, fhe_type};
+use crate::domain::{Kind, Request, fhe_bits, fhe_type};
 
 /// Keys, digests and signatures of every scheme (ML-DSA-87: 2.6 and 4.6 KB), with a margin. In bytes.
 const REPLY: usize = 64 << 10;
@@ -27,6 +27,8 @@ const SHARE: usize = 16 << 10;
 /// The share of two bits, in bytes: one element, whose 8 coefficients of 128 bits take 128 bytes, with a
 /// margin. A plaintext is smaller.
 const TWO_BITS: usize = 1 << 10;
+/// The result of an epoch, with some hundred keys. In bytes.
+const EPOCH: usize = 4 << 20;
 /// The limit of a call whose reply is only a status, in bytes.
 const EMPTY: usize = 16 << 10;
 
@@ -56,7 +58,8 @@ impl ReplyLimit {
             let bits = fhe_bits(fhe_type(handle)).unwrap_or(2048);
             SHARE + TWO_BITS * usize::try_from(bits.div_ceil(2)).unwrap_or(usize::MAX)
         });
-        let bytes = shares.fold(REPLY + extra_data, usize::saturating_add);
+        let reply = if request.kind() == Kind::NewKmsEpoch { EPOCH } else { REPLY };
+        let bytes = shares.fold(reply + extra_data, usize::saturating_add);
         Self(bytes.min(BUDGET))
     }
 }

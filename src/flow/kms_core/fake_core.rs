@@ -37,6 +37,10 @@ pub(crate) struct FakeCore {
     key_asks: Arc<Mutex<Vec<KeyAskTold>>>,
     /// The ids whose abort it was told of.
     aborts: Arc<Mutex<Vec<String>>>,
+    /// The ids of the KMS contexts and epochs that it was asked for.
+    lifecycle: Arc<Mutex<Vec<String>>>,
+    /// Each epoch is done at the first poll, with nothing in its result.
+    has_epochs_done: bool,
     /// The answer to a public request, once it is not pending.
     answer: Arc<Mutex<Option<v1::PublicDecryptionResponse>>>,
     counts: Arc<Mutex<CallCounts>>,
@@ -59,8 +63,9 @@ impl FakeCore {
         poll: impl Fn(usize) -> Option<Status> + Send + Sync + 'static,
     ) -> Self {
         let (ask, poll) = (Arc::new(ask), Arc::new(poll));
-        let (answer, counts, key_asks, aborts) = Default::default();
-        Self { ask, poll, is_new: false, answer, counts, key_asks, aborts }
+        let (answer, counts, key_asks, aborts, lifecycle) = Default::default();
+        let (is_new, has_epochs_done) = (false, false);
+        Self { ask, poll, is_new, key_asks, aborts, lifecycle, has_epochs_done, answer, counts }
     }
 
     /// Accepts everything and answers nothing.
@@ -71,6 +76,22 @@ impl FakeCore {
     /// Whether it is of v0.13.20 or later.
     pub fn of_age(self, is_new: bool) -> Self {
         Self { is_new, ..self }
+    }
+
+    /// Each epoch is done at once, without keys.
+    pub fn with_epochs_done(self) -> Self {
+        Self { has_epochs_done: true, ..self }
+    }
+
+    /// The ids of the KMS contexts and epochs that it was asked for.
+    pub fn contexts_and_epochs(&self) -> Vec<String> {
+        self.lifecycle.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn asked_for_lifecycle(&self, id: Option<v1::RequestId>) -> Reply<v1::Empty> {
+        let id = id.unwrap_or_default().request_id;
+        self.lifecycle.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        self.asked()
     }
 
     /// From now on this is its answer to public requests.
@@ -217,6 +238,28 @@ impl CoreServiceEndpoint for FakeCore {
         _: tonic::Request<v1::RequestId>,
     ) -> Reply<v1::KeyGenResult> {
         self.polled(None).await
+    }
+
+    async fn new_mpc_context(
+        &self,
+        request: tonic::Request<v1::NewMpcContextRequest>,
+    ) -> Reply<v1::Empty> {
+        let context = request.into_inner().new_context.unwrap_or_default();
+        self.asked_for_lifecycle(context.context_id)
+    }
+
+    async fn new_mpc_epoch(
+        &self,
+        request: tonic::Request<v1::NewMpcEpochRequest>,
+    ) -> Reply<v1::Empty> {
+        self.asked_for_lifecycle(request.into_inner().epoch_id)
+    }
+
+    async fn get_epoch_result(
+        &self,
+        _: tonic::Request<v1::RequestId>,
+    ) -> Reply<v1::EpochResultResponse> {
+        self.polled(self.has_epochs_done.then(v1::EpochResultResponse::default)).await
     }
 
     async fn abort_key_gen(&self, id: tonic::Request<v1::RequestId>) -> Reply<v1::Empty> {

@@ -1,5 +1,5 @@
 //! Key operations: the calls that ask for them and fetch their results, and the question of which age the Core
-//! is (protocol: kms-core-grpc 3.4, 3.6).
+//! is (protocol: kms-core-grpc 3.4 to 3.6).
 
 use std::time::Duration;
 
@@ -15,8 +15,12 @@ use super::{
     status::{self, CallKind, StatusMeaning},
     traced,
     wire::{self, ExtraDataMeaning, NamedContext},
+    within_limit,
 };
-use crate::domain::{HoldReason, KeyOperation, KeyParameters, KeyRepresentation, Request, U256};
+use crate::domain::{
+    EpochMaterial, HoldReason, KeyOperation, KeyParameters, KeyRepresentation, KmsContext, Request,
+    U256,
+};
 
 /// Before or after the version (v0.13.20-0) from which on a Core signs `extraData` with key material, and
 /// makes compressed keys unless it is told otherwise.
@@ -30,8 +34,28 @@ pub enum CoreAge {
 #[derive(Clone, Copy, Debug)]
 pub struct KeyAsk<'a> {
     pub operation: &'a KeyOperation,
-    /// The kind of key. `None`: the Core is not told (up to G12), or it makes none.
-    pub representation: Option<KeyRepresentation>,
+    pub supplement: Supplement<'a>,
+}
+
+/// What the Core is told beside what the event says.
+#[derive(Clone, Copy, Debug)]
+pub enum Supplement<'a> {
+    Nothing,
+    /// The kind of key to make.
+    Representation(KeyRepresentation),
+    /// The KMS context before the new one, which the Core has to know first.
+    PreviousContext(&'a KmsContext),
+    /// The keys that an epoch shares anew.
+    Material(&'a EpochMaterial),
+}
+
+impl Supplement<'_> {
+    fn representation(self) -> Option<KeyRepresentation> {
+        match self {
+            Self::Representation(representation) => Some(representation),
+            Self::Nothing | Self::PreviousContext(_) | Self::Material(_) => None,
+        }
+    }
 }
 
 /// What the Core is told, and gives no result for.
@@ -45,13 +69,32 @@ pub enum Telling {
     InitRandomness,
     /// To share a key anew, under this id.
     Reshare { id: U256, preparation: U256, key: U256, parameters: KeyParameters },
+    /// That this KMS context is no more.
+    ContextEnd(U256),
+    /// That this epoch is no more.
+    EpochEnd(U256),
 }
 
 impl Telling {
     fn call(self) -> CallKind {
         match self {
-            Self::AbortKeygen(_) | Self::AbortCrsgen(_) => CallKind::Undo,
+            Self::AbortKeygen(_)
+            | Self::AbortCrsgen(_)
+            | Self::ContextEnd(_)
+            | Self::EpochEnd(_) => CallKind::Undo,
             Self::InitRandomness | Self::Reshare { .. } => CallKind::Tell,
+        }
+    }
+
+    /// Whether it is about a KMS context or an epoch.
+    #[must_use]
+    pub fn is_of_lifecycle(self) -> bool {
+        match self {
+            Self::ContextEnd(_) | Self::EpochEnd(_) => true,
+            Self::AbortKeygen(_)
+            | Self::AbortCrsgen(_)
+            | Self::InitRandomness
+            | Self::Reshare { .. } => false,
         }
     }
 
@@ -61,7 +104,11 @@ impl Telling {
             Self::Reshare { key, .. } => {
                 (HoldReason::UnknownKey, format!("the KMS Core does not know the key {key:#066x}"))
             }
-            Self::AbortKeygen(_) | Self::AbortCrsgen(_) | Self::InitRandomness => (
+            Self::AbortKeygen(_)
+            | Self::AbortCrsgen(_)
+            | Self::InitRandomness
+            | Self::ContextEnd(_)
+            | Self::EpochEnd(_) => (
                 HoldReason::CoreLacksContext,
                 "the KMS Core does not know its default KMS context".to_owned(),
             ),
@@ -106,11 +153,23 @@ impl KmsCore {
     ) -> Result<AskResult, CoreError> {
         let asking = async {
             let outcome = self.send_key_operation(request.key.id, ask).await?;
-            self.conclude_ask(request, outcome, || lacking(ask.operation)).await
+            let lacking = || lacking(ask.operation);
+            self.conclude_ask(CallKind::Ask, request, outcome, lacking).await
         };
         let asked = asking.await;
         self.endpoint.record_ask(turn, &asked);
         asked
+    }
+
+    /// Asks the Core for a KMS context or an epoch. That it is busy with another one says nothing to those who ask
+    /// for something else, so it takes no turn.
+    pub async fn ask_lifecycle(
+        &self,
+        request: &Request,
+        ask: KeyAsk<'_>,
+    ) -> Result<AskResult, CoreError> {
+        let outcome = self.send_key_operation(request.key.id, ask).await?;
+        self.conclude_ask(CallKind::Tell, request, outcome, || lacking(ask.operation)).await
     }
 
     /// Tells the Core of a key operation that has no result. What is not there to be undone is undone, and a Core
@@ -121,12 +180,28 @@ impl KmsCore {
         request: &Request,
         telling: Telling,
     ) -> Result<(), CoreError> {
-        let told = self.tell_once(request, telling).await;
+        let told = self.tell_once(request, telling, &[]).await;
         self.endpoint.record_ask(turn, &told);
         told
     }
 
-    async fn tell_once(&self, request: &Request, telling: Telling) -> Result<(), CoreError> {
+    /// The same of the end of a KMS context or an epoch, which takes no turn (see [`Self::ask_lifecycle`]). `epochs`:
+    /// all of the context, if it is about one.
+    pub async fn tell_lifecycle(
+        &self,
+        request: &Request,
+        telling: Telling,
+        epochs: &[U256],
+    ) -> Result<(), CoreError> {
+        self.tell_once(request, telling, epochs).await
+    }
+
+    async fn tell_once(
+        &self,
+        request: &Request,
+        telling: Telling,
+        epochs: &[U256],
+    ) -> Result<(), CoreError> {
         let limit = self.options.ask;
         let mut client = self.endpoint.ask_client();
         let told = match telling {
@@ -149,6 +224,16 @@ impl KmsCore {
                 let asking = client.initiate_resharing(traced(message));
                 let told = self.endpoint.call("initiate_resharing", limit, asking).await;
                 told.map(|v1::InitiateResharingResponse { .. }| v1::Empty {})
+            }
+            Telling::ContextEnd(context) => {
+                let message = wire::context_end_request(context, epochs);
+                let asking = client.destroy_mpc_context(traced(message));
+                let told = self.endpoint.call("destroy_mpc_context", limit, asking).await;
+                told.map(|v1::DestroyMpcContextResponse { .. }| v1::Empty {})
+            }
+            Telling::EpochEnd(epoch) => {
+                let asking = client.destroy_mpc_epoch(traced(wire::epoch_end_request(epoch)));
+                self.endpoint.call("destroy_mpc_epoch", limit, asking).await
             }
         };
         let status = match told {
@@ -176,9 +261,10 @@ impl KmsCore {
     pub(super) async fn send_key_operation(
         &self,
         id: U256,
-        KeyAsk { operation, representation }: KeyAsk<'_>,
+        KeyAsk { operation, supplement }: KeyAsk<'_>,
     ) -> Result<Result<v1::Empty, NoReply>, CoreError> {
         let (domain, limit) = (&self.domain, self.options.ask);
+        let representation = supplement.representation();
         let extra_data = operation.extra_data();
         let mut client = self.endpoint.ask_client();
         Ok(match operation {
@@ -200,10 +286,46 @@ impl KmsCore {
                 let asking = client.crs_gen(traced(message));
                 self.endpoint.call("crs_gen", limit, asking).await
             }
+            KeyOperation::NewKmsContext { previous, context, .. } => {
+                let Supplement::PreviousContext(before) = supplement else {
+                    return Ok(Err(asked_by_nobody()));
+                };
+                for (id, context) in [(*previous, before), (id, &**context)] {
+                    let asking =
+                        client.new_mpc_context(traced(wire::context_request(id, context)?));
+                    let told = self.endpoint.call("new_mpc_context", limit, asking).await;
+                    if let Err(error) = told
+                        && !is_known(&error)
+                    {
+                        return Ok(Err(error));
+                    }
+                }
+                Ok(v1::Empty {})
+            }
+            KeyOperation::NewKmsEpoch {
+                context,
+                previous_context,
+                previous_epoch,
+                extra_data,
+                material_block: _,
+            } => {
+                let Supplement::Material(material) = supplement else {
+                    return Ok(Err(asked_by_nobody()));
+                };
+                let previous = (*previous_context, *previous_epoch);
+                let new = (*context, id);
+                let message = wire::epoch_request(new, previous, material, domain, extra_data)?;
+                within_limit(&message)?;
+                let asking = client.new_mpc_epoch(traced(message));
+                self.endpoint.call("new_mpc_epoch", limit, asking).await
+            }
             KeyOperation::AbortKeygen { .. }
             | KeyOperation::AbortCrsgen { .. }
             | KeyOperation::PrssInit
             | KeyOperation::KeyReshare { .. }
+            | KeyOperation::ContextDestroyed { .. }
+            | KeyOperation::EpochDestroyed { .. }
+            | KeyOperation::RecordedEvent { .. }
             | KeyOperation::UnsupportedEvent { .. } => Err(asked_by_nobody()),
         })
     }
@@ -230,16 +352,30 @@ impl KmsCore {
                 let polling = client.get_crs_gen_result(question);
                 endpoint.call("get_crs_gen_result", limit, polling).await.map(KeyReply::Crs)
             }
+            KeyOperation::NewKmsEpoch { .. } => {
+                let polling = client.get_epoch_result(question);
+                endpoint.call("get_epoch_result", limit, polling).await.map(KeyReply::Epoch)
+            }
             KeyOperation::AbortKeygen { .. }
             | KeyOperation::AbortCrsgen { .. }
             | KeyOperation::PrssInit
             | KeyOperation::KeyReshare { .. }
+            | KeyOperation::NewKmsContext { .. }
+            | KeyOperation::ContextDestroyed { .. }
+            | KeyOperation::EpochDestroyed { .. }
+            | KeyOperation::RecordedEvent { .. }
             | KeyOperation::UnsupportedEvent { .. } => Err(asked_by_nobody()),
         }
     }
 }
 
-/// What a Core is only told, and what is held before any Core is asked.
+/// Whether a Core that was asked for a KMS context has it already.
+fn is_known(error: &NoReply) -> bool {
+    let NoReply::Status(status) = error else { return false };
+    status::meaning(CallKind::Tell, status) == StatusMeaning::AlreadyKnown
+}
+
+/// What a Core is only told or gives no result for, and what is held before any Core is asked.
 fn asked_by_nobody() -> NoReply {
     NoReply::Status(Box::new(Status::not_found("no Core is asked for this")))
 }
@@ -257,6 +393,11 @@ fn lacking(operation: &KeyOperation) -> (HoldReason, String) {
         | KeyOperation::AbortCrsgen { .. }
         | KeyOperation::PrssInit
         | KeyOperation::KeyReshare { .. }
+        | KeyOperation::NewKmsContext { .. }
+        | KeyOperation::NewKmsEpoch { .. }
+        | KeyOperation::ContextDestroyed { .. }
+        | KeyOperation::EpochDestroyed { .. }
+        | KeyOperation::RecordedEvent { .. }
         | KeyOperation::UnsupportedEvent { .. } => {
             let extra_data = operation.extra_data();
             let meaning = ExtraDataMeaning::of_key_operation(extra_data);

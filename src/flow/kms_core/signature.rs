@@ -6,6 +6,7 @@
 //! likeliest first, and the signature decides (protocol: gateway-abi 10).
 
 mod keys;
+mod epochs;
 
 use alloy::primitives::Signature;
 use bytes::Bytes;

@@ -41,11 +41,12 @@ pub enum CallKind {
     Ask,
     /// `GetPublicDecryptionResult`, `GetUserDecryptionResult`.
     Poll,
-    /// `GetKeyGenPreprocResult`, `GetKeyGenResult`, `GetCrsGenResult`.
+    /// `GetKeyGenPreprocResult`, `GetKeyGenResult`, `GetCrsGenResult`, `GetEpochResult`.
     PollKey,
-    /// `Init`, `InitiateResharing`: calls whose result nobody waits for.
+    /// `Init`, `InitiateResharing`, `NewMpcContext`, `NewMpcEpoch`: of these a Core does one at a time.
     Tell,
-    /// `AbortKeyGen`, `AbortCrsGen`: calls without a result that undo something.
+    /// `AbortKeyGen`, `AbortCrsGen`, `DestroyMpcContext`, `DestroyMpcEpoch`: calls without a result that undo
+    /// something.
     Undo,
 }
 

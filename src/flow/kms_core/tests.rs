@@ -103,7 +103,7 @@ async fn b4_a_core_that_sends_too_much_is_not_listened_to() {
 }
 
 const OPAQUE: ExtraDataMeaning = ExtraDataMeaning::Opaque;
-const ANYBODY: Expected<'_> = Expected { extra_data: OPAQUE, signers: &[] };
+const ANYBODY: Expected<'_> = Expected { extra_data: OPAQUE, signers: &[], is_checked: true };
 const HANDLE: B256 = B256::with_last_byte(1);
 
 fn request() -> domain::Request {

@@ -7,12 +7,16 @@
 mod request;
 mod reply;
 mod keys;
+mod lifecycle;
 mod signed_bytes;
 
 pub use self::{
     keys::{
         crsgen_request, key_digests, keygen_request, malformed_id, preparation_request,
         randomness_request, resharing_request,
+    },
+    lifecycle::{
+        context_end_request, context_request, epoch_end_request, epoch_request, read_epoch_result,
     },
     reply::{PublicReply, ReplyError, is_id, public_reply, user_payload},
     request::{

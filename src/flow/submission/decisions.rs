@@ -7,6 +7,8 @@
 //! -------------------------------------------------------------------------------------------------------
 //! it has an answer          all are asked after 5 s, and again       already answered  retry: contradicted,
 //!                           after 10 s if we know of no answer                         or a node is silent
+//! it waits for none now     all are asked after 5 s                  no answer due     retry: contradicted,
+//!                                                                                      or a node is silent
 //! it knows no such request  looked for on chain: gone                orphaned
 //!                           all are asked after 5 s, at its block    refused           retry
 //! an error that holds the   all are asked after 5 s: all reject it   held, as the      retry: contradicted
@@ -36,6 +38,7 @@ pub(super) enum Opinion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Recheck {
     IsAnswered,
+    IsOver,
     IsRequested,
     IsHeld,
     /// Nothing: the contract is paused.
@@ -46,13 +49,14 @@ pub(super) enum Recheck {
 pub(super) fn recheck_for(error: Option<&ContractError>) -> Recheck {
     match error.map(ContractError::meaning) {
         Some(RevertMeaning::AlreadyAnswered) => Recheck::IsAnswered,
+        Some(RevertMeaning::Over) => Recheck::IsOver,
         Some(RevertMeaning::NotRequested) => Recheck::IsRequested,
         Some(RevertMeaning::Retry) => Recheck::Paused,
         Some(RevertMeaning::Hold(_)) | None => Recheck::IsHeld,
     }
 }
 
-/// Returns whether the nodes agree that there is an answer.
+/// Returns whether the nodes agree that there is an answer, or that none is wanted any more.
 pub(super) fn answered(agreed: Agreement) -> Result<(), SubmissionError> {
     match agreed {
         Agreement::Yes => Ok(()),
@@ -112,6 +116,7 @@ mod tests {
         let errors = [
             ContractError::KmsNodeAlreadySigned { id, signer },
             ContractError::DecryptionNotRequested(id),
+            ContractError::KmsContextNotPending(id),
             ContractError::EnforcedPause,
             ContractError::NotKmsSigner(signer),
             ContractError::Error("no".into()),
@@ -211,6 +216,7 @@ mod tests {
             Recheck::IsHeld,
             answered,
             requested,
+            Recheck::IsOver,
             Recheck::Paused,
             Recheck::IsHeld,
             Recheck::IsHeld,

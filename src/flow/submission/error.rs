@@ -30,7 +30,8 @@ pub enum SubmissionError {
     #[error("not every gateway node has confirmed yet that this was answered")]
     NotSaidByAll,
     #[error(
-        "the contract takes no answer just now: it is paused, or a key's preparation is not complete there"
+        "the contract takes no answer just now: it is paused, or what has to come first (a key's preparation, a \
+         KMS context) is not complete there"
     )]
     Paused,
     #[error("the contract does not know this request; the node may lag")]
@@ -67,6 +68,7 @@ impl SubmissionError {
             Self::Rejected(error) => match error.meaning() {
                 RevertMeaning::Hold(reason) => Remedy::Hold(Hold::new(reason, error.to_string())),
                 RevertMeaning::AlreadyAnswered
+                | RevertMeaning::Over
                 | RevertMeaning::NotRequested
                 | RevertMeaning::Retry => Remedy::Retry,
             },

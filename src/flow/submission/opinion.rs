@@ -55,6 +55,19 @@ impl<P: TransactionSender> Submission<P> {
         Ok(Outcome::AlreadyAnswered)
     }
 
+    /// A contract that waits for no answer any more, whoever gave the others, ends a request.
+    pub(super) async fn recheck_over(
+        &self,
+        request: &Request,
+        call: &EthCall,
+    ) -> Result<Outcome, SubmissionError> {
+        sleep(RECHECK_AFTER).await;
+        let is_over = |error: &ContractError| error.meaning() == RevertMeaning::Over;
+        let ending = (EndClaim::Answered, request);
+        decisions::answered(self.all_say(ending, call, BlockId::Latest, is_over).await?)?;
+        Ok(Outcome::NoAnswerDue)
+    }
+
     /// Returns whether all nodes still say so.
     async fn still_answered(
         &self,

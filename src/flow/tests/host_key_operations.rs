@@ -10,9 +10,12 @@ use super::{
     scene::Scene,
 };
 use crate::{
-    chain::{fake_chain::FakeChain, reader::NodeId},
+    chain::{
+        fake_chain::{FakeChain, host::Told},
+        reader::NodeId,
+    },
     contracts::{
-        abi::{Deployment, Generation, protocol_config},
+        abi::{self, Deployment, Generation, protocol_config},
         decryption::DeploymentSupport,
         pinned_reads::{ChainEndpoint, PinnedOptions, PinnedReader},
         protocol_config::ProtocolConfig,
@@ -72,12 +75,12 @@ fn is_valid(ethereum: &FakeChain, valid: bool) {
     ethereum.answer(protocol_config::is_valid_context(context()).calldata(), valid);
 }
 
-fn keys(scene: &mut Scene) -> &mut KeyManagement<FakeChain> {
+pub(super) fn keys(scene: &mut Scene) -> &mut KeyManagement<FakeChain> {
     let Mode::Answer(rooms) = &mut scene.flow.mode else { panic!("it answers") };
     rooms.keys.as_mut().expect("it serves key operations")
 }
 
-fn connect(scene: &mut Scene, chain: &FakeChain) {
+pub(super) fn connect(scene: &mut Scene, chain: &FakeChain) {
     let options = PinnedOptions {
         chain_id: 1,
         agreement: 1,
@@ -87,7 +90,12 @@ fn connect(scene: &mut Scene, chain: &FakeChain) {
         clock: Clock::Wall,
     };
     let reads = PinnedReader::new(options, vec![ChainEndpoint::of(chain, NodeId(0))]);
-    keys(scene).contexts = Some(ProtocolConfig::new(reads, CONTEXTS));
+    // It does not speak of this node: any signer will do.
+    let wallet = keys(scene).generation.submission.wallet();
+    let of_node = abi::kms_node_for_context(context(), wallet).calldata();
+    chain.tell(CONTEXTS, of_node, Told::Reverts(Bytes::new()));
+    let at = chain.state().host.contract.expect("the contract's address");
+    keys(scene).contexts = Some(ProtocolConfig::new(reads, at));
 }
 
 /// A scene whose context is in force.

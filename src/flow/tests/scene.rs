@@ -38,8 +38,8 @@ use crate::{
     },
     flow::{
         AnswerStages, AnsweredHere, Batch, DecryptionRooms, Flow, FlowOptions, KeyManagement,
-        KeyPolicy, KnownSupport, Mode, QueuedRequest, RepresentationChoice, RequestLedger,
-        RequestState, Step, StoredBatch,
+        KeyPolicy, KeyRooms, KnownSupport, Mode, QueuedRequest, RepresentationChoice,
+        RequestLedger, RequestState, Step, StoredBatch,
         access::{Access, AccessOptions},
         arrivals::suspects::SuspectBlocks,
         capacity::{Capacity, PermitHolder, Wanted},
@@ -131,6 +131,9 @@ impl OneRequest {
 impl RequestLedger for OneRequest {
     async fn is_done(&self, _: U256) -> Result<bool, LedgerError> {
         Ok(self.now().is_abort_done)
+    }
+    async fn is_unasked(&self, _: U256) -> Result<bool, LedgerError> {
+        Ok(!self.now().others_answered)
     }
     async fn choose_representation(
         &self,
@@ -460,13 +463,21 @@ impl Scene {
         if let Mode::Answer(rooms) = &mut scene.flow.mode {
             let metrics = scene.flow.metrics.clone();
             rooms.keys = Some(Box::new(KeyManagement {
-                core: rooms.core.under(domain()),
-                submission: Submission::new(scene.lane.clone(), contract.clone(), None, metrics),
-                confirmation: crate::flow::Confirmation::new(
-                    contract.clone(),
-                    scene.suspects.clone(),
-                ),
-                contract,
+                generation: KeyRooms {
+                    core: rooms.core.under(domain()),
+                    submission: Submission::new(
+                        scene.lane.clone(),
+                        contract.clone(),
+                        None,
+                        metrics,
+                    ),
+                    confirmation: crate::flow::Confirmation::new(
+                        contract.clone(),
+                        scene.suspects.clone(),
+                    ),
+                    contract,
+                },
+                lifecycle: None,
                 policy,
                 representation: RepresentationChoice::Auto,
                 contexts: None,

@@ -42,7 +42,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             None
         };
         if wrong.is_some() {
-            let now = rooms.gateway_config.core_signers_of_all_nodes(context).await;
+            let now = self.signers_of_all_nodes(rooms, request, context).await;
             if now.is_ok_and(|now| now != expected.signers) {
                 return Some(Setback::retry(Cause::RegistrationChanged));
             }
@@ -55,7 +55,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             );
             return Some(Setback::held(hold));
         }
-        self.name_other_context(rooms, context?, wrong?).await.map(Setback::held)
+        self.name_other_context(rooms, request, context?, wrong?).await.map(Setback::held)
     }
 
     /// Returns whether the Core's answer belongs to a request with the same id and other content: the Core
@@ -86,13 +86,14 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     async fn name_other_context(
         &self,
         rooms: &AnswerStages<P>,
+        request: &Request,
         context: U256,
         wrong: &WrongSigner,
     ) -> Option<Hold> {
         let (before, after) =
             (context.saturating_sub(U256::ONE), context.saturating_add(U256::ONE));
         for other in [None, Some(before), Some(after)] {
-            let signers = rooms.gateway_config.core_signers_for(other).await.unwrap_or_default();
+            let signers = self.registered_signers(rooms, request, other).await.unwrap_or_default();
             if !signers.contains(&wrong.signer) {
                 continue;
             }

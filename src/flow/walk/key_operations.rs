@@ -1,13 +1,14 @@
 //! Key operations: what is done before the Core is asked for one, and before its answer is sent.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use alloy::hex;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, debug_span};
 
 use super::{
-    Transition,
+    KeyStages, Transition,
+    lifecycle::asking_setback,
     policy::{
         History,
         key_operations::{self as policy, Check, KeyRule},
@@ -19,13 +20,13 @@ use crate::{
     chain::sender::TransactionSender,
     contracts::{abi, decryption::Votes},
     domain::{
-        Answer, Bytes, Hold, HoldReason, KeyOperation, KeyRepresentation, Operation, Outcome,
-        Remedy, Request, excerpt, stage::Stage,
+        Answer, Bytes, EpochMaterial, Hold, HoldReason, KeyOperation, KeyRepresentation, Kind,
+        KmsContext, Operation, Outcome, Remedy, Request, SignedResult, excerpt, stage::Stage,
     },
     flow::{
         AnswerStages, AnsweredHere, Flow, KeyManagement, Mode, RequestLedger, Step, access,
         ciphertexts::BucketRegistry,
-        kms_core::{self, KeyAsk, KmsCore, Telling, rate_limiter::AskPermit},
+        kms_core::{self, KeyAsk, KmsCore, Supplement, Telling, rate_limiter::AskPermit},
         walk_queue::{Activity, AttendanceGuard},
     },
 };
@@ -40,12 +41,12 @@ const LONGEST_DIGEST: usize = 130;
 
 impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     /// The stages of a key operation. `None`: nothing here can serve it.
-    pub(super) fn key_stages(
-        &self,
-        request: &Request,
-    ) -> Option<(&AnswerStages<P>, &KeyManagement<P>)> {
+    pub(super) fn key_stages(&self, request: &Request) -> Option<KeyStages<'_, P>> {
         match &self.mode {
-            Mode::Answer(rooms) => Some((rooms, rooms.keys_of(request)?)),
+            Mode::Answer(rooms) => {
+                let (keys, own) = (rooms.keys_of(request)?, rooms.key_rooms_of(request)?);
+                Some(KeyStages { rooms, keys, own })
+            }
             Mode::Observe { .. } => None,
         }
     }
@@ -59,13 +60,17 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         attendance: &AttendanceGuard,
     ) -> Result<Transition, Setback> {
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), error))?;
-        let (rooms, keys) = self.key_stages(request).ok_or_else(|| not_configured(request))?;
-        let (checks, telling) = match policy::rule(request.key.id, operation) {
-            KeyRule::Ask(checks) => (checks, None),
-            KeyRule::Tell(checks, telling) => (checks, Some(telling)),
+        let stages = self.key_stages(request).ok_or_else(|| not_configured(request))?;
+        let KeyStages { rooms, keys, own } = stages;
+        let rule = policy::rule(request.key.id, operation);
+        let checks = match rule {
+            KeyRule::Ask(checks) | KeyRule::AskLifecycle(checks) | KeyRule::Tell(checks, _) => {
+                checks
+            }
+            KeyRule::Record => return Ok(Transition::End(Outcome::Recorded)),
             KeyRule::Hold { topic } => return Err(Setback::held(policy::unsupported(topic))),
         };
-        let (mut turn, mut representation) = (None, None);
+        let (mut turn, mut gathered) = (None, Gathered::Nothing);
         for check in checks {
             match check {
                 Check::NotAborted => {
@@ -79,9 +84,21 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                     .map_err(Setback::held)?,
                 Check::Context => self.check_key_context(keys, operation, history).await?,
                 Check::Preparation => self.check_preparation(operation).await?,
+                Check::OwnContext => self.check_own_context(operation).await?,
+                Check::Part => {
+                    attendance.set_activity(Activity::CheckingChain);
+                    match self.check_part(stages, request).await? {
+                        Ok(found) => gathered = Gathered::PreviousContext(found.previous),
+                        Err(instead) => return Ok(instead),
+                    }
+                }
+                Check::Material => {
+                    attendance.set_activity(Activity::CheckingChain);
+                    gathered = Gathered::Material(self.material_of(stages, operation).await?);
+                }
                 Check::Turn => {
                     attendance.set_activity(Activity::WaitingForCore);
-                    turn = Some(turn_at(&keys.core).await?);
+                    turn = Some(turn_at(&own.core).await?);
                 }
                 Check::Witnesses => {
                     attendance.set_activity(Activity::CheckingChain);
@@ -91,50 +108,57 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 }
                 Check::Age => {
                     attendance.set_activity(Activity::Asking);
-                    match keys.core.age().await {
+                    match own.core.age().await {
                         Ok(age) => policy::age(operation, age).map_err(Setback::held)?,
                         Err(error) => return Err(core_setback(rooms, &error).await),
                     }
                 }
                 Check::Representation => {
-                    representation = self.choose_representation(keys, request, operation).await?;
+                    if let Some(kind) = self.choose_representation(keys, request, operation).await?
+                    {
+                        gathered = Gathered::Representation(kind);
+                    }
                 }
             }
         }
         attendance.set_activity(Activity::Asking);
-        let turn = match turn {
-            Some(turn) => turn,
-            None => turn_at(&keys.core).await?,
-        };
-        if let Some(telling) = telling {
-            return match keys.core.tell(turn, request, telling).await {
-                Ok(()) => Ok(Transition::End(Outcome::NoAnswerDue)),
-                Err(error) => Err(core_setback(rooms, &error).await),
-            };
+        if let KeyRule::Tell(_, telling) = rule {
+            return self.tell(stages, request, telling, turn).await.map(Transition::End);
         }
-        let ask = KeyAsk { operation, representation };
-        let asking = keys.core.ask_key_operation(turn, request, ask);
-        match asking.instrument(debug_span!("kms_core_ask")).await {
+        let ask = KeyAsk { operation, supplement: gathered.supplement() };
+        let asked = if let KeyRule::AskLifecycle(_) = rule {
+            let asking = own.core.ask_lifecycle(request, ask);
+            asking.instrument(debug_span!("kms_core_ask")).await
+        } else {
+            let turn = match turn {
+                Some(turn) => turn,
+                None => turn_at(&own.core).await?,
+            };
+            let asking = own.core.ask_key_operation(turn, request, ask);
+            asking.instrument(debug_span!("kms_core_ask")).await
+        };
+        match asked {
             Ok(asked) => {
                 history.core.on_asked(asked);
-                let asked = Step::Asked { core: keys.core.address().clone() };
+                let asked = Step::Asked { core: own.core.address().clone() };
                 Ok(Transition::Advance(Stage::Asked, asked))
             }
-            Err(error) => Err(core_setback(rooms, &error).await),
+            Err(error) => Err(asking_setback(rooms, operation, history, &error).await),
         }
     }
 
     /// What the Core is told of the abort of this request, if one was carried out.
     async fn was_aborted(&self, request: &Request) -> Result<Option<Telling>, Setback> {
         let Operation::Key(operation) = &request.operation else { return Ok(None) };
-        let Some((abort, telling)) = policy::abort_of(request.key.id, operation) else {
-            return Ok(None);
-        };
-        match self.ledger.is_done(abort).await {
-            Ok(is_done) => Ok(is_done.then_some(telling)),
-            // A failing journal ends the instance elsewhere.
-            Err(_) => Err(Setback::retry(Cause::Stopping)),
+        for (abort, telling) in policy::aborts_of(request.key.id, operation) {
+            match self.ledger.is_done(abort).await {
+                Ok(true) => return Ok(Some(telling)),
+                Ok(false) => {}
+                // A failing journal ends the instance elsewhere.
+                Err(_) => return Err(Setback::retry(Cause::Stopping)),
+            }
         }
+        Ok(None)
     }
 
     /// Ends a request that the contract has taken back. `again`: what the Core is told once more, as it may have
@@ -144,13 +168,9 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         again: Option<Telling>,
     ) -> Result<Transition, Setback> {
-        let (rooms, keys) = self.key_stages(request).ok_or_else(|| not_configured(request))?;
         if let Some(telling) = again {
-            let turn = turn_at(&keys.core).await?;
-            let told = keys.core.tell(turn, request, telling).await;
-            if let Err(error) = told {
-                return Err(core_setback(rooms, &error).await);
-            }
+            let stages = self.key_stages(request).ok_or_else(|| not_configured(request))?;
+            self.tell(stages, request, telling, None).await?;
         }
         Ok(Transition::End(Outcome::Aborted))
     }
@@ -181,12 +201,21 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 }
             }
         };
+        let polling = async {
+            if request.kind() == Kind::NewKmsContext {
+                // It has no result: that the Core has taken it is all there is to confirm.
+                let answer = Answer::Key(SignedResult::default());
+                let answered = Step::Answered(answer.clone());
+                return Ok(Transition::Advance(Stage::Answered(answer), answered));
+            }
+            self.poll(rooms, request, history).await
+        };
         let polled = tokio::select! {
             biased;
             aborted = is_aborted => {
                 return self.end_aborted(request, Some(aborted?)).await;
             }
-            polled = self.poll(rooms, request, history) => polled,
+            polled = polling => polled,
         };
         // The Core may know of the abort a moment earlier than the journal.
         if let Err(Setback { remedy: Remedy::Hold(hold), .. }) = &polled
@@ -264,19 +293,30 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         policy::preparation(*preparation, answered).map_err(Setback::held)
     }
 
-    /// Holds an answer that differs from what another node has answered.
+    /// An epoch is made in a KMS context that this node's Core knows.
+    async fn check_own_context(&self, operation: &KeyOperation) -> Result<(), Setback> {
+        let KeyOperation::NewKmsEpoch { context, .. } = operation else { return Ok(()) };
+        match self.ledger.is_unasked(*context).await {
+            Ok(is_unasked) => policy::own_context(*context, is_unasked).map_err(Setback::held),
+            // A failing journal ends the instance elsewhere.
+            Err(_) => Err(Setback::retry(Cause::Stopping)),
+        }
+    }
+
+    /// Holds an answer that differs from what another node has answered, or that is not of what the chain asks for.
     pub(in crate::flow) async fn compare_votes(
         &self,
         rooms: &AnswerStages<P>,
         request: &Request,
         answer: &Answer,
     ) -> Result<(), Setback> {
-        let Some(keys) = rooms.keys_of(request) else { return Ok(()) };
-        let ours = &answer.signed().payload;
+        let Some(keys) = rooms.key_rooms_of(request) else { return Ok(()) };
+        let ours = abi::voted_on(request.kind(), &answer.signed().payload);
         if ours.is_empty() {
-            // There is nothing in which a preparation could differ.
+            // There is nothing in which a preparation or a context could differ.
             return Ok(());
         }
+        self.compare_material(request, answer).await?;
         let votes = match keys.contract.votes_on(request).await.map_err(Setback::retry)? {
             Votes::All(votes) => votes,
             Votes::TooManyBlocks => {
@@ -288,7 +328,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 return Err(Setback::held(Hold::new(HoldReason::NoProgress, detail)));
             }
         };
-        let Some(theirs) = votes.into_iter().map(|vote| vote.payload).find(|vote| vote != ours)
+        let Some(theirs) = votes.into_iter().map(|vote| vote.payload).find(|vote| *vote != ours)
         else {
             return Ok(());
         };
@@ -296,30 +336,69 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             "another KMS node has answered {}; this node's KMS Core has {}: a vote cannot be taken back, so \
              nothing is sent",
             describe(&theirs),
-            describe(ours)
+            describe(&ours)
         );
         Err(Setback::held(Hold::new(HoldReason::ResultDiffers, detail)))
     }
 }
 
 /// Waits for the turn to ask this Core once.
-async fn turn_at(core: &KmsCore) -> Result<AskPermit, Setback> {
+pub(super) async fn turn_at(core: &KmsCore) -> Result<AskPermit, Setback> {
     core.acquire_ask_permit().await.map_err(|error| Setback::new(error.remedy(), error))
 }
 
 /// The setback of a key operation that nothing here can serve.
 pub(super) fn not_configured(request: &Request) -> Setback {
-    let is_on_ethereum = match &request.operation {
-        Operation::Key(operation) => operation.extra_data().is_some(),
-        Operation::PublicDecryption(_) | Operation::UserDecryption(_) => false,
-    };
-    let detail = if is_on_ethereum {
-        "the configuration does not name the contract that asks for it: set ethereum_url, \
-         ethereum_chain_id and kms_generation_address"
+    not_configured_for(if request.kind().is_lifecycle() {
+        Contract::ProtocolConfig
+    } else if signed_on_ethereum(request) {
+        Contract::OnEthereum
     } else {
-        "the configuration does not name the contract that asks for it: set kms_generation_address"
+        Contract::OnGateway
+    })
+}
+
+/// The contract that asks for a key operation.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Contract {
+    OnGateway,
+    OnEthereum,
+    ProtocolConfig,
+}
+
+pub(super) fn not_configured_for(contract: Contract) -> Setback {
+    let keys = match contract {
+        Contract::OnGateway => "kms_generation_address",
+        Contract::OnEthereum => "ethereum_url, ethereum_chain_id and kms_generation_address",
+        Contract::ProtocolConfig => "ethereum_url, ethereum_chain_id and protocol_config_address",
     };
+    let detail =
+        format!("the configuration does not name the contract that asks for it: set {keys}");
     Setback::held(Hold::new(HoldReason::KeyManagementNotConfigured, detail))
+}
+
+/// Whether the answer is signed by whom Ethereum's registry lists.
+pub(super) fn signed_on_ethereum(request: &Request) -> bool {
+    matches!(&request.operation, Operation::Key(operation) if operation.is_of_ethereum())
+}
+
+/// What the checks found that the Core is told.
+enum Gathered {
+    Nothing,
+    Representation(KeyRepresentation),
+    PreviousContext(Arc<KmsContext>),
+    Material(EpochMaterial),
+}
+
+impl Gathered {
+    fn supplement(&self) -> Supplement<'_> {
+        match self {
+            Self::Nothing => Supplement::Nothing,
+            Self::Representation(kind) => Supplement::Representation(*kind),
+            Self::PreviousContext(context) => Supplement::PreviousContext(context),
+            Self::Material(material) => Supplement::Material(material),
+        }
+    }
 }
 
 /// Digests as operators compare them: of keys by their type, or of a CRS.

@@ -30,7 +30,7 @@
 //! the access check gives no pass                                        see [`access_history`]
 //! a refusal is not certain              it is not confirmed             held (unconfirmed), see [`refusals`]
 //! the Core contradicts itself                                           see [`core_history`]
-//! a key operation may not be asked for yet                              see [`key_operations`]
+//! a key operation may not be asked for yet                              see [`key_operations`], [`lifecycle`]
 //! the contract rejects an answer                                        see `submission::decisions`, [`blame`]
 //! ```
 
@@ -39,6 +39,7 @@ pub(in crate::flow) mod refusals;
 pub(in crate::flow) mod blame;
 pub(in crate::flow) mod core_history;
 pub(in crate::flow) mod key_operations;
+pub(in crate::flow) mod lifecycle;
 pub(in crate::flow) mod overloads;
 pub(in crate::flow) mod setback;
 

@@ -12,6 +12,7 @@ use super::{
         access_history::AccessHistory,
         blame::{self, Blame},
         core_history::NextCall,
+        lifecycle::Part,
         overloads,
         setback::{Cause, Setback},
     },
@@ -277,9 +278,11 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             Operation::Key(operation) => ExtraDataMeaning::of_key_operation(operation.extra_data()),
         };
         let context = context_of(request, Some(extra_data), history);
-        let signers =
-            rooms.gateway_config.core_signers_for(context).await.map_err(Setback::retry)?;
-        let expected = Expected { extra_data, signers: &signers };
+        // Who only gives its shares to an epoch gets nothing that is signed for it, and sends nothing.
+        let in_epoch = self.part_in_epoch(request).await?;
+        let is_checked = in_epoch.is_none_or(|found| found.part != Part::PreviousOnly);
+        let signers = self.registered_signers(rooms, request, context).await?;
+        let expected = Expected { extra_data, signers: &signers, is_checked };
         let patience = self.options.answer_timeout[request.kind()];
         let begun = Instant::now();
         let polling = rooms.core_of(request).poll_until_answered(
@@ -309,6 +312,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             }
         };
         match polled {
+            PollingEnd::Answer(_) if !is_checked => Ok(Transition::End(Outcome::NoAnswerDue)),
             PollingEnd::Answer(answer) => {
                 self.metrics.observe_room(Room::CoreAnswer, begun.elapsed());
                 Ok(Transition::Advance(Stage::Answered(answer.clone()), Step::Answered(answer)))
@@ -433,10 +437,10 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             }
         }
         let context = context_of(request, meaning, history);
-        let registered = match rooms.gateway_config.core_signers_of_all_nodes(context).await {
+        let registered = match self.signers_of_all_nodes(rooms, request, context).await {
             Ok(registered) => registered,
-            Err(unknown) => {
-                debug!(%unknown, "the registration cannot be read");
+            Err(Setback { cause, .. }) => {
+                debug!(%cause, "the registration cannot be read");
                 Vec::new()
             }
         };

@@ -275,6 +275,11 @@ impl Rows<'_> {
         Ok(self.one(sql::SELECT_DONE, params![self.of, Fixed(id)], |_| Ok(()))?.is_some())
     }
 
+    /// Whether a request with this id has not been asked of the Core yet.
+    pub fn is_unasked(&self, id: U256) -> Result<bool> {
+        Ok(self.one(sql::SELECT_UNASKED, params![self.of, Fixed(id)], |_| Ok(()))?.is_some())
+    }
+
     /// The kind of key that the preparation with this id is made for. One that this version does not know
     /// reads as none.
     pub fn representation(&self, id: U256) -> Result<Option<KeyRepresentation>> {

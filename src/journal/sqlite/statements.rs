@@ -67,6 +67,10 @@ FROM requests WHERE contract = ?1 AND id = ?2";
 pub(super) const SELECT_DONE: &str = "\
 SELECT 1 FROM requests WHERE contract = ?1 AND id = ?2 AND outcome = 'no_answer_due'";
 
+/// A request with id `?2` that the Core was not asked for.
+pub(super) const SELECT_UNASKED: &str = "\
+SELECT 1 FROM requests WHERE contract = ?1 AND id = ?2 AND outcome IS NULL AND stage = 'arrived'";
+
 /// The block up to which answers may have been given that this journal does not know.
 pub(super) const SELECT_FORGOTTEN: &str = "SELECT up_to FROM forgotten WHERE contract = ?1";
 pub(super) const FORGET: &str = "
@@ -501,6 +505,7 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (NAMESAKES_IN_TRANSACTION, "requests_by_key"),
     (SELECT_ANSWERED, "requests_by_key"),
     (SELECT_DONE, "requests_by_key"),
+    (SELECT_UNASKED, "requests_by_key"),
     (SELECT_ACCEPTED_NAMESAKE, "requests_by_key"),
     (SELECT_PROGRESS, "requests_by_key"),
     (OPEN_TRANSACTIONS, "transactions_open"),

@@ -186,6 +186,7 @@ impl StoreReader for Reader {
             }
             Query::AnsweredHere(ids, slot) => self.answer(slot, rows.answered(&ids)),
             Query::IsDone(id, slot) => self.answer(slot, rows.is_done(id)),
+            Query::IsUnasked(id, slot) => self.answer(slot, rows.is_unasked(id)),
             Query::Representation(id, slot) => self.answer(slot, rows.representation(id)),
             Query::Summaries(listing, slot) => self.answer(slot, rows.listed(listing)),
             Query::Records(listing, slot) => self.answer(slot, rows.records(listing)),

@@ -73,6 +73,7 @@ async fn the_first_kind_of_key_stays_and_what_is_done_is_told() {
         assert_eq!(chosen, Compressed);
     }
     assert!(!running.is_done(id).await.unwrap());
+    assert!(running.is_unasked(id).await.unwrap());
     running.close().await.unwrap();
     let running = Running::open(dir.path());
     assert_eq!(running.representation_of(id).await.unwrap(), Some(Compressed));
@@ -80,6 +81,7 @@ async fn the_first_kind_of_key_stays_and_what_is_done_is_told() {
     running.note(key(2), Step::Settled(Outcome::NoAnswerDue)).await.unwrap();
     running.reopened().await;
     assert!(running.is_done(id).await.unwrap());
+    assert!(!running.is_unasked(id).await.unwrap());
     assert!(!running.is_done(U256::from(1)).await.unwrap());
 }
 

@@ -125,6 +125,11 @@ impl Stage {
         lines.collect::<Vec<_>>().join("\n")
     }
 
+    /// What was waited for, or what the log says of why not.
+    pub fn told<T>(&self, seen: Result<T>) -> Result<T> {
+        seen.map_err(|error| self.with_log(&error))
+    }
+
     fn with_log(&self, error: &Error) -> Error {
         Error::other(format!("{error}\n{}", tail(&self.fleet.supervisor.log())))
     }

@@ -5,9 +5,9 @@ use std::{future::Future, time::Duration};
 use alloy::primitives::{Address, B256, U256, address, keccak256};
 use kms_connector::{
     domain::{
-        BlockRef, Bytes, Ciphertext, CiphertextFormat, EventShape, HoldReason, Kind, Material,
-        Operation, PublicDecryption, Remedy, Request, RequestKey, RequestSource, SignedResult,
-        SigningDomain, UserDecryption,
+        BlockRef, Bytes, Ciphertext, CiphertextFormat, EventShape, HoldReason, Kind, KindGroup,
+        Material, Operation, PublicDecryption, Remedy, Request, RequestKey, RequestSource,
+        SignedResult, SigningDomain, UserDecryption,
     },
     flow::kms_core::{
         AskResult, CoreError, Expected, KmsCore, Options, PollingEnd, SendBefore, Transport,
@@ -34,7 +34,7 @@ pub(super) const ANYBODY: Expected<'_> = by(&[]);
 pub(super) const LONG: Duration = Duration::from_secs(30);
 
 pub(super) const fn by(signers: &[Address]) -> Expected<'_> {
-    Expected { extra_data: ExtraDataMeaning::Opaque, signers }
+    Expected { extra_data: ExtraDataMeaning::Opaque, signers, is_checked: true }
 }
 
 pub(super) fn options(version: CoreVersion) -> CoreOptions {
@@ -93,21 +93,11 @@ impl Sample {
         ciphertexts: &[(u8, usize)],
     ) -> Self {
         let shape = generation(version);
-        let tag = match (shape, kind) {
+        let tag = match (shape, kind.group()) {
             (EventShape::G7 | EventShape::G8, _) => 0,
-            (_, Kind::PublicDecryption) => 1,
-            (_, Kind::UserDecryption) => 2,
-            (
-                _,
-                Kind::PrepKeygen
-                | Kind::Keygen
-                | Kind::Crsgen
-                | Kind::AbortKeygen
-                | Kind::AbortCrsgen
-                | Kind::PrssInit
-                | Kind::KeyReshareSameSet
-                | Kind::UnsupportedEvent,
-            ) => {
+            (_, KindGroup::PublicDecryption) => 1,
+            (_, KindGroup::UserDecryption) => 2,
+            (_, KindGroup::KeyOperation) => {
                 panic!("a decryption")
             }
         };
@@ -143,24 +133,17 @@ impl Sample {
                 coprocessors: vec![],
             })
             .collect();
-        let operation = match kind {
-            Kind::PublicDecryption => {
+        let operation = match kind.group() {
+            KindGroup::PublicDecryption => {
                 Operation::PublicDecryption(PublicDecryption::of_materials(materials, extra_data))
             }
-            Kind::UserDecryption => Operation::UserDecryption(UserDecryption::of_materials(
+            KindGroup::UserDecryption => Operation::UserDecryption(UserDecryption::of_materials(
                 materials,
                 USER,
                 Bytes::from_static(ENC_KEY),
                 extra_data,
             )),
-            Kind::PrepKeygen
-            | Kind::Keygen
-            | Kind::Crsgen
-            | Kind::AbortKeygen
-            | Kind::AbortCrsgen
-            | Kind::PrssInit
-            | Kind::KeyReshareSameSet
-            | Kind::UnsupportedEvent => {
+            KindGroup::KeyOperation => {
                 panic!("a decryption")
             }
         };
@@ -219,7 +202,7 @@ impl Sample {
         stub: &CoreStub,
         extra_data: ExtraDataMeaning,
     ) -> Result<PollingEnd, CoreError> {
-        let expected = Expected { extra_data, signers: &[stub.signer_address()] };
+        let expected = Expected { extra_data, signers: &[stub.signer_address()], is_checked: true };
         core.poll_until_answered(&self.request, expected, LONG, CEILING).await
     }
 
@@ -230,20 +213,13 @@ impl Sample {
             .iter()
             .map(|one| (one.handle[30], plaintext_of(one.handle[30], &one.body)))
             .collect();
-        match self.request.kind() {
-            Kind::PublicDecryption => decrypted_result(version.writes_words(), &values),
-            Kind::UserDecryption => {
+        match self.request.kind().group() {
+            KindGroup::PublicDecryption => decrypted_result(version.writes_words(), &values),
+            KindGroup::UserDecryption => {
                 let handles: Vec<B256> = self.ciphertexts.iter().map(|one| one.handle).collect();
                 user_decrypted_share(ENC_KEY, &handles, &values)
             }
-            Kind::PrepKeygen
-            | Kind::Keygen
-            | Kind::Crsgen
-            | Kind::AbortKeygen
-            | Kind::AbortCrsgen
-            | Kind::PrssInit
-            | Kind::KeyReshareSameSet
-            | Kind::UnsupportedEvent => {
+            KindGroup::KeyOperation => {
                 panic!("a decryption")
             }
         }

@@ -20,13 +20,15 @@ sol! {
 pub(super) const RANDOMNESS: KeyEventShape = KeyEventShape {
     topic0: PRSSInit::SIGNATURE_HASH,
     event: PRSSInit::SIGNATURE,
-    read: |_| Ok((prss_init_id(), KeyOperation::PrssInit)),
+    topics: 1,
+    read: |_, _| Ok((prss_init_id(), KeyOperation::PrssInit)),
 };
 
 pub(super) const RESHARING: KeyEventShape = KeyEventShape {
     topic0: KeyReshareSameSet::SIGNATURE_HASH,
     event: KeyReshareSameSet::SIGNATURE,
-    read: |data| {
+    topics: 1,
+    read: |_, data| {
         let (preparation, key, id, parameters) =
             KeyReshareSameSet::abi_decode_data_with_config(data, DECODER)?;
         let parameters = read_parameters(parameters)?;
@@ -37,7 +39,8 @@ pub(super) const RESHARING: KeyEventShape = KeyEventShape {
 pub(super) const PREPARATION_REQUEST: KeyEventShape = KeyEventShape {
     topic0: PrepKeygenRequest::SIGNATURE_HASH,
     event: PrepKeygenRequest::SIGNATURE,
-    read: |data| {
+    topics: 1,
+    read: |_, data| {
         // The epoch is always 0 in these generations.
         let (id, _, parameters) = PrepKeygenRequest::abi_decode_data_with_config(data, DECODER)?;
         let parameters = read_parameters(parameters)?;
@@ -48,7 +51,8 @@ pub(super) const PREPARATION_REQUEST: KeyEventShape = KeyEventShape {
 pub(super) const KEY_REQUEST: KeyEventShape = KeyEventShape {
     topic0: KeygenRequest::SIGNATURE_HASH,
     event: KeygenRequest::SIGNATURE,
-    read: |data| {
+    topics: 1,
+    read: |_, data| {
         let (preparation, id) = KeygenRequest::abi_decode_data_with_config(data, DECODER)?;
         Ok((id, KeyOperation::Keygen { preparation, extra_data: None }))
     },
@@ -57,7 +61,8 @@ pub(super) const KEY_REQUEST: KeyEventShape = KeyEventShape {
 pub(super) const CRS_REQUEST: KeyEventShape = KeyEventShape {
     topic0: CrsgenRequest::SIGNATURE_HASH,
     event: CrsgenRequest::SIGNATURE,
-    read: |data| {
+    topics: 1,
+    read: |_, data| {
         let (id, max_bits, parameters) = CrsgenRequest::abi_decode_data_with_config(data, DECODER)?;
         let parameters = read_parameters(parameters)?;
         Ok((id, KeyOperation::Crsgen { max_bits, parameters, extra_data: None }))

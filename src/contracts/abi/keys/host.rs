@@ -17,7 +17,8 @@ sol! {
 pub(super) const KEY_ABORT: KeyEventShape = KeyEventShape {
     topic0: AbortKeygen::SIGNATURE_HASH,
     event: AbortKeygen::SIGNATURE,
-    read: |data| {
+    topics: 1,
+    read: |_, data| {
         let (preparation,) = AbortKeygen::abi_decode_data_with_config(data, DECODER)?;
         Ok((abort_id(preparation), KeyOperation::AbortKeygen { preparation }))
     },
@@ -26,7 +27,8 @@ pub(super) const KEY_ABORT: KeyEventShape = KeyEventShape {
 pub(super) const CRS_ABORT: KeyEventShape = KeyEventShape {
     topic0: AbortCrsgen::SIGNATURE_HASH,
     event: AbortCrsgen::SIGNATURE,
-    read: |data| {
+    topics: 1,
+    read: |_, data| {
         let (crs,) = AbortCrsgen::abi_decode_data_with_config(data, DECODER)?;
         Ok((abort_id(crs), KeyOperation::AbortCrsgen { crs }))
     },
@@ -35,7 +37,8 @@ pub(super) const CRS_ABORT: KeyEventShape = KeyEventShape {
 pub(super) const PREPARATION_REQUEST: KeyEventShape = KeyEventShape {
     topic0: PrepKeygenRequest::SIGNATURE_HASH,
     event: PrepKeygenRequest::SIGNATURE,
-    read: |data| {
+    topics: 1,
+    read: |_, data| {
         let (id, parameters, extra_data) =
             PrepKeygenRequest::abi_decode_data_with_config(data, DECODER)?;
         let (parameters, extra_data) = (read_parameters(parameters)?, Some(extra_data));
@@ -47,7 +50,8 @@ pub(super) const PREPARATION_REQUEST: KeyEventShape = KeyEventShape {
 pub(super) const KEY_REQUEST: KeyEventShape = KeyEventShape {
     topic0: KeygenRequest::SIGNATURE_HASH,
     event: KeygenRequest::SIGNATURE,
-    read: |data| {
+    topics: 1,
+    read: |_, data| {
         let (preparation, id, extra_data) =
             KeygenRequest::abi_decode_data_with_config(data, DECODER)?;
         Ok((id, KeyOperation::Keygen { preparation, extra_data: Some(extra_data) }))
@@ -57,7 +61,8 @@ pub(super) const KEY_REQUEST: KeyEventShape = KeyEventShape {
 pub(super) const CRS_REQUEST: KeyEventShape = KeyEventShape {
     topic0: CrsgenRequest::SIGNATURE_HASH,
     event: CrsgenRequest::SIGNATURE,
-    read: |data| {
+    topics: 1,
+    read: |_, data| {
         let (id, max_bits, parameters, extra_data) =
             CrsgenRequest::abi_decode_data_with_config(data, DECODER)?;
         let (parameters, extra_data) = (read_parameters(parameters)?, Some(extra_data));

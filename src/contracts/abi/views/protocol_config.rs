@@ -5,7 +5,7 @@ use alloy::sol_types::SolCall;
 
 use super::View;
 use crate::contracts::abi::DECODER;
-use crate::domain::U256;
+use crate::domain::{B256, U256};
 
 sol! {
     function isValidKmsContext(uint256 kmsContextId) external view returns (bool valid);
@@ -13,6 +13,24 @@ sol! {
     function getCurrentKmsContextIdCounter() external view returns (uint256 counter);
     function isValidEpochForContext(uint256 kmsContextId, uint256 epochId) external view
         returns (bool valid);
+    function getKmsContextAnchor(uint256 contextId) external view
+        returns (uint256 blockNumber, bytes32 infoHash);
+}
+
+/// Where a context was defined, and the hash of what its event says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContextAnchor {
+    pub block: U256,
+    pub info_hash: B256,
+}
+
+/// `getKmsContextAnchor`: also of a destroyed one. From v0.2.0 (G14) on.
+#[must_use]
+pub fn context_anchor(context: U256) -> View<ContextAnchor> {
+    View::of(&getKmsContextAnchorCall { contextId: context }, |returned| {
+        let said = getKmsContextAnchorCall::abi_decode_returns_with_config(returned, DECODER)?;
+        Ok(ContextAnchor { block: said.blockNumber, info_hash: said.infoHash })
+    })
 }
 
 /// `isValidKmsContext`: active, and not destroyed.
@@ -60,6 +78,7 @@ mod tests {
             (is_live_context(id).calldata(), "ee7d52d1"),
             (context_id_counter().calldata(), "9d1b1be1"),
             (is_valid_epoch(id, id).calldata(), "cceac019"),
+            (context_anchor(id).calldata(), "c999a8b4"),
         ] {
             assert_eq!(alloy::hex::encode(&calldata[..4]), selector);
         }

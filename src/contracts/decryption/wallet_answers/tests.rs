@@ -24,10 +24,15 @@ fn tagged(kind: Kind, number: u64) -> U256 {
         Kind::PrepKeygen => U256::from(3),
         Kind::Keygen => U256::from(4),
         Kind::Crsgen => U256::from(5),
+        Kind::NewKmsContext => U256::from(7),
+        Kind::NewKmsEpoch => U256::from(8),
         Kind::AbortKeygen
         | Kind::AbortCrsgen
         | Kind::PrssInit
         | Kind::KeyReshareSameSet
+        | Kind::ContextDestroyed
+        | Kind::EpochDestroyed
+        | Kind::RecordedEvent
         | Kind::UnsupportedEvent => U256::ZERO,
     };
     (tag << 248_usize) | U256::from(number)

@@ -3,7 +3,11 @@
 
 use bytes::Bytes;
 
-use super::{AnswerError, SignatureError, WrongSigner, WrongSignerCause, parse_signature, recover};
+use super::{
+    AnswerError, SignatureError, WrongSigner, WrongSignerCause,
+    epochs::{epoch_answer, signer_of_epoch},
+    parse_signature, recover,
+};
 use crate::{
     contracts::abi,
     domain::{
@@ -22,6 +26,7 @@ pub enum KeyReply {
     Preparation(v1::KeyGenPreprocResult),
     Key(v1::KeyGenResult),
     Crs(v1::CrsGenResult),
+    Epoch(v1::EpochResultResponse),
 }
 
 /// Checks the reply to a key operation and returns its answer. `registered`: the signers registered for this
@@ -32,6 +37,12 @@ pub fn key_answer(
     reply: KeyReply,
     registered: &[Address],
 ) -> Result<SignedResult, AnswerError> {
+    let reply = match (operation, reply) {
+        (KeyOperation::NewKmsEpoch { extra_data, .. }, KeyReply::Epoch(reply)) => {
+            return epoch_answer(domain, extra_data, reply, registered);
+        }
+        (_, reply) => reply,
+    };
     let (payload, signature) = read(id, operation, reply).map_err(AnswerError::invalid)?;
     let signer = |extra_data: Option<&[u8]>| {
         let parsed = parse_signature(&signature)?;
@@ -61,6 +72,9 @@ pub fn signer_of_key(
     operation: &KeyOperation,
     answer: &SignedResult,
 ) -> Result<Address, SignatureError> {
+    if let KeyOperation::NewKmsEpoch { extra_data, .. } = operation {
+        return signer_of_epoch(domain, extra_data, &answer.payload);
+    }
     let extra_data = operation.extra_data().map(|bytes| &bytes[..]);
     let digest = digest(domain, (request.key.id, operation), &answer.payload, extra_data);
     let signature = parse_signature(&answer.signature)?;
@@ -121,6 +135,11 @@ fn digest(
         | KeyOperation::AbortCrsgen { .. }
         | KeyOperation::PrssInit
         | KeyOperation::KeyReshare { .. }
+        | KeyOperation::NewKmsContext { .. }
+        | KeyOperation::NewKmsEpoch { .. }
+        | KeyOperation::ContextDestroyed { .. }
+        | KeyOperation::EpochDestroyed { .. }
+        | KeyOperation::RecordedEvent { .. }
         | KeyOperation::UnsupportedEvent { .. } => return None,
     })
 }

@@ -54,7 +54,7 @@ fn keyset_config(representation: Option<KeyRepresentation>) -> Option<v1::KeySet
     })
 }
 
-fn parameters_message(parameters: KeyParameters) -> v1::FheParameter {
+pub(super) fn parameters_message(parameters: KeyParameters) -> v1::FheParameter {
     match parameters {
         KeyParameters::Default => v1::FheParameter::Default,
         KeyParameters::Test => v1::FheParameter::Test,
@@ -158,16 +158,28 @@ pub fn key_digests(
     if digests.is_empty() {
         return Err(ReplyError::NoDigest);
     }
-    let typed = digests.into_iter().map(|v1::KeyDigest { key_type, digest }| {
-        let number = match key_type.as_str() {
-            "ServerKey" => 0,
-            "PublicKey" => 1,
-            "CompressedXofKeySet" if operation.extra_data().is_some() => 3,
-            _ => return Err(ReplyError::KeyType(key_type.into())),
-        };
-        Ok((number, Bytes(digest)))
-    });
+    let is_known = |number: &u8| *number != COMPRESSED || operation.extra_data().is_some();
+    let typed =
+        digests.into_iter().map(|v1::KeyDigest { key_type, digest }| {
+            match key_type_number(&key_type).filter(is_known) {
+                Some(number) => Ok((number, Bytes(digest))),
+                None => Err(ReplyError::KeyType(key_type.into())),
+            }
+        });
     typed.collect()
+}
+
+/// The Core's names of the contract's `KeyType`.
+const KEY_TYPES: [(&str, u8); 3] =
+    [("ServerKey", 0), ("PublicKey", 1), ("CompressedXofKeySet", COMPRESSED)];
+const COMPRESSED: u8 = 3;
+
+pub(super) fn key_type_number(name: &str) -> Option<u8> {
+    KEY_TYPES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+}
+
+pub(super) fn key_type_name(number: u8) -> Option<&'static str> {
+    KEY_TYPES.iter().find(|(_, known)| *known == number).map(|(name, _)| *name)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::{
     contracts::abi::{ContextRule, Deployment},
     domain::{
-        B256, Ciphertext, CiphertextFormat, Hold, HoldReason, KeyOperation, Operation,
+        B256, Ciphertext, CiphertextFormat, Hold, HoldReason, KeyOperation, KmsContext, Operation,
         PublicDecryption, Refusal, Remedy, Request, SigningDomain, UserDecryption, fhe_type,
     },
     flow::kms_core::proto::kms::v1,
@@ -28,6 +28,11 @@ pub enum RequestError {
     CrsTooLarge { max_bits: U256 },
     #[error("handle {handle} is of FHE type {number}, which this connector does not know")]
     UnsupportedType { handle: B256, number: u8 },
+    /// The Core takes 31 bits.
+    #[error("the KMS context has the threshold {threshold} (mpc), which no KMS Core takes")]
+    Threshold { threshold: U256 },
+    #[error("a key has a digest of type {number}, which this connector does not know")]
+    KeyType { number: u8 },
 }
 
 impl RequestError {
@@ -37,7 +42,8 @@ impl RequestError {
         match self {
             Self::NoHandles => "no_materials",
             Self::CrsTooLarge { .. } => "crs_too_large",
-            Self::UnsupportedType { .. } => "unsupported_type",
+            Self::UnsupportedType { .. } | Self::KeyType { .. } => "unsupported_type",
+            Self::Threshold { .. } => "threshold_too_large",
         }
     }
 
@@ -45,10 +51,10 @@ impl RequestError {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::NoHandles | Self::CrsTooLarge { .. } => {
+            Self::NoHandles | Self::CrsTooLarge { .. } | Self::Threshold { .. } => {
                 Remedy::Refuse(Refusal::Malformed(self.to_string()))
             }
-            Self::UnsupportedType { .. } => {
+            Self::UnsupportedType { .. } | Self::KeyType { .. } => {
                 Remedy::Hold(Hold::new(HoldReason::UnsupportedType, self.to_string()))
             }
         }
@@ -76,14 +82,25 @@ pub fn check(request: &Request) -> Result<(), RequestError> {
 fn check_key_operation(operation: &KeyOperation) -> Result<(), RequestError> {
     match operation {
         KeyOperation::Crsgen { max_bits, .. } => max_num_bits(*max_bits).map(|_| ()),
+        KeyOperation::NewKmsContext { context, .. } => mpc_threshold(context).map(|_| ()),
         KeyOperation::PrepKeygen { .. }
         | KeyOperation::Keygen { .. }
         | KeyOperation::AbortKeygen { .. }
         | KeyOperation::AbortCrsgen { .. }
         | KeyOperation::PrssInit
         | KeyOperation::KeyReshare { .. }
+        | KeyOperation::NewKmsEpoch { .. }
+        | KeyOperation::ContextDestroyed { .. }
+        | KeyOperation::EpochDestroyed { .. }
+        | KeyOperation::RecordedEvent { .. }
         | KeyOperation::UnsupportedEvent { .. } => Ok(()),
     }
+}
+
+/// The number of dishonest nodes as the Core takes it.
+pub(super) fn mpc_threshold(context: &KmsContext) -> Result<i32, RequestError> {
+    let threshold = context.mpc_threshold;
+    i32::try_from(threshold).map_err(|_| RequestError::Threshold { threshold })
 }
 
 /// The length of a CRS as the Core takes it.

@@ -78,12 +78,17 @@ pub(in crate::flow) fn blame_for(
 ) -> Blame {
     match error {
         ContractError::NotKmsSigner(signer)
-        | ContractError::KmsSignerDoesNotMatchTxSender { signer, .. } => match ours {
+        | ContractError::KmsSignerDoesNotMatchTxSender { signer, .. }
+        | ContractError::EpochActivationSignerDoesNotMatchTxSender { signer, .. } => match ours {
             Some(ours) if ours != *signer => Blame::Content,
             Some(ours) if registered.contains(&ours) => Blame::Node,
             Some(_) | None => Blame::Operator,
         },
-        ContractError::NotKmsTxSender(_) if !registered.is_empty() => Blame::Node,
+        ContractError::NotKmsTxSender(_) | ContractError::EpochActivationUnauthorized { .. }
+            if !registered.is_empty() =>
+        {
+            Blame::Node
+        }
         ContractError::NotKmsTxSender(_)
         | ContractError::DecryptionNotRequested(_)
         | ContractError::KmsNodeAlreadySigned { .. }
@@ -106,6 +111,17 @@ pub(in crate::flow) fn blame_for(
         | ContractError::EmptyKeyDigests(_)
         | ContractError::KeyManagementRequestPending
         | ContractError::DeserializingExtraDataFail
+        | ContractError::KmsContextCreationAlreadyConfirmed { .. }
+        | ContractError::KmsContextNotPending(_)
+        | ContractError::KmsContextCreationUnauthorized { .. }
+        | ContractError::EpochActivationAlreadyConfirmed { .. }
+        | ContractError::InvalidKmsEpoch(_)
+        | ContractError::InvalidEpoch(_)
+        | ContractError::EpochActivationUnauthorized { .. }
+        | ContractError::KmsContextNotCreated(_)
+        | ContractError::EmptyEpochActivationAttestation(_)
+        | ContractError::EpochNotUnderActiveContext { .. }
+        | ContractError::KmsLifecycleOperationInFlight { .. }
         | ContractError::Error(_)
         | ContractError::Panic(_)
         | ContractError::Other { .. }

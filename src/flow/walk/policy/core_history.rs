@@ -96,6 +96,11 @@ impl CoreHistory {
         self.failed = false;
     }
 
+    /// Whether the Core has forgotten the result of what it had taken.
+    pub fn has_lost_a_result(&self) -> bool {
+        self.rounds > 0 || self.held == Some(HoldReason::EpochResultLost)
+    }
+
     /// A poll returned "not known". Also returns what is inconsistent about that, if anything.
     pub fn on_unknown(&mut self, now: Instant) -> (NextCall, Option<&'static str>) {
         self.rounds = self.rounds.saturating_add(1);

@@ -11,6 +11,12 @@
 //! abort_crsgen       turn, witnesses; then the Core is told, and no answer is due
 //! prss_init, key_reshare_same_set
 //!                    approval, turn, witnesses, age; then the Core is told, and no answer is due
+//! new_kms_context    not aborted, approval, part, witnesses, age
+//! new_kms_epoch      not aborted, approval, own context, part, material, witnesses, age
+//! context_destroyed, epoch_destroyed
+//!                    approval, witnesses; then the Core is told, and no answer is due
+//! recorded_event, and the first KMS context of all
+//!                    nothing: it is recorded
 //! unsupported_event  it is not asked, and held by its name
 //!
 //! check           is passed if                                                    else
@@ -23,13 +29,17 @@
 //! witnesses       two nodes show the event, if there are two                      see `contracts::decryption`
 //! age             the Core is of the contract's time                              held (core_version)
 //! representation  it is known which kind of key the nodes make                    held (key_representation)
+//! own context     this node's Core was told of the epoch's KMS context            held (waits_for_context)
+//! part            this node is in the new KMS context or in the previous one      see [`super::lifecycle`]
+//! material        nodes have the state of the block whose keys are shared anew    held (archive_node_needed)
 //! ```
 //!
 //! An abort is an event of its own, whose walk is done once two nodes have shown it and the Core was told of it.
 //! That is what counts for the request that it takes back: one node that lies takes nothing back. Such a request
 //! looks for it before it is asked, while it is polled, and before its answer is sent; a transaction under way is
 //! followed to its end. So the order in which the two events are read does not matter. An abort needs no approval:
-//! the contract has taken the request back already.
+//! the contract has taken the request back already. The end of a KMS context or of an epoch aborts what is open of
+//! it in the same way; it destroys shares, so that an operator may have approved it before.
 //!
 //! What takes nobody's time comes first. The witnesses come right before the ask: what they say is soon old. The
 //! kind of key is recorded last, so that an operator may correct it until the Core is asked.
@@ -49,7 +59,10 @@
 
 use crate::{
     contracts::abi::{self, Generation},
-    domain::{B256, Hold, HoldReason, KeyOperation, KeyRepresentation, RequestKey, U256, abort_id},
+    domain::{
+        B256, Hold, HoldReason, KeyOperation, KeyRepresentation, RequestKey, U256, abort_id,
+        no_context,
+    },
     flow::{
         AnsweredHere, KeyPolicy, RepresentationChoice,
         kms_core::{CoreAge, Telling},
@@ -73,6 +86,12 @@ pub(in crate::flow) enum Check {
     Age,
     /// Which kind of key is made, which is recorded with its preparation.
     Representation,
+    /// The Core was told of the epoch's KMS context: until then it could only refuse.
+    OwnContext,
+    /// That this node is in one of the two KMS contexts.
+    Part,
+    /// The keys that an epoch shares anew.
+    Material,
 }
 
 /// What is done about a kind of key operation.
@@ -80,8 +99,12 @@ pub(in crate::flow) enum Check {
 pub(in crate::flow) enum KeyRule {
     /// The Core is asked once all of these are passed, in this order.
     Ask(&'static [Check]),
+    /// The same, for a KMS context or an epoch.
+    AskLifecycle(&'static [Check]),
     /// The Core is told this once all of these are passed, and no answer is due.
     Tell(&'static [Check], Telling),
+    /// It asks nobody for anything.
+    Record,
     /// It is held: this version does not know what this event asks for.
     Hold { topic: Option<B256> },
 }
@@ -118,6 +141,24 @@ const CRS: KeyRule = KeyRule::Ask(&[
 
 const RESHARING: &[Check] = &[Check::Approval, Check::Turn, Check::Witnesses, Check::Age];
 
+const CONTEXT: KeyRule = KeyRule::AskLifecycle(&[
+    Check::NotAborted,
+    Check::Approval,
+    Check::Part,
+    Check::Witnesses,
+    Check::Age,
+]);
+const EPOCH: KeyRule = KeyRule::AskLifecycle(&[
+    Check::NotAborted,
+    Check::Approval,
+    Check::OwnContext,
+    Check::Part,
+    Check::Material,
+    Check::Witnesses,
+    Check::Age,
+]);
+const END: &[Check] = &[Check::Approval, Check::Witnesses];
+
 /// The table: one row per kind. `id`: of the request.
 pub(in crate::flow) fn rule(id: U256, operation: &KeyOperation) -> KeyRule {
     match operation {
@@ -133,27 +174,46 @@ pub(in crate::flow) fn rule(id: U256, operation: &KeyOperation) -> KeyRule {
             let (preparation, key, parameters) = (*preparation, *key, *parameters);
             KeyRule::Tell(RESHARING, Telling::Reshare { id, preparation, key, parameters })
         }
+        KeyOperation::NewKmsContext { previous, .. } if *previous == no_context() => {
+            KeyRule::Record
+        }
+        KeyOperation::NewKmsContext { .. } => CONTEXT,
+        KeyOperation::NewKmsEpoch { .. } => EPOCH,
+        KeyOperation::ContextDestroyed { context } => {
+            KeyRule::Tell(END, Telling::ContextEnd(*context))
+        }
+        KeyOperation::EpochDestroyed { epoch } => KeyRule::Tell(END, Telling::EpochEnd(*epoch)),
+        KeyOperation::RecordedEvent { .. } => KeyRule::Record,
         KeyOperation::UnsupportedEvent { topic } => KeyRule::Hold { topic: *topic },
     }
 }
 
-/// What takes this request back: the id of the request to abort it, and what the Core is told then. `None`:
-/// nothing does (up to G12 there is no abort).
-pub(in crate::flow) fn abort_of(id: U256, operation: &KeyOperation) -> Option<(U256, Telling)> {
-    operation.extra_data()?;
-    let (aborted, telling) = match operation {
-        KeyOperation::PrepKeygen { .. } => (id, Telling::AbortKeygen(id)),
+/// What takes this request back: the ids of the requests to abort it, and what the Core is told then. Up to G12
+/// there are none.
+pub(in crate::flow) fn aborts_of(id: U256, operation: &KeyOperation) -> Vec<(U256, Telling)> {
+    if !operation.is_of_ethereum() {
+        return Vec::new();
+    }
+    let aborted = match operation {
+        KeyOperation::PrepKeygen { .. } => vec![(id, Telling::AbortKeygen(id))],
         KeyOperation::Keygen { preparation, .. } => {
-            (*preparation, Telling::AbortKeygen(*preparation))
+            vec![(*preparation, Telling::AbortKeygen(*preparation))]
         }
-        KeyOperation::Crsgen { .. } => (id, Telling::AbortCrsgen(id)),
+        KeyOperation::Crsgen { .. } => vec![(id, Telling::AbortCrsgen(id))],
+        KeyOperation::NewKmsContext { .. } => vec![(id, Telling::ContextEnd(id))],
+        KeyOperation::NewKmsEpoch { context, .. } => {
+            vec![(id, Telling::EpochEnd(id)), (*context, Telling::ContextEnd(*context))]
+        }
         KeyOperation::AbortKeygen { .. }
         | KeyOperation::AbortCrsgen { .. }
         | KeyOperation::PrssInit
         | KeyOperation::KeyReshare { .. }
-        | KeyOperation::UnsupportedEvent { .. } => return None,
+        | KeyOperation::ContextDestroyed { .. }
+        | KeyOperation::EpochDestroyed { .. }
+        | KeyOperation::RecordedEvent { .. }
+        | KeyOperation::UnsupportedEvent { .. } => Vec::new(),
     };
-    Some((abort_id(aborted), telling))
+    aborted.into_iter().map(|(aborted, telling)| (abort_id(aborted), telling)).collect()
 }
 
 /// Whether the operator lets it be asked.
@@ -188,15 +248,28 @@ pub(in crate::flow) fn preparation(preparation: U256, answered: AnsweredHere) ->
     }
 }
 
+/// Whether this node's Core was asked for the KMS context of an epoch, as the journal tells (`is_unasked`). One that is
+/// not in the journal may be known to the Core all the same.
+pub(in crate::flow) fn own_context(context: U256, is_unasked: bool) -> Result<(), Hold> {
+    if !is_unasked {
+        return Ok(());
+    }
+    let detail = format!(
+        "this node's KMS Core was not told of its KMS context {context:#066x} yet; `kms-connector requests show` \
+         tells why"
+    );
+    Err(Hold::new(HoldReason::WaitsForContext, detail))
+}
+
 /// Whether a Core of this age makes and signs what the contract of this operation wants.
 pub(in crate::flow) fn age(operation: &KeyOperation, age: CoreAge) -> Result<(), Hold> {
-    let detail = match (operation.extra_data(), age) {
-        (None, CoreAge::Before) | (Some(_), CoreAge::Since) => return Ok(()),
-        (None, CoreAge::Since) => {
+    let detail = match (operation.is_of_ethereum(), age) {
+        (false, CoreAge::Before) | (true, CoreAge::Since) => return Ok(()),
+        (false, CoreAge::Since) => {
             "the KMS Core is v0.13.20 or later, and these contracts are of its predecessors: it would make \
              another kind of key than the other nodes, and sign other bytes; it is not asked"
         }
-        (Some(_), CoreAge::Before) => {
+        (true, CoreAge::Before) => {
             "the KMS Core is older than v0.13.20, and these contracts are of its successors: it signs no \
              extraData, which they check, and reads the kind of key in another way; it is not asked"
         }
@@ -263,11 +336,14 @@ pub(in crate::flow) fn unsupported(topic: Option<B256>) -> Hold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Address, Bytes, KeyParameters, RequestSource};
+    use crate::domain::{Address, Bytes, KeyParameters, KmsContext, RequestSource};
 
     fn checks(operation: &KeyOperation) -> Option<Vec<Check>> {
         match rule(U256::from(9), operation) {
-            KeyRule::Ask(checks) | KeyRule::Tell(checks, _) => Some(checks.to_vec()),
+            KeyRule::Ask(checks) | KeyRule::AskLifecycle(checks) | KeyRule::Tell(checks, _) => {
+                Some(checks.to_vec())
+            }
+            KeyRule::Record => Some(Vec::new()),
             KeyRule::Hold { .. } => None,
         }
     }
@@ -276,7 +352,8 @@ mod tests {
     #[test]
     fn each_kind_is_asked_for_in_its_order() {
         use Check::{
-            Age, Approval, Context, NotAborted, Preparation, Representation, Turn, Witnesses,
+            Age, Approval, Context, Material, NotAborted, OwnContext, Part, Preparation,
+            Representation, Turn, Witnesses,
         };
         let (parameters, extra_data) = (KeyParameters::Test, None);
         let rows = [
@@ -308,11 +385,55 @@ mod tests {
                 KeyOperation::KeyReshare { preparation: U256::ONE, key: U256::ONE, parameters },
                 Some(vec![Approval, Turn, Witnesses, Age]),
             ),
+            (new_context(U256::ONE), Some(vec![NotAborted, Approval, Part, Witnesses, Age])),
+            (
+                new_epoch(),
+                Some(vec![NotAborted, Approval, OwnContext, Part, Material, Witnesses, Age]),
+            ),
+            (
+                KeyOperation::ContextDestroyed { context: U256::ONE },
+                Some(vec![Approval, Witnesses]),
+            ),
+            (KeyOperation::EpochDestroyed { epoch: U256::ONE }, Some(vec![Approval, Witnesses])),
+            (new_context(no_context()), Some(Vec::new())),
+            (KeyOperation::RecordedEvent { event: "" }, Some(Vec::new())),
             (KeyOperation::UnsupportedEvent { topic: None }, None),
         ];
         for (operation, expected) in rows {
             assert_eq!(checks(&operation), expected, "{operation:?}");
         }
+    }
+
+    fn new_context(previous: U256) -> KeyOperation {
+        let context = KmsContext {
+            nodes: Vec::new(),
+            mpc_threshold: U256::ONE,
+            software_version: String::new(),
+            pcr_values: Vec::new(),
+        };
+        KeyOperation::NewKmsContext { previous, context: context.into(), info_hash: B256::ZERO }
+    }
+
+    fn new_epoch() -> KeyOperation {
+        KeyOperation::NewKmsEpoch {
+            context: U256::from(2),
+            previous_context: U256::ONE,
+            previous_epoch: U256::ONE,
+            material_block: U256::ONE,
+            extra_data: Bytes::from_static(&[2]),
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_context_takes_back_what_is_open_of_it() {
+        let (id, context) = (U256::from(7), U256::from(2));
+        let of_context = |context| (abort_id(context), Telling::ContextEnd(context));
+        assert_eq!(aborts_of(id, &new_context(U256::ONE)), [of_context(id)]);
+        let of_epoch = (abort_id(id), Telling::EpochEnd(id));
+        assert_eq!(aborts_of(id, &new_epoch()), [of_epoch, of_context(context)]);
+        let end = KeyOperation::ContextDestroyed { context };
+        assert_eq!(aborts_of(id, &end), []);
+        assert_eq!(rule(id, &end), KeyRule::Tell(END, Telling::ContextEnd(context)));
     }
 
     #[test]
@@ -323,16 +444,16 @@ mod tests {
         let prep = |extra_data| KeyOperation::PrepKeygen { parameters, extra_data };
         let crs = |extra_data| KeyOperation::Crsgen { max_bits, parameters, extra_data };
         for (operation, expected) in [
-            (prep(some()), Some((abort_id(id), Telling::AbortKeygen(id)))),
-            (keygen(Some(&[1])), Some((abort_id(other), Telling::AbortKeygen(other)))),
-            (crs(some()), Some((abort_id(id), Telling::AbortCrsgen(id)))),
-            (prep(None), None),
-            (keygen(None), None),
-            (crs(None), None),
-            (KeyOperation::AbortKeygen { preparation: id }, None),
-            (KeyOperation::UnsupportedEvent { topic: None }, None),
+            (prep(some()), vec![(abort_id(id), Telling::AbortKeygen(id))]),
+            (keygen(Some(&[1])), vec![(abort_id(other), Telling::AbortKeygen(other))]),
+            (crs(some()), vec![(abort_id(id), Telling::AbortCrsgen(id))]),
+            (prep(None), Vec::new()),
+            (keygen(None), Vec::new()),
+            (crs(None), Vec::new()),
+            (KeyOperation::AbortKeygen { preparation: id }, Vec::new()),
+            (KeyOperation::UnsupportedEvent { topic: None }, Vec::new()),
         ] {
-            assert_eq!(abort_of(id, &operation), expected, "{operation:?}");
+            assert_eq!(aborts_of(id, &operation), expected, "{operation:?}");
         }
         for (operation, telling) in [
             (KeyOperation::AbortKeygen { preparation: id }, Telling::AbortKeygen(id)),
@@ -371,9 +492,15 @@ mod tests {
         ] {
             assert_eq!(reason(preparation(U256::ONE, answered)), expected, "{answered:?}");
         }
+        let waits = Some(HoldReason::WaitsForContext);
+        assert_eq!(reason(own_context(U256::ONE, true)), waits);
+        assert_eq!(reason(own_context(U256::ONE, false)), None);
         let wrong = Some(HoldReason::CoreVersion);
         let (gateway, host) = (keygen(None), keygen(Some(&[1])));
+        let context = new_context(U256::ONE);
         for (operation, core, expected) in [
+            (&context, CoreAge::Before, wrong),
+            (&context, CoreAge::Since, None),
             (&gateway, CoreAge::Before, None),
             (&gateway, CoreAge::Since, wrong),
             (&host, CoreAge::Before, wrong),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::History;
 use crate::{
     chain::rpc_error::RpcError,
-    contracts::gateway_config::RegistryError,
+    contracts::{gateway_config::RegistryError, kms_lifecycle::LifecycleError},
     domain::{Hold, HoldReason, Remedy, U256, stage::Stage},
     flow::{
         access::{AccessError, Grounds},
@@ -27,6 +27,8 @@ pub(in crate::flow) enum Cause {
     Request(#[from] RequestError),
     #[error(transparent)]
     Access(#[from] AccessError),
+    #[error(transparent)]
+    Lifecycle(#[from] LifecycleError),
     #[error(transparent)]
     Ciphertexts(#[from] FetchError),
     #[error(transparent)]
@@ -76,6 +78,7 @@ impl Cause {
             Self::Registry(error) => error.code(),
             Self::Request(error) => error.code(),
             Self::Access(error) => error.code(),
+            Self::Lifecycle(error) => error.code(),
             Self::Ciphertexts(error) => error.code(),
             Self::Core(error) => error.code(),
             Self::Submission(error) => error.code(),
@@ -128,6 +131,11 @@ impl Setback {
 
     pub fn own(remedy: Remedy, cause: impl Into<Cause>) -> Self {
         Self { is_own: true, ..Self::new(remedy, cause) }
+    }
+
+    /// What Ethereum tells of contexts and epochs is not known.
+    pub fn of_lifecycle(error: LifecycleError) -> Self {
+        Self::own(error.remedy(), error)
     }
 
     pub fn held(hold: Hold) -> Self {

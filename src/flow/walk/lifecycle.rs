@@ -1,0 +1,226 @@
+//! KMS contexts and epochs: what is read of the chain before a Core is asked or told, and before an epoch is
+//! confirmed. What follows from it is in [`policy`].
+
+use std::sync::Arc;
+
+use super::{
+    KeyStages, Transition,
+    key_operations::{Contract, not_configured_for, turn_at},
+    policy::{
+        History,
+        lifecycle::{self as policy, Asked, Part},
+        setback::{Cause, Setback},
+    },
+    stages::core_setback,
+};
+use crate::{
+    chain::sender::TransactionSender,
+    contracts::{abi, kms_lifecycle::KmsLifecycle},
+    domain::{
+        Address, Answer, EpochMaterial, Hold, HoldReason, KeyOperation, KmsContext, Operation,
+        Outcome, Remedy, Request, U256,
+    },
+    flow::{
+        AnswerStages, Flow, RequestLedger,
+        access::AccessError,
+        ciphertexts::BucketRegistry,
+        kms_core::{CoreError, Telling, rate_limiter::AskPermit},
+    },
+};
+
+/// This node's part in a new context or epoch, and the context before.
+pub(super) struct PartFound {
+    pub part: Part,
+    pub previous: Arc<KmsContext>,
+    /// This node's signer in the new one.
+    pub signer: Option<Address>,
+}
+
+/// The KMS contexts that a request is about.
+struct Between {
+    context: U256,
+    /// `None`: it is about the context itself.
+    epoch: Option<U256>,
+    previous: U256,
+    /// `None`: the chain is asked.
+    definition: Option<Arc<KmsContext>>,
+}
+
+impl Between {
+    /// `None`: it asks for neither context nor epoch.
+    fn of(request: &Request) -> Option<Self> {
+        let id = request.key.id;
+        let Operation::Key(operation) = &request.operation else { return None };
+        if let KeyOperation::NewKmsContext { previous, context, .. } = operation {
+            let definition = Some(context.clone());
+            return Some(Self { context: id, epoch: None, previous: *previous, definition });
+        }
+        let KeyOperation::NewKmsEpoch { context, previous_context, .. } = operation else {
+            return None;
+        };
+        let (context, previous) = (*context, *previous_context);
+        Some(Self { context, epoch: Some(id), previous, definition: None })
+    }
+}
+
+impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
+    /// This node's part. A transition: nothing is asked of it.
+    pub(super) async fn check_part(
+        &self,
+        stages: KeyStages<'_, P>,
+        request: &Request,
+    ) -> Result<Result<PartFound, Transition>, Setback> {
+        let between = Between::of(request).ok_or_else(no_part)?;
+        let found = self.part_of(stages, &between).await?;
+        let Between { context, epoch, .. } = between;
+        let contexts = stages.keys.contexts.as_ref().ok_or_else(no_part)?;
+        // That there is nothing to do any more ends the request.
+        let told = match contexts.of_two() {
+            Some(two) => two.context_and_epoch(context, epoch).await,
+            None => contexts.context_and_epoch(context, epoch).await,
+        };
+        let status = told.map_err(|error| Setback::retry(AccessError::Ethereum(error)))?;
+        match policy::asked_of(found.part, epoch.is_some(), status) {
+            Asked::Take => Ok(Ok(found)),
+            Asked::Nothing => Ok(Err(Transition::End(Outcome::Recorded))),
+            Asked::Unclear => {
+                let wallet = stages.own.submission.wallet();
+                Err(Setback::held(policy::uninvolved(wallet, context)))
+            }
+        }
+    }
+
+    async fn part_of(
+        &self,
+        stages: KeyStages<'_, P>,
+        between: &Between,
+    ) -> Result<PartFound, Setback> {
+        let history = history_of(stages).ok_or_else(no_part)?;
+        let new = match &between.definition {
+            Some(definition) => definition.clone(),
+            None => defined(history, between.context).await?,
+        };
+        let previous = defined(history, between.previous).await?;
+        let wallet = stages.own.submission.wallet();
+        let part = policy::part(wallet, &new, &previous);
+        let signer = new.node_of(wallet).map(|node| node.signer);
+        Ok(PartFound { part, previous, signer })
+    }
+
+    /// This node's part in an epoch. `None`: it is no epoch.
+    pub(super) async fn part_in_epoch(
+        &self,
+        request: &Request,
+    ) -> Result<Option<PartFound>, Setback> {
+        let Some(between) = Between::of(request).filter(|between| between.epoch.is_some()) else {
+            return Ok(None);
+        };
+        let stages = self.key_stages(request).ok_or_else(no_part)?;
+        self.part_of(stages, &between).await.map(Some)
+    }
+
+    /// The keys that an epoch shares anew.
+    pub(super) async fn material_of(
+        &self,
+        stages: KeyStages<'_, P>,
+        operation: &KeyOperation,
+    ) -> Result<EpochMaterial, Setback> {
+        let KeyOperation::NewKmsEpoch { material_block, .. } = operation else {
+            return Err(no_part());
+        };
+        let reading = history_of(stages).ok_or_else(no_part)?.material(*material_block);
+        reading.await.map_err(Setback::of_lifecycle)
+    }
+
+    /// Holds the result of an epoch that is not of the chain's keys in the chain's order.
+    pub(super) async fn compare_material(
+        &self,
+        request: &Request,
+        answer: &Answer,
+    ) -> Result<(), Setback> {
+        let Operation::Key(operation @ KeyOperation::NewKmsEpoch { .. }) = &request.operation
+        else {
+            return Ok(());
+        };
+        let Some(stages) = self.key_stages(request) else { return Ok(()) };
+        // Nothing else was encoded here.
+        let result = abi::epoch_result(&answer.signed().payload).unwrap_or_default();
+        let material = self.material_of(stages, operation).await?;
+        let Some(difference) = result.differs_from(&material) else { return Ok(()) };
+        let detail = format!("{difference}: a vote cannot be taken back, so nothing is sent");
+        Err(Setback::held(Hold::new(HoldReason::ResultDiffers, detail)))
+    }
+
+    /// Tells the Core what it gives no result for. `turn`: one that was waited for before.
+    pub(super) async fn tell(
+        &self,
+        stages: KeyStages<'_, P>,
+        request: &Request,
+        telling: Telling,
+        turn: Option<AskPermit>,
+    ) -> Result<Outcome, Setback> {
+        let core = &stages.own.core;
+        if !telling.is_of_lifecycle() {
+            let turn = match turn {
+                Some(turn) => turn,
+                None => turn_at(core).await?,
+            };
+            return concluded(stages.rooms, core.tell(turn, request, telling).await).await;
+        }
+        let mut epochs = Vec::new();
+        if let Telling::ContextEnd(context) = telling {
+            let history = history_of(stages).ok_or_else(no_part)?;
+            let defined = history.definition(context).await.map_err(Setback::of_lifecycle)?;
+            // Up to G13 nobody told a Core of a context.
+            let Some(defined) = defined else { return Ok(Outcome::Recorded) };
+            let reading = history.epochs_of(context, &defined);
+            epochs = reading.await.map_err(Setback::of_lifecycle)?;
+        }
+        concluded(stages.rooms, core.tell_lifecycle(request, telling, &epochs).await).await
+    }
+}
+
+async fn concluded<P>(
+    rooms: &AnswerStages<P>,
+    told: Result<(), CoreError>,
+) -> Result<Outcome, Setback> {
+    match told {
+        Ok(()) => Ok(Outcome::NoAnswerDue),
+        Err(error) => Err(core_setback(rooms, &error).await),
+    }
+}
+
+/// The setback of an ask that the Core refuses.
+pub(super) async fn asking_setback<P>(
+    rooms: &AnswerStages<P>,
+    operation: &KeyOperation,
+    history: &History,
+    error: &CoreError,
+) -> Setback {
+    if let (KeyOperation::NewKmsEpoch { .. }, CoreError::Held(hold)) = (operation, error)
+        && hold.reason == HoldReason::CoreRefused
+        && history.core.has_lost_a_result()
+    {
+        return Setback::held(policy::lost_result(hold));
+    }
+    core_setback(rooms, error).await
+}
+
+/// `None`: `ProtocolConfig` is not configured.
+fn history_of<P>(stages: KeyStages<'_, P>) -> Option<&KmsLifecycle<P>> {
+    stages.keys.lifecycle.as_ref().map(|lifecycle| &lifecycle.history)
+}
+
+async fn defined<P: TransactionSender>(
+    history: &KmsLifecycle<P>,
+    context: U256,
+) -> Result<Arc<KmsContext>, Setback> {
+    let defined = history.definition(context).await.map_err(Setback::of_lifecycle)?;
+    // The contract asked for a context, so it keeps definitions: the node is of another one, or behind.
+    Ok(defined.ok_or_else(|| Setback::own(Remedy::Retry, Cause::NoNodeShowsIt))?.context)
+}
+
+/// Nothing here can tell of contexts.
+fn no_part() -> Setback {
+    not_configured_for(Contract::ProtocolConfig)
+}
