@@ -10,6 +10,7 @@ pub mod eip712;
 mod id;
 mod key_operation;
 mod kms_context;
+mod epoch;
 mod ciphertext;
 mod terms;
 pub mod stage;
@@ -29,16 +30,14 @@ pub use self::{
     access_refusal::{AccessRefusal, AccessRefusalReason},
     ciphertext::{Ciphertext, CiphertextFormat, Material, fhe_bits, fhe_type, handle_chain_id},
     core_address::CoreAddress,
+    epoch::{CompletedCrs, CompletedKey, EpochMaterial, EpochResult, SharedCrs, SharedKey},
     hold::{Hold, HoldReason},
     id::DisplayId,
     key_operation::{
         KeyOperation, KeyParameters, KeyRepresentation, abort_id, first_epoch, no_context,
         prss_init_id,
     },
-    kms_context::{
-        CompletedCrs, CompletedKey, EpochMaterial, EpochResult, KmsContext, KmsContextNode,
-        PcrValues, SharedCrs, SharedKey,
-    },
+    kms_context::{KmsContext, KmsContextNode, PcrValues},
     terms::{HandleEntry, RequestTerms, UnifiedTerms},
     untrusted_text::{EscapingWriter, UntrustedText, excerpt, is_printable},
 };

@@ -8,7 +8,6 @@ use tracing::info;
 
 use super::{
     Stack,
-    rooms::ChainRules,
     stored_state::{InHand, ReadingPosition},
 };
 use crate::{
@@ -186,24 +185,23 @@ fn reading_start(starting_block: config::StartingBlock, cursor: Option<BlockRef>
 
 impl Stack {
     /// Reads what a contract asks for that stands beside the chain's first one, which names its requests.
-    /// `cursor`: up to where that contract was read.
+    /// `cursor`: up to where that contract was read; `starting_block`: of the chain.
     pub(super) fn read_beside(
         &mut self,
         contract: KeyContract,
-        chain: &ChainRules,
+        (first, starting_block): (RequestSource, config::StartingBlock),
         journal: &Journal,
         walk: WalkSender,
         cursor: Option<BlockRef>,
     ) {
         let KeyContract { adapter, suspects } = contract;
-        let first = chain.source;
         let source = RequestSource { contract: adapter.address(), ..first };
         let journal = journal.for_source(source);
         let heart = self.supervision.heartbeats.heartbeat(heartbeat::KEY_ARRIVALS);
         let (stop, metrics) =
             (self.supervision.stop.clone(), self.supervision.reporter.metrics.clone());
         let (clock, dice) = (self.machine.clock, self.machine.dice.clone());
-        let start = reading_start(chain.starting_block, cursor);
+        let start = reading_start(starting_block, cursor);
         self.tasks.spawn(heartbeat::KEY_ARRIVALS, async move {
             journal.stand_beside(first).await?;
             let opened = InHand { journal: journal.clone(), begun_before: None };

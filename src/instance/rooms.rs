@@ -263,7 +263,8 @@ impl Stack {
         let (ledger, metrics) = (journal.clone(), self.supervision.reporter.metrics.clone());
         let ids = SharedIds::new(reading.ids);
         for contract in beside {
-            self.read_beside(contract, &chain, &journal, walk.clone(), cursor);
+            let of_chain = (chain.source, chain.starting_block);
+            self.read_beside(contract, of_chain, &journal, walk.clone(), cursor);
         }
         let backfill = Backfill::new(contract.clone(), journal.clone()).with_ids(ids.clone());
         let arrivals = Arrivals::new(

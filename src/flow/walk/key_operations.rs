@@ -8,10 +8,10 @@ use tracing::{Instrument, debug_span};
 
 use super::{
     KeyStages, Transition,
-    lifecycle::asking_setback,
     policy::{
         History,
         key_operations::{self as policy, Check, KeyRule},
+        lifecycle::lost_result,
         setback::{Cause, Setback},
     },
     stages::core_setback,
@@ -26,7 +26,9 @@ use crate::{
     flow::{
         AnswerStages, AnsweredHere, Flow, KeyManagement, Mode, RequestLedger, Step, access,
         ciphertexts::BucketRegistry,
-        kms_core::{self, KeyAsk, KmsCore, Supplement, Telling, rate_limiter::AskPermit},
+        kms_core::{
+            self, CoreError, KeyAsk, KmsCore, Supplement, Telling, rate_limiter::AskPermit,
+        },
         walk_queue::{Activity, AttendanceGuard},
     },
 };
@@ -340,6 +342,22 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         );
         Err(Setback::held(Hold::new(HoldReason::ResultDiffers, detail)))
     }
+}
+
+/// The setback of an ask that the Core refuses.
+async fn asking_setback<P>(
+    rooms: &AnswerStages<P>,
+    operation: &KeyOperation,
+    history: &History,
+    error: &CoreError,
+) -> Setback {
+    if let (KeyOperation::NewKmsEpoch { .. }, CoreError::Held(hold)) = (operation, error)
+        && hold.reason == HoldReason::CoreRefused
+        && history.core.has_lost_a_result()
+    {
+        return Setback::held(lost_result(hold));
+    }
+    core_setback(rooms, error).await
 }
 
 /// Waits for the turn to ask this Core once.

@@ -7,7 +7,6 @@ use super::{
     KeyStages, Transition,
     key_operations::{Contract, not_configured_for, turn_at},
     policy::{
-        History,
         lifecycle::{self as policy, Asked, Part},
         setback::{Cause, Setback},
     },
@@ -188,22 +187,6 @@ async fn concluded<P>(
         Ok(()) => Ok(Outcome::NoAnswerDue),
         Err(error) => Err(core_setback(rooms, &error).await),
     }
-}
-
-/// The setback of an ask that the Core refuses.
-pub(super) async fn asking_setback<P>(
-    rooms: &AnswerStages<P>,
-    operation: &KeyOperation,
-    history: &History,
-    error: &CoreError,
-) -> Setback {
-    if let (KeyOperation::NewKmsEpoch { .. }, CoreError::Held(hold)) = (operation, error)
-        && hold.reason == HoldReason::CoreRefused
-        && history.core.has_lost_a_result()
-    {
-        return Setback::held(policy::lost_result(hold));
-    }
-    core_setback(rooms, error).await
 }
 
 /// `None`: `ProtocolConfig` is not configured.
