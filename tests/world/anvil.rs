@@ -19,8 +19,7 @@ const SETTLE: Duration = Duration::from_millis(150);
 /// How the node runs.
 #[derive(Clone, Debug)]
 pub struct AnvilOptions {
-    /// `None`: blocks are made by [`Chain::send_all`] and [`Chain::mine`] alone. Not by the node for each
-    /// transaction too: where both make blocks at once, it counts nonces wrongly for a moment.
+    /// `None` makes a block per transaction, besides those of [`Chain::mine`].
     pub block_time: Option<Duration>,
     pub chain_id: u64,
     /// `None` takes a free one.
@@ -100,10 +99,8 @@ impl Anvil {
         }
         if let Some(block_time) = self.options.block_time {
             command.args(["--block-time", &block_time.as_secs_f64().to_string()]);
-        } else {
-            command.arg("--no-mining");
+            command.args(["--order", "fifo"]);
         }
-        command.args(["--order", "fifo"]);
         command.args(&self.options.arguments);
         let mut process = Process::spawn("anvil", &self.dir, command)?;
         process.ready(PATIENCE, async || self.chain.chain_id().await.is_ok()).await?;

@@ -122,7 +122,7 @@ fn raised_for_a_key() -> [Vec<(Bytes, Becomes)>; 2] {
             // Of contracts that came after.
             (
                 OnEthereum::KeyManagementRequestPending {}.abi_encode().into(),
-                Tried("preparation is not complete"),
+                Tried("takes no answer just now"),
             ),
             (
                 OnEthereum::KeyAborted { keyId: id }.abi_encode().into(),

@@ -170,6 +170,7 @@ async fn a_context_changes_from_four_parties_to_five_on_g14() -> Result<()> {
 }
 
 #[world::test]
-async fn a_context_changes_from_four_parties_to_five_on_head() -> Result<()> {
+#[ignore = "long: scripts/test --long"]
+async fn long_a_context_changes_from_four_parties_to_five_on_head() -> Result<()> {
     change(Variant::Head, "key_representation = \"uncompressed\"").await
 }

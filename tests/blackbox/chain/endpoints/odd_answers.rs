@@ -198,7 +198,9 @@ async fn t16_ends_and_logs_of_a_range_are_of_one_node() -> Result<()> {
         ground.nodes[0].lie(|lies| lies.second_node_lags = Some(60));
         let head = ground.anvil.chain().block_number().await?;
         let (mut known, mut unknown) = (0, 0);
-        for _ in 0..10 {
+        // Which of the two answers is drawn: until each has.
+        while known == 0 || unknown == 0 {
+            assert!(known + unknown < 100, "{known} {unknown}");
             let range = ground.provider.logs_between(filter(&[B256::ZERO]), 1, head - 32);
             let range = range.await.map_err(|e| Error::other(e.to_string()))?;
             assert!(range.first_head.is_some());
@@ -210,7 +212,6 @@ async fn t16_ends_and_logs_of_a_range_are_of_one_node() -> Result<()> {
                 None => unknown += 1,
             }
         }
-        assert!(known > 0 && unknown > 0, "{known} {unknown}");
     }
     Ok(())
 }
