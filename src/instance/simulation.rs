@@ -32,7 +32,7 @@
 //! chain with nodes of its own grants, denies, and is reorganised (`hosts`); what the Core is asked is
 //! compared with it at once (`grants`). KMS contexts follow one another and are destroyed (`contexts`).
 //!
-//! Not simulated: upgrades that a reorganisation drops, ACLs that are upgraded, an earlier wallet,
+//! Not simulated: upgrades that a reorganisation drops, several host chains, an earlier wallet,
 //! observing instances, subscriptions, nodes of other chains, HTTP/2 and sockets. They have tests of their
 //! own.
 //!

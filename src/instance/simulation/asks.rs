@@ -28,6 +28,8 @@ const CONTRACTS: [Address; 2] = [Address::repeat_byte(0x70), Address::repeat_byt
 const DAY: u64 = 86_400;
 /// How long signatures are valid.
 const VALID_DAYS: u64 = 10;
+/// The salt of a transaction's hash.
+const TRANSACTION: u8 = 0xee;
 
 /// The function that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +138,7 @@ impl Ask {
             other.0[29] ^= 1;
             ciphers.push(Cipher { handle: other, ..first });
         }
-        let salted = |salt: u8| keccak256([&made.to_be_bytes()[..], &[salt]].concat());
+        let salted = |salt: u8| salted(made, salt);
         let key = PrivateKeySigner::from_bytes(&salted(1)).unwrap();
         let is_account = way == Way::Unified && flaw.is_none() && dice.u8(..4) == 0;
         let start = match flaw {
@@ -147,7 +149,7 @@ impl Ask {
             _ => now - 100,
         };
         let mut ask = Self {
-            transaction: salted(0xee),
+            transaction: salted(TRANSACTION),
             flaw,
             ciphers,
             start,
@@ -163,6 +165,11 @@ impl Ask {
             ask.signature = key.sign_hash_sync(&ask.digest()).unwrap().as_bytes().into();
         }
         ask
+    }
+
+    /// The same, asked once more in a transaction of its own.
+    pub fn again(&self, made: u64) -> Self {
+        Self { transaction: salted(made, TRANSACTION), ..self.clone() }
     }
 
     pub fn counter(&self) -> Counter {
@@ -365,6 +372,11 @@ impl Ask {
         };
         if is_head { vec![first, second] } else { vec![first] }
     }
+}
+
+/// Something of the ask that was made as this one.
+fn salted(made: u64, salt: u8) -> B256 {
+    keccak256([&made.to_be_bytes()[..], &[salt]].concat())
 }
 
 /// The flaws that a request of this kind may have.

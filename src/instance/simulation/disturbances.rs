@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     asks::Ask,
+    contexts::context,
     plan::HostPlan,
     requests::number_of,
     world::{World, WorldState},
@@ -75,9 +76,28 @@ impl WorldState {
     /// A new request for the next block.
     pub fn request(&mut self) -> Arc<Ask> {
         self.numbered += 1;
-        let ask = self.new_ask();
+        let repeats = self.plan.repeats() && self.dice.u8(..3) == 0;
+        let again = if repeats { self.repeated_ask() } else { None };
+        let ask = again.unwrap_or_else(|| self.new_ask());
         self.chain.request(ask.clone(), 0);
         ask
+    }
+
+    /// Something that was asked before is asked again. `None`: there is nothing of that kind.
+    pub fn request_again(&mut self) -> Option<Arc<Ask>> {
+        let ask = self.repeated_ask()?;
+        self.numbered += 1;
+        self.chain.request(ask.clone(), 0);
+        Some(ask)
+    }
+
+    fn repeated_ask(&mut self) -> Option<Arc<Ask>> {
+        let newest = context(self.chain.contexts().newest());
+        let before = self.host.repeatable(newest, &mut self.dice)?;
+        let ask = self.catalogue.repeat(&before);
+        self.host.expect_again(&ask);
+        self.record_fault("asked again");
+        Some(ask)
     }
 
     fn new_ask(&mut self) -> Arc<Ask> {
@@ -254,6 +274,13 @@ impl WorldState {
                 write!(story, "the host chain is reorganised by {depth}, {lost} grants leave it; ");
         }
         let time = self.now();
+        if self.fault(hosts.upgrade) {
+            let lost = self.host.upgrade(time, &mut self.dice);
+            if lost > 0 {
+                self.record_fault("acl upgrade");
+            }
+            let _ = write!(story, "the ACL is upgraded, {lost} grants are taken back; ");
+        }
         self.host.mine(time);
         let _ = write!(story, "host block {}", self.host.head().shown());
         story

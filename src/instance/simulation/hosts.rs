@@ -12,6 +12,7 @@ pub(super) mod rpc;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use alloy::primitives::keccak256;
@@ -22,7 +23,7 @@ use super::{
     asks::{Ask, Grant},
     plan::HostPlan,
 };
-use crate::domain::{Address, B256, BlockRef};
+use crate::domain::{Address, B256, BlockRef, U256};
 
 /// Distance of the finalized block from the head; deeper than any reorganisation.
 pub(super) const FINAL_AFTER: u64 = 12;
@@ -30,6 +31,10 @@ pub(super) const FINAL_AFTER: u64 = 12;
 const DEEPEST: u64 = 6;
 /// The most blocks for which something needed is not granted yet.
 const LATEST: u64 = 40;
+
+/// By then an upgrade of the ACL is known: a node that stands still shows the old one for as long as its block
+/// is not too old, what is known of it is believed for a minute, and then there are the passes.
+pub(super) const UPGRADE_KNOWN: Duration = Duration::from_secs(105);
 
 /// A grant and its end in Unix seconds.
 type Granted = (Grant, u64);
@@ -105,6 +110,18 @@ pub(super) struct HostChain {
     withheld: BTreeSet<B256>,
     /// No block is made until then.
     pub pauses_until: Option<Instant>,
+    /// Upgrades of the ACL.
+    upgrades: Vec<Upgrade>,
+    /// What is granted before the next block, if it is not what its parent grants.
+    taken_back: Option<Arc<Acl>>,
+}
+
+/// The ACL is another contract from then on.
+#[derive(Clone, Copy, Debug)]
+struct Upgrade {
+    at: Instant,
+    /// Unix seconds.
+    time: u64,
 }
 
 impl HostChain {
@@ -127,6 +144,8 @@ impl HostChain {
             asks: Vec::new(),
             withheld: BTreeSet::new(),
             pauses_until: None,
+            upgrades: Vec::new(),
+            taken_back: None,
         };
         if let Some(last) = chain.nodes.last_mut() {
             last.lie = plan.lie;
@@ -150,8 +169,10 @@ impl HostChain {
                 None => granted.extend(grants),
             }
         }
+        let taken_back = self.taken_back.take();
         let HostBlock { block: BlockRef { number, .. }, timestamp, acl, .. } = self.head();
-        let (number, timestamp, mut acl) = (number + 1, now.max(timestamp + 1), acl.clone());
+        let (number, timestamp) = (number + 1, now.max(timestamp + 1));
+        let mut acl = taken_back.unwrap_or_else(|| acl.clone());
         if !granted.is_empty() {
             Arc::make_mut(&mut acl).extend(granted.iter().copied());
         }
@@ -195,6 +216,36 @@ impl HostChain {
         (depth, lost)
     }
 
+    /// Upgrades the ACL with the next block. The new one takes back a part of what was granted; it is granted
+    /// again later. Returns how much that is. `now`: Unix seconds.
+    pub fn upgrade(&mut self, now: u64, dice: &mut Rng) -> usize {
+        let lost = self.replace_acl(now, |_| dice.u8(..4) > 0);
+        let count = lost.len();
+        self.due.push_back((dice.u64(1..=LATEST), lost));
+        count
+    }
+
+    /// Upgrades the ACL with the next block. The new one has granted nothing. `now`: Unix seconds.
+    pub fn upgrade_to_empty(&mut self, now: u64) {
+        self.replace_acl(now, |_| false);
+    }
+
+    /// Returns what does not stay.
+    fn replace_acl(&mut self, now: u64, mut stays: impl FnMut(&Grant) -> bool) -> Vec<Granted> {
+        let HostBlock { timestamp, acl, .. } = self.head();
+        let (time, mut acl) = (now.max(timestamp + 1), Acl::clone(acl));
+        self.upgrades.push(Upgrade { at: Instant::now(), time });
+        let lost = acl.extract_if(.., |grant, _| !stays(grant)).collect();
+        self.taken_back = Some(Arc::new(acl));
+        lost
+    }
+
+    /// How often the ACL was upgraded by this time.
+    fn implementation(&self, time: u64) -> u8 {
+        let done = self.upgrades.iter().filter(|one| one.time <= time).count();
+        u8::try_from(done).unwrap_or(u8::MAX)
+    }
+
     /// A new ask. What it needs is granted at once, a part of it later or for a while only, or all but one
     /// thing.
     pub fn expect(&mut self, ask: &Arc<Ask>, is_stormy: bool, now: u64, dice: &mut Rng) {
@@ -225,6 +276,26 @@ impl HostChain {
         if !later.is_empty() {
             self.due.push_back((dice.u64(1..=LATEST), later));
         }
+    }
+
+    /// The same once more: it was granted, or is going to be.
+    pub fn expect_again(&mut self, ask: &Arc<Ask>) {
+        self.asks.push(ask.clone());
+    }
+
+    /// An ask that may be made once more: it lacks nothing for ever, and what it needs may be known without
+    /// asking. `newest`: the KMS context that is current.
+    pub fn repeatable(&self, newest: U256, dice: &mut Rng) -> Option<Arc<Ask>> {
+        let is_repeatable = |ask: &&Arc<Ask>| {
+            let is_lasting =
+                |need: &Grant| matches!(need, Grant::Everybody { .. } | Grant::Account { .. });
+            ask.flaw.is_none()
+                && !self.is_withheld(ask)
+                && ask.context().is_none_or(|named| named == newest)
+                && ask.needs().iter().all(is_lasting)
+        };
+        let repeatable: Vec<_> = self.asks.iter().filter(is_repeatable).collect();
+        dice.choice(repeatable).cloned()
     }
 
     /// Whether the ask lacks something until the end.
@@ -267,12 +338,32 @@ impl HostChain {
         })
     }
 
-    /// Whether it was granted for good in a block that stays: that may be known without asking.
+    /// Whether it was granted for good in a block that stays: that may be known without asking, and for a while
+    /// after the contract was upgraded.
     fn is_final(&self, grant: &Grant) -> bool {
+        if !matches!(grant, Grant::Everybody { .. } | Grant::Account { .. }) {
+            return false;
+        }
         let last = self.highest.saturating_sub(FINAL_AFTER);
-        let may_last = matches!(grant, Grant::Everybody { .. } | Grant::Account { .. });
         let mut older = self.ancestry(self.tip).skip_while(|block| block.block.number > last);
-        may_last && older.next().is_some_and(|block| block.grants(grant))
+        let Some(latest) = older.next() else { return false };
+        let upgraded = self.upgrades.last();
+        let is_of_now = upgraded.is_none_or(|upgrade| upgrade.time <= latest.timestamp);
+        if is_of_now && latest.grants(grant) {
+            return true;
+        }
+        // What was known of each contract that stood there lately.
+        let lately = self.upgrades.iter().filter(|upgrade| upgrade.at.elapsed() <= UPGRADE_KNOWN);
+        let since = lately.map(|upgrade| upgrade.time).min();
+        let mut before = std::iter::once(latest).chain(older);
+        since.is_some_and(|since| {
+            let mut is_over = false;
+            before.any(|block| {
+                let was_over = is_over;
+                is_over = block.timestamp < since;
+                !was_over && block.grants(grant)
+            })
+        })
     }
 
     /// How many of the first nodes were at a block since `since` that lets the request through, or had one

@@ -7,11 +7,11 @@ use std::{
 
 use super::{
     NAME, Running, asks::Flaw, chain::Requested, contexts::context, deployment::DECRYPTION,
-    world::World,
+    hosts::UPGRADE_KNOWN, world::World,
 };
 use crate::{
     contracts::abi::Generation,
-    domain::{AccessRefusalReason, HoldReason, Outcome, Refusal, RequestKey, U256},
+    domain::{AccessRefusalReason, B256, HoldReason, Outcome, Refusal, RequestKey, U256},
     journal::{Query, ReadOnly, RequestFilter, RequestPage, RequestRecord},
 };
 
@@ -106,23 +106,12 @@ pub(super) async fn verify(world: &World, running: &Running<'_>) {
     }
     let mended = world.wait_until(INDEX_FIXED_WITHIN, || !world.state().is_index_broken()).await;
     assert!(mended, "the world does as it was told");
-    let fresh = world.state().request().transaction;
     let plan = world.state().plan;
     let within = if plan.may_hold_wallet() { FRESH_AFTER_FOREIGN } else { FRESH_WITHIN };
-    let through = world
-        .wait_until(within, || {
-            let key = {
-                let chain = &world.state().chain;
-                let mut requests = chain.requests();
-                requests.find(|one| one.ask.transaction == fresh).map(|one| one.request.key)
-            };
-            let Some(key) = key else { return false };
-            let outcome = Stored::read(running).ok().and_then(|stored| stored.outcome(key));
-            matches!(outcome, Some(Outcome::Accepted { .. }))
-        })
-        .await;
-    if !through {
-        world.violation(format!("the fresh request {fresh} does not get through"));
+    let fresh = world.state().request().transaction;
+    expect_through(world, running, fresh, within).await;
+    if plan.repeats() {
+        take_back_known_grants(world, running).await;
     }
     // It is updated every few seconds.
     let hidden = || running.reporter.gauges.borrow().hidden.clone();
@@ -131,6 +120,51 @@ pub(super) async fn verify(world: &World, running: &Running<'_>) {
         world.violation(format!("requests are said to be hidden: {hidden:?}"));
     }
     judge(world, running);
+}
+
+/// Waits for the answer to a new request.
+async fn expect_through(world: &World, running: &Running<'_>, asked: B256, within: Duration) {
+    let through = world
+        .wait_until(within, || {
+            let key = {
+                let chain = &world.state().chain;
+                let mut requests = chain.requests();
+                requests.find(|one| one.ask.transaction == asked).map(|one| one.request.key)
+            };
+            let Some(key) = key else { return false };
+            let outcome = Stored::read(running).ok().and_then(|stored| stored.outcome(key));
+            matches!(outcome, Some(Outcome::Accepted { .. }))
+        })
+        .await;
+    if !through {
+        world.violation(format!("the fresh request {asked} does not get through"));
+    }
+}
+
+/// What is known to be granted, without asking, is known no more once the ACL is another contract: it would
+/// be asked of the Core (`grants`).
+async fn take_back_known_grants(world: &World, running: &Running<'_>) {
+    let again = world.state().request_again();
+    let Some(known) = again else { return };
+    expect_through(world, running, known.transaction, FRESH_WITHIN).await;
+    {
+        let mut state = world.state();
+        let now = state.now();
+        state.host.upgrade_to_empty(now);
+    }
+    world.say(format_args!("the ACL is upgraded and grants nothing"));
+    tokio::time::sleep(UPGRADE_KNOWN + SURE_WITHIN).await;
+    let known = world.state().catalogue.repeat(&known);
+    {
+        let mut state = world.state();
+        state.host.expect_again(&known);
+        state.numbered += 1;
+        state.chain.request(known.clone(), 0);
+    }
+    tokio::time::sleep(SURE_WITHIN).await;
+    world.say(format_args!("everything is granted"));
+    world.state().host.grant_everything(true);
+    expect_through(world, running, known.transaction, FRESH_WITHIN).await;
 }
 
 /// Waits until no work is left.

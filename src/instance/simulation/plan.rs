@@ -112,6 +112,8 @@ pub(super) struct HostPlan {
     pub away: u64,
     pub pauses: u64,
     pub reorganisation: u64,
+    /// The ACL is upgraded, and takes back a part of what the one before it had granted.
+    pub upgrade: u64,
 }
 
 /// What the Core does when a failed request is asked again.
@@ -273,10 +275,13 @@ impl Plan {
         };
         let path = *dice.choice(&PATHS).unwrap();
         let core_connects_late = if dice.bool() { dice.u64(1..=100) } else { 0 };
+        let upgrade =
+            if path.last() > Some(&UpToG10) && dice.u8(..4) == 0 { dice.u64(10..=40) } else { 0 };
         let context_changes = if dice.bool() { dice.u8(1..=2) } else { 0 };
         Self {
             path,
             faults: Faults { core_connects_late, ..faults },
+            hosts: HostPlan { upgrade, ..plan.hosts },
             context_changes,
             destroys_contexts: dice.bool(),
             ..plan
@@ -286,6 +291,11 @@ impl Plan {
     /// Whether contracts stand there at some time that leave access to the connectors.
     pub fn has_hosts(&self) -> bool {
         self.path.last() > Some(&UpToG10)
+    }
+
+    /// Whether the ACL is upgraded, and what was asked before is asked again.
+    pub fn repeats(&self) -> bool {
+        self.has_hosts() && self.hosts.upgrade > 0
     }
 }
 
@@ -307,6 +317,7 @@ impl HostPlan {
             away,
             pauses,
             reorganisation,
+            upgrade: 0,
         }
     }
 }

@@ -58,6 +58,14 @@ impl Catalogue {
     }
 }
 
+impl Catalogue {
+    /// The same request once more, in a transaction of its own.
+    pub fn repeat(&mut self, ask: &Ask) -> Arc<Ask> {
+        self.made += 1;
+        Arc::new(ask.again(self.made))
+    }
+}
+
 /// Bytes that name their type, as real ciphertexts do, and their handle.
 fn ciphertext(handle: B256, dice: &mut Rng) -> Bytes {
     let name = if dice.bool() { COMPRESSED } else { EXPANDED };

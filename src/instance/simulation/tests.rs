@@ -22,7 +22,7 @@ struct SeedResults {
 
 /// Each kind of wrong answer must occur in at least this many stories.
 const ENOUGH: u64 = 5;
-const FAULTS: [&str; 27] = [
+const FAULTS: [&str; 29] = [
     "array",
     "away",
     "index",
@@ -49,6 +49,8 @@ const FAULTS: [&str; 27] = [
     "host arrays",
     "context",
     "context destroyed",
+    "acl upgrade",
+    "asked again",
     "core connects late",
 ];
 
