@@ -3,13 +3,17 @@
 //! ```text
 //! heads of the endpoints -> the newest block that enough of them have, and that is not old
 //!     -> one message to each, pinned to that block's hash, side by side
-//!     -> the same answer from enough of them; else who contradicts whom, or who does not answer
+//!     -> the same answer from enough of them
+//!     -> else the same at the head of one that is a block behind
+//!     -> else who contradicts whom, or who does not answer
 //! ```
 //!
 //! An endpoint that stands still, is slow or fails is passed over as long as enough others are left. It
 //! never decides how old the block may be: that is judged by the block's own time and our clock. Where more
 //! than one must agree, they agree on the block's height and time too, and none of them holds the others back
 //! at an older block, if there are more of them than must agree.
+
+mod choice;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +27,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
+use self::choice::{Choice, Choices, NoChoice, Sight, choose};
 use super::abi::ViewDecodeError;
 use crate::{
     chain::{
@@ -219,49 +224,27 @@ pub struct HostChainState {
     pub newest: Option<(u64, u64)>,
 }
 
-/// The block to read at, and the endpoints that have it, in order of preference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Choice {
-    block: BlockRef,
-    timestamp: u64,
-    /// Whose head it is: its height and its time are the word of this endpoint alone.
-    told_by: usize,
-    endpoints: Vec<usize>,
-}
-
 /// Where the heads are from by which the block was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Round {
     /// The endpoints reported them by themselves, which may be a moment ago.
     OfKnownHeads,
+    /// They were asked. There is another block, if they do not agree at this one.
     OfAskedHeads,
+    /// There is none.
+    Last,
 }
 
 impl Round {
-    /// Whether endpoints that did not have the block may have another one now.
-    fn may_ask_others(self, choice: &Choice, endpoints: usize) -> bool {
-        self == Self::OfKnownHeads && choice.endpoints.len() < endpoints
+    /// Whether endpoints that are slow at this block are left for another block, or for other endpoints that may
+    /// have that. `is_heard`: one has answered here, so it is not that all are slow.
+    fn may_go_on(self, choice: &Choice, endpoints: usize, is_heard: bool) -> bool {
+        match self {
+            Self::OfKnownHeads => choice.endpoints.len() < endpoints,
+            Self::OfAskedHeads => is_heard,
+            Self::Last => false,
+        }
     }
-}
-
-/// An endpoint and the block that it is at.
-#[derive(Clone, Copy, Debug)]
-struct Sight {
-    endpoint: usize,
-    block: BlockRef,
-    /// Unix seconds.
-    timestamp: u64,
-}
-
-/// Why no block can be chosen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum NoChoice {
-    /// These endpoints have old blocks; the age of the newest that would be needed.
-    Stale {
-        endpoints: Vec<usize>,
-        age_secs: u64,
-    },
-    TooFew,
 }
 
 impl<P: ChainReader> PinnedReader<P> {
@@ -307,18 +290,35 @@ impl<P: ChainReader> PinnedReader<P> {
         &self,
         reads: &[(StateRead, ReadAt)],
     ) -> Result<PinnedReplies, HostChainError> {
-        if let Ok(choice) = self.choose(&self.known_heads()) {
-            match self.ask(&choice, reads, Round::OfKnownHeads).await {
+        if let Ok(Choices { best, others }) = self.choose(&self.known_heads()) {
+            match self.ask(&best, reads, Round::OfKnownHeads).await {
                 // It may have left the block, or only one had it: what do they have now?
                 Err(HostChainError::Unreachable { .. }) => {}
-                // Who did not have the block yet may decide between them.
+                // Who did not have the block yet, or is at another one, may decide between them.
                 Err(HostChainError::Disagree { .. })
-                    if choice.endpoints.len() < self.endpoints.len() => {}
+                    if best.endpoints.len() < self.endpoints.len() || !others.is_empty() => {}
                 asked => return asked,
             }
         }
-        let choice = self.choose_by_asking().await?;
-        self.ask(&choice, reads, Round::OfAskedHeads).await
+        let Choices { best, others } = self.choose_by_asking().await?;
+        let round = |is_last| if is_last { Round::Last } else { Round::OfAskedHeads };
+        let mut asked = self.ask(&best, reads, round(others.is_empty())).await;
+        for (index, choice) in others.iter().enumerate() {
+            let why = match asked {
+                Err(
+                    why @ (HostChainError::Unreachable { .. } | HostChainError::Disagree { .. }),
+                ) => why,
+                asked => return asked,
+            };
+            asked = self.ask(choice, reads, round(index + 1 == others.len())).await;
+            // Who contradicts whom says more than who does not answer.
+            if let (Err(HostChainError::Unreachable { .. }), HostChainError::Disagree { .. }) =
+                (&asked, &why)
+            {
+                asked = Err(why);
+            }
+        }
+        asked
     }
 
     /// The heads that the endpoints reported by themselves, in order of preference: sound ones first,
@@ -347,14 +347,14 @@ impl<P: ChainReader> PinnedReader<P> {
         }
     }
 
-    fn choose(&self, sights: &[Sight]) -> Result<Choice, NoChoice> {
+    fn choose(&self, sights: &[Sight]) -> Result<Choices, NoChoice> {
         let now = self.options.clock.unix_millis() / 1_000;
         choose(sights, self.options.agreement, now, self.options.max_age.as_secs())
     }
 
     /// Asks the endpoints for their heads until a block can be chosen. Those that failed lately are
     /// taken where there are not enough others.
-    async fn choose_by_asking(&self) -> Result<Choice, HostChainError> {
+    async fn choose_by_asking(&self) -> Result<Choices, HostChainError> {
         let ask = |endpoint: usize| async move {
             let Ok(_place) = self.places.acquire().await else { return (endpoint, Ok(None)) };
             (endpoint, self.endpoints[endpoint].reader.header(BlockId::Latest).await)
@@ -386,7 +386,7 @@ impl<P: ChainReader> PinnedReader<P> {
                 continue;
             }
             match self.choose(&sights) {
-                Ok(choice) => return Ok(choice),
+                Ok(choices) => return Ok(choices),
                 Err(why) if is_last => break why,
                 Err(_) => {}
             }
@@ -438,7 +438,8 @@ impl<P: ChainReader> PinnedReader<P> {
                         self.note_trouble(*endpoint, true);
                     }
                     let next = waiting.next();
-                    if next.is_none() && round.may_ask_others(choice, self.endpoints.len()) {
+                    let is_heard = !votes.is_empty() || first_error.is_some() || !contradict.is_empty();
+                    if next.is_none() && round.may_go_on(choice, self.endpoints.len(), is_heard) {
                         break;
                     }
                     pending.extend(next);
@@ -477,7 +478,7 @@ impl<P: ChainReader> PinnedReader<P> {
             self.note_trouble(choice.told_by, true);
         }
         // Before that is said, who told the block is asked last once.
-        if !contradict.is_empty() && round == Round::OfAskedHeads {
+        if !contradict.is_empty() && round != Round::OfKnownHeads {
             let hosts = self.hosts(std::iter::once(choice.told_by).chain(contradict));
             return Err(HostChainError::Disagree { chain_id, hosts, block: choice.block.number });
         }
@@ -546,36 +547,6 @@ impl<P: ChainReader> PinnedReader<P> {
 
 fn sight(endpoint: usize, head: &Head) -> Option<Sight> {
     Some(Sight { endpoint, block: head.block, timestamp: head.timestamp? })
-}
-
-/// The newest block that as many endpoints with a recent head have as must agree; where one is enough, that of
-/// the first. `sights` are in order of preference.
-fn choose(sights: &[Sight], agreement: usize, now: u64, max_age: u64) -> Result<Choice, NoChoice> {
-    let age = |sight: &Sight| now.saturating_sub(sight.timestamp);
-    let fresh: Vec<Sight> = sights.iter().copied().filter(|one| age(one) <= max_age).collect();
-    let at = if agreement > 1 {
-        let mut heights: Vec<u64> = fresh.iter().map(|one| one.block.number).collect();
-        heights.sort_unstable();
-        let height = heights.len().checked_sub(agreement).map(|index| heights[index]);
-        fresh.iter().find(|one| Some(one.block.number) == height)
-    } else {
-        fresh.first()
-    };
-    let Some(Sight { endpoint: told_by, block, timestamp }) = at.copied() else {
-        if sights.len() < agreement {
-            return Err(NoChoice::TooFew);
-        }
-        let mut ages: Vec<u64> = sights.iter().map(age).collect();
-        ages.sort_unstable();
-        let old = sights.iter().filter(|one| age(one) > max_age).map(|one| one.endpoint);
-        return Err(NoChoice::Stale {
-            endpoints: old.collect(),
-            age_secs: ages.get(agreement.saturating_sub(1)).copied().unwrap_or_default(),
-        });
-    };
-    let have = fresh.iter().filter(|one| one.block.number >= block.number);
-    let endpoints = have.map(|one| one.endpoint).collect();
-    Ok(Choice { block, timestamp, told_by, endpoints })
 }
 
 /// Why an endpoint has no vote.

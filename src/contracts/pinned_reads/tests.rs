@@ -10,56 +10,9 @@ use crate::{
         fake_chain::{FakeChain, NodeFaults},
         reader::EthCall,
     },
-    domain::{B256, U256},
+    domain::B256,
     time::clock,
 };
-
-fn block(number: u64) -> BlockRef {
-    BlockRef { number, hash: B256::from(U256::from(number)) }
-}
-
-fn at(endpoint: usize, number: u64, timestamp: u64) -> Sight {
-    Sight { endpoint, block: block(number), timestamp }
-}
-
-#[test]
-fn the_block_is_one_that_the_first_endpoints_have() {
-    let sights = [at(0, 10, 100), at(2, 12, 102), at(1, 9, 99)];
-    let chosen = |agreement| choose(&sights, agreement, 103, 120).unwrap();
-    assert_eq!((chosen(1).block, chosen(1).endpoints), (block(10), vec![0, 2]));
-    assert_eq!((chosen(2).block, chosen(2).timestamp), (block(10), 100));
-    assert_eq!(chosen(2).endpoints, [0, 2]);
-    assert_eq!((chosen(3).block, chosen(3).endpoints), (block(9), vec![0, 2, 1]));
-    assert_eq!(choose(&sights, 4, 103, 120), Err(NoChoice::TooFew));
-}
-
-/// Two of three have a newer block than the one that is asked first: that is an old one, whoever tells it.
-#[test]
-fn no_endpoint_holds_the_others_back_where_several_must_agree() {
-    let sights = [at(0, 5, 95), at(1, 9, 99), at(2, 9, 99)];
-    let chosen = |agreement| choose(&sights, agreement, 103, 120).unwrap();
-    assert_eq!((chosen(2).block, chosen(2).endpoints), (block(9), vec![1, 2]));
-    // All must agree, or one is enough and an operator has chosen which is asked first.
-    assert_eq!((chosen(3).block, chosen(3).told_by), (block(5), 0));
-    assert_eq!((chosen(1).block, chosen(1).told_by), (block(5), 0));
-    // Nor does one that tells more blocks than there are.
-    let sights = [at(0, 90, 103), at(1, 9, 99), at(2, 8, 98)];
-    assert_eq!(choose(&sights, 2, 103, 120).unwrap().block, block(9));
-}
-
-/// One that stands still is passed over as long as enough others are left.
-#[test]
-fn an_old_block_is_no_answer() {
-    let sights = [at(0, 10, 100), at(1, 90, 900), at(2, 91, 905)];
-    let chosen = |agreement| choose(&sights, agreement, 910, 120);
-    assert_eq!(chosen(1).unwrap().block, block(90));
-    assert_eq!(chosen(2).unwrap().endpoints, [1, 2]);
-    assert_eq!(chosen(3), Err(NoChoice::Stale { endpoints: vec![0], age_secs: 810 }));
-    let old = choose(&sights, 1, 2_000, 120);
-    assert_eq!(old, Err(NoChoice::Stale { endpoints: vec![0, 1, 2], age_secs: 1_095 }));
-    // A block of the future is new.
-    assert_eq!(choose(&sights, 1, 0, 120).unwrap().block, block(10));
-}
 
 const TWO: [(StateRead, ReadAt); 2] = [
     (StateRead::Code(Address::ZERO), ReadAt::Pinned),
@@ -265,24 +218,68 @@ async fn the_time_of_a_block_is_no_matter_of_one_endpoint() {
     }
 }
 
+/// Of the two that are honest one is a block behind, for as long as one likes: they agree where both are.
+#[tokio::test(start_paused = true)]
+async fn one_liar_does_not_hold_up_two_that_are_a_block_apart() {
+    for [ahead, behind, liar] in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
+    {
+        let (chain, reader) = three(2);
+        chain.state().faults[behind].lags_from = Some(9);
+        lie(&chain, liar);
+        for _ in 0..2 {
+            let told = reader.read(&call()).await.unwrap();
+            let both = [ahead.min(behind), ahead.max(behind)].map(|node| format!("node-{node}"));
+            let mut hosts = told.hosts.clone();
+            hosts.sort();
+            assert_eq!((told.block, &hosts[..]), (chain.block(8), &both[..]), "liar {liar}");
+            assert_eq!(told.replies, [Some(Reply::Returned(B256::ZERO.0.into()))]);
+        }
+        // It answers no more: the newest block is left to those that have it.
+        chain.state().faults[liar].views.clear();
+        chain.state().faults[liar].slow_state = Duration::from_mins(1);
+        let begun = Instant::now();
+        assert_eq!(reader.read(&call()).await.unwrap().block, chain.block(8), "liar {liar}");
+        assert!(begun.elapsed() <= 3 * NEXT_AFTER, "{:?}", begun.elapsed());
+    }
+}
+
+/// At no block are there two that say the same.
+#[tokio::test(start_paused = true)]
+async fn however_many_blocks_are_asked_two_have_to_agree() {
+    let (chain, reader) = three(2);
+    chain.state().faults[1].lags_from = Some(9);
+    lie(&chain, 2);
+    let other = (Bytes::from_static(&[1]), B256::with_last_byte(2).0.into());
+    chain.state().faults[1].views = vec![other];
+    let error = reader.read(&call()).await.unwrap_err();
+    assert_eq!(error.code(), "host_nodes_disagree", "{error}");
+    // The only block that two have is an old one.
+    let (chain, reader) = three(2);
+    chain.age_blocks_below(8, clock::unix_millis() / 1_000 - 60);
+    chain.state().faults[1].lags_from = Some(8);
+    lie(&chain, 2);
+    let error = reader.read(&call()).await.unwrap_err();
+    assert_eq!(error.code(), "host_nodes_disagree", "{error}");
+}
+
 /// It tells its old block at once, and the others take their time.
 #[tokio::test(start_paused = true)]
 async fn a_quick_endpoint_with_an_old_block_is_not_taken_for_the_chain() {
     let (chain, reader) = three(2);
     chain.state().faults[0].lags_from = Some(5);
     chain.state().faults[2].slow_header = HEADS_WITHIN / 2;
-    let choice = reader.choose_by_asking().await.unwrap();
-    assert_eq!((choice.block, choice.endpoints), (chain.block(9), vec![1, 2]));
+    let Choices { best, .. } = reader.choose_by_asking().await.unwrap();
+    assert_eq!((best.block, best.endpoints), (chain.block(9), vec![1, 2]));
     // One that is slower is not waited for.
     chain.state().faults[2].slow_header = HEADS_WITHIN * 2;
     let begun = Instant::now();
-    assert_eq!(reader.choose_by_asking().await.unwrap().block, chain.block(4));
+    assert_eq!(reader.choose_by_asking().await.unwrap().best.block, chain.block(4));
     assert_eq!(begun.elapsed(), HEADS_WITHIN);
     // Where one is enough nobody is.
     let (chain, reader) = three(1);
     chain.state().faults[2].slow_header = HEADS_WITHIN;
     let begun = Instant::now();
-    assert_eq!(reader.choose_by_asking().await.unwrap().block, chain.block(9));
+    assert_eq!(reader.choose_by_asking().await.unwrap().best.block, chain.block(9));
     assert!(begun.elapsed().is_zero());
 }
 
