@@ -31,8 +31,8 @@ pub use effective::{Entry, effective};
 pub use problems::{Place, Problem, Problems, Warning};
 pub use secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl};
 pub use settings::{
-    Config, Domain, Ethereum, Finality, HostChain, KeyChain, KeyConsent, KeyRepresentation,
-    PrivateAuthorities, S3, StartingBlock, Wallet,
+    BesideContract, Config, Domain, Ethereum, Finality, HostChain, KeyChain, KeyConsent,
+    KeyRepresentation, PrivateAuthorities, S3, StartingBlock, Wallet,
 };
 
 /// Configuration files above this size are refused.

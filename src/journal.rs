@@ -62,7 +62,7 @@ pub use self::{
         keepers::{Keeper, keepers},
         open::set_aside,
         read_only::{FindError, ReadOnly},
-        rebuild::{RebuildKind, Rebuilt, rebuild},
+        rebuild::{ReadContracts, RebuildKind, Rebuilt, rebuild},
         succession::{EarlierJournal, OpenedJournal, Predecessor, open_as},
     },
     store::Query,

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use self::gauges::{
-    CatchUp, ChainState, ChainStatus, Gauges, HiddenRequests, HostChainStatus, KeyOperationStatus,
-    OtherContracts, ReadOnce, StaleNode, StaleTag, UnansweredRequests, UnprovenBlocks,
-    UnsentAnswers, WaitingRequest,
+    CatchUp, ChainState, ChainStatus, ContractPosition, Gauges, HiddenRequests, HostChainStatus,
+    KeyOperationStatus, OtherContracts, ReadOnce, StaleNode, StaleTag, UnansweredRequests,
+    UnprovenBlocks, UnsentAnswers, WaitingRequest,
 };
 use super::requests::Inbox;
 use crate::telemetry::errors::LastError;

@@ -280,6 +280,10 @@ fn facts(instance: &InstanceStatus, now_ms: u64) -> Lines {
         ("blocks behind", number(gauges.lag())),
         ("in hand", gauges.in_hand.to_string()),
     ];
+    if !gauges.beside.is_empty() {
+        let beside: Vec<String> = gauges.beside.iter().map(ToString::to_string).collect();
+        lines.push(("key contracts", printable(&beside.join("\n"))));
+    }
     if !gauges.chains.is_empty() {
         let chains: Vec<String> = gauges.chains.iter().map(ToString::to_string).collect();
         lines.push(("second chain", printable(&chains.join("\n"))));

@@ -102,13 +102,32 @@ impl Config {
     #[must_use]
     pub fn key_chain(&self) -> Option<KeyChain<'_>> {
         let contract = self.kms_generation_address?;
-        let elsewhere = self.ethereum.as_ref().filter(|chain| chain.chain_id != self.chain_id);
-        Some(
-            elsewhere.map_or(KeyChain::Gateway { contract }, |chain| KeyChain::Ethereum {
-                chain,
+        let ethereum = self.ethereum.as_ref();
+        Some(match ethereum.filter(|chain| chain.chain_id != self.chain_id) {
+            Some(chain) => KeyChain::Ethereum { chain, contract },
+            None => KeyChain::Gateway {
                 contract,
-            }),
-        )
+                protocol_config: ethereum.and_then(|chain| chain.protocol_config_address),
+            },
+        })
+    }
+
+    /// What is read of this chain beside the contract that names its requests: on the gateway the Decryption
+    /// contract, on Ethereum `KMSGeneration`. An observing instance reads nothing beside.
+    #[must_use]
+    pub fn read_beside(&self, chain_id: u64) -> Vec<BesideContract> {
+        let of_chain = match self.key_chain().filter(|_| !self.observes()) {
+            Some(KeyChain::Gateway { contract, protocol_config }) if chain_id == self.chain_id => {
+                (Some(contract), protocol_config)
+            }
+            Some(KeyChain::Ethereum { chain, .. }) if chain_id == chain.chain_id => {
+                (None, chain.protocol_config_address)
+            }
+            Some(_) | None => (None, None),
+        };
+        let (keys, contexts) = of_chain;
+        let keys = keys.map(BesideContract::KeyGeneration);
+        keys.into_iter().chain(contexts.map(BesideContract::ProtocolConfig)).collect()
     }
 
     /// The service name, if it was given.
@@ -154,11 +173,43 @@ impl HostChain {
     }
 }
 
-/// The chain that has the contract that asks for key operations.
+/// The chain that has the contracts that ask for key operations. `contract`: `KMSGeneration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyChain<'c> {
-    Gateway { contract: Address },
-    Ethereum { chain: &'c Ethereum, contract: Address },
+    Gateway {
+        contract: Address,
+        protocol_config: Option<Address>,
+    },
+    /// `KMSGeneration` names what is asked for there.
+    Ethereum {
+        chain: &'c Ethereum,
+        contract: Address,
+    },
+}
+
+/// A contract that is read beside another one of its chain, which names the requests of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BesideContract {
+    KeyGeneration(Address),
+    ProtocolConfig(Address),
+}
+
+impl BesideContract {
+    #[must_use]
+    pub fn address(self) -> Address {
+        match self {
+            Self::KeyGeneration(at) | Self::ProtocolConfig(at) => at,
+        }
+    }
+
+    /// The contract's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KeyGeneration(_) => "KMSGeneration",
+            Self::ProtocolConfig(_) => "ProtocolConfig",
+        }
+    }
 }
 
 /// The chain that has `ProtocolConfig`, `KMSGeneration`, or both.

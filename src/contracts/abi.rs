@@ -61,9 +61,9 @@ pub use deployment::{
 };
 pub use errors::{ContractError, RevertMeaning};
 pub use keys::{
-    CONTEXT_TOPIC, EPOCH_TOPIC, VOTE_TOPICS, Vote, epoch_extra_data, epoch_payload, epoch_result,
-    is_notice, key_digests, key_digests_payload, opened_epoch, parse_vote, unserved_event,
-    voted_on,
+    CONTEXT_CONFIRMATION_TOPIC, CONTEXT_TOPIC, EPOCH_CONFIRMATION_TOPIC, EPOCH_TOPIC, VOTE_TOPICS,
+    Vote, epoch_extra_data, epoch_payload, epoch_result, is_notice, key_digests,
+    key_digests_payload, opened_epoch, parse_vote, unserved_event, voted_on,
 };
 pub use legacy_call::LegacyUserCall;
 pub use responses::{

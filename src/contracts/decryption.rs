@@ -175,6 +175,15 @@ impl<P: ChainReader> RequestContract<P> {
         *self.emitting_address()
     }
 
+    /// The contract's name, which is also that of its EIP-712 domain.
+    pub fn name(&self) -> &'static str {
+        match self.emitter {
+            Emitter::Decryption => "Decryption",
+            Emitter::KeyGeneration(_) => "KMSGeneration",
+            Emitter::ProtocolConfig(_) => "ProtocolConfig",
+        }
+    }
+
     fn emitting_address(&self) -> &Address {
         match &self.emitter {
             Emitter::Decryption => &self.addresses.decryption,

@@ -35,6 +35,15 @@ pub enum ContextStatus {
     EpochDestroyed,
 }
 
+/// What the contract tells of a wallet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// The current one. 0: the contract does not tell.
+    pub context: U256,
+    /// The signer of the wallet's node in it. `None`: the wallet is not in it.
+    pub signer: Option<Address>,
+}
+
 /// The adapter. Clones share the bound on calls.
 #[derive(Clone, Debug)]
 pub struct ProtocolConfig<P> {
@@ -166,6 +175,15 @@ impl<P: ChainReader> ProtocolConfig<P> {
         let replies = self.reads.read(&[(self.call(&view), ReadAt::Pinned)]).await?;
         let node = self.pinned(&replies, 0, &view)?.flatten();
         Ok(node.map(|node| node.signer).into_iter().collect())
+    }
+
+    /// The current context, and whether this wallet is a transaction sender of it.
+    pub async fn registered(&self, wallet: Address) -> Result<Registered, HostChainError> {
+        let view = abi::current_kms_context_id();
+        let replies = self.reads.read(&[(self.call(&view), ReadAt::Pinned)]).await?;
+        let context = self.pinned(&replies, 0, &view)?.unwrap_or_default();
+        let signer = self.core_signers(context, wallet).await?.first().copied();
+        Ok(Registered { context, signer })
     }
 
     fn call<T>(&self, view: &View<T>) -> StateRead {

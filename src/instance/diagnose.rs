@@ -16,6 +16,7 @@ mod balance;
 mod nodes;
 mod node_reads;
 mod wallet;
+mod contexts;
 mod core_health;
 mod second_chain;
 
@@ -33,7 +34,7 @@ use super::{
 };
 use crate::{
     chain::{provider::ArbitrumProvider, wallet::Wallet},
-    config::Config,
+    config::{Config, KeyChain},
     contracts::gateway_config::GatewayConfigAdapter,
     domain::Address,
     flow::{
@@ -173,11 +174,22 @@ async fn run_all(config: &Config, state_dir: &Path, tools: &Clients) -> Diagnosi
             provider: tools.key_chain.as_ref(),
             wallet: wallet.as_ref().map(Wallet::address),
         };
-        let (mut of_chain, of_second) = tokio::join!(
+        let reader = match config.key_chain() {
+            Some(KeyChain::Ethereum { .. }) => tools.key_chain.as_ref(),
+            Some(KeyChain::Gateway { .. }) => seen.best.map(|best| &tools.nodes[best].provider),
+            None => None,
+        };
+        let of_contexts = contexts::diagnose_contexts(
+            tools.hosts.protocol_config.as_ref(),
+            (config, reader),
+            wallet.as_ref().map(Wallet::address),
+        );
+        let (mut of_chain, of_second, of_contexts) = tokio::join!(
             Box::pin(diagnose_chain(config, state_dir, tools, &seen, wallet.as_ref())),
             Box::pin(second_chain::diagnose_second_chain(second)),
+            Box::pin(of_contexts),
         );
-        of_chain.second = of_second;
+        of_chain.second = of_second.into_iter().chain(of_contexts).collect();
         (seen, of_wallet, wallet, of_chain)
     };
     let of_core = async {

@@ -8,11 +8,12 @@ use tracing::info;
 
 use super::{
     Stack,
+    report::BesideReading,
     stored_state::{InHand, ReadingPosition},
 };
 use crate::{
     chain::{lane::Lane, provider::ArbitrumProvider},
-    config::{self, Config, KeyChain},
+    config::{self, BesideContract, Config, KeyChain},
     contracts::{
         abi::{Deployment, Generation},
         decryption::{DeploymentSupport, RequestContract},
@@ -40,35 +41,61 @@ pub(super) struct KeyCircumstances {
     pub(super) gateway: watch::Receiver<DeploymentSupport>,
 }
 
-/// A contract that asks for key operations, and blocks of it that are read again.
+/// A contract that asks for key operations, how far it is read, and blocks of it that are read again.
 #[derive(Clone)]
 pub(super) struct KeyContract {
     adapter: RequestContract<ArbitrumProvider>,
     suspects: SuspectBlocks,
+    reading: BesideReading,
+}
+
+/// Those that are read beside the first contract of a chain.
+#[derive(Default)]
+pub(super) struct ContractsBeside {
+    /// `KMSGeneration`. `None`: nothing is asked for on this chain, or it is its first contract.
+    pub(super) generation: Option<KeyContract>,
+    /// `ProtocolConfig`, which asks for KMS contexts and epochs.
+    pub(super) lifecycle: Option<KeyContract>,
+}
+
+impl ContractsBeside {
+    /// `first`: the contract that names all requests of its chain.
+    pub(super) fn of(config: &Config, first: &RequestContract<ArbitrumProvider>) -> Self {
+        let mut found = Self::default();
+        for contract in config.read_beside(first.source().chain_id) {
+            match contract {
+                BesideContract::KeyGeneration(at) => {
+                    found.generation = Some(KeyContract::of(first.key_generation(at)));
+                }
+                BesideContract::ProtocolConfig(at) => {
+                    found.lifecycle = Some(KeyContract::of(first.protocol_config(at)));
+                }
+            }
+        }
+        found
+    }
+
+    /// To be read.
+    pub(super) fn into_list(self) -> Vec<KeyContract> {
+        self.generation.into_iter().chain(self.lifecycle).collect()
+    }
 }
 
 impl KeyContract {
-    /// `None`: nothing is asked for on the gateway.
-    pub(super) fn on_gateway(
-        config: &Config,
-        decryption: &RequestContract<ArbitrumProvider>,
-    ) -> Option<Self> {
-        let Some(KeyChain::Gateway { contract }) = config.key_chain() else { return None };
-        Some(Self::of(decryption.key_generation(contract)))
-    }
-
-    /// `ProtocolConfig`, if Ethereum is the gateway's own chain. `None`: it is not, or nothing is asked for there.
-    pub(super) fn lifecycle_on_gateway(
-        config: &Config,
-        decryption: &RequestContract<ArbitrumProvider>,
-    ) -> Option<Self> {
-        let Some(KeyChain::Gateway { .. }) = config.key_chain() else { return None };
-        let at = config.ethereum.as_ref()?.protocol_config_address?;
-        Some(Self::of(decryption.protocol_config(at)))
-    }
-
     pub(super) fn of(adapter: RequestContract<ArbitrumProvider>) -> Self {
-        Self { adapter, suspects: SuspectBlocks::default() }
+        let reading = BesideReading::new(adapter.name(), adapter.address());
+        Self { adapter, suspects: SuspectBlocks::default(), reading }
+    }
+
+    /// How far it is read, where it is read beside another one.
+    pub(super) fn reading(&self) -> BesideReading {
+        self.reading.clone()
+    }
+
+    /// What reads blocks of it again, and the journal for what is found. `journal`: that of the chain.
+    pub(super) fn reread(&self, journal: &Journal) -> (RequestContract<ArbitrumProvider>, Journal) {
+        let source = RequestSource { contract: self.adapter.address(), ..self.adapter.source() };
+        (self.adapter.clone(), journal.for_source(source))
     }
 
     /// Blocks of it that are read again.
@@ -76,10 +103,9 @@ impl KeyContract {
         self.suspects.clone()
     }
 
-    /// What is done with what it asks for. `name`: the contract's. `lane`, `gas_limit`: of its chain.
+    /// What is done with what it asks for. `lane`, `gas_limit`: of its chain.
     fn rooms(
         &self,
-        name: &str,
         core: &KmsCore,
         (lane, gas_limit): (Lane, Option<u64>),
         metrics: &Metrics,
@@ -88,7 +114,7 @@ impl KeyContract {
         let chain_id = adapter.source().chain_id;
         KeyRooms {
             contract: adapter.clone(),
-            core: core.under(signing_domain(name, chain_id, adapter.address())),
+            core: core.under(signing_domain(adapter.name(), chain_id, adapter.address())),
             submission: Submission::new(lane, adapter.clone(), gas_limit, metrics.clone()),
             confirmation: Confirmation::new(adapter.clone(), self.suspects.clone()),
         }
@@ -105,7 +131,7 @@ impl KeyContract {
     ) -> KeyManagement<ArbitrumProvider> {
         let key_generation = self.adapter.address();
         let of_lifecycle = |contract: &Self| LifecycleRooms {
-            rooms: contract.rooms("ProtocolConfig", core, (lane.clone(), gas_limit), metrics),
+            rooms: contract.rooms(core, (lane.clone(), gas_limit), metrics),
             history: KmsLifecycle::new(
                 contract.adapter.provider().clone(),
                 contract.adapter.address(),
@@ -113,7 +139,7 @@ impl KeyContract {
             ),
         };
         KeyManagement {
-            generation: self.rooms("KMSGeneration", core, (lane.clone(), gas_limit), metrics),
+            generation: self.rooms(core, (lane.clone(), gas_limit), metrics),
             lifecycle: lifecycle.map(of_lifecycle),
             policy: match config.key_management {
                 config::KeyConsent::Answer => KeyPolicy::Answer,
@@ -194,9 +220,8 @@ impl Stack {
         walk: WalkSender,
         cursor: Option<BlockRef>,
     ) {
-        let KeyContract { adapter, suspects } = contract;
-        let source = RequestSource { contract: adapter.address(), ..first };
-        let journal = journal.for_source(source);
+        let (adapter, journal) = contract.reread(journal);
+        let KeyContract { suspects, reading: told, .. } = contract;
         let heart = self.supervision.heartbeats.heartbeat(heartbeat::KEY_ARRIVALS);
         let (stop, metrics) =
             (self.supervision.stop.clone(), self.supervision.reporter.metrics.clone());
@@ -214,6 +239,7 @@ impl Stack {
                     .with_suspects(suspects)
                     .resuming(reading.unproven, reading.read_twice)
                     .with_clock(clock, dice);
+            told.begin(arrivals.progress(), arrivals.state());
             Box::pin(arrivals.run(start, heart, stop)).await
         });
     }

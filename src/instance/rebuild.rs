@@ -18,9 +18,9 @@ use crate::{
         provider::ArbitrumProvider,
         reader::{BlockId, ChainReader as _},
     },
-    config::{Config, KeyChain},
+    config::{BesideContract, Config, KeyChain},
     domain::{BlockRef, RequestSource},
-    journal::{self, Identity, Rebuilt},
+    journal::{self, Identity, ReadContracts, Rebuilt},
     machine::Machine,
     telemetry::{heartbeat::Heartbeats, metrics::Metrics},
 };
@@ -69,8 +69,10 @@ pub async fn rebuild(
         }
         RebuildRefusal::NoSuchBlock { head } => RebuildError::NoSuchBlock { from, head },
     })?;
-    let contract = source.contract;
-    let rebuilding = machine.run(move || journal::rebuild(&state_dir, identity, contract, cursor));
+    let beside = config.read_beside(source.chain_id).into_iter().map(BesideContract::address);
+    let contracts = ReadContracts { first: source.contract, beside: beside.collect() };
+    let rebuilding =
+        machine.run(move || journal::rebuild(&state_dir, identity, &contracts, cursor));
     Ok(rebuilding.await.ok_or(BuildError::Ending)??)
 }
 

@@ -6,6 +6,7 @@ mod core_probe;
 mod progress;
 mod resources;
 mod nodes;
+mod beside;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 
 use self::core_probe::follow_core;
 pub(super) use self::{
+    beside::BesideReading,
     core_probe::{ask_core, core_name},
     nodes::follow_endpoints,
 };
@@ -50,6 +52,8 @@ pub(super) struct Report {
     pub wait_reasons: WaitReasons,
     /// Doubtful reads: blocks whose logs are not certain.
     pub notes: ReadingState,
+    /// Further contracts of the chain that are read.
+    pub beside: Vec<BesideReading>,
     /// The finality tag, where one is waited for.
     pub tag: watch::Receiver<Option<TagPosition>>,
     /// Comparison of the contract's counters with the requests read.

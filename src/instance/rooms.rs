@@ -13,7 +13,7 @@ use super::{
     dependencies::{configured_domain, request_source},
     host_chains::Hosts,
     housekeeping,
-    key_requests::{KeyCircumstances, KeyContract},
+    key_requests::{ContractsBeside, KeyCircumstances, KeyContract},
     operator_requests::OperatorRequests,
     recovery::Recovery,
     report::{Report, ReportMode},
@@ -159,16 +159,16 @@ impl Stack {
             kind: ChainKind::Sequencer,
         };
         let lane = self.open_lane(&common, parts.wallet, lane_options, parts.transactions);
-        let keys = KeyContract::on_gateway(config, &common.contract);
-        let lifecycle = KeyContract::lifecycle_on_gateway(config, &common.contract);
-        let key_stages = keys.as_ref().map(|keys| {
+        let beside = ContractsBeside::of(config, &common.contract);
+        let key_stages = beside.generation.as_ref().map(|keys| {
             let sending = (lane.clone(), config.gas_limit);
             let agreed = KeyCircumstances {
                 contexts: parts.access.options.protocol_config.clone(),
                 gateway: common.support.subscribe(),
             };
             let of_core = (&metrics, agreed);
-            keys.stages(config, lifecycle.as_ref(), &parts.core, sending, of_core)
+            let lifecycle = beside.lifecycle.as_ref();
+            keys.stages(config, lifecycle, &parts.core, sending, of_core)
         });
         let (height_sender, final_height) =
             watch::channel(common.chain.finality.final_height(0, None));
@@ -202,7 +202,7 @@ impl Stack {
         };
         let (walk, walk_again) = self.open_walk(config, flow);
         let final_height = height_sender;
-        let beside = keys.into_iter().chain(lifecycle).collect();
+        let beside = beside.into_list();
         let inputs = WalkInputs { walk, walk_again, final_height, suspects, beside };
         self.open_support(config, common, mode, inputs);
     }
@@ -262,11 +262,14 @@ impl Stack {
         let ReadingPosition { cursor, began_after, begun_before, newest, .. } = reading;
         let (ledger, metrics) = (journal.clone(), self.supervision.reporter.metrics.clone());
         let ids = SharedIds::new(reading.ids);
+        let mut backfill = Backfill::new(contract.clone(), journal.clone()).with_ids(ids.clone());
+        let readings = beside.iter().map(KeyContract::reading).collect();
         for contract in beside {
+            let (adapter, stored) = contract.reread(&journal);
+            backfill = backfill.beside(adapter, stored);
             let of_chain = (chain.source, chain.starting_block);
             self.read_beside(contract, of_chain, &journal, walk.clone(), cursor);
         }
-        let backfill = Backfill::new(contract.clone(), journal.clone()).with_ids(ids.clone());
         let arrivals = Arrivals::new(
             contract.clone(),
             ledger.clone(),
@@ -340,6 +343,7 @@ impl Stack {
             progress,
             wait_reasons: why,
             notes,
+            beside: readings,
             tag,
             completeness: sighted,
         };

@@ -26,7 +26,7 @@ use super::{
     edges::Edges,
     inquiries,
     journal_state::JournalPlace,
-    key_requests::{KeyCircumstances, KeyContract},
+    key_requests::{ContractsBeside, KeyCircumstances, KeyContract},
     prior_answers,
     report::ReportMode,
     rooms::{ChainRules, CommonParts, WalkInputs, flow_options, whose},
@@ -322,11 +322,9 @@ impl Stack {
         let lane = self.open_lane(&common, wallet, lane_options, transactions);
         let keys = KeyContract::of(common.contract.clone());
         let metrics = reporter.metrics.clone();
-        let lifecycle = chain
-            .protocol_config_address
-            .map(|at| KeyContract::of(common.contract.protocol_config(at)));
+        let beside = ContractsBeside::of(config, &common.contract);
         let of_core = (&metrics, circumstances);
-        let stages = keys.stages(config, lifecycle.as_ref(), &core, (lane, None), of_core);
+        let stages = keys.stages(config, beside.lifecycle.as_ref(), &core, (lane, None), of_core);
         let (height_sender, final_height) = watch::channel(rules.finality.final_height(0, None));
         let flow = Flow {
             whose: whose(&self.supervision.name, config),
@@ -349,7 +347,7 @@ impl Stack {
         let (walk, walk_again) = self.open_walk(config, flow);
         let suspects = keys.suspects();
         let final_height = height_sender;
-        let beside = lifecycle.into_iter().collect();
+        let beside = beside.into_list();
         let inputs = WalkInputs { walk, walk_again, final_height, suspects, beside };
         self.open_support(config, common, ReportMode::Keys { wallet: address }, inputs);
         let contexts = chain.protocol_config_address.map(|at| at.to_string());

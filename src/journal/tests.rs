@@ -54,6 +54,11 @@ pub(super) fn identity() -> Identity {
     }
 }
 
+/// The one contract that is read.
+pub(super) fn alone() -> ReadContracts {
+    ReadContracts { first: CONTRACT, beside: Vec::new() }
+}
+
 pub(super) fn block(number: u64) -> BlockRef {
     BlockRef { number, hash: hash(number) }
 }

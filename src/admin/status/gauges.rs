@@ -20,8 +20,11 @@ pub struct Gauges {
     pub contracts: Option<String>,
     /// The newest block seen.
     pub head: Option<u64>,
-    /// The last block whose requests are all stored.
+    /// The last block whose requests are all stored, of the chain's first contract.
     pub cursor: Option<u64>,
+    /// Contracts of the chain that are read beside the first one, each with a cursor of its own.
+    #[serde(default)]
+    pub beside: Vec<ContractPosition>,
     /// Requests without an outcome, including held ones.
     pub in_hand: u64,
     pub held: u64,
@@ -127,11 +130,35 @@ impl Gauges {
             .chain(unsent)
     }
 
-    /// Blocks between cursor and head, plus unproven blocks below the cursor.
+    /// Blocks between the lowest cursor and the head, plus unproven blocks below it.
     #[must_use]
     pub fn lag(&self) -> Option<u64> {
-        let behind = self.head?.saturating_sub(self.cursor?);
+        let beside = self.beside.iter().filter_map(|contract| contract.cursor);
+        let read = beside.chain([self.cursor?]).min()?;
+        let behind = self.head?.saturating_sub(read);
         Some(behind.saturating_add(self.unproven.as_ref().map_or(0, |unproven| unproven.blocks)))
+    }
+}
+
+/// A contract that is read beside another one of its chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContractPosition {
+    /// `ProtocolConfig`
+    pub name: String,
+    pub contract: String,
+    /// The last block whose requests are all stored. `None`: it is not read yet.
+    pub cursor: Option<u64>,
+}
+
+/// `ProtocolConfig at 0x…, read up to 868`
+impl fmt::Display for ContractPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, contract, cursor } = self;
+        write!(f, "{name} at {contract}, ")?;
+        match cursor {
+            Some(cursor) => write!(f, "read up to {cursor}"),
+            None => f.write_str("not read yet"),
+        }
     }
 }
 
@@ -185,7 +212,8 @@ impl From<Phase> for ChainState {
     }
 }
 
-/// `1: running, block 900, read up to 868, 2 in hand; 0x… , by ethereum.example`
+/// `1: running, block 900, 2 in hand; KMSGeneration at 0x…, read up to 868; ProtocolConfig at 0x…, read up to 868;
+/// by ethereum.example`
 impl fmt::Display for ChainStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { chain_id, hosts, contract, state, gauges } = self;
@@ -193,12 +221,20 @@ impl fmt::Display for ChainStatus {
         if let ChainState::Waiting { on, .. } = state {
             write!(f, " for {on}")?;
         }
-        match (gauges.head, gauges.cursor) {
-            (Some(head), Some(cursor)) => write!(f, ", block {head}, read up to {cursor}")?,
-            (Some(head), None) => write!(f, ", block {head}, not read yet")?,
-            (None, _) => f.write_str(", no block seen")?,
+        match gauges.head {
+            Some(head) => write!(f, ", block {head}")?,
+            None => f.write_str(", no block seen")?,
         }
-        write!(f, ", {} in hand; KMSGeneration at {contract}, by {hosts}", gauges.in_hand)
+        let first = ContractPosition {
+            name: "KMSGeneration".to_owned(),
+            contract: contract.clone(),
+            cursor: gauges.cursor,
+        };
+        write!(f, ", {} in hand; {first}; ", gauges.in_hand)?;
+        for beside in &gauges.beside {
+            write!(f, "{beside}; ")?;
+        }
+        write!(f, "by {hosts}")
     }
 }
 
@@ -551,5 +587,35 @@ mod tests {
         let reasons: Vec<&str> = gauges.hold_reasons().collect();
         assert_eq!(reasons, ["fee_cap", "no_funds"]);
         assert!(gauges.chains[0].to_string().starts_with("9: waiting for the disk, no block seen"));
+    }
+
+    #[test]
+    fn every_contract_of_a_chain_is_told_with_how_far_it_is_read() {
+        let beside = |cursor| ContractPosition {
+            name: "ProtocolConfig".to_owned(),
+            contract: "0x9c".to_owned(),
+            cursor,
+        };
+        let gauges = |cursor| Gauges {
+            head: Some(900),
+            cursor: Some(868),
+            beside: vec![beside(cursor)],
+            ..Gauges::default()
+        };
+        let chain = ChainStatus {
+            chain_id: 1,
+            hosts: "e:8545".to_owned(),
+            contract: "0x77".to_owned(),
+            state: ChainState::Running,
+            gauges: gauges(Some(860)),
+        };
+        assert_eq!(
+            chain.to_string(),
+            "1: running, block 900, 0 in hand; KMSGeneration at 0x77, read up to 868; ProtocolConfig at 0x9c, \
+             read up to 860; by e:8545"
+        );
+        // The lag is that of the one that is furthest behind.
+        assert_eq!((gauges(Some(860)).lag(), gauges(None).lag()), (Some(40), Some(32)));
+        assert!(beside(None).to_string().ends_with("not read yet"));
     }
 }

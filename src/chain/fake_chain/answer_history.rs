@@ -80,11 +80,21 @@ impl FakeChain {
                 let data = (none.clone(), none.clone(), sender, none).abi_encode_params();
                 (abi::RESPONSE_TOPICS[0], data.into())
             }
-            KindGroup::KeyOperation => {
-                panic!("no decryption")
+            KindGroup::KeyOperation if kind == Kind::NewKmsContext => {
+                (abi::RESPONSE_TOPICS[2], [false, true].abi_encode().into())
             }
+            KindGroup::KeyOperation if kind == Kind::NewKmsEpoch => {
+                (abi::RESPONSE_TOPICS[3], B256::ZERO.abi_encode().into())
+            }
+            KindGroup::KeyOperation => panic!("its events index nothing"),
         };
-        let topics = vec![topic, B256::from(id)];
+        let mut topics = vec![topic, B256::from(id)];
+        if kind.is_lifecycle() {
+            // A context's names the wallet, an epoch's another address, the signer.
+            let wallet = self.state().sender_of(transaction).unwrap_or_default();
+            let named = if kind == Kind::NewKmsContext { wallet } else { Address::ZERO };
+            topics.push(named.into_word());
+        }
         let event = Event { block: place, transaction, log_index: 0, topics, data };
         let index = usize::try_from(block).unwrap();
         self.state().chain[index].events.push(event);

@@ -38,6 +38,7 @@ fn instance(name: &str, state: InstanceState) -> InstanceStatus {
             contracts: Some("G14 (\"Decryption v0.6.0\")".to_owned()),
             head: Some(5_000_000),
             cursor: Some(4_999_999),
+            beside: Vec::new(),
             in_hand: 2,
             held: 0,
             held_by: std::collections::BTreeMap::default(),

@@ -231,6 +231,30 @@ fn ethereum_may_be_there_for_key_operations_alone() {
     assert_eq!(contexts.key_chain(), None);
 }
 
+/// The gateway's contracts are read beside Decryption, those of Ethereum beside `KMSGeneration`.
+#[test]
+fn what_is_read_beside_a_chains_first_contract_depends_on_where_it_stands() {
+    const OTHER: &str = "0xca2e8f1f656cd25c01f05d0b243ab1ecd4a8ffb6";
+    let names = |text: &str, chain: u64| -> Vec<&str> {
+        good(text).config.read_beside(chain).into_iter().map(BesideContract::name).collect()
+    };
+    let keys = format!("chain_id = 7\nkms_generation_address = '{OTHER}'\n");
+    let chain = |id: u64| {
+        format!(
+            "ethereum_url = 'http://e'\nethereum_chain_id = {id}\nprotocol_config_address = '{ADDRESS}'\n"
+        )
+    };
+    let ethereum = format!("{keys}{}", chain(1));
+    assert_eq!((names(&ethereum, 7), names(&ethereum, 1)), (vec![], vec!["ProtocolConfig"]));
+    let one_chain = format!("{keys}{}", chain(7));
+    assert_eq!(names(&one_chain, 7), ["KMSGeneration", "ProtocolConfig"]);
+    assert_eq!(names(&keys, 7), ["KMSGeneration"]);
+    // Contexts alone are looked up there, and nothing is asked for.
+    let contexts = format!("chain_id = 7\n{}", chain(1));
+    assert_eq!((names(&contexts, 7), names(&contexts, 1)), (vec![], vec![]));
+    assert_eq!(names(&format!("mode = 'observe'\n{ethereum}"), 1), [""; 0]);
+}
+
 /// A wallet has one owner on a chain, and addresses repeat from chain to chain.
 #[test]
 fn an_ethereum_that_is_the_gateways_chain_is_read_with_the_gateway() {

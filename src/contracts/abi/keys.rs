@@ -21,7 +21,8 @@ use alloy::sol;
 use alloy::sol_types::{self, SolCall, SolEvent, SolValue};
 
 pub use self::lifecycle::{
-    CONTEXT_TOPIC, EPOCH_TOPIC, epoch_extra_data, epoch_payload, epoch_result, opened_epoch,
+    CONTEXT_CONFIRMATION_TOPIC, CONTEXT_TOPIC, EPOCH_CONFIRMATION_TOPIC, EPOCH_TOPIC,
+    epoch_extra_data, epoch_payload, epoch_result, opened_epoch,
 };
 use self::lifecycle::{confirmEpochActivationCall, confirmKmsContextCreationCall};
 use super::{DECODER, DecodeProblem, UPGRADED_TOPIC};
@@ -275,7 +276,7 @@ pub const VOTE_TOPICS: [B256; 5] = [
     CrsgenResponse::SIGNATURE_HASH,
     ActivateKey::SIGNATURE_HASH,
     ActivateCrs::SIGNATURE_HASH,
-    lifecycle::CONFIRMATION_TOPIC,
+    lifecycle::EPOCH_CONFIRMATION_TOPIC,
 ];
 
 /// What all nodes have to have the same of an answer's payload. Empty: nothing.
@@ -311,7 +312,7 @@ pub fn parse_vote(event: &Event) -> Option<Vote> {
             let (id, _, digest) = ActivateCrs::abi_decode_data_with_config(data, DECODER).ok()?;
             (id, digest)
         }
-        lifecycle::CONFIRMATION_TOPIC => {
+        lifecycle::EPOCH_CONFIRMATION_TOPIC => {
             let (id, hash) = lifecycle::confirmation(event)?;
             (id, hash.0.into())
         }

@@ -27,9 +27,13 @@ sol! {
     );
 }
 
-/// `topic0` of the events that report a single answer.
-pub const RESPONSE_TOPICS: [B256; 2] =
-    [PublicDecryptionResponseCall::SIGNATURE_HASH, UserDecryptionResponse::SIGNATURE_HASH];
+/// `topic0` of the events that report a single answer and index its request.
+pub const RESPONSE_TOPICS: [B256; 4] = [
+    PublicDecryptionResponseCall::SIGNATURE_HASH,
+    UserDecryptionResponse::SIGNATURE_HASH,
+    keys::CONTEXT_CONFIRMATION_TOPIC,
+    keys::EPOCH_CONFIRMATION_TOPIC,
+];
 
 /// Who gave the answer that an event of [`RESPONSE_TOPICS`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +47,18 @@ pub enum Responder {
 /// decode.
 #[must_use]
 pub fn parse_response_event(event: &Event) -> Option<(U256, Responder)> {
-    let &[topic0, id] = event.topics.as_slice() else { return None };
+    let (topic0, id) = match *event.topics.as_slice() {
+        [topic0, id] => (topic0, id),
+        [keys::CONTEXT_CONFIRMATION_TOPIC, context, wallet] => {
+            let wallet = Address::from_word(wallet);
+            return Some((U256::from_be_bytes(context.0), Responder::Named(wallet)));
+        }
+        // It names the signer.
+        [keys::EPOCH_CONFIRMATION_TOPIC, epoch, _] => {
+            return Some((U256::from_be_bytes(epoch.0), Responder::TransactionSender));
+        }
+        _ => return None,
+    };
     let responder = match topic0 {
         PublicDecryptionResponseCall::SIGNATURE_HASH => {
             let (_, _, sender, _) =
@@ -81,8 +96,8 @@ pub fn has_answer_events(kind: Kind, id: U256, version: Option<&str>) -> bool {
         KindGroup::PublicDecryption => version
             .and_then(|text| super::deployment::version_numbers("Decryption", text))
             .is_some_and(|numbers| numbers >= (0, 3, 0)),
-        // Those are events of another contract.
-        KindGroup::KeyOperation => false,
+        // `KMSGeneration` indexes nothing.
+        KindGroup::KeyOperation => kind.is_lifecycle(),
     }
 }
 
@@ -106,6 +121,8 @@ mod tests {
         let topics = [
             b256!("4d7b1dba49e9e846215e1621f5737c81d8614c4f268494d8b787632c4e59f0e5"),
             b256!("7fcdfb5381917f554a717d0a5470a33f5a49ba6445f05ec43c74c0bc2cc608b2"),
+            b256!("b79c48003695b6ebe555afa36fad071deeee75eb3718ad63de5621d35ba44b4f"),
+            b256!("7eda6f85e23b7b91c019b0570d02b663606ef9d74594f7e01fcfbdb0f4e954d5"),
         ];
         assert_eq!(RESPONSE_TOPICS, topics);
         let wallet = Address::repeat_byte(7);
@@ -126,6 +143,14 @@ mod tests {
             parse_response_event(&share),
             Some((U256::from(3), Responder::TransactionSender))
         );
+        let id = B256::with_last_byte(4);
+        let confirmed = |topic| event(vec![topic, id, wallet.into_word()], vec![]);
+        let of = |responder| Some((U256::from(4), responder));
+        let named = parse_response_event(&confirmed(topics[2]));
+        assert_eq!(named, of(Responder::Named(wallet)));
+        let by_signer = parse_response_event(&confirmed(topics[3]));
+        assert_eq!(by_signer, of(Responder::TransactionSender));
+        assert_eq!(parse_response_event(&confirmed(topics[0])), None);
         assert_eq!(parse_response_event(&event(vec![topics[1]], vec![])), None);
         assert_eq!(parse_response_event(&event(vec![B256::ZERO, B256::ZERO], vec![])), None);
     }

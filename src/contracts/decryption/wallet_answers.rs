@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! the contract's list of who formed the consensus      v0.8.0-1 on, once there is one
-//!   -> response events by id, in the blocks after      G9 on (public ones v0.10 on)
+//!   -> response events by id, in the blocks after      G9 on (public ones v0.10 on); KMS contexts, epochs
 //!     -> the wallet's own transactions in the next     where no event tells
 //!        blocks
 //! ```

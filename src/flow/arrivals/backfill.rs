@@ -21,9 +21,16 @@ use crate::{
     flow::ledger::{Batch, RequestLedger, Sighting},
 };
 
-/// Reads known blocks again.
+/// Reads known blocks again, at every contract of a chain that is read.
 #[derive(Debug)]
 pub struct Backfill<S, L> {
+    /// The first one names the requests of all.
+    contracts: Vec<Contract<S, L>>,
+}
+
+/// A contract, and where what it asked for is stored.
+#[derive(Debug)]
+struct Contract<S, L> {
     source: S,
     ledger: L,
     pages: PageSizes,
@@ -35,16 +42,15 @@ pub struct Backfill<S, L> {
 pub struct Reread {
     /// The last block that was read.
     pub to: u64,
-    batch: Batch,
-    /// The requests of the batch, in its order.
-    requests: Vec<Request>,
+    /// What each contract asked for: the batch, and its requests in its order.
+    found: Vec<(Batch, Vec<Request>)>,
 }
 
 impl Reread {
     /// The number of requests in it.
     #[must_use]
     pub fn requests(&self) -> usize {
-        self.requests.len()
+        self.found.iter().map(|(_, requests)| requests.len()).sum()
     }
 }
 
@@ -55,30 +61,64 @@ pub struct BackfillError(#[from] ReadError);
 
 impl<S: EventSource, L: RequestLedger> Backfill<S, L> {
     pub fn new(source: S, ledger: L) -> Self {
-        Self { source, ledger, pages: PageSizes::default(), ids: SharedIds::default() }
+        Self { contracts: Vec::new() }.beside(source, ledger)
     }
 
-    /// Uses this set of known ids, to which ids that are found are added.
+    /// Uses this set of known ids of the first contract, to which ids that are found are added.
     #[must_use]
-    pub fn with_ids(self, ids: SharedIds) -> Self {
-        Self { ids, ..self }
+    pub fn with_ids(mut self, ids: SharedIds) -> Self {
+        if let Some(first) = self.contracts.first_mut() {
+            first.ids = ids;
+        }
+        self
+    }
+
+    /// Reads this contract too, which is read beside the first one and has a cursor of its own.
+    #[must_use]
+    pub fn beside(mut self, source: S, ledger: L) -> Self {
+        let (pages, ids) = Default::default();
+        self.contracts.push(Contract { source, ledger, pages, ids });
+        self
     }
 
     /// Reads from `from` up to at most `to`, as much as the nodes return at once. Stores nothing.
     /// Cancel-safe.
     pub async fn read(&mut self, from: u64, to: u64) -> Result<Reread, BackfillError> {
-        let (events, to) = self.read_everywhere(from, to).await?;
-        self.ids.lock().record_events(&events, Instant::now());
-        let DecodedEvents { batch, requests, .. } =
-            decode(&self.source, events, |_| Sighting::Found);
-        Ok(Reread { to, batch, requests })
+        let (mut read, mut last) = (Vec::with_capacity(self.contracts.len()), to);
+        for contract in &mut self.contracts {
+            let (events, end) = contract.read_everywhere(from, last).await?;
+            last = end;
+            read.push(events);
+        }
+        let found = self.contracts.iter().zip(read).map(|(contract, mut events)| {
+            // Another contract's page may have ended before.
+            events.retain(|event| event.block.number <= last);
+            contract.ids.lock().record_events(&events, Instant::now());
+            let DecodedEvents { batch, requests, .. } =
+                decode(&contract.source, events, |_| Sighting::Found);
+            (batch, requests)
+        });
+        Ok(Reread { to: last, found: found.collect() })
     }
 
     /// Stores what was read. Returns the requests that were new or are open again: they are durable now, and
     /// the caller has to send them to the walks. Once polled, the future must run to its end, because the requests may be
     /// in the ledger from then on.
     pub async fn store(&self, read: Reread) -> Result<Vec<Request>, LedgerError> {
-        let Reread { batch, requests, .. } = read;
+        let mut to_walk = Vec::new();
+        for (contract, (batch, requests)) in self.contracts.iter().zip(read.found) {
+            to_walk.extend(contract.store(batch, requests).await?);
+        }
+        Ok(to_walk)
+    }
+}
+
+impl<S: EventSource, L: RequestLedger> Contract<S, L> {
+    async fn store(
+        &self,
+        batch: Batch,
+        requests: Vec<Request>,
+    ) -> Result<Vec<Request>, LedgerError> {
         if batch.arrivals.is_empty() && batch.skipped.is_empty() {
             return Ok(Vec::new());
         }

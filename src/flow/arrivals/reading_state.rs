@@ -53,6 +53,22 @@ impl UncertainBlocks {
         let unclear = (self.unproven.blocks > 0).then_some(self.unproven.since_ms);
         unclear.into_iter().chain(self.read_once.map(|(_, since_ms)| since_ms)).min()
     }
+
+    /// These, and those of another contract of the same chain.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let unproven = match (self.unproven, other.unproven) {
+            (own, UnprovenSummary { blocks: 0, .. }) => own,
+            (UnprovenSummary { blocks: 0, .. }, others) => others,
+            (own, others) => UnprovenSummary {
+                blocks: own.blocks.saturating_add(others.blocks),
+                first: own.first.min(others.first),
+                since_ms: own.since_ms.min(others.since_ms),
+            },
+        };
+        let read_once = self.read_once.into_iter().chain(other.read_once).min();
+        Self { unproven, read_once }
+    }
 }
 
 impl ReadingState {
@@ -106,5 +122,24 @@ impl ReadingState {
             unproven: notes.unproven.summary(now_ms),
             read_once: late.map(|(block, waited)| (block, since(waited))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_uncertain_of_two_contracts_is_one_list() {
+        let of = |blocks, first, since_ms, read_once| UncertainBlocks {
+            unproven: UnprovenSummary { blocks, first, since_ms },
+            read_once,
+        };
+        let none = UncertainBlocks::default();
+        let one = of(2, 30, 500, Some((7, 400)));
+        assert_eq!((none.and(one), one.and(none)), (one, one));
+        let other = of(1, 20, 600, Some((9, 100)));
+        assert_eq!(one.and(other), of(3, 20, 500, Some((7, 400))));
+        assert_eq!(of(0, 0, 0, None).and(of(0, 0, 0, Some((9, 100)))), of(0, 0, 0, Some((9, 100))));
     }
 }

@@ -10,6 +10,7 @@ use crate::chain::fake_chain::{
     ADDRESSES, Blooms, FakeChain, NodeFaults, SOURCE, request_event, upgrade_event,
 };
 use crate::contracts::decryption::RequestContract;
+use crate::domain::{Address, Bytes, Event};
 use crate::flow::{QueuedRequest, Sighting, walk_channels};
 
 struct Reading {
@@ -436,7 +437,7 @@ async fn backfilled(
         requests += read.requests();
         next = read.to + 1;
         let found = backfill.store(read).await.unwrap();
-        new.extend(found.iter().map(|request| request.key.id.to::<u64>()));
+        new.extend(found.iter().map(|request| request.key.id.saturating_to::<u64>()));
     }
     Ok((requests, new))
 }
@@ -460,6 +461,39 @@ async fn a_backfill_finds_what_is_not_known_and_believes_no_node_that_lags() {
     chain.state().lags_from = Some(head);
     let error = backfilled(&mut backfill, head - 5, head).await.unwrap_err();
     assert!(error.to_string().contains("does not know block"), "{error}");
+}
+
+/// What a contract beside the first one asked for is found too, and stored with that one's.
+#[tokio::test(start_paused = true)]
+async fn a_backfill_reads_every_contract_of_the_chain() {
+    const KEYS: Address = Address::repeat_byte(0x6e);
+    // PRSSInit().
+    let topic = "0x11db42c1878f2e2819241f5250984563f06cf22818e7adb86a66921d15d59d3f";
+    let block = BlockRef { number: 0, hash: B256::ZERO };
+    let (transaction, topics) = (B256::repeat_byte(9), vec![topic.parse().unwrap()]);
+    let asks = Event { block, transaction, log_index: 0, topics, data: Bytes::new() };
+    let chain = FakeChain::new(10);
+    for nth in 0..2000 {
+        // This chain shows each contract's logs to all, who know their own.
+        chain.mine(match nth {
+            700 => vec![request_event(7)],
+            1500 => vec![asks.clone()],
+            _ => Vec::new(),
+        });
+    }
+    let (first, beside) = (FakeLedger::default(), FakeLedger::default());
+    let adapter = RequestContract::new(chain.clone(), ADDRESSES);
+    let mut alone = backfill::Backfill::new(adapter.clone(), first.clone());
+    assert_eq!(backfilled(&mut alone, 1, chain.height()).await.unwrap(), (1, vec![7]));
+    let mut all = backfill::Backfill::new(adapter.clone(), first.clone())
+        .beside(adapter.key_generation(KEYS), beside.clone());
+    let (requests, new) = backfilled(&mut all, 1, chain.height()).await.unwrap();
+    assert_eq!((requests, new.len()), (2, 1), "{new:?}");
+    for ledger in [&first, &beside] {
+        let stored: Vec<_> = ledger.contents().requests.keys().map(|key| key.source).collect();
+        assert_eq!(stored, [SOURCE]);
+    }
+    assert_eq!(backfilled(&mut all, 1, chain.height()).await.unwrap(), (2, Vec::new()));
 }
 
 /// Suspected blocks are read at every sound node, not only at the one that is read from.

@@ -135,7 +135,7 @@ pub(super) async fn diagnose_key_generation<P: ChainReader>(
 ) -> Option<Finding> {
     let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
     let of_contract = async {
-        let Some(KeyChain::Gateway { contract }) = config.key_chain() else { return None };
+        let Some(KeyChain::Gateway { contract, .. }) = config.key_chain() else { return None };
         let contract = decryption.key_generation(contract);
         diagnose_key_contract(&contract, config.chain_id).await
     };

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::info;
 
-use super::{REPORT_INTERVAL, Report, ReportMode};
+use super::{BesideReading, REPORT_INTERVAL, Report, ReportMode};
 use crate::{
     admin::status::{
         HiddenRequests, KeyOperationStatus, ReadOnce, StaleTag, UnansweredRequests, UnprovenBlocks,
@@ -64,9 +64,12 @@ impl Report {
                 counted = (Instant::now(), moves, RequestCounts::of(&standings));
             }
             let (head, cursor) = (self.head(), self.progress.borrow().map(|block| block.number));
-            let uncertain = self.notes.uncertain();
+            let beside: Vec<_> = self.beside.iter().map(BesideReading::position).collect();
+            let lowest = beside.iter().filter_map(|contract| contract.cursor).chain(cursor).min();
+            let uncertain = self.beside.iter().map(BesideReading::uncertain);
+            let uncertain = uncertain.fold(self.notes.uncertain(), UncertainBlocks::and);
             self.reporter.metrics.unproven_blocks(uncertain.unproven.blocks);
-            let seen = match (cursor, head) {
+            let seen = match (lowest, head) {
                 (Some(cursor), Some(head)) => {
                     let behind_since = lag.update(cursor, head, self.clock.unix_millis());
                     // Doubtful blocks count as unread.
@@ -95,6 +98,7 @@ impl Report {
             self.reporter.gauges.send_if_modified(|gauges| {
                 let mut new = gauges.clone();
                 (new.head, new.cursor) = (head, cursor);
+                new.beside.clone_from(&beside);
                 (new.in_hand, new.held) = (counted.2.requests, counted.2.held);
                 new.held_by.clone_from(&counted.2.held_by);
                 new.key_operations.clone_from(&counted.2.key_operations);

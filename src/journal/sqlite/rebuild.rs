@@ -16,7 +16,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{
     aside::finish_set_aside,
@@ -67,12 +67,21 @@ pub enum RebuildKind {
     CursorNotReached { before: BlockRef },
 }
 
-/// Builds the journal of `identity` with this cursor. An intact journal keeps its contents; only its cursor
+/// The contracts of a chain that are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadContracts {
+    /// It names the requests of all.
+    pub first: Address,
+    /// Those that are read beside it, each with a cursor of its own.
+    pub beside: Vec<Address>,
+}
+
+/// Builds the journal of `identity` with this cursor of each contract. An intact journal keeps its contents; only its cursor
 /// moves back. Fails if a process has the journal open. Blocking.
 pub fn rebuild(
     dir: &Path,
     identity: Identity,
-    contract: Address,
+    contracts: &ReadContracts,
     cursor: BlockRef,
 ) -> Result<Rebuilt, OpenError> {
     let tenure = Tenure::acquire(dir, identity)?;
@@ -83,7 +92,7 @@ pub fn rebuild(
     let aside = if is_there {
         match open_file(&Machine::default(), dir, identity, &path) {
             Ok((mut connection, _)) => {
-                let way = move_cursor_back(&mut connection, contract, cursor);
+                let way = move_cursors_back(&mut connection, contracts, cursor);
                 return way.map(rebuilt).map_err(|cause| OpenError::sqlite(&path, cause));
             }
             Err(OpenError::Corrupt { .. }) => {
@@ -94,58 +103,105 @@ pub fn rebuild(
     } else {
         finish_set_aside(&path).map_err(io("setting it aside"))?
     };
-    let found = aside.as_deref().map(|aside| salvage::salvage(aside, identity, contract));
+    let first = contracts.first;
+    let found = aside.as_deref().map(|aside| salvage::salvage(aside, identity, first));
     let found = found.unwrap_or_default();
-    let source = RequestSource { chain_id: identity.chain_id, contract };
-    create_journal(&path, identity, |connection| fill(connection, source, cursor, &found))?;
+    create_journal(&path, identity, |connection| {
+        fill(connection, identity.chain_id, contracts, cursor, &found)
+    })?;
     Ok(rebuilt(match aside {
         None => RebuildKind::Anew,
         Some(aside) => RebuildKind::Salvaged {
             requests: found.requests.len(),
             transactions: found.transactions.len(),
-            at_most: salvage::first_block(&aside, contract),
+            at_most: salvage::first_block(&aside, first),
             aside,
         },
     }))
 }
 
-/// Writes the cursor and the salvaged rows.
+/// Writes the cursors and the salvaged rows.
 fn fill(
     connection: &mut Connection,
-    source: RequestSource,
+    chain_id: u64,
+    contracts: &ReadContracts,
     cursor: BlockRef,
     found: &salvage::Salvage,
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let now_ms = clock::unix_millis();
-    let tables =
-        Tables { transaction: &transaction, of: SourceColumn::of(source, source.chain_id) };
+    let source = RequestSource { chain_id, contract: contracts.first };
+    let tables = Tables { transaction: &transaction, of: SourceColumn::of(source, chain_id) };
     let batch =
         Batch { arrivals: found.requests.clone(), cursor: Some(cursor), ..Batch::default() };
     tables.arrive(&batch, now_ms)?;
     for signed in &found.transactions {
         tables.sign(signed, now_ms)?;
     }
+    for contract in &contracts.beside {
+        stand_beside(&transaction, *contract, contracts.first)?;
+        set_cursor(&transaction, *contract, cursor)?;
+    }
     transaction.commit()
 }
 
-/// Moves the cursor of an intact journal back to `cursor`.
-fn move_cursor_back(
+/// Moves the cursors of an intact journal back to `cursor`. One that is below it stays, and tells nothing of the
+/// others. A contract beside that was never read is read from where the first one is.
+fn move_cursors_back(
     connection: &mut Connection,
-    contract: Address,
+    contracts: &ReadContracts,
     cursor: BlockRef,
 ) -> rusqlite::Result<RebuildKind> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let before = Rows { db: &transaction, of: SourceColumn::home(contract) }.cursor()?;
-    if let Some(before) = before.filter(|before| before.number < cursor.number) {
+    let read = |contract| Rows { db: &transaction, of: SourceColumn::home(contract) }.cursor();
+    let first = read(contracts.first)?;
+    let is_passed = |before: Option<BlockRef>| before.is_none_or(|at| at.number >= cursor.number);
+    let mut moved = Vec::new();
+    if is_passed(first) {
+        moved.push(contracts.first);
+    }
+    let mut highest = first;
+    for contract in &contracts.beside {
+        let before = read(*contract)?;
+        if before.map_or_else(|| is_passed(first), |_| is_passed(before)) {
+            moved.push(*contract);
+        }
+        highest = [highest, before].into_iter().flatten().max_by_key(|block| block.number);
+    }
+    if let (true, Some(before)) = (moved.is_empty(), highest) {
         return Ok(RebuildKind::CursorNotReached { before });
     }
-    let (number, now) = (Number(cursor.number), Number(clock::unix_millis()));
+    for contract in moved {
+        if contract != contracts.first {
+            stand_beside(&transaction, contract, contracts.first)?;
+        }
+        set_cursor(&transaction, contract, cursor)?;
+    }
+    transaction.commit()?;
+    Ok(RebuildKind::CursorMovedBack { before: highest })
+}
+
+fn set_cursor(
+    transaction: &Transaction<'_>,
+    contract: Address,
+    cursor: BlockRef,
+) -> rusqlite::Result<()> {
+    let (of, number) = (SourceColumn::home(contract), Number(cursor.number));
+    let moved_at = Number(clock::unix_millis());
     transaction.execute(
         sql::SET_CURSOR,
-        params![SourceColumn::home(contract), number, Fixed(cursor.hash), now, None::<Number>],
+        params![of, number, Fixed(cursor.hash), moved_at, None::<Number>],
     )?;
-    transaction.execute(sql::BEGIN_EARLIER, params![SourceColumn::home(contract), number])?;
-    transaction.commit()?;
-    Ok(RebuildKind::CursorMovedBack { before })
+    transaction.execute(sql::BEGIN_EARLIER, params![of, number])?;
+    Ok(())
+}
+
+/// Its cursor does not tell which contract the journal is of.
+fn stand_beside(
+    transaction: &Transaction<'_>,
+    contract: Address,
+    first: Address,
+) -> rusqlite::Result<()> {
+    let both = params![SourceColumn::home(contract), SourceColumn::home(first)];
+    transaction.execute(sql::PUT_BESIDE, both).map(drop)
 }

@@ -95,13 +95,17 @@ pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Sal
 }
 
 /// The first block that must be read again, as far as the damaged `file` can be read: the block of its oldest
-/// unanswered request, or the block after its cursor.
+/// unanswered request, or the block after the lowest cursor of this contract and those beside it.
 pub(super) fn first_block(file: &Path, contract: Address) -> Option<u64> {
     let connection = open(file).ok()?;
     let number = |statement| -> rusqlite::Result<Option<Number>> {
         connection.query_row(statement, params![SourceColumn::home(contract)], |row| row.get(0))
     };
-    let cursor = number(sql::SELECT_CURSOR).ok()??;
+    let lowest = match connection.prepare(sql::salvage::LOWEST_CURSOR) {
+        Ok(_) => sql::salvage::LOWEST_CURSOR,
+        Err(_) => sql::SELECT_CURSOR,
+    };
+    let cursor = number(lowest).ok()??;
     let oldest = number(sql::OLDEST_UNFINISHED).ok()?;
     let next = cursor.0.saturating_add(1);
     Some(oldest.map_or(next, |oldest| oldest.0.min(next)))

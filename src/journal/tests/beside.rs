@@ -107,3 +107,66 @@ async fn another_wallet_takes_over_both_cursors_and_approvals() {
     let found = ReadOnly::find(&[dir.path().to_owned()], "one").unwrap();
     assert_eq!(found.queries().ask(|slot| Query::WithId(U256::from(2), slot)).unwrap().len(), 1);
 }
+
+fn both() -> ReadContracts {
+    ReadContracts { first: CONTRACT, beside: vec![KEYS.contract] }
+}
+
+async fn cursors(journal: &Journal) -> [Option<u64>; 2] {
+    let mut found = [None; 2];
+    for (found, source) in found.iter_mut().zip([SOURCE, KEYS]) {
+        let cursor = journal.for_source(source).ask(Query::Cursor).await.unwrap();
+        *found = cursor.map(|block| block.number);
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_rebuild_has_every_contract_read_from_the_block() {
+    let dir = TempDir::new().unwrap();
+    // There is none.
+    let rebuilt = rebuild(dir.path(), wallet(1), &both(), block(20)).unwrap();
+    assert_eq!(rebuilt.kind, RebuildKind::Anew);
+    let open = || {
+        let opened =
+            open_as(&Machine::default(), dir.path(), wallet(1), CONTRACT, "one", None).unwrap();
+        Running::start((opened.journal, opened.writer))
+    };
+    let journal = open();
+    assert_eq!(cursors(&journal).await, [Some(20), Some(20)]);
+    // It is in order: one of them was read further than the other.
+    fill(&journal).await;
+    let on = Batch { cursor: Some(block(30)), ..Batch::default() };
+    journal.store_batch(on).await.unwrap();
+    assert_eq!(cursors(&journal).await, [Some(30), Some(9)]);
+    journal.close().await.unwrap();
+    let not_reached = rebuild(dir.path(), wallet(1), &both(), block(31)).unwrap();
+    assert_eq!(not_reached.kind, RebuildKind::CursorNotReached { before: block(30) });
+    let back = rebuild(dir.path(), wallet(1), &both(), block(15)).unwrap();
+    assert_eq!(back.kind, RebuildKind::CursorMovedBack { before: Some(block(30)) });
+    let journal = open();
+    assert_eq!(cursors(&journal).await, [Some(15), Some(9)], "what was not read stays unread");
+    journal.close().await.unwrap();
+    rebuild(dir.path(), wallet(1), &both(), block(5)).unwrap();
+    let journal = open();
+    assert_eq!(cursors(&journal).await, [Some(5), Some(5)]);
+    assert_eq!(keys(&journal, RequestFilter::Unfinished).await, [1, 2], "nothing is lost");
+    journal.close().await.unwrap();
+    // The journal is the Decryption contract's still.
+    let found = ReadOnly::find(&[dir.path().to_owned()], "one").unwrap();
+    assert_eq!(found.queries().ask(|slot| Query::WithId(U256::from(2), slot)).unwrap().len(), 1);
+}
+
+/// A contract that is named for the first time is read from where the other one is.
+#[tokio::test]
+async fn a_rebuild_begins_no_contract_that_was_never_read_before_the_first_one() {
+    let dir = TempDir::new().unwrap();
+    rebuild(dir.path(), wallet(1), &alone(), block(20)).unwrap();
+    let not_reached = rebuild(dir.path(), wallet(1), &both(), block(25)).unwrap();
+    assert_eq!(not_reached.kind, RebuildKind::CursorNotReached { before: block(20) });
+    rebuild(dir.path(), wallet(1), &both(), block(10)).unwrap();
+    let opened = Journal::open(dir.path(), wallet(1), CONTRACT).unwrap();
+    let journal = Running::start(opened);
+    assert_eq!(cursors(&journal).await, [Some(10), Some(10)]);
+    journal.close().await.unwrap();
+}

@@ -168,7 +168,7 @@ async fn c8_a_journal_that_was_emptied_or_removed_is_set_aside_with_its_log() {
             assert_eq!(fs::read(beside(aside, "-wal")).unwrap(), log, "as it was");
             assert!(!file(dir.path()).exists());
         }
-        rebuild(dir.path(), own(), CONTRACT, block(1)).unwrap();
+        rebuild(dir.path(), own(), &alone(), block(1)).unwrap();
         running(dir.path()).close().await.unwrap();
     }
 }
@@ -186,7 +186,7 @@ async fn c8_who_asks_for_the_requests_of_a_damaged_journal_is_told_to_rebuild_it
     open(dir.path()).unwrap_err();
     assert!(ask("one").contains("journal rebuild"), "{}", ask("one"));
     assert!(ask("two").contains("no journal"), "{}", ask("two"));
-    rebuild(dir.path(), own(), CONTRACT, block(1)).unwrap();
+    rebuild(dir.path(), own(), &alone(), block(1)).unwrap();
     running(dir.path()).close().await.unwrap();
     ReadOnly::find(&[dir.path().to_owned()], "one").unwrap();
 }
@@ -231,7 +231,7 @@ async fn a_second_damage_has_a_time_of_its_own() {
     running(dir.path()).close().await.unwrap();
     damage(&file(dir.path()), 0..1);
     let OpenError::SetAside { aside: first, .. } = open(dir.path()).unwrap_err() else { panic!() };
-    rebuild(dir.path(), own(), CONTRACT, block(1)).unwrap();
+    rebuild(dir.path(), own(), &alone(), block(1)).unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
     let log = killed(dir.path()).await;
     fs::remove_file(file(dir.path())).unwrap();
@@ -285,7 +285,7 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     let command = "`kms-connector journal rebuild --from 11 --instance one`";
     assert!(error.to_string().contains(command), "{error}");
 
-    let rebuilt = rebuild(dir.path(), own(), CONTRACT, block(13)).unwrap();
+    let rebuilt = rebuild(dir.path(), own(), &alone(), block(13)).unwrap();
     let RebuildKind::Salvaged { aside: from, requests, transactions, at_most } = &rebuilt.kind
     else {
         panic!("{rebuilt:?}")
@@ -304,6 +304,38 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     let mode = fs::metadata(file(dir.path())).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
     journal.close().await.unwrap();
+}
+
+/// A contract that is read beside the first one may be behind.
+#[tokio::test]
+async fn a_damaged_journal_tells_of_the_lowest_of_its_cursors() {
+    let dir = TempDir::new().unwrap();
+    let journal = running(dir.path());
+    let arrivals = (10..200).map(real).collect();
+    let stored = Batch { arrivals, cursor: Some(block(200)), ..Batch::default() };
+    journal.store_batch(stored).await.unwrap();
+    for number in 10..200 {
+        journal.note(real(number).key, Step::Settled(Outcome::Expired)).await.unwrap();
+    }
+    let source = RequestSource { contract: Address::repeat_byte(0xee), ..SOURCE };
+    let beside = journal.for_source(source);
+    beside.stand_beside(SOURCE).await.unwrap();
+    let read = Batch { cursor: Some(block(90)), ..Batch::default() };
+    beside.store_batch(read).await.unwrap();
+    journal.close().await.unwrap();
+    let page: i64 = Connection::open(file(dir.path()))
+        .unwrap()
+        .query_row(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'requests_unfinished'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    let page = usize::try_from(page).unwrap() - 1;
+    damage(&file(dir.path()), page..page + 1);
+    let error = open(dir.path()).unwrap_err();
+    let OpenError::SetAside { at_most, .. } = &error else { panic!("{error}") };
+    assert_eq!(*at_most, Some(91));
 }
 
 /// Whatever page is damaged: the rebuild succeeds, and the blocks from the given one on are read again.
@@ -326,7 +358,7 @@ async fn every_damaged_page_can_be_rebuilt_from() {
         fs::write(file(dir.path()), &whole).unwrap();
         damage(&file(dir.path()), page..page + 1);
         let Err(OpenError::SetAside { .. }) = open(dir.path()) else { panic!("page {page}") };
-        let rebuilt = rebuild(dir.path(), own(), CONTRACT, block(120)).unwrap();
+        let rebuilt = rebuild(dir.path(), own(), &alone(), block(120)).unwrap();
         let RebuildKind::Salvaged { requests, transactions, .. } = rebuilt.kind else { panic!() };
         most = most.max(requests + transactions);
         least = least.min(requests + transactions);
@@ -346,7 +378,7 @@ async fn every_damaged_page_can_be_rebuilt_from() {
 #[tokio::test]
 async fn a_rebuild_where_nothing_is_begins_at_the_block() {
     let dir = TempDir::new().unwrap();
-    let rebuilt = rebuild(dir.path(), own(), CONTRACT, block(41)).unwrap();
+    let rebuilt = rebuild(dir.path(), own(), &alone(), block(41)).unwrap();
     assert_eq!(rebuilt.kind, RebuildKind::Anew);
     let journal = running(dir.path());
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(41)));
@@ -360,14 +392,14 @@ async fn a_journal_in_order_keeps_all_and_is_read_again_from_the_block() {
     journal.store_batch(batch([], Some(30))).await.unwrap();
     journal.store_batch(batch([31, 32], Some(40))).await.unwrap();
     journal.note(key(31), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
-    let error = rebuild(dir.path(), own(), CONTRACT, block(20)).unwrap_err();
+    let error = rebuild(dir.path(), own(), &alone(), block(20)).unwrap_err();
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
     journal.close().await.unwrap();
 
-    let forward = rebuild(dir.path(), own(), CONTRACT, block(41)).unwrap();
+    let forward = rebuild(dir.path(), own(), &alone(), block(41)).unwrap();
     assert_eq!(forward.kind, RebuildKind::CursorNotReached { before: block(40) });
-    let back = rebuild(dir.path(), own(), CONTRACT, block(20)).unwrap();
+    let back = rebuild(dir.path(), own(), &alone(), block(20)).unwrap();
     assert_eq!(back.kind, RebuildKind::CursorMovedBack { before: Some(block(40)) });
     let journal = running(dir.path());
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(20)));
@@ -399,7 +431,7 @@ async fn damage_found_while_it_is_open_is_told_and_set_aside() {
     let told = set_aside(&damage, dir.path(), own(), CONTRACT).unwrap();
     assert!(matches!(told, OpenError::SetAside { .. }), "{told}");
     // A late report about a file that was rebuilt has no effect.
-    rebuild(dir.path(), own(), CONTRACT, block(1)).unwrap();
+    rebuild(dir.path(), own(), &alone(), block(1)).unwrap();
     set_aside(&damage, dir.path(), own(), CONTRACT).unwrap_err();
     running(dir.path()).close().await.unwrap();
 }

@@ -334,7 +334,7 @@ async fn a11_a_rebuild_says_where_reading_begins_and_ends_the_wait() {
     let dir = TempDir::new().unwrap();
     damage_header(&earlier(dir.path(), 1, NAME).await);
     refused(dir.path(), 2);
-    rebuild(dir.path(), wallet(2), CONTRACT, block(150)).unwrap();
+    rebuild(dir.path(), wallet(2), &alone(), block(150)).unwrap();
     let (new, predecessor) = run_for(dir.path(), wallet(2), NAME);
     assert_eq!((predecessor, new.ask(Query::Cursor).await.unwrap()), (None, Some(block(150))));
     new.close().await.unwrap();
@@ -348,7 +348,7 @@ async fn a11_a_rebuild_says_where_reading_begins_and_ends_the_wait() {
 async fn a11_a_journal_that_was_rebuilt_and_not_opened_since_is_taken_over() {
     let dir = TempDir::new().unwrap();
     fs::remove_file(earlier(dir.path(), 1, NAME).await).unwrap();
-    rebuild(dir.path(), wallet(1), CONTRACT, block(150)).unwrap();
+    rebuild(dir.path(), wallet(1), &alone(), block(150)).unwrap();
     let (_new, predecessor) = run_for(dir.path(), wallet(2), NAME);
     let expected = Predecessor { wallet: Address::repeat_byte(1), cursor: block(150), requests: 0 };
     assert_eq!(predecessor, Some(expected));

@@ -10,6 +10,7 @@ use world::{
     deployment::{Node, Thresholds},
     fleet::{Fleet, name},
     host::{HostChain, HostOptions},
+    host_contracts,
     journal::{self, Entry},
     key_contracts::RawLog,
     key_generation::KeyGeneration,
@@ -36,10 +37,15 @@ struct World {
 impl World {
     /// No connector runs.
     async fn new() -> Result<Self> {
+        Self::of(Variant::G13).await
+    }
+
+    /// With contracts of this generation on Ethereum.
+    async fn of(variant: Variant) -> Result<Self> {
         let fleet = Fleet::new(1).await?;
         let party = &fleet.parties.list[0];
         let nodes = [Node { wallet: party.address(), signer: party.signer.address() }];
-        let options = HostOptions::of(Variant::G13).chain_id(ETHEREUM);
+        let options = HostOptions::of(variant).chain_id(ETHEREUM);
         let options = options.block_time(Some(Duration::from_millis(250)));
         let dir = fleet.dir.path();
         let ethereum = HostChain::start(dir, options, &nodes, Thresholds::ONE).await?;
@@ -127,6 +133,17 @@ impl World {
     /// Waits until an operator is told so.
     async fn told(&self, what: &str, is: impl AsyncFn() -> Result<bool>) -> Result<()> {
         until(what, PATIENCE, POLL * 10, async || Ok(is().await?.then_some(()))).await
+    }
+
+    /// What a command says that reads the files itself, and whether it did what it was told to.
+    fn offline(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        let supervisor = &self.fleet.supervisor;
+        let mut command = world::connector();
+        command.args(arguments).arg("--config-dir").arg(supervisor.configs.path());
+        command.arg("--state-dir").arg(supervisor.state_dir());
+        let output = command.output().map_err(|e| Error::Io("the command".into(), e))?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
     }
 
     fn says(&self, arguments: &[&str]) -> Result<String> {
@@ -237,4 +254,47 @@ async fn a_wrong_chain_or_address_holds_up_key_operations_alone() -> Result<()> 
     world.chain_runs().await?;
     world.held(1).await?;
     world.fleet.unbroken()
+}
+
+/// What `ProtocolConfig` asked for where reading had not begun is found again, as of every contract.
+#[world::test]
+async fn what_protocol_config_asked_for_before_is_found_by_backfill_and_rebuild() -> Result<()> {
+    let mut world = World::of(Variant::G14).await?;
+    let host = &world.ethereum.host;
+    let (at, from) = (host.protocol_config, host.chain.block_number().await?);
+    let log = host_contracts::RawLog { topics: vec![B256::repeat_byte(0xcc)], data: Bytes::new() };
+    let asked = host.emit_raw(vec![log]).await?.block_number.to::<u64>();
+    let began = format!("ethereum_starting_block = {}", asked + 1);
+    let config = world.config();
+    let given = format!("ethereum_starting_block = {}", world.keys.since_block);
+    let config =
+        format!("{}\nprotocol_config_address = \"{at}\"\n", config.replace(&given, &began));
+    world.start(&config).await?;
+    world.chain_runs().await?;
+    // Both contracts are told with how far they are read.
+    let both = format!("ProtocolConfig at {at}, read up to");
+    world
+        .told("both positions", async || {
+            let status = world.says(&["status", "node-0"])?;
+            Ok(status.contains(&both) && status.matches("read up to").count() >= 3)
+        })
+        .await?;
+    let (chain, from) = (ETHEREUM.to_string(), from.to_string());
+    let of_chain = ["--instance", "node-0", "--chain", &chain, "--from", &from];
+    let told = world.says(&[&["backfill"], &of_chain[..]].concat())?;
+    assert!(told.contains("1 of them new"), "{told}");
+    world.held(1).await?;
+    // The wallet's part, as the contract tells it.
+    let (_, checked) = world.offline(&["check", "--instance", "node-0"])?;
+    assert!(checked.contains("is a transaction sender of the current one"), "{checked}");
+    // The journal is lost.
+    assert_eq!(world.fleet.supervisor.stop().await?, Some(0));
+    let journal = world.journal()?;
+    std::fs::remove_file(&journal)
+        .map_err(|error| Error::Io(journal.display().to_string(), error))?;
+    let (is_done, told) = world.offline(&[&["journal", "rebuild"], &of_chain[..]].concat())?;
+    assert!(is_done, "{told}");
+    world.start_again().await?;
+    world.chain_runs().await?;
+    world.held(1).await
 }

@@ -167,8 +167,10 @@ pub(super) const NOTICES: [B256; 8] = [
     CoprocessorUpgradeProposed::SIGNATURE_HASH,
 ];
 
+/// The event that shows that a node has confirmed a context.
+pub const CONTEXT_CONFIRMATION_TOPIC: B256 = KmsContextCreationConfirmation::SIGNATURE_HASH;
 /// The event that shows what a node has confirmed of an epoch.
-pub(super) const CONFIRMATION_TOPIC: B256 = EpochActivationConfirmation::SIGNATURE_HASH;
+pub const EPOCH_CONFIRMATION_TOPIC: B256 = EpochActivationConfirmation::SIGNATURE_HASH;
 
 pub(super) const CONTEXT: KeyEventShape = KeyEventShape {
     topic0: NewKmsContext::SIGNATURE_HASH,
@@ -345,7 +347,7 @@ pub(super) fn data_hash(payload: &[u8]) -> Option<B256> {
     Some(keccak256(hashes.abi_encode_params()))
 }
 
-/// What a log of [`CONFIRMATION_TOPIC`] shows: the epoch, and the hash of the result.
+/// What a log of [`EPOCH_CONFIRMATION_TOPIC`] shows: the epoch, and the hash of the result.
 pub(super) fn confirmation(event: &Event) -> Option<(U256, B256)> {
     let (_, epoch) = (event.topics.first()?, event.topics.get(1)?);
     let (hash,) =
@@ -544,7 +546,7 @@ mod tests {
             signer: Address::ZERO,
             dataHash: hash,
         };
-        let topics = vec![CONFIRMATION_TOPIC, U256::from(8).into(), B256::ZERO];
+        let topics = vec![EPOCH_CONFIRMATION_TOPIC, U256::from(8).into(), B256::ZERO];
         assert_eq!(confirmation(&event(topics, said.encode_data())), Some((U256::from(8), hash)));
     }
 }

@@ -28,9 +28,11 @@ impl<P: ChainReader> RequestContract<P> {
         wallet: Address,
         look: &mut AnswerSearch<'_>,
     ) -> Result<(), RpcError> {
-        // Those of key operations index nothing, and come hours later.
-        let has_events =
-            |one: &AnswerQuery| !(one.id >> 248_usize).is_zero() && !one.kind.is_key_operation();
+        // Those of keys and CRSs index nothing, and come hours later.
+        let has_events = |one: &AnswerQuery| {
+            let indexes = !one.kind.is_key_operation() || one.kind.is_lifecycle();
+            indexes && !(one.id >> 248_usize).is_zero()
+        };
         let (mut left, mut page) = (MOST_PAGES, PAGE);
         for window in look.windows(has_events, EVENTS_WITHIN) {
             let mut next = window.from;

@@ -219,6 +219,23 @@ async fn a13_many_blocks_are_looked_through_in_parts() {
     assert_eq!((found, looks), (5, 5));
 }
 
+/// Hours after the request, where the wallet's transactions are not looked through.
+#[tokio::test]
+async fn a13_confirmations_of_contexts_and_epochs_are_found_by_their_events() {
+    let chain = FakeChain::new(HEIGHT);
+    for kind in [Kind::NewKmsContext, Kind::NewKmsEpoch] {
+        let [ours, others, open] = [1, 2, 3].map(|number| sought(tagged(kind, number), kind, 5));
+        for (of, wallet) in [(ours, WALLET), (others, OTHER)] {
+            let transaction = chain.add_transaction(wallet, 2_000, Vec::new(), true);
+            chain.add_response_event(of.id, kind, 2_000, transaction);
+        }
+        let found = shown(&chain, &[ours, others, open]).await;
+        let none = AnswerStatus::NotFound;
+        assert_eq!(found, [AnswerStatus::Settled, none, none], "{kind}");
+    }
+    assert_eq!(chain.call_count("counts_at"), 0, "no transactions are looked through");
+}
+
 /// A failing node is not a node that shows nothing.
 #[tokio::test]
 async fn a13_a_failure_is_not_an_answer() {

@@ -22,3 +22,8 @@ SELECT r.seq, r.id, r.content, e.block_number, e.block_hash, e.transaction_hash,
     e.topics, e.data
 FROM requests r NOT INDEXED CROSS JOIN events e ON e.seq = r.seq
 WHERE r.contract = ?1 AND r.outcome IS NULL ORDER BY r.seq";
+
+/// The lowest cursor of contract `?1` and those beside it. Not for a damaged file of a version before 11.
+pub(in crate::journal::sqlite) const LOWEST_CURSOR: &str = "
+SELECT min(number) FROM cursors
+WHERE contract = ?1 OR contract IN (SELECT contract FROM beside WHERE decryption = ?1)";
