@@ -12,6 +12,7 @@ mod key_operation;
 mod kms_context;
 mod epoch;
 mod ciphertext;
+mod generation;
 mod terms;
 pub mod stage;
 mod stable_words;
@@ -31,6 +32,7 @@ pub use self::{
     ciphertext::{Ciphertext, CiphertextFormat, Material, fhe_bits, fhe_type, handle_chain_id},
     core_address::CoreAddress,
     epoch::{CompletedCrs, CompletedKey, EpochMaterial, EpochResult, SharedCrs, SharedKey},
+    generation::Generation,
     hold::{Hold, HoldReason},
     id::DisplayId,
     key_operation::{

@@ -24,6 +24,7 @@ mod inquiries;
 mod preflight;
 pub mod diagnose;
 mod dependencies;
+mod deployment;
 mod genesis;
 mod stored_state;
 mod build;

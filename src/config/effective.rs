@@ -169,6 +169,9 @@ fn masked_value(key: Key, config: &Config) -> Option<String> {
         Key::GasLimit => config.gas_limit.map(|limit| limit.to_string()),
         Key::MaxFeePerGasGwei => Some(gwei(config.max_fee_per_gas)),
         Key::StartingBlock => Some(block(config.starting_block)),
+        Key::MinimumGeneration => {
+            config.minimum_generation.map(|generation| generation.name().to_owned())
+        }
         Key::Finality => Some(finality(config.finality).to_owned()),
         // Takes effect through the two keys below.
         Key::Confirmations => {

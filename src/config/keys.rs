@@ -85,6 +85,7 @@ keys! {
         // Far above any fee on chains like the Gateway's.
         MaxFeePerGasGwei = "max_fee_per_gas_gwei" or "1000",
         StartingBlock = "starting_block" or "latest",
+        MinimumGeneration = "minimum_generation",
         Finality = "finality" or "latest",
         Confirmations = "confirmations" or "0",
         PublicDecryptionConfirmations = "public_decryption_confirmations",

@@ -22,7 +22,7 @@ use super::settings::{
 use super::sources::{Layer, RawConfig, variable_for};
 use super::values::{Value, show};
 use super::{LoadMode, Source};
-use crate::domain::PerKind;
+use crate::domain::{Generation, PerKind};
 
 /// EIP-2294 limits chain ids to 2^63 - 37; TOML and the journal hold no integer above 2^63 - 1.
 const MAX_CHAIN_ID: u64 = i64::MAX.unsigned_abs();
@@ -43,6 +43,18 @@ const MAX_HOST_CHAIN_CALL_TIMEOUT_SECS: u64 = 10;
 /// From a signature recovered in a contract's code, to what no node refuses to simulate.
 const ERC1271_GAS_LIMIT: RangeInclusive<u64> = 30_000..=10_000_000;
 const NODE_SCHEMES: [&str; 4] = ["ws", "wss", "http", "https"];
+
+/// The generations as they are named to people, and which of them make a difference here.
+const GENERATIONS: [(&str, Generation); 8] = [
+    ("G7", Generation::UpToG10),
+    ("G8", Generation::UpToG10),
+    ("G9", Generation::UpToG10),
+    ("G10", Generation::UpToG10),
+    ("G12", Generation::G12),
+    ("G13", Generation::G13),
+    ("G14", Generation::G14),
+    ("HEAD", Generation::Head),
+];
 
 /// The keys that the seed marks required. Under `start` its defaults stand in.
 const REQUIRED: [Key; 5] = [
@@ -120,16 +132,14 @@ impl Checker<'_> {
         let channel_size = self.count(Key::ChannelSize, 1..=1_000_000);
         let timeouts = self.timeouts();
         let retry_interval = self.number(Key::RetryIntervalSecs, 1..=3600, "seconds");
-        let decryption_domain =
-            self.domain(Key::DecryptionDomainName, Key::DecryptionDomainVersion);
-        let gateway_config_domain =
-            self.domain(Key::GatewayConfigDomainName, Key::GatewayConfigDomainVersion);
+        let domains = self.domains();
         let verify_coprocessors = self.boolean(Key::VerifyCoprocessors);
         let gas_limit = self.gas_limit();
         let max_fee_per_gas = self.max_fee_per_gas(Key::MaxFeePerGasGwei);
         let starting_block = self.starting_block(Key::StartingBlock);
         let finality = self.finality(Key::Finality);
         let confirmations = self.confirmations();
+        let minimum_generation = self.one_of(Key::MinimumGeneration, &GENERATIONS);
         let held_retry = self.number(Key::HeldRetrySecs, 1..=DAY_SECS, "seconds");
         let retention = self.number(Key::JournalRetentionDays, 1..=3650, "days");
         let memory = self.number(
@@ -143,6 +153,7 @@ impl Checker<'_> {
         let (decryption_address, gateway_config_address) = addresses?;
         let (kms_generation_address, key_management, key_representation) = key_management?;
         let (answer_timeout, request_expiry) = timeouts?;
+        let (decryption_domain, gateway_config_domain) = domains?;
         let gateway_url = set(gateway_url)?;
         let gateway_fallback_urls = gateway_fallback_urls?.unwrap_or_default();
         self.different_urls(
@@ -160,6 +171,7 @@ impl Checker<'_> {
             chain_id: set(chain_id)?,
             decryption_address,
             gateway_config_address,
+            minimum_generation: minimum_generation?,
             kms_generation_address,
             key_management,
             key_representation,
@@ -175,8 +187,8 @@ impl Checker<'_> {
             channel_size: set(channel_size)?,
             answer_timeout,
             retry_interval: Duration::from_secs(set(retry_interval)?),
-            decryption_domain: decryption_domain?,
-            gateway_config_domain: gateway_config_domain?,
+            decryption_domain,
+            gateway_config_domain,
             verify_coprocessors: set(verify_coprocessors)?,
             gas_limit: gas_limit?,
             max_fee_per_gas: set(max_fee_per_gas)?,
@@ -321,6 +333,14 @@ impl Checker<'_> {
             key_operation: KEY_OPERATION_TIMEOUT_SECS,
         };
         Ok((timeouts.map(Duration::from_secs), Duration::from_secs(expiry)))
+    }
+
+    /// Of Decryption and of GatewayConfig.
+    fn domains(&mut self) -> Result<(Domain, Domain), ProblemNoted> {
+        let decryption = self.domain(Key::DecryptionDomainName, Key::DecryptionDomainVersion);
+        let gateway_config =
+            self.domain(Key::GatewayConfigDomainName, Key::GatewayConfigDomainVersion);
+        Ok((decryption?, gateway_config?))
     }
 
     fn domain(&mut self, name: Key, version: Key) -> Result<Domain, ProblemNoted> {

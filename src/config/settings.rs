@@ -8,7 +8,10 @@ use alloy::primitives::Address;
 use rustls::pki_types::CertificateDer;
 
 use super::secret::{PrivateKey, SecretUrl};
-use crate::{domain::PerKind, net::proxy::Proxies};
+use crate::{
+    domain::{Generation, PerKind},
+    net::proxy::Proxies,
+};
 
 /// The configuration of one instance. Every value is within its bounds. `==` tells whether a reload
 /// changes anything; `Debug` prints no secret.
@@ -31,6 +34,8 @@ pub struct Config {
     pub chain_id: u64,
     pub decryption_address: Address,
     pub gateway_config_address: Address,
+    /// No older contracts are believed to stand at `decryption_address`. `None`: than have stood there.
+    pub minimum_generation: Option<Generation>,
     /// The contract that asks for key operations, on [`Config::key_chain`]. `None`: none are served.
     pub kms_generation_address: Option<Address>,
     /// What is done about them.

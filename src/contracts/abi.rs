@@ -52,12 +52,12 @@ mod responses;
 mod views;
 mod deployment;
 
+pub use crate::domain::Generation;
 pub use consensus::{CONSENSUS_TOPICS, consensus_id};
 pub use content::{early_content, materials_hash};
 pub use counter::{Counter, HIGHEST_COUNT, empty_response_call, request_event_id};
 pub use deployment::{
-    CiphertextSource, ContextRule, Deployment, DeploymentProbes, Generation, ToldDeployment,
-    told_deployment,
+    CiphertextSource, ContextRule, Deployment, DeploymentProbes, ToldDeployment, told_deployment,
 };
 pub use errors::{ContractError, RevertMeaning};
 pub use keys::{

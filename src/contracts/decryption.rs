@@ -19,7 +19,7 @@ mod witness;
 pub use self::{
     agreement::{Agreement, EndClaim},
     bound_context::CurrentContext,
-    deployments::DeploymentSupport,
+    deployments::{DeploymentSupport, ToldSupport},
     id_probe::{IdProbe, IdStatus},
     location::{ORPHANED_AFTER, RequestLocation},
     votes::Votes,

@@ -31,6 +31,8 @@ stable_words! {
 
     /// The contract or the event is of a generation that this connector cannot serve.
     UnsupportedGeneration = "unsupported_generation",
+    /// The nodes tell of an older contract than has stood there.
+    ContractWentBack = "contract_went_back",
     /// An FHE type that this connector does not know.
     UnsupportedType = "unsupported_type",
     /// The Core signed with another key than the one registered for this node.
@@ -152,14 +154,13 @@ impl HoldReason {
             Self::UnsupportedGeneration | Self::UnsupportedType | Self::UnsupportedEvent => {
                 "upgrade the connector"
             }
+            Self::ContractWentBack => "name other gateway nodes, or set `minimum_generation`",
             Self::KeyManagementNotConfigured => "set the addresses that its detail names",
             Self::OperatorApproval => "approve it: `kms-connector requests approve ID`",
             Self::WaitsForPreparation => {
                 "nothing: it is tried again once the preparation is answered"
             }
-            Self::WaitsForContext => {
-                "nothing: it is tried again once the Core knows the KMS context"
-            }
+            Self::WaitsForContext => "nothing: it is tried again once the Core knows the context",
             Self::ContextUnproven => {
                 "compare what Ethereum's nodes show of that KMS context with the other operators"
             }

@@ -137,8 +137,13 @@ impl<P: ChainReader> Access<P> {
     ) -> AccessCheck {
         let made_at = self.options.clock.since_boot();
         let mut record = AccessRecord::default();
-        let result = self.run(request, block, deployment, (&mut bound, &mut record)).await;
-        let result = result.map(|()| AccessPass { made_at });
+        let result = match self.run(request, block, deployment, (&mut bound, &mut record)).await {
+            Ok(()) => Ok(AccessPass { made_at }),
+            Err(AccessError::Refused { refusal, grounds }) => {
+                Err(self.weigh_refusal(refusal, grounds, block, deployment).await)
+            }
+            Err(error) => Err(error),
+        };
         if let Err(error) = &result {
             record.line(&error.to_string());
         }
@@ -155,13 +160,7 @@ impl<P: ChainReader> Access<P> {
         if !deployment.checks_access() {
             return self.confirm_deployment(block, deployment).await;
         }
-        let claim = match context::claim(request.extra_data(), deployment) {
-            Ok(claim) => claim,
-            Err(refusal) => {
-                self.confirm_deployment(block, deployment).await?;
-                return Err(of_event(refusal));
-            }
-        };
+        let claim = context::claim(request.extra_data(), deployment).map_err(of_event)?;
         let contexts = self.check_context(claim, request, block, deployment, bound);
         let chains = async {
             let plans = self.plans(request, block, deployment).await?;
@@ -199,6 +198,26 @@ impl<P: ChainReader> Access<P> {
         }
         gateway.doubt_deployment();
         Err(AccessError::Upgraded { block: block.number })
+    }
+
+    /// A refusal rests on the rules of the deployment. So it waits if a later one took the request, and ends
+    /// nothing if the nodes do not agree that this one stands there.
+    async fn weigh_refusal(
+        &self,
+        refusal: Refusal,
+        grounds: Grounds,
+        block: BlockRef,
+        deployment: &Deployment,
+    ) -> AccessError {
+        if let Err(error) = self.confirm_deployment(block, deployment).await {
+            return error;
+        }
+        let grounds = match self.options.gateway.agrees_on(deployment).await {
+            Ok(true) => grounds,
+            Ok(false) => Grounds::State { witnesses: Witnesses::One },
+            Err(error) => return AccessError::Gateway(error),
+        };
+        AccessError::Refused { refusal, grounds }
     }
 
     /// What has to be asked of the host chains.

@@ -9,10 +9,10 @@ use tracing::info;
 use super::{
     Stack,
     dependencies::{self, Expected, Waits},
+    deployment::{OldestGeneration, follow_support},
     edges::{ConnectTask, Edges, HostEdges},
     errors::BuildError,
     host_chains::{self, Hosts},
-    housekeeping,
     journal_state::JournalPlace,
     key_requests::KeyCircumstances,
     prior_answers, report,
@@ -85,7 +85,7 @@ impl Stack {
         let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
         let contract = Expected::decryption(config);
         let domain = dependencies::find_contract(&waits, &gateway, &decryption, contract).await?;
-        let support = self.follow_support(config, &waits, &decryption, &journal).await;
+        let support = self.follow_support(config, &waits, &decryption, &journal).await?;
         let address = wallet.address();
         let registry = dependencies::find_registry_and_registration(
             &waits, &gateway, &provider, address, config,
@@ -178,17 +178,20 @@ impl Stack {
         waits: &Waits,
         decryption: &RequestContract<ArbitrumProvider>,
         journal: &Journal,
-    ) -> watch::Sender<DeploymentSupport> {
+    ) -> Result<watch::Sender<DeploymentSupport>, BuildError> {
         let gateway = dependencies::node_name(decryption.provider());
-        let (support, _) =
-            watch::channel(dependencies::watch_support(waits, &gateway, decryption).await);
+        let oldest = OldestGeneration::open(config.minimum_generation, journal.clone()).await?;
+        let told = dependencies::find_support(waits, &gateway, decryption, None).await;
+        let found = oldest.judge(told);
+        dependencies::log_support(&found);
+        let (support, _) = watch::channel(found);
         let (adapter, dice) = (decryption.clone(), self.machine.dice.clone());
-        let following = housekeeping::follow_support(gateway, adapter, support.clone(), dice);
+        let following = follow_support(gateway, adapter, oldest, support.clone(), dice);
         self.tasks.spawn_endless(&self.support_stop, "contract support", following);
         let reporter = self.supervision.reporter.clone();
         let (deployed, journal) = (support.subscribe(), journal.clone());
         let following = host_chains::follow_deployment(config.clone(), deployed, journal, reporter);
         self.tasks.spawn_endless(&self.support_stop, "configuration of host chains", following);
-        support
+        Ok(support)
     }
 }

@@ -91,16 +91,15 @@ pub(super) async fn find_contract<P: ChainReader>(
     waits.retry_until_ready(nodes, || ask_domain(contract, &expected)).await
 }
 
-/// Detects the deployed contract and keeps watching it.
-pub(super) async fn watch_support<P: ChainReader>(
+/// Detects the deployed contract. `upgraded_in`: the block of an upgrade that was read.
+pub(super) async fn find_support<P: ChainReader>(
     waits: &Waits,
     gateway: &str,
     decryption: &RequestContract<P>,
+    upgraded_in: Option<u64>,
 ) -> DeploymentSupport {
-    let support =
-        waits.retry_until_answered(gateway, RpcError::code, || ask_support(decryption)).await;
-    log_support(&support);
-    support
+    let ask = || ask_support(decryption, upgraded_in);
+    waits.retry_until_answered(gateway, RpcError::code, ask).await
 }
 
 /// Logs what was found at the contract's address.
@@ -112,6 +111,11 @@ pub(super) fn log_support(support: &DeploymentSupport) {
         DeploymentSupport::Newer { version } => warn!(
             %version,
             "this contract is newer than this version knows: its requests are held"
+        ),
+        DeploymentSupport::WentBack { told, known } => warn!(
+            %told,
+            %known,
+            "this contract is older than what has stood there: its requests are held"
         ),
         DeploymentSupport::Upgraded { .. } => {}
     }
@@ -210,7 +214,7 @@ mod tests {
             for (node, text) in texts.into_iter().enumerate() {
                 chain.state().faults[node].views = vec![version(text)];
             }
-            async move { ask_support(&decryption).await.unwrap().version().to_owned() }
+            async move { ask_support(&decryption, None).await.unwrap().version().to_owned() }
         };
         let (old, g13, newer) = ("Decryption v0.3.0", "Decryption v0.5.0", "Decryption v0.8.0");
         for (texts, counts) in [

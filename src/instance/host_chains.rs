@@ -257,6 +257,9 @@ pub(super) async fn follow_deployment(
             DeploymentSupport::Newer { version } => {
                 (format!("newer than this version knows (\"{version}\"): held"), true, None)
             }
+            DeploymentSupport::WentBack { told, known } => {
+                (format!("told to be {told}, and {known} has stood there: held"), true, None)
+            }
             DeploymentSupport::Upgraded { block } => {
                 (format!("upgraded in block {block}, and being read again"), false, None)
             }

@@ -1,80 +1,19 @@
-//! Slow chores beside the walk: pruning, following contract upgrades.
+//! Slow chores beside the walk: pruning.
 
 use std::time::Duration;
 
-use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval, sleep},
-};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
-use super::dependencies::{Waits, ask_support, log_support, watch_support};
 use crate::{
-    chain::{
-        reader::{BlockId, ChainReader},
-        rpc_error::RpcError,
-    },
-    contracts::decryption::{DeploymentSupport, RequestContract},
-    dice::Dice,
+    chain::reader::{BlockId, ChainReader},
     domain::LedgerError,
     journal::Journal,
     telemetry::heartbeat::Heartbeat,
     time::clock::Clock,
 };
 
-const HOUSEKEEPING_INTERVAL: Duration = Duration::from_mins(10);
-/// Delay before the contract is read once more after an upgrade, because the node may have lagged. The
-/// same delay applies while the deployment holds every request, because that is one node's answer.
-const UPGRADE_RECHECK: Duration = Duration::from_secs(10);
-
-/// Reads the contract again after an upgrade, once more soon afterwards (the node may have lagged), when
-/// somebody doubts what is known of it, and periodically. A task of its own, because requests wait for it.
-pub(super) async fn follow_support<P: ChainReader>(
-    gateway: String,
-    decryption: RequestContract<P>,
-    support: watch::Sender<DeploymentSupport>,
-    dice: Dice,
-) {
-    let waits = Waits::beside(dice);
-    let mut changes = support.subscribe();
-    let mut settles = false;
-    loop {
-        let holds = support.borrow().answered().is_none();
-        let patience = if settles || holds { UPGRADE_RECHECK } else { HOUSEKEEPING_INTERVAL };
-        let upgrade =
-            changes.wait_for(|support| matches!(support, DeploymentSupport::Upgraded { .. }));
-        let doubt = async {
-            sleep(UPGRADE_RECHECK).await;
-            decryption.deployment_doubted().await;
-        };
-        let upgraded = tokio::select! {
-            biased;
-            _ = upgrade => true,
-            () = doubt => false,
-            () = sleep(patience) => false,
-        };
-        settles = upgraded;
-        let seen = support.borrow().clone();
-        let found = if upgraded {
-            watch_support(&waits, &gateway, &decryption).await
-        } else {
-            waits.retry_until_answered(&gateway, RpcError::code, || ask_support(&decryption)).await
-        };
-        // Unless there was another upgrade meanwhile.
-        support.send_if_modified(|support| {
-            let current = *support == seen && found != seen;
-            if current {
-                if !upgraded {
-                    warn!("the Decryption contract has changed");
-                    log_support(&found);
-                }
-                *support = found;
-            }
-            current
-        });
-    }
-}
-
+pub(super) const HOUSEKEEPING_INTERVAL: Duration = Duration::from_mins(10);
 /// Chains of the Gateway's kind never reorganise this deep: seven hours at four blocks a second.
 const FINAL_DEPTH: u64 = 100_000;
 /// How often in a row (half an hour) the tag may be missing before it counts as unsupported.
@@ -82,7 +21,7 @@ const MISSING_TAG_LIMIT: u32 = 3;
 
 /// The height at or below which nothing changes any more: the node's finality tag, or far below the
 /// head where no node has the tag. `untold` counts how often in a row the tag was missing.
-async fn final_block<P: ChainReader>(provider: &P, untold: &mut u32) -> Option<u64> {
+pub(super) async fn final_block<P: ChainReader>(provider: &P, untold: &mut u32) -> Option<u64> {
     if let Ok(Some(last)) = provider.header(BlockId::Finalized).await {
         *untold = 0;
         return Some(last.block.number);

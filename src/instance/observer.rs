@@ -58,7 +58,7 @@ impl Stack {
         let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
         let contract = Expected::decryption(config);
         dependencies::find_contract(&waits, &gateway, &decryption, contract).await?;
-        let support = self.follow_support(config, &waits, &decryption, &journal).await;
+        let support = self.follow_support(config, &waits, &decryption, &journal).await?;
         let registry =
             dependencies::find_registry(&waits, &gateway, &provider, OBSERVER_WALLET, config).await;
         let reading = waits.for_disk(journal.path(), ReadingPosition::read(&opened)).await?;

@@ -8,7 +8,8 @@ use super::Pruned;
 use crate::{
     chain::lane::{GiveUpReason, SignedTransaction, TransactionId},
     domain::{
-        BlockRef, Event, KeyRepresentation, Kind, LedgerError, Outcome, RequestKey, RequestSource,
+        BlockRef, Event, Generation, KeyRepresentation, Kind, LedgerError, Outcome, RequestKey,
+        RequestSource,
     },
     flow::ledger::{Batch, Step, StoredBatch},
 };
@@ -43,6 +44,8 @@ pub enum Work {
     ForgetUpTo(u64),
     /// This deployment stands at the contract's address now.
     NoteDeployment(String),
+    /// This generation stood at the contract's address in this block, which is final.
+    NoteGeneration(Generation, u64),
     /// One chunk of old rows.
     Prune {
         settled_before_ms: u64,
@@ -67,6 +70,7 @@ impl Work {
             | Self::StandBeside(_)
             | Self::ForgetUpTo(_)
             | Self::NoteDeployment(_)
+            | Self::NoteGeneration(..)
             | Self::Flush => false,
         }
     }
@@ -133,6 +137,7 @@ impl Command {
             | Work::Represent { .. }
             | Work::StandBeside(_)
             | Work::ForgetUpTo(_)
+            | Work::NoteGeneration(..)
             | Work::Flush => 0,
         };
         bytes + 512

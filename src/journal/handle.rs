@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     chain::lane::MinedTransaction,
-    domain::{LedgerError, RequestKey, RequestSource, U256},
+    domain::{Generation, LedgerError, RequestKey, RequestSource, U256},
     machine::Machine,
 };
 
@@ -149,6 +149,16 @@ impl Journal {
     /// one for the next start. Written with the next commit.
     pub async fn note_deployment(&self, deployment: String) -> Result<(), LedgerError> {
         self.queue(Work::NoteDeployment(deployment), None).await
+    }
+
+    /// Notes that this generation stood at the contract's address in this final block, so that an older one
+    /// is not believed any more. Durable.
+    pub async fn note_generation(
+        &self,
+        generation: Generation,
+        block: u64,
+    ) -> Result<(), LedgerError> {
+        self.durable(Work::NoteGeneration(generation, block)).await.map(|_| ())
     }
 
     /// All that is stored of one request, settled or not.

@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     chain::lane::{MinedTransaction, SignedTransaction},
-    domain::{B256, BlockRef, Event, KeyRepresentation, RequestKey, RequestSource, U256},
+    domain::{
+        B256, BlockRef, Event, Generation, KeyRepresentation, RequestKey, RequestSource, U256,
+    },
     flow::ledger::{AnsweredHere, IdRange, UnprovenRange},
     telemetry::metrics::RequestGauges,
 };
@@ -86,6 +88,8 @@ pub enum Query {
     ForgottenUpTo(QueryReply<Option<u64>>),
     /// The deployment that was noted last, and when it was seen first (Unix ms).
     Deployment(QueryReply<Option<(String, u64)>>),
+    /// The generation that is known to have stood at the contract's address.
+    Generation(QueryReply<Option<Generation>>),
     /// Keys of requests that have no outcome and are not held: the oldest first, at most this many after a
     /// position.
     UnfinishedKeys(Option<Position>, u32, QueryReply<Vec<(Position, RequestKey)>>),

@@ -32,8 +32,8 @@ use crate::{
     },
     contracts::abi::Counter,
     domain::{
-        Address, Answer, B256, BlockRef, Bytes, Event, Hold, HoldReason, Kind, Outcome, Refusal,
-        RequestKey, RequestSource, SignedResult, U256, stage::Stage,
+        Address, Answer, B256, BlockRef, Bytes, Event, Generation, Hold, HoldReason, Kind, Outcome,
+        Refusal, RequestKey, RequestSource, SignedResult, U256, stage::Stage,
     },
     flow::ledger::{
         AccessNote, AnsweredHere, Arrival, Batch, IdRange, RequestLedger as _, RequestState,

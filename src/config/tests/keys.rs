@@ -57,6 +57,7 @@ fn sample(key: Key, directory: &Path) -> String {
         Key::GasLimit => "500000".to_owned(),
         Key::MaxFeePerGasGwei => "0.25".to_owned(),
         Key::StartingBlock => "0".to_owned(),
+        Key::MinimumGeneration => "G13".to_owned(),
         Key::Finality | Key::EthereumFinality => "safe".to_owned(),
         Key::Confirmations
         | Key::PublicDecryptionConfirmations

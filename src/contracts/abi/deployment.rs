@@ -16,41 +16,7 @@
 use std::fmt;
 
 use super::ContractError;
-use crate::domain::{EventShape, UntrustedText};
-
-/// A generation of contracts, as far as it makes a difference to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Generation {
-    /// The gateway checks access.
-    UpToG10,
-    /// From here on nobody but the connectors checks access, and responses are for a KMS context.
-    G12,
-    /// From here on the context is pinned when the request is made.
-    G13,
-    /// From here on there are unified requests, and contexts and epochs of `ProtocolConfig`.
-    G14,
-    /// Ciphertexts are what the coprocessors attest.
-    Head,
-}
-
-impl Generation {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::UpToG10 => "G7 to G10",
-            Self::G12 => "G12",
-            Self::G13 => "G13",
-            Self::G14 => "G14",
-            Self::Head => "HEAD",
-        }
-    }
-}
-
-impl fmt::Display for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+use crate::domain::{EventShape, Generation, UntrustedText};
 
 /// The deployed contracts.
 #[derive(Clone, Debug, PartialEq, Eq)]

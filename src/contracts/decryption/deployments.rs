@@ -1,8 +1,9 @@
 //! Which deployment stands at the contract's address, as the nodes tell.
 //!
 //! From G12 on nobody but the connectors checks access. So the word of one node must never make a
-//! deployment look older than that: if any node tells of a deployment that checks no access itself,
-//! those who tell of one that does are not believed ([`DeploymentSupport::weigh`]).
+//! deployment look older than that: unless two nodes tell of the same one, and are more than the others, the
+//! newest that any of them tells counts ([`ToldSupport`]). Nor does a contract go back: what is told to be
+//! older than what is known to have stood there is not answered ([`DeploymentSupport::not_before`]).
 //!
 //! Nor is an upgrade always known as soon as it is made: a node may be behind it, and the log of it may come
 //! late. So that the gateway has checked access, or takes no such request, counts only if no later deployment
@@ -38,6 +39,11 @@ pub enum DeploymentSupport {
     Upgraded {
         block: u64,
     },
+    /// Older than this generation, which is known to have stood there: the nodes lie, or it was taken back.
+    WentBack {
+        told: Deployment,
+        known: Generation,
+    },
 }
 
 impl DeploymentSupport {
@@ -46,7 +52,7 @@ impl DeploymentSupport {
     pub fn answered(&self) -> Option<&Deployment> {
         match self {
             Self::Served(deployment) => Some(deployment),
-            Self::Newer { .. } | Self::Upgraded { .. } => None,
+            Self::Newer { .. } | Self::Upgraded { .. } | Self::WentBack { .. } => None,
         }
     }
 
@@ -54,7 +60,9 @@ impl DeploymentSupport {
     #[must_use]
     pub fn version(&self) -> &str {
         match self {
-            Self::Served(Deployment { version, .. }) | Self::Newer { version } => version,
+            Self::Served(Deployment { version, .. })
+            | Self::Newer { version }
+            | Self::WentBack { told: Deployment { version, .. }, .. } => version,
             Self::Upgraded { .. } => "",
         }
     }
@@ -65,20 +73,51 @@ impl DeploymentSupport {
         self.version().split_once(" v").is_some_and(|(called, _)| called != name)
     }
 
-    /// What counts if nodes tell different things, as while some lag behind an upgrade, or lie.
+    /// The same, unless it is older than the generation that is `known` to have stood there.
     #[must_use]
-    pub fn weigh(told: Vec<Self>) -> Self {
+    pub fn not_before(self, known: Option<Generation>) -> Self {
+        match (self, known) {
+            (Self::Served(told), Some(known)) if told.generation < known => {
+                Self::WentBack { told, known }
+            }
+            (told, _) => told,
+        }
+    }
+
+    /// How far it counts where nodes contradict each other and none outvotes the others.
+    fn caution(&self) -> (u8, Option<(Generation, bool)>) {
         // A deployment that nobody knows holds every request: it counts only if no node contradicts it,
         // and those of which the gateway checks access do not contradict it.
-        let rank = |support: &Self| match support {
-            Self::Upgraded { .. } => (0, None),
+        match self {
+            Self::Upgraded { .. } | Self::WentBack { .. } => (0, None),
             Self::Served(found) if found.generation == Generation::UpToG10 => (1, None),
             Self::Newer { .. } => (2, None),
             Self::Served(found) => (3, Some((found.generation, !found.hybrid))),
-        };
+        }
+    }
+}
+
+/// What the nodes tell together, as while some lag behind an upgrade, or lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToldSupport {
+    pub support: DeploymentSupport,
+    /// Two nodes tell it, and more than half of those that answer; or the only one that there is.
+    pub is_agreed: bool,
+}
+
+impl ToldSupport {
+    /// Weighs the answers, in the order in which the nodes are read, of `nodes` that there are.
+    fn weigh(told: Vec<DeploymentSupport>, nodes: usize) -> Self {
+        let votes = |one: &DeploymentSupport| told.iter().filter(|other| *other == one).count();
+        let outvotes = |one: &&DeploymentSupport| votes(one) > 1 && votes(one) * 2 > told.len();
+        if let Some(support) = told.iter().find(outvotes) {
+            return Self { support: support.clone(), is_agreed: true };
+        }
+        let is_agreed = told.len() == 1 && nodes == 1;
         // The first of equals, so that the version shown is that of the node which is asked first.
-        let counts = told.into_iter().rev().max_by_key(rank);
-        counts.unwrap_or_else(|| Self::Newer { version: UntrustedText::default() })
+        let counts = told.into_iter().rev().max_by_key(DeploymentSupport::caution);
+        let none = DeploymentSupport::Newer { version: UntrustedText::default() };
+        Self { support: counts.unwrap_or(none), is_agreed }
     }
 }
 
@@ -128,27 +167,41 @@ impl<P: ChainReader> RequestContract<P> {
         self.support_at(BlockId::Latest).await
     }
 
-    /// The generation that took the requests of this block, as all nodes tell that have the block. A node
-    /// that has dropped its state tells of its newest one: what stands there now is no older. `None`: newer
-    /// than this program knows.
-    pub async fn generation_in(&self, block: BlockRef) -> Result<Option<Generation>, RpcError> {
-        if let Some(known) = self.generations.get(block.hash) {
-            return Ok(Some(known));
-        }
-        let at = BlockId::Number(block.number);
+    /// What all sound nodes tell of the deployment: in this block, or now. A node that has dropped the state
+    /// of the block tells of its newest one: what stands there now is no older. An error: none answers.
+    pub async fn told_support(&self, in_block: Option<u64>) -> Result<ToldSupport, RpcError> {
         let asking = |one: Self| async move {
-            match one.support_at(at).await {
+            let Some(number) = in_block else { return one.support().await };
+            match one.support_at(BlockId::Number(number)).await {
                 Err(error) if error.is_state_pruned() => one.support().await,
                 told => told,
             }
         };
         let told = self.hearing(asking).await.into_answers(&self.provider)?;
-        let support = DeploymentSupport::weigh(told);
-        let generation = support.answered().map(|known| known.generation);
-        if let Some(generation) = generation {
+        Ok(ToldSupport::weigh(told, self.provider.node_count()))
+    }
+
+    /// The generation that took the requests of this block, as the nodes tell that have the block. `None`:
+    /// newer than this program knows.
+    pub async fn generation_in(&self, block: BlockRef) -> Result<Option<Generation>, RpcError> {
+        if let Some(known) = self.generations.get(block.hash) {
+            return Ok(Some(known));
+        }
+        let told = self.told_support(Some(block.number)).await?;
+        let generation = told.support.answered().map(|known| known.generation);
+        if let Some(generation) = generation.filter(|_| told.is_agreed) {
             self.generations.note(block.hash, generation);
         }
         Ok(generation)
+    }
+
+    /// Whether the nodes agree that this deployment stands there now. An error: none answers.
+    pub async fn agrees_on(&self, deployment: &Deployment) -> Result<bool, RpcError> {
+        let told = self.told_support(None).await?;
+        let is_it = |found: &Deployment| {
+            (found.generation, found.hybrid) == (deployment.generation, deployment.hybrid)
+        };
+        Ok(told.is_agreed && told.support.answered().is_some_and(is_it))
     }
 
     async fn support_at(&self, block: BlockId) -> Result<DeploymentSupport, RpcError> {
@@ -228,18 +281,67 @@ mod tests {
         let (g12, g13) = (served(Generation::G12, false), served(Generation::G13, false));
         let hybrid = served(Generation::G12, true);
         for (told, counts) in [
-            (vec![old.clone()], old.clone()),
-            (vec![newer.clone()], newer.clone()),
             (vec![old.clone(), newer.clone()], newer.clone()),
             (vec![old.clone(), g12.clone(), newer.clone()], g12.clone()),
             (vec![g13.clone(), g12.clone(), old.clone()], g13.clone()),
             (vec![g12.clone(), hybrid], g12.clone()),
             (vec![newer.clone(), g12.clone()], g12.clone()),
+            (vec![old.clone(), old.clone(), g12.clone(), g12.clone()], g12.clone()),
         ] {
             for told in [told.clone(), told.into_iter().rev().collect()] {
-                assert_eq!(DeploymentSupport::weigh(told.clone()), counts, "{told:?}");
+                let nodes = told.len();
+                let expected = ToldSupport { support: counts.clone(), is_agreed: false };
+                assert_eq!(ToldSupport::weigh(told.clone(), nodes), expected, "{told:?}");
             }
         }
+    }
+
+    /// One node alone neither switches the access check off, nor has requests judged by rules that are not
+    /// theirs.
+    #[test]
+    fn g4_two_nodes_that_agree_outvote_the_others() {
+        let (old, newer) =
+            (served(Generation::UpToG10, false), DeploymentSupport::Newer { version: "n".into() });
+        let (g12, head) = (served(Generation::G12, false), served(Generation::Head, false));
+        for (told, counts) in [
+            (vec![old.clone(), old.clone(), g12.clone()], old.clone()),
+            (vec![g12.clone(), g12.clone(), old.clone()], g12.clone()),
+            (vec![head.clone(), g12.clone(), g12.clone()], g12.clone()),
+            (vec![newer.clone(), newer.clone(), g12.clone()], newer.clone()),
+            (vec![old.clone(), old.clone(), old.clone(), g12.clone(), head.clone()], old.clone()),
+            (vec![g12.clone(), g12.clone()], g12.clone()),
+        ] {
+            let nodes = told.len();
+            let expected = ToldSupport { support: counts, is_agreed: true };
+            assert_eq!(ToldSupport::weigh(told.clone(), nodes), expected, "{told:?}");
+        }
+        // The only one is believed; one of several that does not hear the others is none.
+        for (nodes, is_agreed) in [(1, true), (2, false)] {
+            let told = ToldSupport::weigh(vec![old.clone()], nodes);
+            assert_eq!(told, ToldSupport { support: old.clone(), is_agreed });
+        }
+    }
+
+    #[test]
+    fn g4_a_contract_does_not_go_back() {
+        use Generation::{G12, G14, UpToG10};
+        let went_back = |told, known| {
+            let DeploymentSupport::Served(told) = served(told, false) else { unreachable!() };
+            DeploymentSupport::WentBack { told, known }
+        };
+        for (told, known, expected) in [
+            (UpToG10, None, served(UpToG10, false)),
+            (UpToG10, Some(UpToG10), served(UpToG10, false)),
+            (UpToG10, Some(G12), went_back(UpToG10, G12)),
+            (G12, Some(G14), went_back(G12, G14)),
+            (G14, Some(G14), served(G14, false)),
+            (G14, Some(G12), served(G14, false)),
+        ] {
+            assert_eq!(served(told, false).not_before(known), expected, "{told} {known:?}");
+        }
+        let newer = DeploymentSupport::Newer { version: "n".into() };
+        assert_eq!(newer.clone().not_before(Some(G14)), newer);
+        assert_eq!(went_back(UpToG10, G12).answered(), None);
     }
 
     #[test]

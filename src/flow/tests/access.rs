@@ -16,7 +16,7 @@ use crate::{
         reader::{NodeId, Transaction},
     },
     contracts::{
-        abi::{Deployment, Generation, acl},
+        abi::{self, Deployment, Generation, acl},
         acl::{AclQuestion, HostChain, HostChains},
         decryption::{DeploymentSupport, RequestContract},
         gateway_config::GatewayConfigAdapter,
@@ -52,6 +52,13 @@ impl World {
         prepare: impl FnOnce(&FakeChain),
     ) -> Self {
         let mut scene = Scene::new(FakeCore::pending(), Stage::Arrived).await;
+        scene.chain.state().answer_history.version = Some(match generation {
+            Generation::UpToG10 => "Decryption v0.3.0",
+            Generation::G12 => "Decryption v0.4.0",
+            Generation::G13 => "Decryption v0.5.0",
+            Generation::G14 => "Decryption v0.6.0",
+            Generation::Head => "Decryption v0.7.0",
+        });
         prepare(&scene.chain);
         let event = ask.event();
         scene.chain.mine(vec![event.clone()]);
@@ -395,6 +402,31 @@ async fn a_deployment_that_changes_before_the_ask_is_judged_anew() {
     assert_eq!((asks, world.held()), (0, Some("access_denied_on_chain")));
     world.grant_all(&ask);
     assert_eq!(world.walk().await, 1, "{:?}", world.scene.now());
+}
+
+/// The rules by which a request is refused may not be those of the contract: one of two nodes tells of an
+/// older one.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_refused_by_the_rules_of_a_deployment_that_one_node_alone_tells_of() {
+    let long = vec![9; 40];
+    let unknown_extra_data = Ask::public().with_extra_data(long);
+    for (ask, why) in [
+        (Ask::direct().through(OTHER_CONTRACT), "foreign_call"),
+        (unknown_extra_data, "extra_data_invalid"),
+    ] {
+        let world = World::new(&ask, Generation::G13, 1).await;
+        world.grant_all(&ask);
+        let version = |text: &str| Bytes::from(text.to_owned().abi_encode());
+        let older = (abi::contract_version().calldata(), version("Decryption v0.3.0"));
+        let older = NodeFaults { views: vec![older], ..NodeFaults::default() };
+        world.scene.chain.state().faults = vec![NodeFaults::default(), older];
+        for _ in 0..3 {
+            assert_eq!((world.walk().await, world.refused()), (0, None), "{why}");
+            assert_eq!(world.held(), Some("unconfirmed"), "{:?}", world.scene.now());
+        }
+        world.scene.chain.state().faults = vec![NodeFaults::default(); 2];
+        assert_eq!((world.walk().await, world.refused()), (0, Some(why)));
+    }
 }
 
 /// Two nodes show the calldata: one look is enough. One of two shows another one: that is not enough, and

@@ -499,6 +499,13 @@ fn served_by(request: &Request, support: &DeploymentSupport) -> Result<Deploymen
         DeploymentSupport::Upgraded { block } => {
             format!("the contract was upgraded in block {block} and is not read again yet")
         }
+        DeploymentSupport::WentBack { told, known } => {
+            let why = format!(
+                "the contract is told to be {told}, and {known} has stood there: the gateway nodes lie, or it                  was taken back, which minimum_generation = \"{}\" would say",
+                told.generation.name()
+            );
+            return Err(Hold::new(HoldReason::ContractWentBack, why));
+        }
     };
     Err(Hold::new(HoldReason::UnsupportedGeneration, why))
 }

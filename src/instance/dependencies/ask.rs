@@ -117,22 +117,17 @@ const RECHECK_DELAY: Duration = Duration::from_secs(2);
 
 /// Detects the deployed contracts: every sound node is asked, and what they tell is weighed. A deployment
 /// of which every request would be held counts only if the nodes tell the same after [`RECHECK_DELAY`].
+/// `upgraded_in`: nodes that do not have this block yet are not heard.
 pub(in crate::instance) async fn ask_support<P: ChainReader>(
     decryption: &RequestContract<P>,
+    upgraded_in: Option<u64>,
 ) -> Result<DeploymentSupport, RpcError> {
-    let told = told_support(decryption).await?;
+    let told = decryption.told_support(upgraded_in).await?.support;
     if told.answered().is_some() {
         return Ok(told);
     }
     sleep(RECHECK_DELAY).await;
-    told_support(decryption).await
-}
-
-async fn told_support<P: ChainReader>(
-    decryption: &RequestContract<P>,
-) -> Result<DeploymentSupport, RpcError> {
-    let said = decryption.hearing(|one| async move { one.support().await }).await;
-    Ok(DeploymentSupport::weigh(said.into_answers(decryption.provider())?))
+    Ok(decryption.told_support(upgraded_in).await?.support)
 }
 
 /// The contract's EIP-712 domain. The configured domain wins if any sound node confirms it after

@@ -30,8 +30,7 @@ pub(super) async fn ciphertext_source<P: ChainReader>(
     let decryption = RequestContract::new(provider.clone(), dependencies::addresses(config));
     match timeout(DEADLINE, decryption.support()).await {
         Ok(Ok(DeploymentSupport::Served(deployment))) => deployment.ciphertext_source(),
-        Ok(Ok(DeploymentSupport::Newer { .. } | DeploymentSupport::Upgraded { .. }) | Err(_))
-        | Err(_) => CiphertextSource::Digest,
+        Ok(Ok(_) | Err(_)) | Err(_) => CiphertextSource::Digest,
     }
 }
 
@@ -51,6 +50,7 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
         }
         let (support, domain) =
             tokio::try_join!(decryption.support(), decryption.signing_domain())?;
+        let support = support.not_before(config.minimum_generation);
         let another = support.is_of_another_contract(SUBJECT);
         let version = match support.version() {
             "" => "a contract that reports no version",
@@ -73,6 +73,14 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
             DeploymentSupport::Upgraded { .. } => {
                 Finding::ok(SUBJECT, format!("{version} at {address}"))
             }
+            DeploymentSupport::WentBack { told, known } => Finding::fail(
+                SUBJECT,
+                format!(
+                    "{told} at {address} is older than minimum_generation = \"{}\": its requests are held",
+                    known.name()
+                ),
+                "ask another gateway node; if the contract was taken back, lower minimum_generation",
+            ),
             DeploymentSupport::Newer { .. } => Finding::fail(
                 SUBJECT,
                 format!(
@@ -85,6 +93,7 @@ pub(super) async fn diagnose_decryption<P: ChainReader>(
             DeploymentSupport::Served(deployment) if !another => lack_for(config, deployment),
             DeploymentSupport::Served(_)
             | DeploymentSupport::Newer { .. }
+            | DeploymentSupport::WentBack { .. }
             | DeploymentSupport::Upgraded { .. } => None,
         };
         let lack = lack.map(|lack| {

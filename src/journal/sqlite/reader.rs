@@ -20,8 +20,8 @@ use crate::{
     chain::lane::SignedTransaction,
     contracts::abi::Counter,
     domain::{
-        Answer, B256, BlockRef, CoreAddress, Event, KeyRepresentation, Kind, RequestKey,
-        RequestSource, SignedResult, U256,
+        Answer, B256, BlockRef, CoreAddress, Event, Generation, KeyRepresentation, Kind,
+        RequestKey, RequestSource, SignedResult, U256,
     },
     flow::ledger::{AccessNote, AnsweredHere, IdRange, UnprovenRange},
     journal::{
@@ -229,6 +229,12 @@ impl Rows<'_> {
         self.one(sql::SELECT_DEPLOYMENT, [self.of], |row| {
             Ok((bounded_text(row.get(0)?).unwrap_or_default(), number(row, 1)?))
         })
+    }
+
+    /// A name that only a later version knows is none: that version is needed for such contracts anyway.
+    pub fn generation(&self) -> Result<Option<Generation>> {
+        let name = self.one(sql::SELECT_GENERATION, [self.of], |row| row.get::<_, String>(0))?;
+        Ok(name.and_then(|name| Generation::from_name(&name)))
     }
 
     pub fn begun_after(&self) -> Result<Option<u64>> {

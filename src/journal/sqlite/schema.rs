@@ -18,7 +18,19 @@ use super::contents;
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13];
+pub(super) const MIGRATIONS: &[&str] =
+    &[V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13, V14];
+
+/// The generation that is known to have stood at a contract's address, and the block in which it did.
+const V14: &str = "
+CREATE TABLE generations (
+    contract BLOB PRIMARY KEY,
+    generation TEXT NOT NULL,
+    block INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+/// Its number.
+pub(super) const KNOWS_GENERATIONS: i64 = 14;
 
 /// The kind of key that a preparation is made for. Older versions cannot read the outcomes of key operations that
 /// get no answer, nor all of their kinds.

@@ -90,6 +90,12 @@ pub(super) const FORGET_DEPLOYMENTS: &str = "
 DELETE FROM deployments WHERE contract = ?1 AND seq NOT IN
     (SELECT seq FROM deployments WHERE contract = ?1 ORDER BY seq DESC LIMIT ?2)";
 
+/// The generation that is known to have stood at a contract's address.
+pub(super) const SELECT_GENERATION: &str = "SELECT generation FROM generations WHERE contract = ?1";
+/// Generation `?2` stood there in block `?3`.
+pub(super) const PUT_GENERATION: &str =
+    "REPLACE INTO generations (contract, generation, block) VALUES (?1, ?2, ?3)";
+
 /// The blocks read for the Decryption contract whose cursor moved last: the number of its first cursor, which
 /// no later cursor changes, and its cursor.
 pub(super) const SELECT_LAST_CURSOR: &str = "\

@@ -175,6 +175,7 @@ impl StoreReader for Reader {
             Query::NewestIds(most, slot) => self.answer(slot, rows.newest_ids(most)),
             Query::ForgottenUpTo(slot) => self.answer(slot, rows.forgotten_up_to()),
             Query::Deployment(slot) => self.answer(slot, rows.deployment()),
+            Query::Generation(slot) => self.answer(slot, rows.generation()),
             Query::UnfinishedKeys(after, limit, slot) => {
                 self.answer(slot, rows.unfinished_keys(after, limit));
             }

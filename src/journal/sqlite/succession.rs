@@ -339,6 +339,9 @@ fn copy(
     if version >= schema::KNOWS_REPRESENTATIONS {
         transaction.execute(sql::inherit::REPRESENTATIONS, of)?;
     }
+    if version >= schema::KNOWS_GENERATIONS {
+        transaction.execute(sql::inherit::GENERATIONS, of)?;
+    }
     let requests = rows.in_hand()?;
     transaction.commit()?;
     Ok((cursor, requests))

@@ -102,6 +102,11 @@ impl Tables<'_> {
                 }
                 Ok(CommandResult::Nothing)
             }
+            Work::NoteGeneration(generation, block) => {
+                let noted = params![self.of, generation.name(), Number(*block)];
+                self.transaction.prepare_cached(sql::PUT_GENERATION)?.execute(noted)?;
+                Ok(CommandResult::Nothing)
+            }
             Work::Prune { settled_before_ms, final_block } => {
                 self.prune(*settled_before_ms, *final_block)
             }

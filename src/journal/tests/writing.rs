@@ -279,6 +279,24 @@ async fn throughput() {
     journal.close().await.unwrap();
 }
 
+/// What one contract was is known of it alone, and outlasts the process.
+#[tokio::test]
+async fn the_generation_that_stood_there_is_remembered() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.ask(Query::Generation).await.unwrap(), None);
+    for generation in [Generation::G12, Generation::G14] {
+        journal.note_generation(generation, 7).await.unwrap();
+        assert_eq!(journal.ask(Query::Generation).await.unwrap(), Some(generation));
+    }
+    let other = RequestSource { contract: Address::repeat_byte(9), ..SOURCE };
+    assert_eq!(journal.for_source(other).ask(Query::Generation).await.unwrap(), None);
+    journal.close().await.unwrap();
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.ask(Query::Generation).await.unwrap(), Some(Generation::G14));
+    journal.close().await.unwrap();
+}
+
 /// For operators: which contracts stood there, and since when.
 #[tokio::test]
 async fn each_change_of_the_deployment_is_noted_once() {

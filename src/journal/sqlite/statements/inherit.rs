@@ -90,3 +90,8 @@ pub(in crate::journal::sqlite) const SEEN_IDS: &str = "
 INSERT INTO main.seen_ids (contract, counter, first, last, first_block, last_block)
 SELECT contract, counter, first, last, first_block, last_block FROM old.seen_ids
 WHERE contract = ?1 ON CONFLICT DO NOTHING";
+
+/// From version 14 on.
+pub(in crate::journal::sqlite) const GENERATIONS: &str = "
+INSERT INTO main.generations (contract, generation, block)
+SELECT contract, generation, block FROM old.generations WHERE contract = ?1 ON CONFLICT DO NOTHING";
