@@ -36,8 +36,8 @@ pub use self::{
     hold::{Hold, HoldReason},
     id::DisplayId,
     key_operation::{
-        KeyOperation, KeyParameters, KeyRepresentation, abort_id, first_epoch, no_context,
-        prss_init_id,
+        COMPRESSED_KEY_SET, KeyOperation, KeyParameters, KeyRepresentation, abort_id, first_epoch,
+        no_context, prss_init_id,
     },
     kms_context::{KmsContext, KmsContextNode, PcrValues},
     terms::{HandleEntry, RequestTerms, UnifiedTerms},

@@ -147,8 +147,22 @@ pub enum KeyRepresentation {
     Compressed,
 }
 
+/// The contracts' `KeyType` of a compressed key set. Those up to v0.14 have no such member, and refuse it without
+/// saying why.
+pub const COMPRESSED_KEY_SET: u8 = 3;
+
 impl KeyRepresentation {
     pub const ALL: [Self; 2] = [Self::Uncompressed, Self::Compressed];
+
+    /// The representation of keys of these types (the contracts' `KeyType`).
+    #[must_use]
+    pub fn of_types(mut types: impl Iterator<Item = u8>) -> Self {
+        if types.any(|one| one == COMPRESSED_KEY_SET) {
+            Self::Compressed
+        } else {
+            Self::Uncompressed
+        }
+    }
 
     /// The name in the configuration, in messages and in the journal.
     #[must_use]

@@ -12,6 +12,7 @@ use super::{
         History,
         key_operations::{self as policy, Check, KeyRule},
         lifecycle::lost_result,
+        representation,
         setback::{Cause, Setback},
     },
     stages::core_setback,
@@ -275,7 +276,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         };
         let recorded = self.ledger.representation_of(preparation).await.map_err(failing)?;
         let gateway = keys.gateway.borrow().answered().map(|known| known.generation);
-        let chosen = policy::representation(operation, keys.representation, gateway, recorded);
+        let chosen = representation::chosen(operation, keys.representation, gateway, recorded);
         match chosen.map_err(Setback::held)? {
             Some(chosen) if matches!(operation, KeyOperation::PrepKeygen { .. }) => {
                 let recording = self.ledger.choose_representation(request.key, chosen);
@@ -305,6 +306,26 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
+    /// Holds an answer about another kind of key than the Core was told to make, or than the contracts know.
+    async fn check_kind_made(
+        &self,
+        rooms: &AnswerStages<P>,
+        request: &Request,
+        answer: &Answer,
+    ) -> Result<(), Setback> {
+        let Some((keys, made)) = rooms.keys_of(request).zip(kind_made(request, answer)) else {
+            return Ok(());
+        };
+        let mut told = None;
+        if let Operation::Key(KeyOperation::Keygen { preparation, .. }) = &request.operation {
+            let recorded = self.ledger.representation_of(*preparation).await;
+            // A failing journal ends the instance elsewhere.
+            told = recorded.map_err(|_| Setback::retry(Cause::Stopping))?;
+        }
+        let gateway = keys.gateway.borrow().answered().map(|known| known.generation);
+        representation::answer(made, told, gateway).map_err(Setback::held)
+    }
+
     /// Holds an answer that differs from what another node has answered, or that is not of what the chain asks for.
     pub(in crate::flow) async fn compare_votes(
         &self,
@@ -319,6 +340,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             return Ok(());
         }
         self.compare_material(request, answer).await?;
+        self.check_kind_made(rooms, request, answer).await?;
         let votes = match keys.contract.votes_on(request).await.map_err(Setback::retry)? {
             Votes::All(votes) => votes,
             Votes::TooManyBlocks => {
@@ -417,6 +439,20 @@ impl Gathered {
             Self::Material(material) => Supplement::Material(material),
         }
     }
+}
+
+/// The kind of the keys that an answer on Ethereum is about. `None`: it is about none.
+pub(super) fn kind_made(request: &Request, answer: &Answer) -> Option<KeyRepresentation> {
+    let Operation::Key(operation) = &request.operation else { return None };
+    let payload = &answer.signed().payload;
+    let digests = if let KeyOperation::Keygen { extra_data: Some(_), .. } = operation {
+        abi::key_digests(payload)?
+    } else if let KeyOperation::NewKmsEpoch { .. } = operation {
+        abi::epoch_result(payload)?.keys.into_iter().flat_map(|key| key.digests).collect()
+    } else {
+        return None;
+    };
+    Some(KeyRepresentation::of_types(digests.into_iter().map(|(kind, _)| kind)))
 }
 
 /// Digests as operators compare them: of keys by their type, or of a CRS.

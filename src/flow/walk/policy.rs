@@ -41,6 +41,7 @@ pub(in crate::flow) mod core_history;
 pub(in crate::flow) mod key_operations;
 pub(in crate::flow) mod lifecycle;
 pub(in crate::flow) mod overloads;
+pub(in crate::flow) mod representation;
 pub(in crate::flow) mod setback;
 
 use std::time::Duration;

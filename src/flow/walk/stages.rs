@@ -7,13 +7,14 @@ use tracing::{Instrument, debug, debug_span, info};
 use super::{
     Transition,
     foreign_answer::ExpectedAnswer,
+    key_operations::kind_made,
     policy::{
         History,
         access_history::AccessHistory,
         blame::{self, Blame},
         core_history::NextCall,
         lifecycle::Part,
-        overloads,
+        overloads, representation,
         setback::{Cause, Setback},
     },
 };
@@ -403,6 +404,12 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         history: &History,
         error: SubmissionError,
     ) -> Result<Transition, Setback> {
+        if let SubmissionError::Held(Hold { reason: HoldReason::ContractRejected, .. }) = &error
+            && let Some(hold) =
+                kind_made(request, answer).and_then(representation::refused_silently)
+        {
+            return Err(Setback::held(hold));
+        }
         if !error.is_contract_error() {
             return Err(Setback::of_submission(error));
         }

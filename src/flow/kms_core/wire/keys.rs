@@ -13,7 +13,9 @@ use super::{
     },
 };
 use crate::{
-    domain::{Bytes, KeyOperation, KeyParameters, KeyRepresentation, SigningDomain},
+    domain::{
+        Bytes, COMPRESSED_KEY_SET, KeyOperation, KeyParameters, KeyRepresentation, SigningDomain,
+    },
     flow::kms_core::proto::kms::v1,
 };
 
@@ -158,7 +160,7 @@ pub fn key_digests(
     if digests.is_empty() {
         return Err(ReplyError::NoDigest);
     }
-    let is_known = |number: &u8| *number != COMPRESSED || operation.extra_data().is_some();
+    let is_known = |number: &u8| *number != COMPRESSED_KEY_SET || operation.extra_data().is_some();
     let typed =
         digests.into_iter().map(|v1::KeyDigest { key_type, digest }| {
             match key_type_number(&key_type).filter(is_known) {
@@ -171,8 +173,7 @@ pub fn key_digests(
 
 /// The Core's names of the contract's `KeyType`.
 const KEY_TYPES: [(&str, u8); 3] =
-    [("ServerKey", 0), ("PublicKey", 1), ("CompressedXofKeySet", COMPRESSED)];
-const COMPRESSED: u8 = 3;
+    [("ServerKey", 0), ("PublicKey", 1), ("CompressedXofKeySet", COMPRESSED_KEY_SET)];
 
 pub(super) fn key_type_number(name: &str) -> Option<u8> {
     KEY_TYPES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)

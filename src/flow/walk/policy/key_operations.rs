@@ -44,27 +44,11 @@
 //! What takes nobody's time comes first. The witnesses come right before the ask: what they say is soon old. The
 //! kind of key is recorded last, so that an operator may correct it until the Core is asked.
 //!
-//! ```text
-//! contracts     key_representation  kind of key
-//! --------------------------------------------------------------------------------------
-//! up to G12     any                 nothing is said: the Cores of that time make uncompressed ones
-//! G13, G14      auto, uncompressed  uncompressed
-//!               compressed          held: these contracts know no compressed keys
-//! HEAD          auto                held: the operators have to agree on one
-//!               named               that one
-//! not known     auto, compressed    held until it is known
-//!               uncompressed        uncompressed
-//! any           any                 of a key: what was recorded with its preparation, if that is known
-//! ```
-
 use crate::{
-    contracts::abi::{self, Generation},
-    domain::{
-        B256, Hold, HoldReason, KeyOperation, KeyRepresentation, RequestKey, U256, abort_id,
-        no_context,
-    },
+    contracts::abi,
+    domain::{B256, Hold, HoldReason, KeyOperation, RequestKey, U256, abort_id, no_context},
     flow::{
-        AnsweredHere, KeyPolicy, RepresentationChoice,
+        AnsweredHere, KeyPolicy,
         kms_core::{CoreAge, Telling},
         walk::policy::Approval,
     },
@@ -277,48 +261,6 @@ pub(in crate::flow) fn age(operation: &KeyOperation, age: CoreAge) -> Result<(),
     Err(Hold::new(HoldReason::CoreVersion, detail))
 }
 
-/// The kind of key that the Core is told to make; `None`: it is told of none. `recorded`: with the preparation
-/// of this key. `gateway`: the generation of the gateway's contracts, if that is known.
-pub(in crate::flow) fn representation(
-    operation: &KeyOperation,
-    choice: RepresentationChoice,
-    gateway: Option<Generation>,
-    recorded: Option<KeyRepresentation>,
-) -> Result<Option<KeyRepresentation>, Hold> {
-    use KeyRepresentation::{Compressed, Uncompressed};
-
-    if operation.extra_data().is_none() {
-        return Ok(None);
-    }
-    let missing = |detail: String| Err(Hold::new(HoldReason::KeyRepresentation, detail));
-    match (recorded, choice, gateway) {
-        (Some(recorded), ..) => Ok(Some(recorded)),
-        (None, RepresentationChoice::Named(Uncompressed), _)
-        | (
-            None,
-            RepresentationChoice::Auto,
-            Some(Generation::UpToG10 | Generation::G12 | Generation::G13 | Generation::G14),
-        ) => Ok(Some(Uncompressed)),
-        (None, RepresentationChoice::Named(Compressed), Some(Generation::Head)) => {
-            Ok(Some(Compressed))
-        }
-        (None, RepresentationChoice::Named(Compressed), Some(earlier)) => missing(format!(
-            "key_representation = \"compressed\", and contracts of {earlier} know no compressed keys: they \
-             would take no answer"
-        )),
-        (None, RepresentationChoice::Auto, Some(Generation::Head)) => missing(
-            "the contracts are those of v0.15-dev, which take uncompressed and compressed keys: all nodes \
-             have to make the same; agree with the other operators, and set key_representation"
-                .to_owned(),
-        ),
-        (None, RepresentationChoice::Auto | RepresentationChoice::Named(Compressed), None) => missing(
-            "the version of the gateway's contracts is not known, which tells what kinds of keys there \
-             are: it is tried again"
-                .to_owned(),
-        ),
-    }
-}
-
 /// The hold of an event that this version does not serve.
 pub(in crate::flow) fn unsupported(topic: Option<B256>) -> Hold {
     let what = match topic.map(|topic| (topic, abi::unserved_event(topic))) {
@@ -508,40 +450,6 @@ mod tests {
         ] {
             assert_eq!(reason(age(operation, core)), expected, "{operation:?} {core:?}");
         }
-    }
-
-    /// The table of the file's head, row by row.
-    #[test]
-    fn the_kind_of_key_is_what_the_operators_agreed_on() {
-        use KeyRepresentation::{Compressed, Uncompressed};
-        use RepresentationChoice::{Auto, Named};
-        let held = Err(HoldReason::KeyRepresentation);
-        let of = |operation: &KeyOperation, choice, gateway, recorded| {
-            representation(operation, choice, gateway, recorded).map_err(|hold| hold.reason)
-        };
-        let host = keygen(Some(&[1]));
-        let early = [Generation::G12, Generation::G13, Generation::G14].map(Some);
-        let every = early.into_iter().chain([Some(Generation::Head), None]);
-        for gateway in every.clone() {
-            for choice in [Auto, Named(Uncompressed), Named(Compressed)] {
-                assert_eq!(of(&keygen(None), choice, gateway, Some(Compressed)), Ok(None));
-                for recorded in KeyRepresentation::ALL {
-                    let found = of(&host, choice, gateway, Some(recorded));
-                    assert_eq!(found, Ok(Some(recorded)), "{choice:?} {gateway:?}");
-                }
-            }
-            let named = of(&host, Named(Uncompressed), gateway, None);
-            assert_eq!(named, Ok(Some(Uncompressed)), "{gateway:?}");
-        }
-        for gateway in early {
-            assert_eq!(of(&host, Auto, gateway, None), Ok(Some(Uncompressed)), "{gateway:?}");
-            assert_eq!(of(&host, Named(Compressed), gateway, None), held, "{gateway:?}");
-        }
-        assert_eq!(of(&host, Auto, Some(Generation::Head), None), held);
-        let named = of(&host, Named(Compressed), Some(Generation::Head), None);
-        assert_eq!(named, Ok(Some(Compressed)));
-        assert_eq!(of(&host, Auto, None, None), held);
-        assert_eq!(of(&host, Named(Compressed), None, None), held);
     }
 
     #[test]
