@@ -10,6 +10,10 @@
 //! epochs       every log that opens one, from the definition on; and the first one, of which none tells
 //! material     what getCompletedKeyIds and getCompletedCrsIds listed after a block: nodes drop old state
 //! ```
+//!
+//! The contract keeps definitions from v0.14 (G14) on. A context from before that one has none, and no event tells of
+//! its first epoch. One that was replaced before, too, has no epochs at all: the context that was in force then is
+//! defined again as one without a previous one, and only the one in force gets epochs.
 
 use std::{
     collections::BTreeMap,
@@ -69,6 +73,11 @@ pub enum LifecycleError {
     Differ { of: String },
     #[error("what KMS context {context:#066x} is cannot be proven: {why}; nothing is asked")]
     Unproven { context: U256, why: &'static str },
+    #[error(
+        "KMS context {context:#066x} is older than v0.14 of ProtocolConfig, which keeps no definition of it: what it is \
+         cannot be proven; nothing is asked"
+    )]
+    Unkept { context: U256 },
     #[error("block {block} has {count} keys or CRSs, more than {MOST_MATERIAL}; nothing is asked")]
     TooMuch { block: U256, count: usize },
     #[error("Ethereum's nodes give too few blocks at a time to read the epochs of a KMS context")]
@@ -87,6 +96,7 @@ impl LifecycleError {
             Self::NoState { .. }
             | Self::Differ { .. }
             | Self::Unproven { .. }
+            | Self::Unkept { .. }
             | Self::TooMuch { .. }
             | Self::TooManyBlocks => self.reason().as_str(),
         }
@@ -96,7 +106,9 @@ impl LifecycleError {
         match self {
             Self::NoState { .. } => HoldReason::ArchiveNodeNeeded,
             Self::Differ { .. } => HoldReason::HostNodesDisagree,
-            Self::Unproven { .. } | Self::TooMuch { .. } => HoldReason::ContextUnproven,
+            Self::Unproven { .. } | Self::Unkept { .. } | Self::TooMuch { .. } => {
+                HoldReason::ContextUnproven
+            }
             Self::Rpc(_) | Self::TooManyBlocks | Self::Unreadable(_) => HoldReason::NoProgress,
         }
     }
@@ -108,6 +120,7 @@ impl LifecycleError {
             Self::NoState { .. }
             | Self::Differ { .. }
             | Self::Unproven { .. }
+            | Self::Unkept { .. }
             | Self::TooMuch { .. }
             | Self::TooManyBlocks
             | Self::Unreadable(_) => Remedy::Hold(Hold::new(self.reason(), self.to_string())),
@@ -129,6 +142,8 @@ pub struct KmsLifecycle<P> {
 enum Definition {
     /// The contract is of G13 and keeps none.
     NoneKept,
+    /// The contract keeps those of later contexts.
+    TooOld,
     Unproven(&'static str),
     Proven(DefinedContext),
 }
@@ -151,6 +166,7 @@ impl<P: ChainReader> KmsLifecycle<P> {
         let told = self.agreed(of, |one| self.definition_at(one, context)).await?;
         match told {
             Definition::NoneKept => Ok(None),
+            Definition::TooOld => Err(LifecycleError::Unkept { context }),
             Definition::Unproven(why) => Err(LifecycleError::Unproven { context, why }),
             Definition::Proven(defined) => {
                 let mut known = self.lock();
@@ -173,18 +189,41 @@ impl<P: ChainReader> KmsLifecycle<P> {
         context: U256,
         defined: &DefinedContext,
     ) -> Result<Vec<U256>, LifecycleError> {
+        let opened = self.epochs_opened(context, defined.block).await?;
+        let first = (defined.previous == no_context()).then(first_epoch);
+        Ok(first.into_iter().chain(opened).collect())
+    }
+
+    /// Whether a context of which the contract keeps no definition was replaced before it began to keep any. Then no
+    /// Core was told of it, and it has no epochs.
+    pub async fn was_replaced_before(&self, context: U256) -> Result<bool, LifecycleError> {
+        let of = || "the number of KMS contexts".to_owned();
+        let counter = self.agreed(of, |one| self.highest_context_at(one)).await?;
+        let after = (1..=MOST_REMEMBERED).map(|number| context.saturating_add(U256::from(number)));
+        for later in after.take_while(|later| Some(*later) <= counter) {
+            match self.definition(later).await {
+                Ok(Some(defined)) if defined.previous == no_context() => {
+                    return Ok(self.epochs_opened(context, defined.block).await?.is_empty());
+                }
+                Ok(_) => return Ok(false),
+                Err(LifecycleError::Unkept { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// The epochs of a context that events open from this block on.
+    async fn epochs_opened(&self, context: U256, from: u64) -> Result<Vec<U256>, LifecycleError> {
         let of = || format!("the epochs of KMS context {context:#066x}");
         let (topics, contexts) = ([abi::EPOCH_TOPIC], [B256::from(context)]);
         let filter = self.logs_of(&topics, &contexts);
-        let from = defined.block;
         let read = |one: P| async move {
             let head = one.header(BlockId::Latest).await?.map_or(from, |head| head.block.number);
             let events = logs_of_blocks(&one, filter, (from, head)).await?;
             Ok(events.map(|events| events.iter().filter_map(abi::opened_epoch).collect::<Vec<_>>()))
         };
-        let opened = self.agreed(of, read).await?.ok_or(LifecycleError::TooManyBlocks)?;
-        let first = (defined.previous == no_context()).then(first_epoch);
-        Ok(first.into_iter().chain(opened).collect())
+        self.agreed(of, read).await?.ok_or(LifecycleError::TooManyBlocks)
     }
 
     /// Everything that the nodes had made after this block.
@@ -221,14 +260,23 @@ impl<P: ChainReader> KmsLifecycle<P> {
             return Ok(Definition::Unproven("the contract's answer does not decode"));
         };
         let Some(block) = u64::try_from(anchor.block).ok().filter(|block| *block > 0) else {
-            return Ok(Definition::Unproven(
-                "it is older than the contract's memory of definitions (v0.14)",
-            ));
+            return Ok(Definition::TooOld);
         };
         let (topics, contexts) = ([abi::CONTEXT_TOPIC], [B256::from(context)]);
         let range = LogRange::Numbers { from: block, to: block };
         let logs = one.logs(self.logs_of(&topics, &contexts), range).await?.value;
         Ok(proven(context, anchor, block, &logs))
+    }
+
+    /// The id of the context that was defined last. `None`: the contract does not tell.
+    async fn highest_context_at(&self, one: P) -> Result<Option<U256>, RpcError> {
+        let view = protocol_config::context_id_counter();
+        let call = EthCall::view(self.protocol_config, view.calldata());
+        match one.call(&call, BlockId::Latest).await {
+            Ok(returned) => Ok(view.decode(&returned).ok()),
+            Err(error) if error.revert_data().is_some() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn material_at(&self, one: P, block: u64) -> Result<Option<Material>, RpcError> {
@@ -453,7 +501,8 @@ mod tests {
         anchor(&chain, id(3), 7, &definition(1));
         assert!(unproven(id(3)).await.contains("several"));
         anchor(&chain, id(4), 0, &definition(1));
-        assert!(unproven(id(4)).await.contains("v0.14"));
+        let error = history.definition(id(4)).await.unwrap_err();
+        assert!(error.to_string().contains("older than v0.14"), "{error}");
         // A contract of G13.
         let call = protocol_config::context_anchor(id(1)).calldata();
         chain.tell(PROTOCOL_CONFIG, call, Told::Reverts(Bytes::new()));
@@ -469,6 +518,32 @@ mod tests {
         let error = history.definition(id(1)).await.unwrap_err();
         assert_eq!(error.code(), "host_nodes_disagree", "{error}");
         assert!(matches!(error.remedy(), Remedy::Hold(_)));
+    }
+
+    /// Contexts 1 and 2 are of v0.13, 3 was in force when the contract was upgraded.
+    #[tokio::test(start_paused = true)]
+    async fn a_context_that_was_replaced_before_v0_14_has_no_epochs() {
+        let chain = FakeChain::host(4, PROTOCOL_CONFIG, "ProtocolConfig v0.2.0");
+        let history = KmsLifecycle::new(chain.clone(), PROTOCOL_CONFIG, KEY_GENERATION);
+        let unkept = |number| anchor(&chain, id(number), 0, &definition(1));
+        unkept(1);
+        unkept(2);
+        chain.answer(protocol_config::context_id_counter().calldata(), id(2));
+        let replaced = async |number| history.was_replaced_before(id(number)).await.unwrap();
+        assert!(!replaced(1).await, "nobody tells when");
+        chain.mine(vec![defines(id(3), no_context(), definition(3))]);
+        anchor(&chain, id(3), 5, &definition(3));
+        assert!(!replaced(1).await, "it is not defined yet");
+        chain.answer(protocol_config::context_id_counter().calldata(), id(3));
+        assert!(replaced(1).await && replaced(2).await);
+        // It was in force after all: it has epochs.
+        chain.mine(vec![opens(id(2), first_epoch() + U256::ONE)]);
+        assert!(replaced(1).await && !replaced(2).await);
+        // The first one that is defined replaces it.
+        let (chain, history) = scene();
+        anchor(&chain, id(1), 0, &definition(1));
+        chain.answer(protocol_config::context_id_counter().calldata(), id(2));
+        assert!(!history.was_replaced_before(id(1)).await.unwrap());
     }
 
     /// The first context begins with an epoch of which no event tells.

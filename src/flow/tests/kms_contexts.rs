@@ -43,6 +43,7 @@ sol! {
         uint256 indexed kmsContextId, uint256 indexed epochId, uint256 previousContextId,
         uint256 previousEpochId, uint256 materialBlockNumber
     );
+    event KmsContextDestroyed(uint256 indexed kmsContextId);
 }
 
 const PROTOCOL_CONFIG: Address = Address::repeat_byte(0x9e);
@@ -243,4 +244,34 @@ async fn without_the_contract_in_the_configuration_a_context_is_held() {
     keys(&mut scene).lifecycle = None;
     assert_eq!(walked(&scene).await.0, Some(HoldReason::KeyManagementNotConfigured));
     assert!(scene.now().detail.contains("protocol_config_address"), "{}", scene.now().detail);
+}
+
+/// The contract keeps no definition from before v0.14. The Core needs every epoch of what it destroys.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_context_from_before_v0_14_is_told_to_no_core() {
+    let ended = |_| {
+        let topics = vec![KmsContextDestroyed::SIGNATURE_HASH, id(1).into()];
+        Event { topics, ..log(KmsContextDestroyed::SIGNATURE_HASH, Vec::new()) }
+    };
+    for (previous, expected) in [(id(1), None), (no_context(), Some(Outcome::Recorded))] {
+        let mut scene = scene(core(), BOTH, ended).await;
+        let chain = FakeChain::host(4, PROTOCOL_CONFIG, "ProtocolConfig v0.2.0");
+        let second = context(id(2), previous, &[OTHER]);
+        let second_anchor = (U256::from(5), keccak256(&second.data));
+        chain.mine(vec![second]);
+        let none = (U256::ZERO, alloy::primitives::B256::ZERO);
+        chain.answer(protocol_config::context_anchor(id(1)).calldata(), none);
+        chain.answer(protocol_config::context_anchor(id(2)).calldata(), second_anchor);
+        chain.answer(protocol_config::context_id_counter().calldata(), id(2));
+        let history = KmsLifecycle::new(chain, PROTOCOL_CONFIG, KEY_GENERATION);
+        keys(&mut scene).lifecycle.as_mut().expect("it is configured").history = history;
+        walked(&scene).await;
+        assert_eq!(scene.now().outcome, expected, "{}", scene.now().detail);
+        if expected.is_none() {
+            assert_eq!(scene.held(), Some(HoldReason::ContextUnproven));
+            let told = scene.now().detail.clone();
+            assert!(told.contains("by hand") && told.contains(&hex(first_epoch())), "{told}");
+        }
+        assert_eq!(asked(&scene), Vec::<String>::new());
+    }
 }

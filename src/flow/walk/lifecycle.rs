@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     chain::sender::TransactionSender,
-    contracts::{abi, kms_lifecycle::KmsLifecycle},
+    contracts::{
+        abi,
+        kms_lifecycle::{KmsLifecycle, LifecycleError},
+    },
     domain::{
         Address, Answer, EpochMaterial, Hold, HoldReason, KeyOperation, KmsContext, Operation,
         Outcome, Remedy, Request, U256,
@@ -169,9 +172,19 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         let mut epochs = Vec::new();
         if let Telling::ContextEnd(context) = telling {
             let history = history_of(stages).ok_or_else(no_part)?;
-            let defined = history.definition(context).await.map_err(Setback::of_lifecycle)?;
-            // Up to G13 nobody told a Core of a context.
-            let Some(defined) = defined else { return Ok(Outcome::Recorded) };
+            let defined = match history.definition(context).await {
+                Ok(Some(defined)) => defined,
+                // Up to G13 nobody told a Core of a context.
+                Ok(None) => return Ok(Outcome::Recorded),
+                Err(LifecycleError::Unkept { .. }) => {
+                    let replaced = history.was_replaced_before(context).await;
+                    if replaced.map_err(Setback::of_lifecycle)? {
+                        return Ok(Outcome::Recorded);
+                    }
+                    return Err(Setback::held(policy::end_of_unkept(context)));
+                }
+                Err(error) => return Err(Setback::of_lifecycle(error)),
+            };
             let reading = history.epochs_of(context, &defined);
             epochs = reading.await.map_err(Setback::of_lifecycle)?;
         }

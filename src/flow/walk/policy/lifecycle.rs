@@ -20,7 +20,7 @@
 
 use crate::{
     contracts::protocol_config::ContextStatus,
-    domain::{Address, Hold, HoldReason, KmsContext, U256},
+    domain::{Address, Hold, HoldReason, KmsContext, U256, first_epoch},
 };
 
 /// In which of the two contexts a node is.
@@ -75,6 +75,19 @@ pub(in crate::flow) fn uninvolved(wallet: Address, context: U256) -> Hold {
          others are done"
     );
     Hold::new(HoldReason::WalletNotRegistered, detail)
+}
+
+/// The hold of the end of a context that was in force when the contract began to keep definitions (v0.14), and has none.
+pub(in crate::flow) fn end_of_unkept(context: U256) -> Hold {
+    let first = first_epoch();
+    let detail = format!(
+        "KMS context {context:#066x} is older than v0.14 of ProtocolConfig, which keeps neither its definition nor the \
+         block in which it began: so it is not known which epochs it has (the first one, {first:#066x}, if it was in \
+         force at that upgrade, and those opened since), and DestroyMpcContext needs all of them. The KMS Core is \
+         not told: remove the context there by hand, with all its epochs. Nothing else waits for this request, and an \
+         approval does not help"
+    );
+    Hold::new(HoldReason::ContextUnproven, detail)
 }
 
 /// What a Core means that refuses an epoch which it had accepted and does not know the result of.
