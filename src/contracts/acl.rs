@@ -449,6 +449,11 @@ impl<P> HostChains<P> {
         self.0.is_empty()
     }
 
+    /// The chains' ids, in order.
+    pub fn ids(&self) -> impl Iterator<Item = u64> {
+        self.0.keys().copied()
+    }
+
     /// In the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = &HostChain<P>> {
         self.0.values()

@@ -14,6 +14,7 @@
 //! is enough to go on with, and two are needed to end a request. What follows from a check without a pass
 //! is decided by the walk's policy (`walk::policy::access_history`).
 
+mod budget;
 mod cache;
 mod calldata;
 mod context;
@@ -24,11 +25,12 @@ mod record;
 mod second_opinion;
 mod user_signature;
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use futures_util::future::{join, join_all};
 
 use self::{
+    budget::{NoTurn, QuestionBudget, Reserved},
     cache::GrantCache,
     context::ContextClaim,
     decision::{Verdict, decide},
@@ -43,7 +45,7 @@ use crate::{
     chain::reader::ChainReader,
     contracts::{
         abi::{CiphertextSource, ContextRule, Deployment},
-        acl::{AclAnswer, HostChain, HostChains},
+        acl::{AclAnswer, AclQuestion, HostChain, HostChains},
         decryption::{CurrentContext, RequestContract},
         gateway_config::GatewayConfigAdapter,
         pinned_reads::HostChainError,
@@ -65,6 +67,7 @@ const FRESH: Duration = Duration::from_secs(10);
 pub struct Access<P> {
     pub options: AccessOptions<P>,
     cache: GrantCache,
+    budget: QuestionBudget,
 }
 
 /// What the room asks, and with what.
@@ -115,7 +118,15 @@ pub struct AccessCheck {
 impl<P> Access<P> {
     #[must_use]
     pub fn new(options: AccessOptions<P>) -> Self {
-        Self { options, cache: GrantCache::default() }
+        let budget = options.hosts.ids().collect();
+        Self { options, cache: GrantCache::default(), budget }
+    }
+
+    /// Whether the check of a request may have to wait for those of others: then it is made before the request
+    /// takes anything that others wait for.
+    #[must_use]
+    pub fn may_wait(request: &Request) -> bool {
+        budget::is_large(&plan::needs(&request.operation))
     }
 }
 
@@ -135,9 +146,15 @@ impl<P: ChainReader> Access<P> {
         deployment: &Deployment,
         mut bound: Option<U256>,
     ) -> AccessCheck {
-        let made_at = self.options.clock.since_boot();
         let mut record = AccessRecord::default();
-        let result = match self.run(request, block, deployment, (&mut bound, &mut record)).await {
+        let reserved = self.reserve(request, deployment).await;
+        // What is waited for before makes a pass no older.
+        let made_at = self.options.clock.since_boot();
+        let checked = match &reserved {
+            Ok(_) => self.run(request, block, deployment, (&mut bound, &mut record)).await,
+            Err(error) => Err(error.clone()),
+        };
+        let result = match checked {
             Ok(()) => Ok(AccessPass { made_at }),
             Err(AccessError::Refused { refusal, grounds }) => {
                 Err(self.weigh_refusal(refusal, grounds, block, deployment).await)
@@ -148,6 +165,22 @@ impl<P: ChainReader> Access<P> {
             record.line(&error.to_string());
         }
         AccessCheck { result, record, bound_context: bound }
+    }
+
+    /// Room for the questions that the request needs. Waiting for it is no matter of the host chains.
+    async fn reserve(
+        &self,
+        request: &Request,
+        deployment: &Deployment,
+    ) -> Result<Reserved, AccessError> {
+        if !deployment.checks_access() {
+            return Ok(Reserved::default());
+        }
+        let needs = plan::needs(&request.operation);
+        self.budget.reserve(&needs).await.map_err(|NoTurn { waited }| {
+            let questions = needs.values().sum();
+            AccessError::NoTurn { questions, secs: waited.as_secs() }
+        })
     }
 
     async fn run(
@@ -326,19 +359,23 @@ impl<P: ChainReader> Access<P> {
             let answers = vec![AclAnswer::Yes; hits];
             return Ok(Answered { answers, known, at: None, hosts: Vec::new() });
         }
-        let open = |known: &[bool]| -> Vec<_> {
+        let open = |known: &[bool]| -> Cow<'_, [AclQuestion]> {
+            if !known.contains(&true) {
+                return Cow::Borrowed(&plan.questions);
+            }
             let each = plan.questions.iter().zip(known);
             each.filter(|(_, known)| !**known).map(|(question, _)| question.clone()).collect()
         };
-        let mut told = host.ask(&open(&known)).await?;
+        let mut asked = open(&known);
+        let mut told = host.ask(&asked).await?;
         if hits > 0 && told.identity != identity {
             // The contract changed in between: what was known is of another one.
             known.fill(false);
-            told = host.ask(&plan.questions).await?;
+            asked = open(&known);
+            told = host.ask(&asked).await?;
         }
         let hits = known.iter().filter(|known| **known).count();
         self.options.metrics.access_known(plan.chain_id, hits);
-        let asked = open(&known);
         if let Some(identity) = &told.identity {
             let kept = asked.iter().zip(&told.answers).zip(&told.at_finalized);
             let kept = kept.filter(|((_, answer), granted)| {

@@ -361,7 +361,7 @@ impl ArbitrumProvider {
         let calls: Vec<batch::RpcCall> =
             hashes.iter().map(|hash| (RECEIPT, json!([hash]))).collect();
         self.with_client_attributed(RECEIPT, |client, node| {
-            let calls = calls.clone();
+            let calls = &calls;
             async move {
                 let replies = batch::call_each(&client, &node.batches, calls).await?;
                 if let Some(busy) = replies

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -23,12 +24,13 @@ use crate::chain::rpc_error::RpcError;
 /// Nodes are upgraded, and providers' plans change.
 const RETRIED_AFTER: Duration = Duration::from_hours(1);
 /// Calls in one message. Nodes refuse longer ones: geth allows 1,000 unless it is told otherwise.
-const MOST_IN_ONE: usize = 500;
+pub(super) const MOST_IN_ONE: usize = 500;
 /// Separate calls to one node at the same time.
 const SEPARATE_AT_ONCE: usize = 8;
 
-/// A method and its parameters.
-pub(super) type RpcCall = (&'static str, Value);
+/// A method and its parameters. Parameters are written when they are sent: those of a large request, kept as JSON
+/// values, would take many times the memory of what they say.
+pub(super) type RpcCall<P = Value> = (&'static str, P);
 /// Result of a call.
 pub(super) type RpcReply = Result<Box<RawValue>, RpcError>;
 
@@ -60,14 +62,14 @@ impl BatchSupport {
 }
 
 /// The result of each call, in order. Fails if the node does not answer or is overloaded.
-pub(super) async fn call_each(
+pub(super) async fn call_each<P: Serialize + Sync>(
     client: &Client,
     batches: &BatchSupport,
-    calls: Vec<RpcCall>,
+    calls: &[RpcCall<P>],
 ) -> Result<Vec<RpcReply>, RpcError> {
     let mut replies = Vec::with_capacity(calls.len());
     for part in calls.chunks(MOST_IN_ONE) {
-        let apart = call_separately(client, part.to_vec());
+        let apart = call_separately(client, part);
         replies.extend(call_batched_or_separately(client, batches, part, Ok, apart).await?);
     }
     Ok(replies)
@@ -75,10 +77,10 @@ pub(super) async fn call_each(
 
 /// Sends several calls as a batch and reads the results together; runs `apart` instead if the node does
 /// not accept batches.
-pub(super) async fn call_batched_or_separately<T>(
+pub(super) async fn call_batched_or_separately<T, P: Serialize + Sync>(
     client: &Client,
     batches: &BatchSupport,
-    calls: &[RpcCall],
+    calls: &[RpcCall<P>],
     read: impl FnOnce(Vec<RpcReply>) -> Result<T, RpcError>,
     apart: impl Future<Output = Result<T, RpcError>>,
 ) -> Result<T, RpcError> {
@@ -108,10 +110,13 @@ pub(super) async fn batch_refusal(client: &Client) -> Result<Option<RpcError>, R
     }
 }
 
-async fn call_separately(client: &Client, calls: Vec<RpcCall>) -> Result<Vec<RpcReply>, RpcError> {
+async fn call_separately<P: Serialize + Sync>(
+    client: &Client,
+    calls: &[RpcCall<P>],
+) -> Result<Vec<RpcReply>, RpcError> {
     let at_once = if client.supports_batches() { SEPARATE_AT_ONCE } else { calls.len().max(1) };
-    let asked = calls.into_iter().map(|(method, params)| async move {
-        match client.call::<Box<RawValue>>(method, &params).await {
+    let asked = calls.iter().map(|(method, params)| async move {
+        match client.call::<Box<RawValue>>(method, params).await {
             Err(
                 error @ (RpcError::Unavailable { .. }
                 | RpcError::WrongChain { .. }
@@ -167,8 +172,9 @@ mod tests {
         {
             let (client, messages) = node(1_000).await;
             let batches = BatchSupport::default();
-            let calls = (0..count).map(|number| ("eth_call", json!(number))).collect();
-            let told = call_each(&client, &batches, calls).await.unwrap();
+            let calls: Vec<RpcCall> =
+                (0..count).map(|number| ("eth_call", json!(number))).collect();
+            let told = call_each(&client, &batches, &calls).await.unwrap();
             let told = told.into_iter().map(|told| told.unwrap().get().parse::<u32>().unwrap());
             assert!(told.eq(0..count), "in order");
             let mut got = messages.lock().unwrap().clone();

@@ -144,7 +144,8 @@ impl Client {
         }
     }
 
-    /// A batch of calls over HTTP; the results in order. Each may fail separately.
+    /// A batch of calls over HTTP; the results in order. Each may fail separately. Nothing but the message is
+    /// kept while the node is waited for.
     pub(super) async fn call_batch<P: Serialize>(
         &self,
         calls: &[(&str, P)],
@@ -157,15 +158,16 @@ impl Client {
                 may_call_separately: true,
             });
         };
-        let (mut ids, mut questions) = (Vec::new(), Vec::new());
+        let mut ids = Vec::with_capacity(calls.len());
+        let mut questions = message::BatchText::default();
         for (method, params) in calls {
             let (id, question) = self.encode_call(method, params).map_err(failed)?;
             ids.push(id);
-            questions.push(question);
+            questions.push(&question);
         }
         let bound =
             response_limits::largest_batch_response(calls.iter().map(|(method, _)| *method));
-        let body = match http.exchange(message::encode_batch(&questions), bound).await {
+        let body = match http.exchange(questions.into_text(), bound).await {
             Ok(body) => body,
             Err(unanswered) => {
                 let maybe_apart = match &unanswered {

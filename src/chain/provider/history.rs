@@ -243,7 +243,7 @@ impl ArbitrumProvider {
             params.into_iter().map(|params| (method, params)).collect();
         let reply = self
             .with_client_attributed(method, |client, node| {
-                let calls = calls.clone();
+                let calls = &calls;
                 async move {
                     let replies = batch::call_each(&client, &node.batches, calls).await?;
                     if let Some(busy) = replies

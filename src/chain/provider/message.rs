@@ -28,9 +28,23 @@ pub(super) fn encode_call<P: Serialize>(
     serde_json::to_string(&Question { jsonrpc: "2.0", id, method, params })
 }
 
-/// Encodes a batch.
-pub(super) fn encode_batch(questions: &[String]) -> String {
-    format!("[{}]", questions.join(","))
+/// A batch that is being encoded.
+#[derive(Debug, Default)]
+pub(super) struct BatchText(String);
+
+impl BatchText {
+    pub(super) fn push(&mut self, call: &str) {
+        self.0.push(if self.0.is_empty() { '[' } else { ',' });
+        self.0.push_str(call);
+    }
+
+    pub(super) fn into_text(mut self) -> String {
+        if self.0.is_empty() {
+            self.0.push('[');
+        }
+        self.0.push(']');
+        self.0
+    }
 }
 
 /// The answer to one call.
@@ -209,7 +223,13 @@ mod tests {
     fn a_question_is_what_a_node_takes() {
         let text = encode_call(3, "eth_chainId", &NO_PARAMETERS).unwrap();
         assert_eq!(text, r#"{"jsonrpc":"2.0","id":3,"method":"eth_chainId","params":[]}"#);
-        assert_eq!(encode_batch(&["1".into(), "2".into()]), "[1,2]");
+        for (calls, expected) in [(&[][..], "[]"), (&["1"], "[1]"), (&["1", "2", "3"], "[1,2,3]")] {
+            let mut batch = BatchText::default();
+            for call in calls {
+                batch.push(call);
+            }
+            assert_eq!(batch.into_text(), expected);
+        }
     }
 
     proptest! {

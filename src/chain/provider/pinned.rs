@@ -1,8 +1,12 @@
-//! Reads of state pinned to one block by its hash (EIP-1898), all in one message.
+//! Reads of state pinned to one block by its hash (EIP-1898), as many in one message as nodes take.
 //!
 //! A node that knows blocks by number alone is asked by number, and for the block's hash before and
 //! after: the reads count only if both times it is the one that is meant.
+//!
+//! A request may need thousands of reads, and a node may be slow. So a read is written when its message is sent,
+//! and of a message that was answered only what the reads returned is kept, within a bound.
 
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use tracing::info;
 
@@ -23,6 +27,9 @@ use crate::{
 };
 
 const CALL: &str = "eth_call";
+/// All that the reads of one block return together, in bytes: a contract's code, and words beside it. A word for
+/// each of the most reads that a request may need is half of it.
+const LARGEST: usize = 2 << 20;
 
 impl ArbitrumProvider {
     /// See [`ChainReader::read_state`](crate::chain::reader::ChainReader::read_state).
@@ -34,47 +41,67 @@ impl ArbitrumProvider {
         if reads.is_empty() {
             return Ok(Vec::new());
         }
-        let pinned = json!({ "blockHash": block.hash, "requireCanonical": true });
-        let by_hash = calls(reads, &pinned);
-        let by_number = calls(reads, &json!(quantity(block.number)));
         let reply = self
-            .with_client_attributed(CALL, |client, node| {
-                let (by_hash, by_number) = (by_hash.clone(), by_number.clone());
-                async move {
-                    let replies = read(&client, &node, block, by_hash, by_number).await?;
-                    if let Some(busy) = replies
-                        .iter()
-                        .find_map(|reply| reply.as_ref().err().filter(|error| error.is_busy()))
-                    {
-                        return Err(busy.clone());
+            .with_client_attributed(CALL, |client, node| async move {
+                let mut returned = Vec::with_capacity(reads.len());
+                let mut length = 0_usize;
+                for part in reads.chunks(batch::MOST_IN_ONE) {
+                    let replies = read(&client, &node, block, part).await?;
+                    for ((read, _), reply) in part.iter().zip(replies) {
+                        let told = decode(&client, read, reply);
+                        if let Err(busy) = &told
+                            && busy.is_busy()
+                        {
+                            return Err(busy.clone());
+                        }
+                        length = length.saturating_add(length_of(&told));
+                        if length > LARGEST {
+                            let host = client.endpoint().host().to_owned();
+                            return Err(RpcError::TooLarge { host, bound: LARGEST });
+                        }
+                        returned.push(told);
                     }
-                    let decode = |((read, _), reply): (&(StateRead, ReadAt), RpcReply)| {
-                        decode(&client, read, reply)
-                    };
-                    Ok(reads.iter().zip(replies).map(decode).collect())
                 }
+                Ok(returned)
             })
             .await?;
         Ok(reply.value)
     }
 }
 
+fn length_of(told: &Result<Bytes, RpcError>) -> usize {
+    match told {
+        Ok(returned) => returned.len(),
+        Err(RpcError::Refused { data, .. }) => data.as_ref().map_or(0, |data| data.len()),
+        Err(
+            RpcError::Unavailable { .. }
+            | RpcError::WrongChain { .. }
+            | RpcError::WrongGenesis { .. }
+            | RpcError::Unreadable { .. }
+            | RpcError::RateLimited { .. }
+            | RpcError::TooLarge { .. },
+        ) => 0,
+    }
+}
+
+/// The reads of one message.
 async fn read(
     client: &Client,
     node: &NodeHandle,
     block: BlockRef,
-    by_hash: Vec<RpcCall>,
-    by_number: Vec<RpcCall>,
+    reads: &[(StateRead, ReadAt)],
 ) -> Result<Vec<RpcReply>, RpcError> {
     if node.block_hashes.is_supported() {
-        let replies = batch::call_each(client, &node.batches, by_hash).await?;
+        let pinned = json!({ "blockHash": block.hash, "requireCanonical": true });
+        let replies = batch::call_each(client, &node.batches, &calls(reads, &pinned)).await?;
         let refuses = |reply: &RpcReply| reply.as_ref().is_err_and(RpcError::refuses_block_hash);
         if !replies.iter().any(refuses) {
             return Ok(replies);
         }
     }
     require(client, block).await?;
-    let replies = batch::call_each(client, &node.batches, by_number).await?;
+    let pinned = json!(quantity(block.number));
+    let replies = batch::call_each(client, &node.batches, &calls(reads, &pinned)).await?;
     require(client, block).await?;
     if node.block_hashes.record_refusal() {
         let (host, role) = (client.endpoint().host(), client.endpoint().role());
@@ -95,17 +122,38 @@ async fn require(client: &Client, block: BlockRef) -> Result<(), RpcError> {
     }
 }
 
-fn calls(reads: &[(StateRead, ReadAt)], pinned: &Value) -> Vec<RpcCall> {
-    let call = |(read, at): &(StateRead, ReadAt)| {
-        let at = match at {
-            ReadAt::Pinned => pinned.clone(),
-            ReadAt::Finalized => json!("finalized"),
-        };
-        match read {
-            StateRead::Call(call) => (CALL, json!([call_parameter(call), at])),
-            StateRead::Code(address) => ("eth_getCode", json!([address, at])),
-            StateRead::Slot { address, slot } => ("eth_getStorageAt", json!([address, slot, at])),
+/// The parameters of a read.
+#[derive(Debug)]
+struct ReadParameters<'r> {
+    read: &'r StateRead,
+    /// The block of pinned reads. `None`: the finalized one.
+    pinned: Option<&'r Value>,
+}
+
+impl Serialize for ReadParameters<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let finalized = json!("finalized");
+        let at = self.pinned.unwrap_or(&finalized);
+        match self.read {
+            StateRead::Call(call) => (call_parameter(call), at).serialize(serializer),
+            StateRead::Code(address) => (address, at).serialize(serializer),
+            StateRead::Slot { address, slot } => (address, slot, at).serialize(serializer),
         }
+    }
+}
+
+fn calls<'r>(
+    reads: &'r [(StateRead, ReadAt)],
+    pinned: &'r Value,
+) -> Vec<RpcCall<ReadParameters<'r>>> {
+    let call = |(read, at): &'r (StateRead, ReadAt)| {
+        let method = match read {
+            StateRead::Call(_) => CALL,
+            StateRead::Code(_) => "eth_getCode",
+            StateRead::Slot { .. } => "eth_getStorageAt",
+        };
+        let pinned = (*at == ReadAt::Pinned).then_some(pinned);
+        (method, ReadParameters { read, pinned })
     };
     reads.iter().map(call).collect()
 }

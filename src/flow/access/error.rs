@@ -53,6 +53,12 @@ pub enum AccessError {
         "the contract of its block {block} is newer than the one that is known: it is looked at again"
     )]
     Upgraded { block: u64 },
+    /// Not the chain: this instance asks so much of others already.
+    #[error(
+        "its {questions} questions to host chains found no room beside those of other large requests within \
+         {secs} s"
+    )]
+    NoTurn { questions: usize, secs: u64 },
     #[error(transparent)]
     Gateway(#[from] RpcError),
     #[error(transparent)]
@@ -95,6 +101,7 @@ impl AccessError {
             Self::Refused { refusal: Refusal::Malformed(_), .. } => "malformed",
             Self::Refused { refusal: Refusal::NotRequested, .. } => "not_requested",
             Self::Upgraded { .. } => "upgraded",
+            Self::NoTurn { .. } => "access_no_turn",
             Self::Gateway(error) => error.code(),
             Self::Registry(error) => error.code(),
             Self::HostChain { cause, .. } | Self::Ethereum(cause) => cause.code(),
@@ -109,7 +116,7 @@ impl AccessError {
     }
 
     /// Why the request is held, if this lasts. `None`: it is no reason to hold it (the gateway does not
-    /// answer, which all requests wait for), or it ends the request.
+    /// answer, which all requests wait for, or others are asked for first), or it ends the request.
     #[must_use]
     pub fn hold_reason(&self) -> Option<HoldReason> {
         Some(match self {
@@ -131,7 +138,9 @@ impl AccessError {
             Self::EpochUnknown { .. } => HoldReason::EpochUnknown,
             Self::NoTransaction { .. } => HoldReason::NoTransaction,
             Self::Refused { .. } => HoldReason::Unconfirmed,
-            Self::Upgraded { .. } | Self::Gateway(_) | Self::Registry(_) => return None,
+            Self::NoTurn { .. } | Self::Upgraded { .. } | Self::Gateway(_) | Self::Registry(_) => {
+                return None;
+            }
         })
     }
 
@@ -161,7 +170,7 @@ impl AccessError {
             | Self::ContextUnknown { .. }
             | Self::EpochUnknown { .. }
             | Self::NoTransaction { .. } => 2,
-            Self::Upgraded { .. } | Self::Gateway(_) | Self::Registry(_) => 3,
+            Self::NoTurn { .. } | Self::Upgraded { .. } | Self::Gateway(_) | Self::Registry(_) => 3,
         }
     }
 }

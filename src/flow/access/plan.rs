@@ -22,14 +22,40 @@ use super::user_signature;
 use crate::{
     contracts::{abi::LegacyUserCall, acl::AclQuestion},
     domain::{
-        AccessRefusal, AccessRefusalReason as Reason, Address, B256, Material, Refusal,
-        SigningDomain, U256, UnifiedTerms, UserDecryption, handle_chain_id,
+        AccessRefusal, AccessRefusalReason as Reason, Address, B256, Material, Operation, Refusal,
+        RequestTerms, SigningDomain, U256, UnifiedTerms, UserDecryption, handle_chain_id,
     },
 };
 
 /// More questions than any contract lets a request need (1,024 handles with 10 contracts each): such an
 /// event was not emitted by one.
-const MAX_QUESTIONS: usize = 16_384;
+pub(super) const MAX_QUESTIONS: usize = 16_384;
+
+/// The most questions to the chains of a request, by chain id.
+pub(super) type Needs = BTreeMap<u64, usize>;
+
+/// How many questions a request needs at most, before they are written down. None: none is asked.
+pub(super) fn needs(operation: &Operation) -> Needs {
+    let mut needs = Needs::new();
+    let mut add = |handle: &B256, questions| {
+        *needs.entry(handle_chain_id(handle)).or_default() += questions;
+    };
+    match operation {
+        Operation::PublicDecryption(public) => public.handles.iter().for_each(|one| add(one, 1)),
+        Operation::UserDecryption(user) => match &user.terms {
+            RequestTerms::Legacy => user.handles.iter().for_each(|handle| add(handle, 2)),
+            RequestTerms::Unified(terms) => {
+                let each = terms.allowed_contracts.len().saturating_add(1);
+                terms.entries.iter().for_each(|entry| add(&entry.handle, each));
+                // Whether the user's code takes the signature, and whether signatures were invalidated.
+                terms.entries.iter().take(1).for_each(|entry| add(&entry.handle, 3));
+            }
+        },
+        Operation::Key(_) => {}
+    }
+    // It is refused and not asked.
+    if needs.values().sum::<usize>() > MAX_QUESTIONS + 3 { Needs::new() } else { needs }
+}
 
 /// What one host chain has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 mod contexts;
 mod events;
 mod known_grants;
+mod large_requests;
 
 use alloy::sol_types::SolValue as _;
 

@@ -30,7 +30,7 @@ use crate::{
     },
     flow::{
         AnswerStages, Flow, Mode, RequestLedger, Step,
-        access::AccessPass,
+        access::{Access, AccessPass},
         ciphertexts::BucketRegistry,
         kms_core::{self, CoreError, Expected, PollingEnd, SendBefore, wire::ExtraDataMeaning},
         submission::{SubmissionError, SubmissionEvent, SubmissionProgress},
@@ -54,9 +54,9 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         self.check_overloads(request, &deployment).await?;
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), error))?;
         let again = history.maybe_asked;
-        // What was not granted lately is checked before it takes anybody's time.
+        // What was not granted lately, or may have to wait, is checked before it takes anybody's time.
         let mut pass = None;
-        if history.access.is_troubled() {
+        if history.access.is_troubled() || Access::<P>::may_wait(request) {
             attendance.set_activity(Activity::CheckingAccess);
             let block = match self.block_of(request, again).await? {
                 Ok(block) => block,

@@ -296,3 +296,33 @@ fn what_cannot_be_a_unified_request_is_refused() {
         assert_eq!(reason(unified(&user, &terms, None, &domain())), expected);
     }
 }
+
+/// What a plan will need is known before it is made, and is no less than it has.
+#[test]
+fn the_needs_of_a_request_cover_its_plan() {
+    let public_of = |handles: Vec<B256>| {
+        let (materials, extra_data) = (None, Bytes::new());
+        Operation::PublicDecryption(crate::domain::PublicDecryption {
+            handles,
+            materials,
+            extra_data,
+        })
+    };
+    let asked = [handle(2, 1), handle(1, 2), handle(2, 3)];
+    assert_eq!(needs(&public_of(asked.to_vec())), Needs::from([(1, 1), (2, 2)]));
+    // It is refused, so nothing is needed.
+    assert_eq!(needs(&public_of(vec![asked[0]; MAX_QUESTIONS + 4])), Needs::new());
+    for delegator in [None, Some(OWNER)] {
+        let (user, call) = legacy_request(delegator);
+        let plan = legacy(&user, &call, &domain()).unwrap();
+        let needs = needs(&Operation::UserDecryption(user));
+        assert!(needs.len() == 1 && needs[&CHAIN] >= plan.questions.len(), "{needs:?}");
+    }
+    for signed in [true, false] {
+        let (user, terms) = unified_request(signed);
+        let plan = unified(&user, &terms, None, &domain()).unwrap();
+        let needs = needs(&Operation::UserDecryption(user));
+        assert!(needs.len() == 1 && needs[&CHAIN] >= plan.questions.len(), "{needs:?}");
+        assert!(signed || needs[&CHAIN] == plan.questions.len());
+    }
+}

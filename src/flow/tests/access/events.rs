@@ -200,6 +200,13 @@ impl Ask {
         Self { extra_data, ..self }
     }
 
+    /// With so many more contracts, of which none is allowed anything.
+    pub(super) fn with_more_contracts(mut self, count: u64) -> Self {
+        let more = (0..count).map(|number| Address::from_word(U256::from(number + 1).into()));
+        self.contracts.extend(more);
+        self
+    }
+
     /// By a transaction that calls another contract.
     pub(super) fn through(self, contract: Address) -> Self {
         Self { calls: Some(contract), ..self }

@@ -8,6 +8,7 @@
 //! refused for its calldata, or the state of a chain   refuse if that is confirmed ([`super::refusals`]),
 //!                                                     else held(unconfirmed)
 //! the gateway does not answer, or was upgraded        again
+//! no turn: other large requests are asked for         again
 //! the configuration lacks the chain                   held
 //! denied, early, the chain does not answer …          again for 20 s with growing pauses; then held,
 //!                                                     also at each retry, with its reason
@@ -94,6 +95,10 @@ impl AccessHistory {
 
     /// The remedy for a check without a pass.
     fn remedy(&mut self, error: &AccessError, now: Instant) -> Remedy {
+        // Nothing was asked, so nothing is wrong yet.
+        if matches!(error, AccessError::NoTurn { .. }) {
+            return Remedy::Retry;
+        }
         let since = *self.since.get_or_insert(now);
         let was_held = |reason| self.held == Some(reason);
         if let AccessError::Refused { refusal, grounds } = error {
@@ -216,6 +221,20 @@ mod tests {
         for (held, error, expected) in rows {
             assert_eq!(remedies(held, &error, &[0]), [expected], "{held:?} {error:?}");
         }
+    }
+
+    /// While others are asked for first nothing was asked of it.
+    #[test]
+    fn waiting_for_a_turn_uses_up_no_patience() {
+        let (mut patience, begun) = (AccessHistory::begin(None, None), Instant::now());
+        let no_turn = AccessError::NoTurn { questions: 2_753, secs: 15 };
+        for second in [0, 15, 30] {
+            let at = begun + Duration::from_secs(second);
+            assert_eq!(patience.remedy(&no_turn, at), Remedy::Retry);
+        }
+        assert!(!patience.is_troubled());
+        let denied = patience.remedy(&denied(), begun + Duration::from_secs(45));
+        assert_eq!(denied, Remedy::Retry);
     }
 
     #[test]
