@@ -8,6 +8,9 @@
 //! no node has it in its block                                     not on chain: orphaned
 //! ```
 //!
+//! A legacy request whose transaction no node shows may be an event that a node invented: then it ends in the same
+//! way, and until that is said by all who have a say it is held, and told as what it is.
+//!
 //! Whether witnesses are enough is decided by [`refusals`](super::walk::policy::refusals), as of every refusal.
 //!
 //! Unless the request ends, its block is read again at every node, because the block may contain
@@ -47,13 +50,54 @@ pub(super) enum Confirmed {
     NotYet(Hold),
 }
 
+/// Whether the nodes say for certain that the event's block does not contain it: all that have a say, or the only
+/// one (`alone`).
+fn is_absent(witnessed: &WitnessVerdict, alone: bool) -> bool {
+    match witnessed {
+        WitnessVerdict::NeverExisted => true,
+        WitnessVerdict::Disputed { shown_by, is_certain, .. } => {
+            alone && *is_certain && shown_by.is_empty()
+        }
+        WitnessVerdict::OnlyNode
+        | WitnessVerdict::TwoNodes
+        | WitnessVerdict::OneNode
+        | WitnessVerdict::NoNode => false,
+    }
+}
+
+/// What follows for a request whose transaction no node shows in its block, which is to be held for that. `before`:
+/// the reason for which it was held when its walk began; one node alone is asked twice.
+fn conclude_missing(
+    witnessed: &WitnessVerdict,
+    alone: bool,
+    hold: Hold,
+    before: Option<HoldReason>,
+) -> Confirmed {
+    let is_repeated = before == Some(hold.reason);
+    if is_absent(witnessed, alone) && (!alone || is_repeated) {
+        return Confirmed::Gone;
+    }
+    let WitnessVerdict::Disputed { shown_by, denied_by, .. } = witnessed else {
+        return Confirmed::NotYet(hold);
+    };
+    let told_by = match &shown_by[..] {
+        [] => "no node shows its event any more".to_owned(),
+        some => format!("only {} tells of its event", some.join(" and ")),
+    };
+    let ends = if alone { "if it says so again" } else { "once every node says so" };
+    let why = format!(
+        "{told_by}, and {denied_by} has the block without it: a node may have invented it, and it ends as \
+         orphaned {ends}"
+    );
+    Confirmed::NotYet(Hold::new(hold.reason, why))
+}
+
 /// `alone`: there is only one node. `held`: the reason for which the request was held when its walk began.
 fn conclude(witnessed: &WitnessVerdict, alone: bool, held: Option<HoldReason>) -> Confirmed {
+    if is_absent(witnessed, alone) {
+        return Confirmed::Gone;
+    }
     let (shown_by, why) = match witnessed {
-        WitnessVerdict::NeverExisted => return Confirmed::Gone,
-        WitnessVerdict::Disputed { shown_by, .. } if alone && shown_by.is_empty() => {
-            return Confirmed::Gone;
-        }
         WitnessVerdict::TwoNodes => (Witnesses::Two, "two gateway nodes show it".to_owned()),
         WitnessVerdict::OnlyNode => {
             (Witnesses::TheOnlyOne, "only one gateway node can be asked".to_owned())
@@ -61,8 +105,8 @@ fn conclude(witnessed: &WitnessVerdict, alone: bool, held: Option<HoldReason>) -
         WitnessVerdict::OneNode => {
             (Witnesses::One, "no other gateway node has its block, or answers".to_owned())
         }
-        WitnessVerdict::NoNode => {
-            (Witnesses::One, "no gateway node shows its block now".to_owned())
+        WitnessVerdict::NoNode | WitnessVerdict::NeverExisted => {
+            (Witnesses::One, "no gateway node shows it now".to_owned())
         }
         WitnessVerdict::Disputed { denied_by, .. } => {
             (Witnesses::One, format!("{denied_by} does not show it"))
@@ -91,6 +135,24 @@ impl<P: ChainReader> Confirmation<P> {
             self.reread_block(request);
         }
         confirmed
+    }
+
+    /// Checks whether a request whose transaction no node shows is on chain at all, before it is held for that.
+    /// `before`: the reason for which it was held when its walk began.
+    pub(super) async fn look_for(
+        &self,
+        request: &Request,
+        hold: Hold,
+        before: Option<HoldReason>,
+    ) -> Confirmed {
+        let alone = self.adapter.provider().node_count() < 2;
+        let witnessed = self.adapter.collect_witnesses(request, request.block, true).await;
+        let found = conclude_missing(&witnessed, alone, hold, before);
+        if found == Confirmed::Gone {
+            debug!(?witnessed, "the chain does not have this event");
+            self.reread_block(request);
+        }
+        found
     }
 
     /// Asks whether several nodes show the request in this block.
@@ -165,6 +227,14 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                     Confirmed::NotYet(hold) => Setback::held(hold),
                 }
             }
+            Remedy::Hold(hold) if hold.reason == HoldReason::NoTransaction => {
+                let hold = hold.clone();
+                match self.confirmation_of(request).look_for(request, hold, before).await {
+                    Confirmed::Gone => return Err(Outcome::Orphaned),
+                    Confirmed::NotYet(hold) => Setback::held(hold),
+                    Confirmed::Yes => setback,
+                }
+            }
             Remedy::Hold(hold) => {
                 if hold.reason == HoldReason::UnsupportedType {
                     self.confirmation_of(request).reread_block(request);
@@ -235,6 +305,56 @@ mod tests {
         assert_eq!(confirmation.verify(&request, None).await, Confirmed::Yes);
         chain.state().faults = vec![NodeFaults::default(), NodeFaults::default()];
         assert_eq!(confirmation.verify(&request, None).await, Confirmed::Gone);
+    }
+
+    /// What all say, or the only one twice and for certain, ends what a node invented; nothing else does.
+    #[test]
+    fn what_has_no_transaction_ends_if_the_chain_does_not_have_it() {
+        let disputed = |shown_by: &[&str], is_certain| WitnessVerdict::Disputed {
+            shown_by: shown_by.iter().map(|host| (*host).to_owned()).collect(),
+            denied_by: "b:2".to_owned(),
+            is_certain,
+        };
+        let missing = || Hold::new(HoldReason::NoTransaction, "no transaction");
+        let (same, other) = (Some(HoldReason::NoTransaction), Some(HoldReason::Unconfirmed));
+        let ends = |witnessed: &WitnessVerdict, alone| {
+            [None, other, same].map(|before| {
+                let found = conclude_missing(witnessed, alone, missing(), before);
+                let is_held = matches!(&found, Confirmed::NotYet(hold)
+                    if hold.reason == HoldReason::NoTransaction);
+                assert!(is_held || found == Confirmed::Gone, "{found:?}");
+                found == Confirmed::Gone
+            })
+        };
+        let (never, always) = ([false; 3], [true; 3]);
+        for (witnessed, alone, expected) in [
+            (WitnessVerdict::NeverExisted, false, always),
+            (disputed(&["a:1"], true), false, never),
+            (disputed(&[], true), false, never),
+            (disputed(&[], false), false, never),
+            (WitnessVerdict::TwoNodes, false, never),
+            (WitnessVerdict::OneNode, false, never),
+            (WitnessVerdict::NoNode, false, never),
+            (WitnessVerdict::NoNode, true, never),
+            (WitnessVerdict::OnlyNode, true, never),
+            (disputed(&[], true), true, [false, false, true]),
+            (disputed(&[], false), true, never),
+        ] {
+            assert_eq!(ends(&witnessed, alone), expected, "{witnessed:?} {alone}");
+        }
+        // It says what it is; while nothing is known of that, what is missing.
+        for (witnessed, words) in [
+            (
+                disputed(&["a:1"], true),
+                ["only a:1 tells of its event", "b:2 has the block without it"],
+            ),
+            (disputed(&[], true), ["no node shows its event", "b:2 has the block without it"]),
+            (WitnessVerdict::NoNode, ["no transaction", ""]),
+        ] {
+            let found = conclude_missing(&witnessed, false, missing(), None);
+            let Confirmed::NotYet(hold) = found else { panic!("{found:?}") };
+            assert!(words.iter().all(|word| hold.detail.contains(word)), "{}", hold.detail);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -33,7 +33,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             WitnessVerdict::NoNode => {
                 return Err(Setback::retry(Cause::NoNodeShowsIt));
             }
-            WitnessVerdict::Disputed { shown_by, denied_by } => {
+            WitnessVerdict::Disputed { shown_by, denied_by, .. } => {
                 self.metrics.count_witnessed("disputed");
                 let cause = Cause::Disputed { shown_by, denied_by };
                 return Err(Setback::own(Remedy::Retry, cause));

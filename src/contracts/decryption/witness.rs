@@ -9,9 +9,10 @@
 //! node denied it minutes ago and does not answer now -> it denies
 //! ```
 //!
-//! That a block does not contain an event is certain only by the block's own list of transactions, or by
-//! the receipt of the event's transaction: log and receipt indices may be late or broken. Only a certain
-//! denial ends a request ([`WitnessVerdict::NeverExisted`]).
+//! That a block does not contain an event is certain only if neither its logs show it nor the block's own list
+//! of transactions has the event's, or by the receipt of that: log and receipt indices may be late or broken,
+//! and the node that told of an event may have named another transaction beside it. Only a certain denial ends
+//! a request ([`WitnessVerdict::NeverExisted`]).
 //!
 //! A node advances ([`crate::chain::provider::selection`]) if it delivers blocks that are recent by their
 //! own timestamps. A block that it does not reach may be one that a lying node put on top of the chain.
@@ -74,6 +75,8 @@ pub enum WitnessVerdict {
         /// Hosts.
         shown_by: Vec<String>,
         denied_by: String,
+        /// What the block contains proves it.
+        is_certain: bool,
     },
     /// At least two nodes have this very block, none of them the event in it, and no node may know
     /// better: the request never existed.
@@ -147,7 +150,10 @@ impl<P: ChainReader> RequestContract<P> {
         };
         match denied_by {
             Some(_) if never => WitnessVerdict::NeverExisted,
-            Some(denied_by) => WitnessVerdict::Disputed { shown_by, denied_by },
+            Some(denied_by) => {
+                let is_certain = !absent.is_empty();
+                WitnessVerdict::Disputed { shown_by, denied_by, is_certain }
+            }
             None if shown_by.is_empty() => WitnessVerdict::NoNode,
             None if alone => WitnessVerdict::OnlyNode,
             None => WitnessVerdict::OneNode,

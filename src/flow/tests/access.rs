@@ -479,3 +479,40 @@ async fn without_its_transaction_a_legacy_request_waits() {
     world.scene.chain.state().host.transactions = hidden;
     assert_eq!(world.walk().await, 1);
 }
+
+/// A node that lies told of another event under the same id, in the same transaction or one that does not exist.
+#[tokio::test(start_paused = true)]
+async fn an_event_that_a_node_invented_ends_as_orphaned_once_all_say_so() {
+    let (real, variant) = (Ask::direct(), Ask::direct().with_extra_data(vec![0]));
+    for transaction in [None, Some(B256::repeat_byte(9))] {
+        for nodes in [1, 3] {
+            let mut world = World::new(&real, Generation::G13, 1).await;
+            world.grant_all(&variant);
+            let block = world.scene.request.block;
+            let mut event = Event { block, ..variant.event() };
+            event.transaction = transaction.unwrap_or(event.transaction);
+            world.scene.request = abi::decode(SOURCE, &event).unwrap();
+            let lies = NodeFaults { forges: vec![event], ..NodeFaults::default() };
+            world.scene.chain.state().faults = vec![NodeFaults::default(); nodes];
+            if nodes > 1 {
+                world.scene.chain.state().faults[0] = lies;
+                for _ in 0..3 {
+                    assert_eq!(world.walk().await, 0);
+                    assert_eq!(world.scene.now().outcome, None, "as long as one shows it");
+                    assert!(world.held().is_some());
+                }
+                world.scene.chain.state().faults[0] = NodeFaults::default();
+            } else {
+                assert_eq!((world.walk().await, world.held()), (0, Some("no_transaction")));
+                assert_eq!(world.scene.now().outcome, None, "one node alone is asked twice");
+            }
+            tokio::time::sleep(Duration::from_mins(1)).await;
+            assert_eq!(world.walk().await, 0);
+            assert_eq!(
+                world.scene.now().outcome,
+                Some(Outcome::Orphaned),
+                "{nodes} {transaction:?}"
+            );
+        }
+    }
+}

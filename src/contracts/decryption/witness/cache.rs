@@ -64,8 +64,13 @@ pub(super) struct BlockKnowledge {
 }
 
 impl BlockKnowledge {
-    pub(super) fn excludes(&self, transaction: &B256) -> bool {
-        self.transactions.as_ref().is_some_and(|all| !all.contains(transaction))
+    /// Whether the block's logs, as read last, do not show the request, and its list of transactions does not
+    /// have this one. A request may be in hand with another transaction than its own: so its event is looked
+    /// for too.
+    pub(super) fn excludes(&self, request: &ShownRequest, transaction: &B256) -> bool {
+        let logs = self.answer.as_ref().and_then(|told| told.shown.as_ref());
+        let is_hidden = logs.is_some_and(|shown| !shown.contains(request));
+        is_hidden && self.transactions.as_ref().is_some_and(|all| !all.contains(transaction))
     }
 }
 

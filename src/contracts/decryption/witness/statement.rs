@@ -58,7 +58,7 @@ impl<P: ChainReader> RequestContract<P> {
         (block, fresh): (BlockRef, Duration),
     ) -> NodeStatement {
         let (asked, transaction) = (shown_request(request), request.transaction);
-        if known.excludes(&transaction) {
+        if known.excludes(&asked, &transaction) {
             return NodeStatement::Absent;
         }
         if !known.answer.as_ref().is_some_and(|told| told.answers(&asked, fresh)) {
@@ -96,8 +96,13 @@ impl<P: ChainReader> RequestContract<P> {
             let transactions = self.provider.block_transactions(block.hash).await;
             known.transactions = transactions.ok().flatten().map(HashSet::from_iter);
         }
-        if known.excludes(&transaction) {
+        if known.excludes(&asked, &transaction) {
             return NodeStatement::Absent;
+        }
+        let is_listed = known.transactions.as_ref().is_none_or(|all| all.contains(&transaction));
+        if !is_listed {
+            // Without logs: it may be there by another transaction.
+            return NodeStatement::Denies;
         }
         if !known.receipt_requests.contains_key(&transaction)
             && let Some(emitted) = self.requests_in_receipt(transaction, block).await

@@ -48,6 +48,7 @@ async fn b5_a_log_that_another_node_does_not_have_is_disputed() {
     let disputed = WitnessVerdict::Disputed {
         shown_by: vec!["node-0".to_owned()],
         denied_by: "node-1".to_owned(),
+        is_certain: true,
     };
     assert_eq!(ask(&adapter, &request).await, disputed);
     // The same event in a block that no other node has.
@@ -275,6 +276,26 @@ async fn b5_a_log_of_another_contract_shows_no_request() {
     sleep(FRESH).await;
     let denied = ask(&adapter, &request).await;
     assert!(matches!(denied, WitnessVerdict::Disputed { .. }), "{denied:?}");
+}
+
+/// Its node named a transaction beside it that does not exist, and invented another event in the same block, whose
+/// transactions the others have been asked for.
+#[tokio::test(start_paused = true)]
+async fn b5_an_event_that_is_there_is_none_the_less_by_another_transaction() {
+    let (chain, adapter, [first, _]) = ground();
+    let event = Event { block: first.block, ..request_event(3) };
+    let invented = abi::decode(SOURCE, &event).unwrap();
+    assert_eq!(ask(&adapter, &invented).await, WitnessVerdict::NeverExisted);
+    let renamed = Request { transaction: B256::repeat_byte(9), ..first.clone() };
+    assert_eq!(ask(&adapter, &renamed).await, WitnessVerdict::TwoNodes);
+    // Without logs they cannot know.
+    for lies in &mut chain.state().faults {
+        lies.no_block_logs = Some((-32_601, "not offered"));
+    }
+    sleep(FRESH).await;
+    let said = ask(&adapter, &renamed).await;
+    let uncertain = matches!(&said, WitnessVerdict::Disputed { is_certain: false, .. });
+    assert!(uncertain, "{said:?}");
 }
 
 /// Real nodes have had broken indices for hours.
