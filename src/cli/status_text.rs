@@ -7,7 +7,9 @@ use super::text::{Colour, ago, due, painted, pairs, printable, short, span, utc,
 use crate::{
     admin::{
         advice::what_to_do,
-        status::{CatchUp, HostChainStatus, InstanceState, InstanceStatus, ReloadStatus, Status},
+        status::{
+            CatchUp, Gauges, HostChainStatus, InstanceState, InstanceStatus, ReloadStatus, Status,
+        },
     },
     telemetry::errors::LastError,
 };
@@ -153,7 +155,7 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
         InstanceState::Starting => lines.push((SINCE, since)),
         InstanceState::Draining => {
             lines.push((SINCE, since));
-            lines.push(("finishing", format!("{} requests in hand", instance.gauges.in_hand)));
+            lines.push(("finishing", finishing(&instance.gauges)));
         }
         InstanceState::Waiting { on, why } => {
             lines.push(("for", on.clone()));
@@ -222,6 +224,22 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
         lines.push(("what to do", to_do.join("\n")));
     }
     lines
+}
+
+/// What a draining instance still has, and what that may take: of both chains together.
+fn finishing(gauges: &Gauges) -> String {
+    let own = format!("{} requests in hand", gauges.in_hand);
+    let others = gauges.chains.iter().filter(|chain| chain.gauges.in_hand > 0);
+    let each: Vec<String> = others
+        .map(|chain| format!("{} on chain {}", chain.gauges.in_hand, chain.chain_id))
+        .collect();
+    if each.is_empty() {
+        return own;
+    }
+    let each = each.join(", ");
+    format!(
+        "{own}, {each}: all chains share one time limit, and a transaction on one may use all of it"
+    )
 }
 
 /// Why its file does not run, as its block shows it.

@@ -21,7 +21,7 @@
 //! 2. If its events differ: a file here, its shapes in [`SHAPES`], and an `EventShape` of `domain`, which the
 //!    compiler follows. Overloads of one request must have one `content`.
 //! 3. If its responses differ: [`ResponseForm`], `responses`; new errors in `errors`, and who raises them in
-//!    [`Deployment::raises`].
+//!    `errors::origin`.
 //! 4. If its `extraData` means something else: [`ContextRule`], and with it `flow::access::context` and
 //!    `flow::kms_core::wire`. If its ciphertexts are found otherwise: [`CiphertextSource`], `flow::ciphertexts`.
 //! 5. What the configuration needs for it: `instance::host_chains::lack_for`.
@@ -59,7 +59,7 @@ pub use counter::{Counter, HIGHEST_COUNT, empty_response_call, request_event_id}
 pub use deployment::{
     CiphertextSource, ContextRule, Deployment, DeploymentProbes, ToldDeployment, told_deployment,
 };
-pub use errors::{ContractError, RevertMeaning};
+pub use errors::{ContractError, RaisedFor, RevertMeaning, Subject};
 pub use keys::{
     CONTEXT_CONFIRMATION_TOPIC, CONTEXT_TOPIC, EPOCH_CONFIRMATION_TOPIC, EPOCH_TOPIC, VOTE_TOPICS,
     Vote, epoch_extra_data, epoch_payload, epoch_result, is_notice, key_digests,

@@ -49,7 +49,7 @@ use tonic::{Code, Status};
 
 pub use self::{
     answer_error::{AnswerError, WrongSigner, WrongSignerCause},
-    key_operations::{CoreAge, KeyAsk, Supplement, Telling},
+    key_operations::{CoreAge, KeyAsk, LifecycleEnd, Supplement, Telling},
     results::{AskResult, CoreError, CoreHealth, PollResult, PollingEnd},
     timely_body::SendBefore,
     transport::{EndpointError, GrpcService, Transport},

@@ -240,7 +240,9 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             Operation::PublicDecryption(_) | Operation::UserDecryption(_) => {
                 self.poll(rooms, request, history).await
             }
-            Operation::Key(_) => self.poll_key_operation(rooms, request, history).await,
+            Operation::Key(operation) => {
+                self.poll_key_operation(rooms, (request, operation), history).await
+            }
         }
     }
 

@@ -293,8 +293,9 @@ impl ChainReader for FakeChain {
         Ok(self.count_call("transactions_of")?.transactions_of(sender, blocks))
     }
     async fn code_size(&self, address: Address) -> Result<usize, RpcError> {
-        let has_registry = self.count_call("code_size")?.has_registry;
-        Ok(usize::from(address == CONTRACT || has_registry))
+        let node = self.count_call("code_size")?;
+        let is_host = node.host.contract == Some(address) || node.host.code.contains_key(&address);
+        Ok(usize::from(address == CONTRACT || node.has_registry || is_host))
     }
     async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
         let node = self.count_call("receipts")?;

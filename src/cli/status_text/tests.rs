@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::admin::status::{Gauges, OtherContracts, StoppedBy};
+use crate::admin::status::{ChainState, ChainStatus, OtherContracts, StoppedBy};
 
 /// 2026-09-14 16:05:12 UTC
 const NOW: u64 = 1_789_401_912_000;
@@ -242,7 +242,21 @@ config-1: running
     assert_eq!(block(busy), expected);
 
     let draining = instance("config-1", InstanceState::Draining);
-    assert!(block(draining).contains("finishing  2 requests in hand"));
+    assert!(block(draining.clone()).contains("finishing  2 requests in hand\n"));
+    // A transaction on the other chain uses the same time.
+    let mut of_two = draining;
+    of_two.gauges.chains.push(ChainStatus {
+        chain_id: 9,
+        hosts: "e:8545".to_owned(),
+        contract: "0x77".to_owned(),
+        state: ChainState::Running,
+        gauges: Gauges { in_hand: 3, ..Gauges::default() },
+    });
+    let told = block(of_two);
+    assert!(
+        told.contains("2 requests in hand, 3 on chain 9: all chains share one time limit"),
+        "{told}"
+    );
     let starting = instance("config-1", InstanceState::Starting);
     assert!(block(starting).contains("since  3d 4h ago"));
 }

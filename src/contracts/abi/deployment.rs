@@ -103,49 +103,8 @@ impl Deployment {
     /// there by now.
     #[must_use]
     pub fn raises(&self, error: &ContractError) -> bool {
-        match error {
-            ContractError::NotKmsTxSender(_) => self.generation < Generation::G12,
-            ContractError::InvalidExtraDataLength { .. }
-            | ContractError::UnsupportedExtraDataVersion(_) => self.generation >= Generation::G12,
-            ContractError::DecryptionContextMismatch { .. }
-            | ContractError::InvalidKmsContext(_)
-            | ContractError::InvalidNullContextId => self.generation >= Generation::G13,
-            ContractError::DecryptionNotRequested(_)
-            | ContractError::KmsNodeAlreadySigned { .. }
-            | ContractError::NotKmsSigner(_)
-            | ContractError::KmsSignerDoesNotMatchTxSender { .. }
-            | ContractError::EnforcedPause
-            | ContractError::ECDSAInvalidSignature
-            | ContractError::ECDSAInvalidSignatureLength(_)
-            | ContractError::ECDSAInvalidSignatureS(_)
-            | ContractError::DecryptionNotDone(_)
-            | ContractError::KmsAlreadySignedForPrepKeygen { .. }
-            | ContractError::KmsAlreadySignedForKeygen { .. }
-            | ContractError::KmsAlreadySignedForCrsgen { .. }
-            | ContractError::PrepKeygenNotRequested(_)
-            | ContractError::KeygenNotRequested(_)
-            | ContractError::CrsgenNotRequested(_)
-            | ContractError::EmptyKeyDigests(_)
-            | ContractError::KeyManagementRequestPending
-            | ContractError::DeserializingExtraDataFail
-            // Of another contract, on another chain.
-            | ContractError::KmsContextCreationAlreadyConfirmed { .. }
-            | ContractError::KmsContextNotPending(_)
-            | ContractError::KmsContextCreationUnauthorized { .. }
-            | ContractError::EpochActivationAlreadyConfirmed { .. }
-            | ContractError::InvalidKmsEpoch(_)
-            | ContractError::InvalidEpoch(_)
-            | ContractError::EpochActivationUnauthorized { .. }
-            | ContractError::KmsContextNotCreated(_)
-            | ContractError::EmptyEpochActivationAttestation(_)
-            | ContractError::EpochActivationSignerDoesNotMatchTxSender { .. }
-            | ContractError::EpochNotUnderActiveContext { .. }
-            | ContractError::KmsLifecycleOperationInFlight { .. }
-            | ContractError::Error(_)
-            | ContractError::Panic(_)
-            | ContractError::Other { .. }
-            | ContractError::UnknownData(_) => true,
-        }
+        let (raised_for, _) = error.origin();
+        raised_for.fits(self.generation)
     }
 
     /// Whether these contracts, or earlier ones at the same address, emit events of this shape.

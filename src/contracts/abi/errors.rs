@@ -4,11 +4,14 @@
 //! Selectors never changed between generations, so one table serves all. An error that bubbles up from
 //! `GatewayConfig` has the same selector as the contract's own.
 
+mod origin;
+
 use alloy::hex;
 use alloy::primitives::Selector;
 use alloy::sol;
 use alloy::sol_types::{self, SolInterface};
 
+pub use self::origin::{RaisedFor, Subject};
 use super::DECODER;
 use crate::domain::{Address, B256, Bytes, HoldReason, U256, UntrustedText};
 

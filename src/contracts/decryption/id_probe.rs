@@ -16,7 +16,7 @@ use crate::{
         reader::{BlockId, ChainReader, EthCall},
         rpc_error::RpcError,
     },
-    contracts::abi::{self, ContractError, Counter, ResponseForm},
+    contracts::abi::{self, ContractError, Counter, ResponseForm, Subject},
     domain::{Address, Bytes, Kind, U256},
 };
 
@@ -47,54 +47,11 @@ impl IdStatus {
                 None => return Err(error),
             },
         };
-        Ok(match ContractError::decode(&data) {
-            Some(ContractError::DecryptionNotRequested(denied)) if denied == id => {
-                Self::NotRequested
-            }
-            Some(
-                ContractError::KmsNodeAlreadySigned { .. }
-                | ContractError::NotKmsSigner(_)
-                | ContractError::KmsSignerDoesNotMatchTxSender { .. }
-                | ContractError::DecryptionContextMismatch { .. }
-                | ContractError::InvalidExtraDataLength { .. }
-                | ContractError::UnsupportedExtraDataVersion(_)
-                | ContractError::InvalidKmsContext(_)
-                | ContractError::InvalidNullContextId
-                | ContractError::ECDSAInvalidSignature
-                | ContractError::ECDSAInvalidSignatureLength(_)
-                | ContractError::ECDSAInvalidSignatureS(_),
-            ) => Self::Requested,
-            Some(
-                ContractError::DecryptionNotRequested(_)
-                | ContractError::NotKmsTxSender(_)
-                | ContractError::EnforcedPause
-                | ContractError::DecryptionNotDone(_)
-                | ContractError::KmsAlreadySignedForPrepKeygen { .. }
-                | ContractError::KmsAlreadySignedForKeygen { .. }
-                | ContractError::KmsAlreadySignedForCrsgen { .. }
-                | ContractError::PrepKeygenNotRequested(_)
-                | ContractError::KeygenNotRequested(_)
-                | ContractError::CrsgenNotRequested(_)
-                | ContractError::EmptyKeyDigests(_)
-                | ContractError::KeyManagementRequestPending
-                | ContractError::DeserializingExtraDataFail
-                | ContractError::KmsContextCreationAlreadyConfirmed { .. }
-                | ContractError::KmsContextNotPending(_)
-                | ContractError::KmsContextCreationUnauthorized { .. }
-                | ContractError::EpochActivationAlreadyConfirmed { .. }
-                | ContractError::InvalidKmsEpoch(_)
-                | ContractError::InvalidEpoch(_)
-                | ContractError::EpochActivationUnauthorized { .. }
-                | ContractError::KmsContextNotCreated(_)
-                | ContractError::EmptyEpochActivationAttestation(_)
-                | ContractError::EpochActivationSignerDoesNotMatchTxSender { .. }
-                | ContractError::EpochNotUnderActiveContext { .. }
-                | ContractError::KmsLifecycleOperationInFlight { .. }
-                | ContractError::Error(_)
-                | ContractError::Panic(_)
-                | ContractError::Other { .. }
-                | ContractError::UnknownData(_),
-            )
+        let told = ContractError::decode(&data).map(|error| error.origin());
+        Ok(match told.filter(|(raised_for, _)| raised_for.is_of_decryptions()) {
+            Some((_, Subject::Id(denied))) if denied == id => Self::NotRequested,
+            Some((_, Subject::Done | Subject::Content | Subject::Signer(_))) => Self::Requested,
+            Some((_, Subject::Id(_) | Subject::Wallet | Subject::State | Subject::Other))
             | None => Self::Undisclosed,
         })
     }

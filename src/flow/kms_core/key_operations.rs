@@ -69,32 +69,22 @@ pub enum Telling {
     InitRandomness,
     /// To share a key anew, under this id.
     Reshare { id: U256, preparation: U256, key: U256, parameters: KeyParameters },
-    /// That this KMS context is no more.
-    ContextEnd(U256),
-    /// That this epoch is no more.
-    EpochEnd(U256),
+}
+
+/// What is no more, which the Core is told out of turn (see [`KmsCore::ask_lifecycle`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LifecycleEnd {
+    /// Of this KMS context.
+    Context(U256),
+    /// Of this epoch.
+    Epoch(U256),
 }
 
 impl Telling {
     fn call(self) -> CallKind {
         match self {
-            Self::AbortKeygen(_)
-            | Self::AbortCrsgen(_)
-            | Self::ContextEnd(_)
-            | Self::EpochEnd(_) => CallKind::Undo,
+            Self::AbortKeygen(_) | Self::AbortCrsgen(_) => CallKind::Undo,
             Self::InitRandomness | Self::Reshare { .. } => CallKind::Tell,
-        }
-    }
-
-    /// Whether it is about a KMS context or an epoch.
-    #[must_use]
-    pub fn is_of_lifecycle(self) -> bool {
-        match self {
-            Self::ContextEnd(_) | Self::EpochEnd(_) => true,
-            Self::AbortKeygen(_)
-            | Self::AbortCrsgen(_)
-            | Self::InitRandomness
-            | Self::Reshare { .. } => false,
         }
     }
 
@@ -104,16 +94,16 @@ impl Telling {
             Self::Reshare { key, .. } => {
                 (HoldReason::UnknownKey, format!("the KMS Core does not know the key {key:#066x}"))
             }
-            Self::AbortKeygen(_)
-            | Self::AbortCrsgen(_)
-            | Self::InitRandomness
-            | Self::ContextEnd(_)
-            | Self::EpochEnd(_) => (
-                HoldReason::CoreLacksContext,
-                "the KMS Core does not know its default KMS context".to_owned(),
-            ),
+            Self::AbortKeygen(_) | Self::AbortCrsgen(_) | Self::InitRandomness => {
+                lacks_default_context()
+            }
         }
     }
+}
+
+fn lacks_default_context() -> (HoldReason, String) {
+    let what = "the KMS Core does not know its default KMS context";
+    (HoldReason::CoreLacksContext, what.to_owned())
 }
 
 /// The id of the only request to set up randomness, as at the other nodes (kms-core-grpc 4, gateway-abi 6.2).
@@ -180,28 +170,36 @@ impl KmsCore {
         request: &Request,
         telling: Telling,
     ) -> Result<(), CoreError> {
-        let told = self.tell_once(request, telling, &[]).await;
+        let told = self.tell_once(request, telling).await;
         self.endpoint.record_ask(turn, &told);
         told
     }
 
-    /// The same of the end of a KMS context or an epoch, which takes no turn (see [`Self::ask_lifecycle`]). `epochs`:
-    /// all of the context, if it is about one.
-    pub async fn tell_lifecycle(
+    /// Tells the Core of the end of a KMS context or an epoch. `epochs`: all of the context, if it is about one.
+    pub async fn tell_end(
         &self,
         request: &Request,
-        telling: Telling,
+        end: LifecycleEnd,
         epochs: &[U256],
     ) -> Result<(), CoreError> {
-        self.tell_once(request, telling, epochs).await
+        let limit = self.options.ask;
+        let mut client = self.endpoint.ask_client();
+        let told = match end {
+            LifecycleEnd::Context(context) => {
+                let message = wire::context_end_request(context, epochs);
+                let asking = client.destroy_mpc_context(traced(message));
+                let told = self.endpoint.call("destroy_mpc_context", limit, asking).await;
+                told.map(|v1::DestroyMpcContextResponse { .. }| v1::Empty {})
+            }
+            LifecycleEnd::Epoch(epoch) => {
+                let asking = client.destroy_mpc_epoch(traced(wire::epoch_end_request(epoch)));
+                self.endpoint.call("destroy_mpc_epoch", limit, asking).await
+            }
+        };
+        self.conclude_telling(request, CallKind::Undo, told, lacks_default_context)
     }
 
-    async fn tell_once(
-        &self,
-        request: &Request,
-        telling: Telling,
-        epochs: &[U256],
-    ) -> Result<(), CoreError> {
+    async fn tell_once(&self, request: &Request, telling: Telling) -> Result<(), CoreError> {
         let limit = self.options.ask;
         let mut client = self.endpoint.ask_client();
         let told = match telling {
@@ -225,27 +223,28 @@ impl KmsCore {
                 let told = self.endpoint.call("initiate_resharing", limit, asking).await;
                 told.map(|v1::InitiateResharingResponse { .. }| v1::Empty {})
             }
-            Telling::ContextEnd(context) => {
-                let message = wire::context_end_request(context, epochs);
-                let asking = client.destroy_mpc_context(traced(message));
-                let told = self.endpoint.call("destroy_mpc_context", limit, asking).await;
-                told.map(|v1::DestroyMpcContextResponse { .. }| v1::Empty {})
-            }
-            Telling::EpochEnd(epoch) => {
-                let asking = client.destroy_mpc_epoch(traced(wire::epoch_end_request(epoch)));
-                self.endpoint.call("destroy_mpc_epoch", limit, asking).await
-            }
         };
+        self.conclude_telling(request, telling.call(), told, || telling.lacking())
+    }
+
+    /// What a Core's reply means to whom tells it something.
+    fn conclude_telling(
+        &self,
+        request: &Request,
+        call: CallKind,
+        told: Result<v1::Empty, NoReply>,
+        lacking: impl FnOnce() -> (HoldReason, String),
+    ) -> Result<(), CoreError> {
         let status = match told {
             Ok(v1::Empty {}) => return Ok(()),
-            Err(NoReply::TimedOut) => return Err(timeout_error(limit)),
+            Err(NoReply::TimedOut) => return Err(timeout_error(self.options.ask)),
             Err(NoReply::Status(status)) => status,
         };
-        match status::meaning(telling.call(), &status) {
+        match status::meaning(call, &status) {
             StatusMeaning::AlreadyKnown => Ok(()),
             StatusMeaning::Busy => Err(busy_error(&status)),
             StatusMeaning::Lacking => {
-                let (reason, what) = telling.lacking();
+                let (reason, what) = lacking();
                 Err(CoreError::Held(hold(reason, &what, &status, request)))
             }
             StatusMeaning::Hold(reason, what) => {

@@ -10,7 +10,7 @@ use super::{
     KeyStages, Transition,
     policy::{
         History,
-        key_operations::{self as policy, Check, KeyRule},
+        key_operations::{self as policy, Check, InTurn, KeyRule, Prerequisite, Withdrawal},
         lifecycle::lost_result,
         representation,
         setback::{Cause, Setback},
@@ -21,15 +21,13 @@ use crate::{
     chain::sender::TransactionSender,
     contracts::{abi, decryption::Votes},
     domain::{
-        Answer, Bytes, EpochMaterial, Hold, HoldReason, KeyOperation, KeyRepresentation, Kind,
+        Answer, Bytes, EpochMaterial, Hold, HoldReason, KeyOperation, KeyRepresentation,
         KmsContext, Operation, Outcome, Remedy, Request, SignedResult, excerpt, stage::Stage,
     },
     flow::{
         AnswerStages, AnsweredHere, Flow, KeyManagement, Mode, RequestLedger, Step, access,
         ciphertexts::BucketRegistry,
-        kms_core::{
-            self, CoreError, KeyAsk, KmsCore, Supplement, Telling, rate_limiter::AskPermit,
-        },
+        kms_core::{self, CoreError, KeyAsk, KmsCore, Supplement, rate_limiter::AskPermit},
         walk_queue::{Activity, AttendanceGuard},
     },
 };
@@ -64,49 +62,114 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     ) -> Result<Transition, Setback> {
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), error))?;
         let stages = self.key_stages(request).ok_or_else(|| not_configured(request))?;
-        let KeyStages { rooms, keys, own } = stages;
-        let rule = policy::rule(request.key.id, operation);
-        let checks = match rule {
-            KeyRule::Ask(checks) | KeyRule::AskLifecycle(checks) | KeyRule::Tell(checks, _) => {
-                checks
-            }
+        let core = &stages.own.core;
+        let about = Asking { stages, request, operation, attendance };
+        let mut gathered = Gathered::Nothing;
+        let asked = match policy::rule(request.key.id, operation) {
             KeyRule::Record => return Ok(Transition::End(Outcome::Recorded)),
             KeyRule::Hold { topic } => return Err(Setback::held(policy::unsupported(topic))),
+            KeyRule::Tell(checks, telling) => {
+                let turn = match self.pass_in_turn(checks, &about, history, &mut gathered).await? {
+                    Ok(turn) => turn,
+                    Err(instead) => return Ok(instead),
+                };
+                attendance.set_activity(Activity::Asking);
+                return self.tell(stages, request, telling, turn).await.map(Transition::End);
+            }
+            KeyRule::TellEnd(checks, end) => {
+                if let Some(instead) = self.pass(checks, &about, history, &mut gathered).await? {
+                    return Ok(instead);
+                }
+                attendance.set_activity(Activity::Asking);
+                return self.tell_end(stages, request, end).await.map(Transition::End);
+            }
+            KeyRule::Ask(checks) => {
+                let turn = match self.pass_in_turn(checks, &about, history, &mut gathered).await? {
+                    Ok(turn) => turn,
+                    Err(instead) => return Ok(instead),
+                };
+                attendance.set_activity(Activity::Asking);
+                let ask = KeyAsk { operation, supplement: gathered.supplement() };
+                let asking = core.ask_key_operation(turn, request, ask);
+                asking.instrument(debug_span!("kms_core_ask")).await
+            }
+            KeyRule::AskLifecycle(checks, _) => {
+                if let Some(instead) = self.pass(checks, &about, history, &mut gathered).await? {
+                    return Ok(instead);
+                }
+                attendance.set_activity(Activity::Asking);
+                let ask = KeyAsk { operation, supplement: gathered.supplement() };
+                let asking = core.ask_lifecycle(request, ask);
+                asking.instrument(debug_span!("kms_core_ask")).await
+            }
         };
-        let (mut turn, mut gathered) = (None, Gathered::Nothing);
+        match asked {
+            Ok(asked) => {
+                history.core.on_asked(asked);
+                let asked = Step::Asked { core: core.address().clone() };
+                Ok(Transition::Advance(Stage::Asked, asked))
+            }
+            Err(error) => Err(asking_setback(stages.rooms, operation, history, &error).await),
+        }
+    }
+
+    /// Passes these checks, and waits for the turn between them. A transition: what happens instead.
+    async fn pass_in_turn(
+        &self,
+        InTurn { before, after }: InTurn,
+        about: &Asking<'_, P>,
+        history: &mut History,
+        gathered: &mut Gathered,
+    ) -> Result<Result<AskPermit, Transition>, Setback> {
+        if let Some(instead) = self.pass(before, about, history, gathered).await? {
+            return Ok(Err(instead));
+        }
+        about.attendance.set_activity(Activity::WaitingForCore);
+        let turn = turn_at(&about.stages.own.core).await?;
+        Ok(match self.pass(after, about, history, gathered).await? {
+            Some(instead) => Err(instead),
+            None => Ok(turn),
+        })
+    }
+
+    /// Passes these checks, in this order. A transition: what happens instead.
+    async fn pass(
+        &self,
+        checks: &[Check],
+        about: &Asking<'_, P>,
+        history: &mut History,
+        gathered: &mut Gathered,
+    ) -> Result<Option<Transition>, Setback> {
+        let &Asking { stages, request, operation, attendance } = about;
+        let KeyStages { rooms, keys, own } = stages;
         for check in checks {
             match check {
                 Check::NotAborted => {
-                    if let Some(telling) = self.was_aborted(request).await? {
+                    if let Some(withdrawal) = self.was_aborted(request).await? {
                         // The Core may have been asked after it was told of the abort.
-                        let again = Some(telling).filter(|_| history.maybe_asked);
-                        return self.end_aborted(request, again).await;
+                        let again = Some(withdrawal).filter(|_| history.maybe_asked);
+                        return self.end_aborted(request, again).await.map(Some);
                     }
                 }
                 Check::Approval => policy::approval(keys.policy, history.approval, request.key)
                     .map_err(Setback::held)?,
                 Check::Context => self.check_key_context(keys, operation, history).await?,
-                Check::Preparation => self.check_preparation(operation).await?,
-                Check::OwnContext => self.check_own_context(operation).await?,
+                Check::Prerequisite => self.check_prerequisite(operation).await?,
                 Check::Part => {
                     attendance.set_activity(Activity::CheckingChain);
                     match self.check_part(stages, request).await? {
-                        Ok(found) => gathered = Gathered::PreviousContext(found.previous),
-                        Err(instead) => return Ok(instead),
+                        Ok(found) => *gathered = Gathered::PreviousContext(found.previous),
+                        Err(instead) => return Ok(Some(instead)),
                     }
                 }
                 Check::Material => {
                     attendance.set_activity(Activity::CheckingChain);
-                    gathered = Gathered::Material(self.material_of(stages, operation).await?);
-                }
-                Check::Turn => {
-                    attendance.set_activity(Activity::WaitingForCore);
-                    turn = Some(turn_at(&own.core).await?);
+                    *gathered = Gathered::Material(self.material_of(stages, operation).await?);
                 }
                 Check::Witnesses => {
                     attendance.set_activity(Activity::CheckingChain);
                     if let Some(end) = self.check_on_chain(request, history).await? {
-                        return Ok(Transition::End(end));
+                        return Ok(Some(Transition::End(end)));
                     }
                 }
                 Check::Age => {
@@ -119,43 +182,20 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
                 Check::Representation => {
                     if let Some(kind) = self.choose_representation(keys, request, operation).await?
                     {
-                        gathered = Gathered::Representation(kind);
+                        *gathered = Gathered::Representation(kind);
                     }
                 }
             }
         }
-        attendance.set_activity(Activity::Asking);
-        if let KeyRule::Tell(_, telling) = rule {
-            return self.tell(stages, request, telling, turn).await.map(Transition::End);
-        }
-        let ask = KeyAsk { operation, supplement: gathered.supplement() };
-        let asked = if let KeyRule::AskLifecycle(_) = rule {
-            let asking = own.core.ask_lifecycle(request, ask);
-            asking.instrument(debug_span!("kms_core_ask")).await
-        } else {
-            let turn = match turn {
-                Some(turn) => turn,
-                None => turn_at(&own.core).await?,
-            };
-            let asking = own.core.ask_key_operation(turn, request, ask);
-            asking.instrument(debug_span!("kms_core_ask")).await
-        };
-        match asked {
-            Ok(asked) => {
-                history.core.on_asked(asked);
-                let asked = Step::Asked { core: own.core.address().clone() };
-                Ok(Transition::Advance(Stage::Asked, asked))
-            }
-            Err(error) => Err(asking_setback(rooms, operation, history, &error).await),
-        }
+        Ok(None)
     }
 
     /// What the Core is told of the abort of this request, if one was carried out.
-    async fn was_aborted(&self, request: &Request) -> Result<Option<Telling>, Setback> {
+    async fn was_aborted(&self, request: &Request) -> Result<Option<Withdrawal>, Setback> {
         let Operation::Key(operation) = &request.operation else { return Ok(None) };
-        for (abort, telling) in policy::aborts_of(request.key.id, operation) {
+        for (abort, withdrawal) in policy::aborts_of(request.key.id, operation) {
             match self.ledger.is_done(abort).await {
-                Ok(true) => return Ok(Some(telling)),
+                Ok(true) => return Ok(Some(withdrawal)),
                 Ok(false) => {}
                 // A failing journal ends the instance elsewhere.
                 Err(_) => return Err(Setback::retry(Cause::Stopping)),
@@ -169,11 +209,11 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     async fn end_aborted(
         &self,
         request: &Request,
-        again: Option<Telling>,
+        again: Option<Withdrawal>,
     ) -> Result<Transition, Setback> {
-        if let Some(telling) = again {
+        if let Some(withdrawal) = again {
             let stages = self.key_stages(request).ok_or_else(|| not_configured(request))?;
-            self.tell(stages, request, telling, None).await?;
+            self.tell_again(stages, request, withdrawal).await?;
         }
         Ok(Transition::End(Outcome::Aborted))
     }
@@ -192,21 +232,20 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
     pub(super) async fn poll_key_operation(
         &self,
         rooms: &AnswerStages<P>,
-        request: &Request,
+        (request, operation): (&Request, &KeyOperation),
         history: &mut History,
     ) -> Result<Transition, Setback> {
         let is_aborted = async {
             loop {
                 match self.was_aborted(request).await {
-                    Ok(Some(telling)) => break Ok(telling),
+                    Ok(Some(withdrawal)) => break Ok(withdrawal),
                     Ok(None) => sleep(LOOKS_FOR_ABORT_EVERY).await,
                     Err(setback) => break Err(setback),
                 }
             }
         };
         let polling = async {
-            if request.kind() == Kind::NewKmsContext {
-                // It has no result: that the Core has taken it is all there is to confirm.
+            if policy::rule(request.key.id, operation).has_no_result() {
                 let answer = Answer::Key(SignedResult::default());
                 let answered = Step::Answered(answer.clone());
                 return Ok(Transition::Advance(Stage::Answered(answer), answered));
@@ -286,21 +325,19 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// A key is made of this node's own preparation.
-    async fn check_preparation(&self, operation: &KeyOperation) -> Result<(), Setback> {
-        let KeyOperation::Keygen { preparation, .. } = operation else { return Ok(()) };
-        // A failing journal ends the instance elsewhere.
-        let answered = self.ledger.answered_here(vec![*preparation]).await;
-        let answered = answered.map_err(|_| Setback::retry(Cause::Stopping))?;
-        let answered = answered.first().copied().unwrap_or(AnsweredHere::Unknown);
-        policy::preparation(*preparation, answered).map_err(Setback::held)
-    }
-
-    /// An epoch is made in a KMS context that this node's Core knows.
-    async fn check_own_context(&self, operation: &KeyOperation) -> Result<(), Setback> {
-        let KeyOperation::NewKmsEpoch { context, .. } = operation else { return Ok(()) };
-        match self.ledger.is_unasked(*context).await {
-            Ok(is_unasked) => policy::own_context(*context, is_unasked).map_err(Setback::held),
+    /// What has to come first is done here, as far as the journal knows of it.
+    async fn check_prerequisite(&self, operation: &KeyOperation) -> Result<(), Setback> {
+        let Some(first) = policy::prerequisite(operation) else { return Ok(()) };
+        let lacks = match first {
+            Prerequisite::Preparation(id) => {
+                let answered = self.ledger.answered_here(vec![id]).await;
+                answered.map(|answered| answered.first() == Some(&AnsweredHere::No))
+            }
+            Prerequisite::Context(id) => self.ledger.is_unasked(id).await,
+        };
+        match lacks {
+            Ok(true) => Err(Setback::held(first.hold())),
+            Ok(false) => Ok(()),
             // A failing journal ends the instance elsewhere.
             Err(_) => Err(Setback::retry(Cause::Stopping)),
         }
@@ -420,6 +457,14 @@ pub(super) fn not_configured_for(contract: Contract) -> Setback {
 /// Whether the answer is signed by whom Ethereum's registry lists.
 pub(super) fn signed_on_ethereum(request: &Request) -> bool {
     matches!(&request.operation, Operation::Key(operation) if operation.is_of_ethereum())
+}
+
+/// What is asked of the Core, and in which walk.
+struct Asking<'a, P> {
+    stages: KeyStages<'a, P>,
+    request: &'a Request,
+    operation: &'a KeyOperation,
+    attendance: &'a AttendanceGuard,
 }
 
 /// What the checks found that the Core is told.

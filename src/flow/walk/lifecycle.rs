@@ -7,6 +7,7 @@ use super::{
     KeyStages, Transition,
     key_operations::{Contract, not_configured_for, turn_at},
     policy::{
+        key_operations::Withdrawal,
         lifecycle::{self as policy, Asked, Part},
         setback::{Cause, Setback},
     },
@@ -26,7 +27,7 @@ use crate::{
         AnswerStages, Flow, RequestLedger,
         access::AccessError,
         ciphertexts::BucketRegistry,
-        kms_core::{CoreError, Telling, rate_limiter::AskPermit},
+        kms_core::{CoreError, LifecycleEnd, Telling, rate_limiter::AskPermit},
     },
 };
 
@@ -145,50 +146,84 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             return Ok(());
         };
         let Some(stages) = self.key_stages(request) else { return Ok(()) };
-        // Nothing else was encoded here.
-        let result = abi::epoch_result(&answer.signed().payload).unwrap_or_default();
+        let Some(result) = abi::epoch_result(&answer.signed().payload) else {
+            let detail = "the result of the KMS Core, as it is stored here, does not decode: the Core is asked for it \
+                          again, and nothing is sent";
+            return Err(Setback::held(Hold::new(HoldReason::InvalidAnswer, detail)));
+        };
         let material = self.material_of(stages, operation).await?;
         let Some(difference) = result.differs_from(&material) else { return Ok(()) };
         let detail = format!("{difference}: a vote cannot be taken back, so nothing is sent");
         Err(Setback::held(Hold::new(HoldReason::ResultDiffers, detail)))
     }
 
-    /// Tells the Core what it gives no result for. `turn`: one that was waited for before.
+    /// Tells the Core again of what was taken back.
+    pub(super) async fn tell_again(
+        &self,
+        stages: KeyStages<'_, P>,
+        request: &Request,
+        withdrawal: Withdrawal,
+    ) -> Result<Outcome, Setback> {
+        match withdrawal {
+            Withdrawal::Abort(telling) => {
+                let turn = turn_at(&stages.own.core).await?;
+                self.tell(stages, request, telling, turn).await
+            }
+            Withdrawal::End(end) => self.tell_end(stages, request, end).await,
+        }
+    }
+
+    /// Tells the Core what it gives no result for.
     pub(super) async fn tell(
         &self,
         stages: KeyStages<'_, P>,
         request: &Request,
         telling: Telling,
-        turn: Option<AskPermit>,
+        turn: AskPermit,
     ) -> Result<Outcome, Setback> {
-        let core = &stages.own.core;
-        if !telling.is_of_lifecycle() {
-            let turn = match turn {
-                Some(turn) => turn,
-                None => turn_at(core).await?,
-            };
-            return concluded(stages.rooms, core.tell(turn, request, telling).await).await;
+        concluded(stages.rooms, stages.own.core.tell(turn, request, telling).await).await
+    }
+
+    /// Tells the Core that a KMS context or an epoch is no more.
+    pub(super) async fn tell_end(
+        &self,
+        stages: KeyStages<'_, P>,
+        request: &Request,
+        end: LifecycleEnd,
+    ) -> Result<Outcome, Setback> {
+        let epochs = match end {
+            LifecycleEnd::Epoch(_) => Vec::new(),
+            LifecycleEnd::Context(context) => match epochs_of(stages, context).await? {
+                Some(epochs) => epochs,
+                None => return Ok(Outcome::Recorded),
+            },
+        };
+        concluded(stages.rooms, stages.own.core.tell_end(request, end, &epochs).await).await
+    }
+}
+
+/// All epochs of a KMS context that is no more. `None`: no Core was told of it.
+async fn epochs_of<P: TransactionSender>(
+    stages: KeyStages<'_, P>,
+    context: U256,
+) -> Result<Option<Vec<U256>>, Setback> {
+    let history = history_of(stages).ok_or_else(no_part)?;
+    match history.definition(context).await {
+        Ok(Some(defined)) => {
+            let epochs = history.epochs_of(context, &defined).await;
+            epochs.map(Some).map_err(Setback::of_lifecycle)
         }
-        let mut epochs = Vec::new();
-        if let Telling::ContextEnd(context) = telling {
-            let history = history_of(stages).ok_or_else(no_part)?;
-            let defined = match history.definition(context).await {
-                Ok(Some(defined)) => defined,
-                // Up to G13 nobody told a Core of a context.
-                Ok(None) => return Ok(Outcome::Recorded),
-                Err(LifecycleError::Unkept { .. }) => {
-                    let replaced = history.was_replaced_before(context).await;
-                    if replaced.map_err(Setback::of_lifecycle)? {
-                        return Ok(Outcome::Recorded);
-                    }
-                    return Err(Setback::held(policy::end_of_unkept(context)));
-                }
-                Err(error) => return Err(Setback::of_lifecycle(error)),
-            };
-            let reading = history.epochs_of(context, &defined);
-            epochs = reading.await.map_err(Setback::of_lifecycle)?;
+        // Up to G13 nobody told a Core of a context.
+        Ok(None) => Ok(None),
+        Err(LifecycleError::Unkept { .. }) => {
+            let replaced = history.was_replaced_before(context).await;
+            if replaced.map_err(Setback::of_lifecycle)? {
+                Ok(None)
+            } else {
+                Err(Setback::held(policy::end_of_unkept(context)))
+            }
         }
-        concluded(stages.rooms, core.tell_lifecycle(request, telling, &epochs).await).await
+        Err(error) => Err(Setback::of_lifecycle(error)),
     }
 }
 

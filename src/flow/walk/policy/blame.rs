@@ -10,7 +10,10 @@ use super::{
     setback::{Cause, Setback},
 };
 use crate::{
-    contracts::{abi::ContractError, decryption::CurrentContext},
+    contracts::{
+        abi::{ContractError, Subject},
+        decryption::CurrentContext,
+    },
     domain::{
         AccessRefusal, AccessRefusalReason, Address, Hold, HoldReason, Refusal, Remedy, U256,
     },
@@ -76,56 +79,20 @@ pub(in crate::flow) fn blame_for(
     ours: Option<Address>,
     registered: &[Address],
 ) -> Blame {
-    match error {
-        ContractError::NotKmsSigner(signer)
-        | ContractError::KmsSignerDoesNotMatchTxSender { signer, .. }
-        | ContractError::EpochActivationSignerDoesNotMatchTxSender { signer, .. } => match ours {
-            Some(ours) if ours != *signer => Blame::Content,
+    let (_, subject) = error.origin();
+    match subject {
+        Subject::Signer(signer) => match ours {
+            Some(ours) if ours != signer => Blame::Content,
             Some(ours) if registered.contains(&ours) => Blame::Node,
             Some(_) | None => Blame::Operator,
         },
-        ContractError::NotKmsTxSender(_) | ContractError::EpochActivationUnauthorized { .. }
-            if !registered.is_empty() =>
-        {
-            Blame::Node
-        }
-        ContractError::NotKmsTxSender(_)
-        | ContractError::DecryptionNotRequested(_)
-        | ContractError::KmsNodeAlreadySigned { .. }
-        | ContractError::EnforcedPause
-        | ContractError::DecryptionContextMismatch { .. }
-        | ContractError::InvalidExtraDataLength { .. }
-        | ContractError::UnsupportedExtraDataVersion(_)
-        | ContractError::InvalidKmsContext(_)
-        | ContractError::InvalidNullContextId
-        | ContractError::ECDSAInvalidSignature
-        | ContractError::ECDSAInvalidSignatureLength(_)
-        | ContractError::ECDSAInvalidSignatureS(_)
-        | ContractError::DecryptionNotDone(_)
-        | ContractError::KmsAlreadySignedForPrepKeygen { .. }
-        | ContractError::KmsAlreadySignedForKeygen { .. }
-        | ContractError::KmsAlreadySignedForCrsgen { .. }
-        | ContractError::PrepKeygenNotRequested(_)
-        | ContractError::KeygenNotRequested(_)
-        | ContractError::CrsgenNotRequested(_)
-        | ContractError::EmptyKeyDigests(_)
-        | ContractError::KeyManagementRequestPending
-        | ContractError::DeserializingExtraDataFail
-        | ContractError::KmsContextCreationAlreadyConfirmed { .. }
-        | ContractError::KmsContextNotPending(_)
-        | ContractError::KmsContextCreationUnauthorized { .. }
-        | ContractError::EpochActivationAlreadyConfirmed { .. }
-        | ContractError::InvalidKmsEpoch(_)
-        | ContractError::InvalidEpoch(_)
-        | ContractError::EpochActivationUnauthorized { .. }
-        | ContractError::KmsContextNotCreated(_)
-        | ContractError::EmptyEpochActivationAttestation(_)
-        | ContractError::EpochNotUnderActiveContext { .. }
-        | ContractError::KmsLifecycleOperationInFlight { .. }
-        | ContractError::Error(_)
-        | ContractError::Panic(_)
-        | ContractError::Other { .. }
-        | ContractError::UnknownData(_) => Blame::Operator,
+        Subject::Wallet if !registered.is_empty() => Blame::Node,
+        Subject::Wallet
+        | Subject::Id(_)
+        | Subject::Done
+        | Subject::Content
+        | Subject::State
+        | Subject::Other => Blame::Operator,
     }
 }
 
