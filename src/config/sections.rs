@@ -269,6 +269,7 @@ impl Checker<'_> {
         gateway: Option<&(Address, Address)>,
         chains: (Option<u64>, Option<&Option<Ethereum>>),
     ) -> Result<(Option<Address>, KeyConsent, KeyRepresentation), ProblemNoted> {
+        let contexts = self.protocol_config_is_another(gateway, chains);
         let address = self.kms_generation_address(gateway, chains);
         let mode = self.one_of(
             Key::ModeOfKeyManagement,
@@ -282,6 +283,7 @@ impl Checker<'_> {
                 ("compressed", KeyRepresentation::Compressed),
             ],
         );
+        contexts?;
         Ok((address?, set(mode)?, set(representation)?))
     }
 
@@ -299,6 +301,9 @@ impl Checker<'_> {
         };
         let protocol_config = ethereum.as_ref().and_then(|chain| chain.protocol_config_address);
         let is_gateways = ethereum.as_ref().is_none_or(|chain| chain.chain_id == gateway_id);
+        if let (Some(_), true) = (ethereum, is_gateways) {
+            self.warn_of_unused_chain_keys();
+        }
         let found = if protocol_config == Some(address) {
             "the address of the ProtocolConfig contract"
         } else if is_gateways
@@ -311,6 +316,49 @@ impl Checker<'_> {
         };
         let allowed = "another contract's address";
         Err(self.note_bad(key, found.to_owned(), allowed, "One of the addresses is wrong"))
+    }
+
+    /// `ProtocolConfig` is another contract than the gateway's, where its chain is the gateway's.
+    fn protocol_config_is_another(
+        &mut self,
+        gateway: Option<&(Address, Address)>,
+        (gateway_id, ethereum): (Option<u64>, Option<&Option<Ethereum>>),
+    ) -> Result<(), ProblemNoted> {
+        let chain = ethereum.and_then(Option::as_ref);
+        let own = chain.filter(|chain| Some(chain.chain_id) == gateway_id);
+        let (Some(at), Some((decryption, registry))) =
+            (own.and_then(|chain| chain.protocol_config_address), gateway)
+        else {
+            return Ok(());
+        };
+        if ![*decryption, *registry].contains(&at) {
+            return Ok(());
+        }
+        let found = "the address of the Decryption or GatewayConfig contract, on the same chain";
+        let allowed = "another contract's address";
+        let key = Key::ProtocolConfigAddress;
+        Err(self.note_bad(key, found.to_owned(), allowed, "One of the addresses is wrong"))
+    }
+
+    /// Where `ethereum_chain_id` is the gateway's chain, key operations are read and answered with the gateway.
+    fn warn_of_unused_chain_keys(&mut self) {
+        for (unused, used) in [
+            (Key::EthereumStartingBlock, Key::StartingBlock),
+            (Key::EthereumFinality, Key::Finality),
+            (Key::EthereumConfirmations, Key::Confirmations),
+            (Key::EthereumMaxFeePerGasGwei, Key::MaxFeePerGasGwei),
+        ] {
+            let Some(place) = self.raw.given(unused).map(|given| given.place.clone()) else {
+                continue;
+            };
+            let message = format!(
+                "is not used: ethereum_chain_id is the gateway's chain, where key operations are read and answered \
+                 with the gateway; {} counts",
+                used.name()
+            );
+            let key = Some(unused.name().to_owned());
+            self.raw.warnings.push(Warning { place, key, message });
+        }
     }
 
     /// The two timeouts and the expiry, which must allow at least one attempt.

@@ -185,9 +185,10 @@ pub(super) fn key_lack(config: &Config, deployment: &Deployment) -> Option<&'sta
         (Some(KeyChain::Gateway { .. }), true) if is_one_chain => None,
         (Some(KeyChain::Gateway { .. }), false) | (Some(KeyChain::Ethereum { .. }), true) => None,
         (None, false) => Some("kms_generation_address is not set"),
-        (None, true) if config.ethereum.is_some() => {
-            Some("these contracts ask for them on Ethereum: set kms_generation_address")
-        }
+        (None, true) if config.ethereum.is_some() => Some(
+            "these contracts ask for them on Ethereum, and ProtocolConfig is only asked which KMS contexts \
+                 there are: new contexts and epochs are not confirmed; set kms_generation_address",
+        ),
         (None | Some(KeyChain::Gateway { .. }), true) => Some(
             "these contracts ask for them on Ethereum: set ethereum_url, ethereum_chain_id and \
              kms_generation_address",

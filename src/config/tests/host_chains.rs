@@ -269,6 +269,30 @@ fn an_ethereum_that_is_the_gateways_chain_is_read_with_the_gateway() {
     let told = problem(&chains(7, decryption));
     assert_eq!(told.key.as_deref(), Some("kms_generation_address"), "{told}");
     good(&chains(8, decryption));
+    // The same of ProtocolConfig.
+    let contexts = |chain| {
+        let keys = chains(chain, ADDRESS);
+        format!(
+            "{keys}\nprotocol_config_address = '{decryption}'\ndecryption_address = '{decryption}'"
+        )
+    };
+    let told = problem(&contexts(7));
+    assert_eq!(told.key.as_deref(), Some("protocol_config_address"), "{told}");
+    good(&contexts(8));
+}
+
+/// The gateway's keys say how its chain is read and paid.
+#[test]
+fn keys_of_ethereum_that_its_chain_does_not_need_are_warned_about() {
+    let of = |chain: u64| {
+        let text = format!(
+            "chain_id = 7\nethereum_url = 'http://e'\nethereum_chain_id = {chain}\nethereum_finality = 'latest'\n\
+             kms_generation_address = '{ADDRESS}'"
+        );
+        let warned = good(&text).warnings.into_iter();
+        warned.filter_map(|warning| warning.key).collect::<Vec<_>>()
+    };
+    assert_eq!((of(7), of(8)), (vec!["ethereum_finality".to_owned()], Vec::new()));
 }
 
 #[test]
