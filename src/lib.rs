@@ -47,8 +47,8 @@
 //!   through), then `flow::walk` (one `match` on the stage), then the rooms in the order of the drawing.
 //!   What a failure or a denial leads to is in `flow::walk::policy`; held requests are tried again by
 //!   `instance::recovery`. Key operations take the same walk: their order of checks is a table in
-//!   `flow::walk::policy::key_operations`, carried out and compared with others' votes by
-//!   `flow::walk::key_operations`.
+//!   `flow::walk::policy::key_operations`, carried out by `flow::walk::key_operations`; answers are compared
+//!   with others' votes by `flow::walk::key_votes`.
 //! - `contracts` are the adapters: what each generation of the contracts means. `chain` moves bytes: its
 //!   ports (`reader`, `sender`), the provider (any number of nodes), the lane, the wallet.
 //!   The contracts of host chains, which say who may have what decrypted, are adapters of their own

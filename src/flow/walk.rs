@@ -4,6 +4,7 @@
 pub(super) mod policy;
 mod stages;
 mod key_operations;
+mod key_votes;
 mod lifecycle;
 mod registration;
 mod foreign_answer;

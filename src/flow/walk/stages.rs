@@ -7,7 +7,7 @@ use tracing::{Instrument, debug, debug_span, info};
 use super::{
     Transition,
     foreign_answer::ExpectedAnswer,
-    key_operations::kind_made,
+    key_votes::kind_made,
     policy::{
         History,
         access_history::AccessHistory,
