@@ -28,13 +28,15 @@
 //!   is needed that would have to be proved right first.
 //!
 //! There are one or two endpoints, each with machines behind it. What they answer wrongly is in `lies`.
-//! The gateway's contracts are of one generation or are upgraded from one to the next. From G12 on a host
-//! chain with nodes of its own grants, denies, and is reorganised (`hosts`); what the Core is asked is
-//! compared with it at once (`grants`). KMS contexts follow one another and are destroyed (`contexts`).
+//! The gateway's contracts are of one generation or are upgraded from one to the next. From G12 on one or
+//! two host chains with nodes of their own grant, deny, and are reorganised (`hosts`); what the Core is asked
+//! is compared with them at once (`grants`). KMS contexts follow one another and are destroyed (`contexts`).
 //!
-//! Not simulated: upgrades that a reorganisation drops, several host chains, an earlier wallet,
-//! observing instances, subscriptions, nodes of other chains, HTTP/2 and sockets. They have tests of their
-//! own.
+//! In a third of the stories KMSGeneration asks for key operations (`keys`): on the gateway, or on Ethereum
+//! (`ethereum`), a second chain of the same make with a journal and a lane of its own.
+//!
+//! Not simulated: KMS contexts and epochs that ProtocolConfig asks the Core for, an earlier wallet, observing
+//! instances, subscriptions, nodes of other chains, HTTP/2 and sockets. They have tests of their own.
 //!
 //! [`Endpoint::over`]: crate::chain::provider::endpoint::Endpoint::over
 
@@ -47,8 +49,10 @@ mod core;
 mod deployment;
 mod grants;
 mod hosts;
+mod keys;
 mod lies;
 mod disturbances;
+mod ethereum;
 mod oracle;
 mod plan;
 mod requests;
@@ -69,6 +73,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     deployment::CHAIN_ID,
+    ethereum::Side,
     plan::Plan,
     world::{Life, World, WorldState},
 };
@@ -162,15 +167,18 @@ fn play(seed: u64, plan: &Plan) -> SeedResult {
 }
 
 async fn run_story(seed: u64, plan: &Plan, state_dir: &Path) -> SeedResult {
-    let world = World::new(WorldState::new(plan, seed));
+    let wallet = Wallet::from_private_key(&KEY).unwrap().address();
+    let world = World::new(WorldState::new(plan, wallet, seed));
     world.say(format_args!("{plan:?}"));
     world.state().history();
     let config = Arc::new(configuration::config(plan));
-    let wallet = Wallet::from_private_key(&KEY).unwrap().address();
     let home = Setup { state_dir, config, wallet, world: world.clone() };
     let mut nature = JoinSet::new();
     nature.spawn(disturbances::mine_blocks(world.clone()));
-    nature.spawn(disturbances::mine_host_blocks(world.clone()));
+    nature.spawn(ethereum::mine_blocks(world.clone()));
+    for chain in 0..plan.hosts.chains {
+        nature.spawn(disturbances::mine_host_blocks(world.clone(), chain));
+    }
     let mut estate = None;
     let running = loop {
         match home.one_life(estate.take()).await {
@@ -234,7 +242,11 @@ impl Setup<'_> {
             let loses = !state.lost && state.fault(faults.journal_lost);
             let rekeys = loses && state.dice.u64(..1000) < faults.signer_changed;
             let stays = state.dice.bool();
-            (loses, rekeys, stays, state.chain.height() + disturbances::MAX_LAG_BLOCKS + 2)
+            let seen =
+                |state: &mut WorldState| state.chain.height() + disturbances::MAX_LAG_BLOCKS + 2;
+            let sides = state.sides();
+            let seen: Vec<_> = sides.into_iter().map(|side| (side, state.at(side, seen))).collect();
+            (loses, rekeys, stays, seen)
         };
         if !loses {
             return left.filter(|_| stays);
@@ -251,13 +263,17 @@ impl Setup<'_> {
             if rekeys {
                 state.core.change_key();
                 let signer = state.core.address();
-                state.chain.register(signer);
+                for side in state.sides() {
+                    state.at(side, |state| state.chain.register(signer));
+                }
                 state.record_fault("signing key");
             }
         }
         // Restoring a backup takes time: no node is so far behind.
-        while self.world.state().chain.height() < seen {
-            sleep(Duration::from_secs(1)).await;
+        for (side, seen) in seen {
+            while self.world.state().at(side, |state| state.chain.height()) < seen {
+                sleep(Duration::from_secs(1)).await;
+            }
         }
         None
     }
@@ -311,14 +327,18 @@ impl Setup<'_> {
             abort: abort.clone(),
         };
         let urls = self.world.state().plan.urls;
-        let endpoints = (0..urls).map(|index| rpc::endpoint(life, self.wallet, index)).collect();
+        let endpoints = (0..urls)
+            .map(|index| rpc::endpoint(life, self.wallet, (Side::Gateway, index)))
+            .collect();
         let metrics = reporter.metrics.clone();
         let dice = Dice::seeded(self.world.state().dice.u64(..));
         let (gateway, connections) = ArbitrumProvider::new(CHAIN_ID, endpoints, metrics, &dice);
+        let mut hosts = hosts::rpc::edges(life, &reporter.metrics, &dice);
+        ethereum::connect(&mut hosts, (life, self.wallet), &reporter.metrics, &dice);
         let edges = Edges {
             gateway,
             connecting: Box::new(|hearts, stop| Box::pin(connections.run(hearts, stop))),
-            hosts: hosts::rpc::edges(life, &reporter.metrics, &dice),
+            hosts,
             core: Transport::over("core", core::served::carrier(life)),
             buckets: BucketClient::with_transport(store::network(life)),
             fallback: None,

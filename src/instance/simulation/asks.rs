@@ -14,11 +14,11 @@ use fastrand::Rng;
 use self::abi::{legacy, plain, plain_unified, unified};
 use super::{
     contexts::{context, epoch},
-    deployment::{COPROCESSORS, Coprocessor, DECRYPTION, HOST_ID},
+    deployment::{COPROCESSORS, Coprocessor, DECRYPTION},
 };
 use crate::{
     contracts::abi::{Counter, Generation},
-    domain::{Address, B256, Bytes, U256},
+    domain::{Address, B256, Bytes, U256, handle_chain_id},
 };
 
 /// The key of all ciphertexts.
@@ -128,14 +128,19 @@ impl Ask {
         let Making { made, generation, context, now, may_be_flawed, mut ciphers } = making;
         let ways = [Way::Public, Way::Public, Way::Direct, Way::Delegated, Way::Unified];
         let ways = if generation < Generation::G14 { &ways[..4] } else { &ways[..] };
-        let way = *dice.choice(ways).unwrap();
+        let mut hosts = ciphers.iter().map(|cipher| handle_chain_id(&cipher.handle));
+        let first_host = hosts.next();
+        let is_mixed = hosts.any(|host| Some(host) != first_host);
+        // Only what everybody may know is of several chains.
+        let way = if is_mixed { Way::Public } else { *dice.choice(ways).unwrap() };
         let may_be_flawed = may_be_flawed && generation >= Generation::G12;
         let is_flawed = may_be_flawed && dice.u8(..12) == 0;
         let flaw = if is_flawed { dice.choice(flaws(way)).copied() } else { None };
         if flaw == Some(Flaw::SeveralChains) {
             let first = ciphers[0];
             let mut other = first.handle;
-            other.0[29] ^= 1;
+            // Of the other host chain; or, where there is only one, of none.
+            other.0[29] ^= 3;
             ciphers.push(Cipher { handle: other, ..first });
         }
         let salted = |salt: u8| salted(made, salt);
@@ -170,6 +175,23 @@ impl Ask {
     /// The same, asked once more in a transaction of its own.
     pub fn again(&self, made: u64) -> Self {
         Self { transaction: salted(made, TRANSACTION), ..self.clone() }
+    }
+
+    /// The oldest contract that takes it, and at which it ends as it should.
+    pub fn least_generation(&self) -> Generation {
+        let version = self.extra_data.first().copied().unwrap_or(0);
+        if self.way == Way::Unified || version > 1 {
+            Generation::G14
+        } else if version > 0 || self.extra_data.is_empty() || self.flaw.is_some() {
+            Generation::G12
+        } else {
+            Generation::UpToG10
+        }
+    }
+
+    /// Whether its handles are of several chains.
+    pub fn is_mixed(&self) -> bool {
+        self.needs().len() > self.needs_of(handle_chain_id(&self.ciphers[0].handle)).len()
     }
 
     pub fn counter(&self) -> Counter {
@@ -227,12 +249,32 @@ impl Ask {
         needs
     }
 
+    /// What this host chain must grant.
+    pub fn needs_of(&self, chain_id: u64) -> Vec<Grant> {
+        let mut needs = self.needs();
+        needs.retain(|need| {
+            let of = match need {
+                Grant::Everybody { handle }
+                | Grant::Account { handle, .. }
+                | Grant::Delegation { handle, .. } => handle,
+                Grant::Signature { .. } => &self.ciphers[0].handle,
+            };
+            handle_chain_id(of) == chain_id
+        });
+        needs
+    }
+
+    /// The host chain of what a user asks for.
+    fn host(&self) -> U256 {
+        U256::from(handle_chain_id(&self.ciphers[0].handle))
+    }
+
     /// What the user signs.
     fn digest(&self) -> B256 {
         let domain = Eip712Domain::new(
             Some("Decryption".into()),
             Some("1".into()),
-            Some(U256::from(HOST_ID)),
+            Some(self.host()),
             Some(DECRYPTION),
             None,
         );
@@ -274,7 +316,7 @@ impl Ask {
         let to = if self.flaw == Some(Flaw::ForeignCall) { CONTRACTS[1] } else { DECRYPTION };
         let pairs = self.ciphers.iter().map(|cipher| (cipher.handle, CONTRACTS[0])).collect();
         let validity = (U256::from(self.start), U256::from(VALID_DAYS));
-        let contracts = (U256::from(HOST_ID), CONTRACTS.to_vec());
+        let contracts = (self.host(), CONTRACTS.to_vec());
         let (publicKey, signature, extraData) =
             (self.public_key.clone(), self.signature.clone(), self.extra_data.clone());
         let input = match self.way {

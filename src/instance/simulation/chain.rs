@@ -8,6 +8,7 @@
 //! nodes
 //! ```
 
+mod key_operations;
 mod transaction;
 
 use std::{
@@ -27,7 +28,11 @@ use self::transaction::{BLOCK_GAS, Response, response};
 use super::{
     asks::{Ask, named_context},
     contexts::{Contexts, context},
-    deployment::{CHAIN_ID, DECRYPTION, SOURCE},
+    deployment::{CHAIN_ID, DECRYPTION, KMS_GENERATION, SOURCE},
+    keys::{
+        contract::{Action, Asked, KeyState, Rules},
+        events, is_of_keys,
+    },
 };
 use crate::{
     chain::reader::{Head, NodeId, Receipt},
@@ -71,6 +76,9 @@ pub(super) struct Block {
     /// The requests that its events tell of.
     asks: Vec<Arc<Ask>>,
     pub transactions: Vec<Mined>,
+    /// The contract that asks for key operations, after this block; and what others did to it in this block.
+    keys: Arc<KeyState>,
+    actions: Vec<Action>,
     /// The wallet's transaction count after this block.
     nonce: u64,
     /// Request counters, by the tag of their ids.
@@ -85,6 +93,11 @@ pub(super) struct NodeState {
     /// Number of blocks it is behind.
     pub lag: u64,
     pub pool: BTreeMap<u64, Transaction>,
+}
+
+/// The contract that emitted it.
+pub(super) fn emitter(event: &Event) -> Address {
+    if is_of_keys(event) { KMS_GENERATION } else { DECRYPTION }
 }
 
 /// The next id: ids are counters, one per kind.
@@ -107,6 +120,9 @@ pub(super) struct Requested {
 
 #[derive(Debug)]
 pub(super) struct Chain {
+    pub id: u64,
+    /// What is signed beside the results of key operations that are asked for now. Nothing up to G12.
+    pub key_extra_data: Bytes,
     blocks: Vec<Block>,
     /// Blocks that left the chain; nodes still know them by hash.
     gone: BTreeMap<B256, Block>,
@@ -115,6 +131,14 @@ pub(super) struct Chain {
     pub base_fee: u128,
     /// Asks for coming blocks, each with the number of blocks it still waits.
     due: VecDeque<(u64, Arc<Ask>)>,
+    /// If there is a contract that asks for key operations.
+    key_rules: Option<Rules>,
+    /// What others do to it in coming blocks, each with the number of blocks it still waits.
+    due_actions: VecDeque<(u64, Action)>,
+    /// Everything that it ever asked for, on whichever branch.
+    ever_asked: BTreeMap<U256, Vec<Asked>>,
+    /// The wallet, which sends every answer.
+    wallet: Address,
     /// Transactions dropped by a reorganisation that the sequencer includes again.
     resequenced: BTreeMap<u64, Transaction>,
     /// Requests by id.
@@ -137,17 +161,32 @@ pub(super) struct Chain {
 pub(super) struct Dropped {
     pub asks: Vec<Arc<Ask>>,
     pub transactions: Vec<Transaction>,
+    /// Of others, on the contract that asks for key operations.
+    pub actions: Vec<Action>,
+    /// Upgrades of the contract.
+    pub upgrades: usize,
 }
 
 impl Chain {
-    pub fn new(nodes: usize, signer: Address, generation: Generation) -> Self {
+    pub fn new(
+        (id, nodes): (u64, usize),
+        (signer, wallet): (Address, Address),
+        generation: Generation,
+        key_rules: Option<Rules>,
+    ) -> Self {
         let mut chain = Self {
+            id,
+            key_extra_data: Bytes::new(),
             blocks: Vec::new(),
             gone: BTreeMap::new(),
             forks: 0,
             nodes: vec![NodeState::default(); nodes],
             base_fee: 1_000_000_000,
             due: VecDeque::new(),
+            key_rules,
+            due_actions: VecDeque::new(),
+            ever_asked: BTreeMap::new(),
+            wallet,
             resequenced: BTreeMap::new(),
             requested: BTreeMap::new(),
             ever: BTreeMap::new(),
@@ -185,10 +224,9 @@ impl Chain {
         of.map_or(Generation::UpToG10, |(_, generation)| *generation)
     }
 
-    /// Upgrades the contract in the next block, which no reorganisation drops.
+    /// Upgrades the contract in the next block.
     pub fn upgrade(&mut self, generation: Generation) {
-        self.floor = self.height() + 1;
-        self.generations.push((self.floor, generation));
+        self.generations.push((self.height() + 1, generation));
     }
 
     pub fn contexts(&self) -> &Contexts {
@@ -231,7 +269,7 @@ impl Chain {
     /// Mines the next block. Its logs are hidden for `hidden_for` blocks.
     pub fn mine(&mut self, hidden_for: u64) {
         let number = self.blocks.len() as u64;
-        let hash = keccak256([number.to_be_bytes(), self.forks.to_be_bytes()].concat());
+        let hash = keccak256([number, self.forks, self.id].map(u64::to_be_bytes).concat());
         let block = BlockRef { number, hash };
         let generation = self.generation(number);
         let (mut events, mut asks) = (self.upgraded(block), Vec::new());
@@ -239,6 +277,11 @@ impl Chain {
         for (wait, ask) in std::mem::take(&mut self.due) {
             if let Some(left) = wait.checked_sub(1) {
                 self.due.push_back((left, ask));
+                continue;
+            }
+            if ask.least_generation() > generation {
+                // The upgrade that it came after left the chain.
+                self.due.push_back((0, ask));
                 continue;
             }
             let id = next_id(ask.counter(), &mut requests);
@@ -254,27 +297,36 @@ impl Chain {
             self.ever.entry(id).or_default().push(requested);
             asks.push(ask);
         }
-        let mut bloom = Bloom::ZERO;
-        for event in &events {
-            bloom.accrue(BloomInput::Raw(DECRYPTION.as_slice()));
-            for topic in &event.topics {
-                bloom.accrue(BloomInput::Raw(topic.as_slice()));
-            }
-        }
+        let mut keys = self.blocks.last().map(|last| last.keys.clone()).unwrap_or_default();
+        let actions = self.act_on_keys(&mut keys, block, &mut events);
         let mut nonce = self.blocks.last().map_or(0, |last| last.nonce);
         let mut transactions = Vec::new();
         while let Some(transaction) = self.take_from_pools(nonce) {
             nonce += 1;
             let success = !transaction.runs_out()
-                && self.execute(transaction.to, &transaction.input, number).is_ok();
+                && self.execute_on(&keys, transaction.to, &transaction.input, number).is_ok();
             if success && let Some(id) = transaction.answers() {
-                self.answered.insert((id, self.signer(number)), number);
+                if transaction.to == Some(DECRYPTION) {
+                    self.answered.insert((id, self.signer(number)), number);
+                } else {
+                    self.take_vote(&mut keys, &transaction, block, &mut events);
+                }
             }
             let gas_used = transaction.gas().min(transaction.gas_limit);
             let gas_price = transaction.max_fee.min(self.base_fee.saturating_add(transaction.tip));
             let hash = transaction.hash;
             let receipt = Receipt { hash, block, success, gas_used, gas_price };
             transactions.push(Mined { transaction, receipt });
+        }
+        let mut bloom = Bloom::ZERO;
+        for event in &events {
+            bloom.accrue(BloomInput::Raw(emitter(event).as_slice()));
+            for topic in &event.topics {
+                bloom.accrue(BloomInput::Raw(topic.as_slice()));
+            }
+        }
+        for asked in keys.asked().filter(|asked| asked.request.block == block) {
+            self.ever_asked.entry(asked.request.key.id).or_default().push(asked.clone());
         }
         let parent = self.blocks.last().map_or(B256::ZERO, |last| last.head.block.hash);
         let base_fee = Some(self.base_fee);
@@ -291,7 +343,17 @@ impl Chain {
             node: by,
         };
         let shown_from = if events.is_empty() { 0 } else { number + hidden_for };
-        self.blocks.push(Block { head, events, asks, transactions, nonce, requests, shown_from });
+        self.blocks.push(Block {
+            head,
+            events,
+            asks,
+            transactions,
+            keys,
+            actions,
+            nonce,
+            requests,
+            shown_from,
+        });
     }
 
     /// The event of an upgrade in this block.
@@ -344,6 +406,7 @@ impl Chain {
         self.forks += 1;
         for block in self.blocks.split_off(self.blocks.len() - index(depth)) {
             dropped.asks.extend(block.asks.iter().cloned());
+            dropped.actions.extend(block.actions.iter().copied());
             let transactions = block.transactions.iter();
             dropped.transactions.extend(transactions.map(|mined| mined.transaction.clone()));
             self.gone.insert(block.head.block.hash, block);
@@ -351,11 +414,29 @@ impl Chain {
         let height = self.height();
         self.requested.retain(|_, one| one.block <= height);
         self.answered.retain(|_, block| *block <= height);
+        let before = self.generations.len();
+        self.generations.retain(|(from, _)| *from <= height);
+        dropped.upgrades = before - self.generations.len();
         dropped
     }
 
     /// The contract's answer to a call on top of block `number`.
     pub fn execute(&self, to: Option<Address>, input: &[u8], number: u64) -> Result<(), Bytes> {
+        self.execute_on(self.keys(number), to, input, number)
+    }
+
+    fn execute_on(
+        &self,
+        keys: &KeyState,
+        to: Option<Address>,
+        input: &[u8],
+        number: u64,
+    ) -> Result<(), Bytes> {
+        if to == Some(KMS_GENERATION)
+            && let (Some(rules), Some(answer)) = (&self.key_rules, events::response(input))
+        {
+            return keys.check(rules, &answer, self.signer(number));
+        }
         let Some(Response { id, payload, signature, extra_data }) = response(input) else {
             return Ok(());
         };

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use super::{
     KEY,
-    deployment::{ACL, CHAIN_ID, DECRYPTION, GATEWAY_CONFIG, HOST_ID, PROTOCOL_CONFIG},
+    deployment::{
+        ACL, CHAIN_ID, DECRYPTION, GATEWAY_CONFIG, HOST_ID, KMS_GENERATION, PROTOCOL_CONFIG,
+    },
     grants::MAX_AGE,
     plan::Plan,
 };
 use crate::{
     chain::lane::HIGHEST_FEE,
     config::{self, Config, Environment, HostChain, SecretUrl, Source},
+    contracts::abi::Generation,
     domain::PerKind,
     flow::{
         ciphertexts::SMALLEST_MEMORY_MIB,
@@ -18,9 +21,14 @@ use crate::{
     },
 };
 
+/// Deeper than any reorganisation.
+const CONFIRMATIONS: u64 = 20;
+
 /// The configuration as a file could give it, with bounds too narrow for any file, so that they are
 /// reached.
 pub(super) fn config(plan: &Plan) -> Config {
+    // With an Ethereum, that is where key operations are asked for.
+    let has_gateway_keys = plan.keys_on_gateway().is_some();
     let FinalityRule { finality, confirmations, .. } = plan.depth;
     let key = alloy::hex::encode(KEY);
     let source = Source {
@@ -46,11 +54,17 @@ pub(super) fn config(plan: &Plan) -> Config {
         max_fee_per_gas: HIGHEST_FEE,
         answer_timeout: PerKind::all(Duration::from_secs(30)),
         retry_interval: Duration::from_secs(2),
+        key_representation: if plan.path.last() == Some(&Generation::Head) {
+            config::KeyRepresentation::Uncompressed
+        } else {
+            config::KeyRepresentation::Auto
+        },
         request_expiry: Duration::from_hours(240),
         held_retry: Duration::from_mins(1),
         ciphertext_memory: u64::from(SMALLEST_MEMORY_MIB) << 20,
-        host_chains: plan.has_hosts().then(|| host_chain(plan)).into_iter().collect(),
-        ethereum: plan.has_hosts().then(ethereum),
+        host_chains: plan.host_ids().iter().map(|id| host_chain(*id, plan)).collect(),
+        ethereum: (plan.has_hosts() && !has_gateway_keys).then(ethereum),
+        kms_generation_address: plan.keys.rules.map(|_| KMS_GENERATION),
         ..config::load(&source).unwrap().config
     }
 }
@@ -60,9 +74,9 @@ fn host_url() -> SecretUrl {
     SecretUrl::new("http://host".parse().unwrap())
 }
 
-fn host_chain(plan: &Plan) -> HostChain {
+fn host_chain(chain_id: u64, plan: &Plan) -> HostChain {
     HostChain {
-        chain_id: HOST_ID,
+        chain_id,
         url: host_url(),
         fallback_urls: Vec::new(),
         acl_address: ACL,
@@ -78,9 +92,9 @@ fn ethereum() -> config::Ethereum {
         fallback_urls: Vec::new(),
         chain_id: HOST_ID,
         protocol_config_address: Some(PROTOCOL_CONFIG),
-        starting_block: config::StartingBlock::Latest,
+        starting_block: config::StartingBlock::Number(1),
         finality: config::Finality::Finalized,
-        confirmations: 64,
+        confirmations: CONFIRMATIONS,
         max_fee_per_gas: HIGHEST_FEE,
     }
 }

@@ -5,7 +5,9 @@ use alloy::{primitives::FixedBytes, sol_types::SolValue};
 use super::{
     chain::domain,
     contexts::context,
-    deployment::{COPROCESSORS, Coprocessor, DECRYPTION, GATEWAY_CONFIG, THRESHOLD},
+    deployment::{
+        COPROCESSORS, Coprocessor, DECRYPTION, GATEWAY_CONFIG, KMS_GENERATION, THRESHOLD,
+    },
     world::WorldState,
 };
 use crate::{
@@ -28,6 +30,16 @@ fn text(text: &str) -> Bytes {
     (text.to_owned(),).abi_encode_params().into()
 }
 
+/// As `eip712Domain` returns it.
+fn told_domain(domain: SigningDomain) -> Bytes {
+    let SigningDomain { name, version, chain_id, verifying_contract } = domain;
+    let (fields, chain_id) = (FixedBytes::from([0x0f]), U256::from(chain_id));
+    let (salt, extensions): (B256, Vec<U256>) = (B256::ZERO, Vec::new());
+    (fields, name, version, chain_id, verifying_contract, salt, extensions)
+        .abi_encode_params()
+        .into()
+}
+
 impl WorldState {
     /// What a view returns after block `number`. `None`: this is no view of these contracts.
     pub fn gateway_view(
@@ -41,6 +53,9 @@ impl WorldState {
         let (decryption, registry) = versions(generation);
         if to == DECRYPTION {
             return self.decryption_view(data, decryption, wallet, number);
+        }
+        if to == KMS_GENERATION {
+            return self.key_generation_view(data, number);
         }
         if to != GATEWAY_CONFIG {
             return None;
@@ -90,6 +105,20 @@ impl WorldState {
         None
     }
 
+    fn key_generation_view(&self, data: &Bytes, number: u64) -> Option<Bytes> {
+        let rules = self.chain.key_rules()?;
+        if *data == abi::contract_version().calldata() {
+            return Some(text("KMSGeneration v0.4.0"));
+        }
+        if *data == abi::signing_domain().calldata() {
+            return Some(told_domain(rules.domain()));
+        }
+        let id = data.get(4..36).map(U256::from_be_slice)?;
+        let senders = abi::consensus_tx_senders(Kind::Keygen, id);
+        (*data == senders.calldata())
+            .then(|| self.chain.keys(number).agreed(id).abi_encode().into())
+    }
+
     fn decryption_view(
         &self,
         data: &Bytes,
@@ -101,11 +130,7 @@ impl WorldState {
             return Some(text(version));
         }
         if *data == abi::signing_domain().calldata() {
-            let SigningDomain { name, version, chain_id, verifying_contract } = domain();
-            let (fields, chain_id) = (FixedBytes::from([0x0f]), U256::from(chain_id));
-            let (salt, extensions): (B256, Vec<U256>) = (B256::ZERO, Vec::new());
-            let told = (fields, name, version, chain_id, verifying_contract, salt, extensions);
-            return Some(told.abi_encode_params().into());
+            return Some(told_domain(domain()));
         }
         let id = data.get(4..36).map(U256::from_be_slice)?;
         (*data == abi::consensus_tx_senders(Kind::PublicDecryption, id).calldata()).then(|| {

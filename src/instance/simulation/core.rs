@@ -11,6 +11,7 @@ use alloy::{
 };
 use tokio::time::Instant;
 
+use super::keys::{KeyPlan, core::KeyCore};
 use crate::domain::{Address, B256};
 
 /// What the Core remembers of a request.
@@ -31,16 +32,17 @@ struct Entry {
 pub(super) struct Core {
     signer: PrivateKeySigner,
     entries: BTreeMap<String, Entry>,
-}
-
-impl Default for Core {
-    fn default() -> Self {
-        let signer = PrivateKeySigner::from_bytes(&B256::repeat_byte(0x51)).unwrap();
-        Self { signer, entries: BTreeMap::new() }
-    }
+    pub keys: KeyCore,
+    forgets_preparations: bool,
 }
 
 impl Core {
+    pub fn new(plan: &KeyPlan) -> Self {
+        let signer = PrivateKeySigner::from_bytes(&B256::repeat_byte(0x51)).unwrap();
+        let forgets_preparations = plan.forgets_preparations;
+        Self { signer, entries: BTreeMap::new(), keys: KeyCore::default(), forgets_preparations }
+    }
+
     pub fn address(&self) -> Address {
         self.signer.address()
     }
@@ -51,9 +53,10 @@ impl Core {
         self.restart();
     }
 
-    /// Restarts and forgets everything.
+    /// Restarts and forgets everything, at most but preparations of keys.
     pub fn restart(&mut self) {
         self.entries.clear();
+        self.keys.restart(self.forgets_preparations);
     }
 
     /// Deletes the oldest request. Returns its number, if there was one.
@@ -63,7 +66,7 @@ impl Core {
         Some(short(id))
     }
 
-    fn sign(&self, digest: B256) -> bytes::Bytes {
+    pub fn sign(&self, digest: B256) -> bytes::Bytes {
         self.signer.sign_hash_sync(&digest).unwrap().as_bytes().to_vec().into()
     }
 }

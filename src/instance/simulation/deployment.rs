@@ -10,8 +10,13 @@ pub(super) const DECRYPTION: Address = Address::repeat_byte(0xdc);
 pub(super) const SOURCE: RequestSource = RequestSource { chain_id: CHAIN_ID, contract: DECRYPTION };
 pub(super) const GATEWAY_CONFIG: Address = Address::repeat_byte(0x9c);
 
-/// The host chain.
-pub(super) const HOST_ID: u64 = 31_337;
+/// Asks for key operations.
+pub(super) const KMS_GENERATION: Address = Address::repeat_byte(0x6e);
+
+/// The host chains.
+pub(super) const HOST_IDS: [u64; 2] = [31_337, 31_338];
+/// The first of them, which is Ethereum.
+pub(super) const HOST_ID: u64 = HOST_IDS[0];
 pub(super) const ACL: Address = Address::repeat_byte(0xac);
 pub(super) const PROTOCOL_CONFIG: Address = Address::repeat_byte(0x9f);
 

@@ -6,7 +6,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     asks::Ask,
+    chain::Chain,
     contexts::context,
+    keys,
     plan::HostPlan,
     requests::number_of,
     world::{World, WorldState},
@@ -24,6 +26,8 @@ const BLIND: Duration = Duration::from_secs(7);
 const AWAY: Duration = Duration::from_secs(20);
 /// How long a node of the host chain stands still, or the whole chain, in seconds.
 const LONGEST_STILL: u64 = 70;
+/// The most blocks until an upgrade that left the chain is made again.
+const LATEST_UPGRADE: u64 = 30;
 const BASE_FEE: u128 = 1_000_000_000;
 
 /// Mines block after block, without end.
@@ -41,14 +45,32 @@ pub(super) async fn mine_blocks(world: World) {
     }
 }
 
-/// Mines the host chain, without end.
-pub(super) async fn mine_host_blocks(world: World) {
+/// Mines a host chain, without end.
+pub(super) async fn mine_host_blocks(world: World, chain: usize) {
     let hosts = world.state().plan.hosts;
     loop {
         sleep(hosts.block_time).await;
-        let story = world.state().next_host_block(&hosts);
+        let story = world.state().next_host_block(chain, &hosts);
         world.say(format_args!("{story}"));
     }
+}
+
+/// The newest block, in the trace.
+pub(super) fn described(chain: &Chain) -> String {
+    let height = chain.height();
+    let block = chain.block(height).expect("there is one");
+    let events: Vec<u64> = block.events.iter().map(number_of).collect();
+    let mined: Vec<_> = block
+        .transactions
+        .iter()
+        .map(|mined| (mined.transaction.nonce, mined.receipt.success))
+        .collect();
+    let hash = block.head.block.hash;
+    let mut story = format!("block {height} {hash}: {events:?} {mined:?}");
+    for asked in keys::shown(chain.keys(height), hash) {
+        let _ = write!(story, ", {asked}");
+    }
+    story
 }
 
 impl WorldState {
@@ -93,9 +115,10 @@ impl WorldState {
 
     fn repeated_ask(&mut self) -> Option<Arc<Ask>> {
         let newest = context(self.chain.contexts().newest());
-        let before = self.host.repeatable(newest, &mut self.dice)?;
+        let host = self.dice.usize(..self.hosts.len());
+        let before = self.hosts[host].repeatable(newest, &mut self.dice)?;
         let ask = self.catalogue.repeat(&before);
-        self.host.expect_again(&ask);
+        self.hosts[host].expect_again(&ask);
         self.record_fault("asked again");
         Some(ask)
     }
@@ -105,12 +128,14 @@ impl WorldState {
         let generation = self.chain.generation(self.chain.height());
         let making = (generation, self.chain.contexts().newest(), now);
         let ask = self.catalogue.request(making, is_stormy, &mut self.dice);
-        self.host.expect(&ask, is_stormy, now, &mut self.dice);
+        for host in &mut self.hosts {
+            host.expect(&ask, is_stormy, now, &mut self.dice);
+        }
         ask
     }
 
-    /// The next block and the events that come with it.
-    fn block(&mut self, elapsed: f64) -> String {
+    /// What nodes begin to do wrong with the next block.
+    pub fn nodes_misbehave(&mut self) -> String {
         let faults = self.plan.faults;
         let mut story = String::new();
         for node in 0..self.chain.nodes.len() {
@@ -143,6 +168,17 @@ impl WorldState {
         if self.fault(faults.dear) {
             self.chain.base_fee = BASE_FEE * self.dice.u128(1..=6);
         }
+        if self.fault(faults.foreign) {
+            self.chain.foreign(&mut self.dice);
+            story.push_str("a foreign transaction; ");
+        }
+        story
+    }
+
+    /// The next block and the events that come with it.
+    fn block(&mut self, elapsed: f64) -> String {
+        let faults = self.plan.faults;
+        let mut story = self.nodes_misbehave();
         if self.fault(faults.core_restart) {
             self.core.restart();
             story.push_str("the core restarts; ");
@@ -152,16 +188,13 @@ impl WorldState {
         {
             let _ = write!(story, "the core deletes {number}; ");
         }
+        self.upgrade_waits = self.upgrade_waits.saturating_sub(1);
         if let Some(generation) = self.due_upgrade(elapsed) {
             self.chain.upgrade(generation);
             let _ = write!(story, "the contracts become those of {generation}; ");
             self.record_fault("upgrade");
         }
         story.push_str(&self.change_contexts(elapsed));
-        if self.fault(faults.foreign) {
-            self.chain.foreign(&mut self.dice);
-            story.push_str("a foreign transaction; ");
-        }
         if elapsed < 1.0 {
             let ahead = self.plan.requests / 3;
             let elapsed = match u32::try_from(self.plan.bursts) {
@@ -179,9 +212,17 @@ impl WorldState {
         } else {
             self.request_until(self.plan.requests);
         }
+        story.push_str(&self.key_actions(elapsed));
         if self.fault(faults.reorganisation) {
             story.push_str(&self.reorganise());
         }
+        self.next_block();
+        story + &described(&self.chain)
+    }
+
+    /// Mines the next block.
+    pub fn next_block(&mut self) {
+        let faults = self.plan.faults;
         let hidden = if self.fault(faults.hidden) { self.dice.u64(1..=MAX_LAG_BLOCKS) } else { 0 };
         self.chain.mine(hidden);
         for endpoint in 0..self.plan.urls {
@@ -189,20 +230,10 @@ impl WorldState {
                 self.endpoints[endpoint].announced = self.chain.height();
             }
         }
-        let height = self.chain.height();
-        let block = self.chain.block(height).expect("just mined");
-        let events: Vec<u64> = block.events.iter().map(number_of).collect();
-        let ran_out = block.transactions.iter().any(|mined| mined.transaction.runs_out());
-        let mined: Vec<_> = block
-            .transactions
-            .iter()
-            .map(|mined| (mined.transaction.nonce, mined.receipt.success))
-            .collect();
-        let _ = write!(story, "block {height} {}: {events:?} {mined:?}", block.head.block.hash);
-        if ran_out {
+        let block = self.chain.block(self.chain.height()).expect("just mined");
+        if block.transactions.iter().any(|mined| mined.transaction.runs_out()) {
             self.record_fault("out of gas");
         }
-        story
     }
 
     /// The generation to which the contracts are upgraded now.
@@ -212,7 +243,7 @@ impl WorldState {
         let done = path.iter().position(|generation| *generation == present)?;
         #[expect(clippy::cast_precision_loss, reason = "a small number")]
         let at = (done + 1) as f64 / path.len() as f64;
-        path.get(done + 1).copied().filter(|_| elapsed >= at)
+        path.get(done + 1).copied().filter(|_| elapsed >= at && self.upgrade_waits == 0)
     }
 
     /// Another KMS context becomes current with the next block, or an old one is destroyed.
@@ -241,32 +272,32 @@ impl WorldState {
         story
     }
 
-    /// The host chain's next block and the events that come with it.
-    fn next_host_block(&mut self, hosts: &HostPlan) -> String {
+    /// The next block of a host chain and the events that come with it.
+    fn next_host_block(&mut self, chain: usize, hosts: &HostPlan) -> String {
         let (now, mut story) = (Instant::now(), String::new());
         let until =
             |state: &mut Self, most: u64| Some(now + Duration::from_secs(state.dice.u64(1..=most)));
         for node in 0..hosts.nodes {
             if self.fault(hosts.still) {
-                self.host.nodes[node].still_until = until(self, LONGEST_STILL);
+                self.hosts[chain].nodes[node].still_until = until(self, LONGEST_STILL);
                 self.record_fault("host stands still");
-                let _ = write!(story, "host node {node} stands still; ");
+                let _ = write!(story, "node {node} of host chain {chain} stands still; ");
             }
             if self.fault(hosts.away) {
-                self.host.nodes[node].away_until = until(self, AWAY.as_secs());
+                self.hosts[chain].nodes[node].away_until = until(self, AWAY.as_secs());
                 self.record_fault("host is away");
-                let _ = write!(story, "host node {node} is away; ");
+                let _ = write!(story, "node {node} of host chain {chain} is away; ");
             }
         }
         if self.fault(hosts.pauses) {
-            self.host.pauses_until = until(self, LONGEST_STILL);
+            self.hosts[chain].pauses_until = until(self, LONGEST_STILL);
             story.push_str("the host chain pauses; ");
         }
-        if self.host.pauses_until.is_some_and(|until| now < until) {
+        if self.hosts[chain].pauses_until.is_some_and(|until| now < until) {
             return story + "no host block";
         }
         if self.fault(hosts.reorganisation) {
-            let (depth, lost) = self.host.reorganise(&mut self.dice);
+            let (depth, lost) = self.hosts[chain].reorganise(&mut self.dice);
             if lost > 0 {
                 self.record_fault("grants left");
             }
@@ -275,18 +306,18 @@ impl WorldState {
         }
         let time = self.now();
         if self.fault(hosts.upgrade) {
-            let lost = self.host.upgrade(time, &mut self.dice);
+            let lost = self.hosts[chain].upgrade(time, &mut self.dice);
             if lost > 0 {
                 self.record_fault("acl upgrade");
             }
             let _ = write!(story, "the ACL is upgraded, {lost} grants are taken back; ");
         }
-        self.host.mine(time);
-        let _ = write!(story, "host block {}", self.host.head().shown());
+        self.hosts[chain].mine(time);
+        let _ = write!(story, "host chain {chain}, block {}", self.hosts[chain].head().shown());
         story
     }
 
-    fn reorganise(&mut self) -> String {
+    pub fn reorganise(&mut self) -> String {
         let depth = self.dice.u64(1..=DEEPEST).min(self.chain.max_reorganisation());
         if depth == 0 {
             return String::new();
@@ -294,6 +325,11 @@ impl WorldState {
         let faults = self.plan.faults;
         let dropped = self.chain.reorganise(depth);
         let mut story = format!("reorganised by {depth}");
+        if dropped.upgrades > 0 {
+            self.record_fault("upgrade left");
+            self.upgrade_waits = self.dice.u64(0..=LATEST_UPGRADE);
+            story.push_str(", an upgrade with it");
+        }
         for ask in dropped.asks {
             let shown = ask.transaction;
             if self.fault(faults.namesake) {
@@ -307,6 +343,11 @@ impl WorldState {
             } else {
                 self.chain.request(ask, 0);
             }
+        }
+        // What others did to the contract of key operations is done again in the same order.
+        let later = if self.dice.u8(..4) == 0 { self.dice.u64(1..=4) } else { 0 };
+        for action in dropped.actions.into_iter().rev() {
+            self.chain.order_first(action, later);
         }
         for transaction in dropped.transactions {
             if self.fault(faults.unanswered) {
@@ -329,8 +370,18 @@ impl WorldState {
     pub fn heal(&mut self) {
         self.storm = false;
         self.blind_until = Some(Instant::now());
+        for side in self.sides() {
+            self.at(side, Self::heal_nodes);
+        }
+        for host in &mut self.hosts {
+            host.heal();
+        }
+        // It may hold requests that left the chain; only a restart makes it forget them.
+        self.core.restart();
+    }
+
+    fn heal_nodes(&mut self) {
         self.end_lies();
-        self.host.heal();
         for endpoint in &mut self.endpoints {
             endpoint.away_until = None;
         }
@@ -338,7 +389,5 @@ impl WorldState {
             node.lag = 0;
         }
         self.chain.base_fee = BASE_FEE;
-        // It may hold requests that left the chain; only a restart makes it forget them.
-        self.core.restart();
     }
 }

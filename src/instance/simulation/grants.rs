@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{asks::Ask, world::WorldState};
+use super::{asks::Ask, hosts::HostChain, world::WorldState};
 use crate::{
     contracts::abi::Generation,
     domain::{B256, U256},
@@ -40,6 +40,9 @@ impl WorldState {
         }
         let ask = least.ask.clone();
         self.record_fault("asked by grants");
+        if ask.is_mixed() {
+            self.record_fault("asked by two chains");
+        }
         if !self.is_granted(&ask) {
             return self.asked_wrongly(id, "which is not granted");
         }
@@ -64,6 +67,7 @@ impl WorldState {
         // One that denies everything never makes up a grant.
         let liars = usize::from(hosts.lie == Some(true));
         let (honest, needed) = (hosts.nodes - liars, hosts.agreement - liars);
-        ask.flaw.is_none() && self.host.count_granting(honest, ask, (since, oldest)) >= needed
+        let grants = |host: &HostChain| host.count_granting(honest, ask, (since, oldest)) >= needed;
+        ask.flaw.is_none() && self.hosts.iter().all(grants)
     }
 }

@@ -95,6 +95,7 @@ impl HostNode {
 
 #[derive(Debug)]
 pub(super) struct HostChain {
+    pub id: u64,
     /// Every block that there ever was.
     blocks: Vec<HostBlock>,
     tip: usize,
@@ -126,15 +127,16 @@ struct Upgrade {
 
 impl HostChain {
     /// A chain with a final block. `now`: Unix seconds.
-    pub fn new(plan: &HostPlan, now: u64) -> Self {
+    pub fn new(id: u64, plan: &HostPlan, now: u64) -> Self {
         let genesis = HostBlock {
-            block: BlockRef { number: 0, hash: keccak256([0x60]) },
+            block: BlockRef { number: 0, hash: keccak256(id.to_be_bytes()) },
             parent: 0,
             timestamp: now - 2 * FINAL_AFTER,
             acl: Arc::default(),
             granted: Vec::new(),
         };
         let mut chain = Self {
+            id,
             blocks: vec![genesis],
             tip: 0,
             highest: 0,
@@ -176,7 +178,7 @@ impl HostChain {
         if !granted.is_empty() {
             Arc::make_mut(&mut acl).extend(granted.iter().copied());
         }
-        let hash = keccak256([number.to_be_bytes(), self.forks.to_be_bytes(), [0x40; 8]].concat());
+        let hash = keccak256([number, self.forks, self.id].map(u64::to_be_bytes).concat());
         let block = BlockRef { number, hash };
         self.blocks.push(HostBlock { block, parent: self.tip, timestamp, acl, granted });
         self.tip = self.blocks.len() - 1;
@@ -249,8 +251,11 @@ impl HostChain {
     /// A new ask. What it needs is granted at once, a part of it later or for a while only, or all but one
     /// thing.
     pub fn expect(&mut self, ask: &Arc<Ask>, is_stormy: bool, now: u64, dice: &mut Rng) {
+        let mut needs = ask.needs_of(self.id);
+        if needs.is_empty() {
+            return;
+        }
         self.asks.push(ask.clone());
-        let mut needs = ask.needs();
         dice.shuffle(&mut needs);
         if ask.is_account && dice.bool() {
             // Often it is the account's own word that comes late or never.
@@ -280,11 +285,13 @@ impl HostChain {
 
     /// The same once more: it was granted, or is going to be.
     pub fn expect_again(&mut self, ask: &Arc<Ask>) {
-        self.asks.push(ask.clone());
+        if !ask.needs_of(self.id).is_empty() {
+            self.asks.push(ask.clone());
+        }
     }
 
-    /// An ask that may be made once more: it lacks nothing for ever, and what it needs may be known without
-    /// asking. `newest`: the KMS context that is current.
+    /// An ask that may be made once more: it lacks nothing for ever, and what it needs, all of this chain, may be
+    /// known without asking. `newest`: the KMS context that is current.
     pub fn repeatable(&self, newest: U256, dice: &mut Rng) -> Option<Arc<Ask>> {
         let is_repeatable = |ask: &&Arc<Ask>| {
             let is_lasting =
@@ -293,6 +300,7 @@ impl HostChain {
                 && !self.is_withheld(ask)
                 && ask.context().is_none_or(|named| named == newest)
                 && ask.needs().iter().all(is_lasting)
+                && ask.needs_of(self.id).len() == ask.needs().len()
         };
         let repeatable: Vec<_> = self.asks.iter().filter(is_repeatable).collect();
         dice.choice(repeatable).cloned()
@@ -309,7 +317,7 @@ impl HostChain {
             self.withheld.clear();
         }
         let granted = self.asks.iter().filter(|ask| !self.withheld.contains(&ask.transaction));
-        let granted = granted.flat_map(|ask| ask.needs()).map(|grant| (grant, u64::MAX));
+        let granted = granted.flat_map(|ask| ask.needs_of(self.id)).map(|grant| (grant, u64::MAX));
         self.due = [(0, granted.collect())].into();
     }
 
@@ -374,9 +382,10 @@ impl HostChain {
         ask: &Ask,
         (since, oldest): (Instant, u64),
     ) -> usize {
-        let mut needs = ask.needs();
+        let mut needs = ask.needs_of(self.id);
+        let is_asked_here = !needs.is_empty();
         needs.retain(|need| !self.is_final(need));
-        if needs.is_empty() && ask.window().is_none() {
+        if needs.is_empty() && (ask.window().is_none() || !is_asked_here) {
             return nodes;
         }
         let lets_through =

@@ -6,8 +6,16 @@ use std::{
 };
 
 use super::{
-    NAME, Running, asks::Flaw, chain::Requested, contexts::context, deployment::DECRYPTION,
-    hosts::UPGRADE_KNOWN, world::World,
+    super::second_chain::second_keeper,
+    NAME, Running,
+    asks::Flaw,
+    chain::Requested,
+    contexts::context,
+    deployment::DECRYPTION,
+    ethereum::Side,
+    hosts::UPGRADE_KNOWN,
+    keys,
+    world::{World, WorldState},
 };
 use crate::{
     contracts::abi::Generation,
@@ -58,7 +66,19 @@ struct Stored {
 
 impl Stored {
     fn read(running: &Running<'_>) -> Result<Self, String> {
-        let journal = ReadOnly::find(&[running.home.state_dir.to_owned()], NAME);
+        Self::read_of(running, NAME)
+    }
+
+    /// What the journal of this chain tells.
+    fn read_at(running: &Running<'_>, side: Side) -> Result<Self, String> {
+        match side {
+            Side::Gateway => Self::read(running),
+            Side::Ethereum => Self::read_of(running, &second_keeper(NAME)),
+        }
+    }
+
+    fn read_of(running: &Running<'_>, keeper: &str) -> Result<Self, String> {
+        let journal = ReadOnly::find(&[running.home.state_dir.to_owned()], keeper);
         let journal = journal.map_err(|error| error.to_string())?;
         let look = journal.queries();
         let all = RequestPage { filter: RequestFilter::All, after: None, limit: 10_000 };
@@ -83,6 +103,12 @@ impl Stored {
         self.requests.iter().find(|request| request.key == key)
     }
 
+    /// The same, whichever contract the journal names it by: one that stands beside another is named by that.
+    fn named(&self, key: RequestKey) -> Option<&RequestRecord> {
+        let is_it = |of: RequestKey| (of.id, of.content) == (key.id, key.content);
+        self.requests.iter().find(|request| is_it(request.key))
+    }
+
     fn outcome(&self, key: RequestKey) -> Option<Outcome> {
         self.request(key)?.progress.outcome.clone()
     }
@@ -100,7 +126,7 @@ pub(super) async fn verify(world: &World, running: &Running<'_>) {
         return;
     }
     world.say(format_args!("everything is granted"));
-    world.state().host.grant_everything(true);
+    world.state().grant_everything(true);
     if !is_quiet(world, running).await {
         return;
     }
@@ -150,20 +176,24 @@ async fn take_back_known_grants(world: &World, running: &Running<'_>) {
     {
         let mut state = world.state();
         let now = state.now();
-        state.host.upgrade_to_empty(now);
+        for host in &mut state.hosts {
+            host.upgrade_to_empty(now);
+        }
     }
     world.say(format_args!("the ACL is upgraded and grants nothing"));
     tokio::time::sleep(UPGRADE_KNOWN + SURE_WITHIN).await;
     let known = world.state().catalogue.repeat(&known);
     {
         let mut state = world.state();
-        state.host.expect_again(&known);
+        for host in &mut state.hosts {
+            host.expect_again(&known);
+        }
         state.numbered += 1;
         state.chain.request(known.clone(), 0);
     }
     tokio::time::sleep(SURE_WITHIN).await;
     world.say(format_args!("everything is granted"));
-    world.state().host.grant_everything(true);
+    world.state().grant_everything(true);
     expect_through(world, running, known.transaction, FRESH_WITHIN).await;
 }
 
@@ -227,6 +257,16 @@ fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
             ));
         }
     }
+    let side = world.state().key_side();
+    match Stored::read_at(running, side) {
+        Ok(of_keys) => {
+            left.extend(keys::oracle::still_open(world, |key| of_keys.named(key)));
+            let used = world.state().at(side, |state| state.chain.nonce(state.chain.height()));
+            let open = of_keys.open_nonces.range(used..);
+            left.extend(open.map(|nonce| format!("nonce {nonce} of keys is signed and not mined")));
+        }
+        Err(error) => left.push(error),
+    }
     // Requests that left the chain and whose id now belongs to another request do not count.
     let keys: Vec<RequestKey> = requests.iter().map(|one| one.request.key).collect();
     let ids: BTreeSet<U256> = keys.iter().map(|key| key.id).collect();
@@ -264,7 +304,28 @@ fn is_ended_by_its_context(world: &World, one: &Requested, stored: &Stored) -> b
 fn is_withheld(world: &World, one: &Requested) -> bool {
     let state = world.state();
     let present = state.chain.generation(state.chain.height());
-    present >= Generation::G12 && state.host.is_withheld(&one.ask)
+    present >= Generation::G12 && state.is_withheld(&one.ask)
+}
+
+/// What there is to say of the wallet's nonces on a chain, and whether it is wrong.
+fn judge_nonces(state: &mut WorldState) -> Vec<(String, bool)> {
+    let mut waiting = Vec::new();
+    let next = state.chain.nonce(state.chain.height());
+    for node in &state.chain.nodes {
+        // Nonces far above were signed under a wrong count, and were given up.
+        let near = node.pool.range(next..next + MOST_FILLED);
+        waiting.extend(near.map(|(nonce, _)| *nonce));
+    }
+    let mined = state.chain.blocks().iter().flat_map(|block| &block.transactions);
+    let own = mined.map(|mined| &mined.transaction).filter(|one| !one.foreign);
+    let noops = own.filter(|one| one.answers().is_none()).count();
+    // Nobody can know what a life signed whose journal is lost.
+    let is_missing = !waiting.is_empty() && !state.lost;
+    let mut said = vec![(format!("{noops} nonces were filled with nothing"), noops > MOST_NOOPS)];
+    if is_missing {
+        said.push((format!("a nonce is missing below {waiting:?}"), true));
+    }
+    said
 }
 
 fn judge(world: &World, running: &Running<'_>) {
@@ -275,7 +336,6 @@ fn judge(world: &World, running: &Running<'_>) {
     let requests: Vec<_> = world.state().chain.requests().cloned().collect();
     // What the chain says: answers by request, successful or not.
     let mut answers: BTreeMap<U256, (u32, u32)> = BTreeMap::new();
-    let mut waiting = Vec::new();
     {
         let state = world.state();
         for block in state.chain.blocks() {
@@ -289,26 +349,16 @@ fn judge(world: &World, running: &Running<'_>) {
                 }
             }
         }
-        let next = state.chain.nonce(state.chain.height());
-        for node in &state.chain.nodes {
-            // Nonces far above were signed under a wrong count, and were given up.
-            let near = node.pool.range(next..next + MOST_FILLED);
-            waiting.extend(near.map(|(nonce, _)| *nonce));
+    }
+    let sides = world.state().sides();
+    for side in sides {
+        let said = world.state().at(side, judge_nonces);
+        for (what, is_wrong) in said {
+            world.say(format_args!("{what}"));
+            if is_wrong {
+                world.violation(what);
+            }
         }
-    }
-    let noops = {
-        let state = world.state();
-        let mined = state.chain.blocks().iter().flat_map(|block| &block.transactions);
-        let own = mined.map(|mined| &mined.transaction).filter(|one| !one.foreign);
-        own.filter(|one| one.answers().is_none()).count()
-    };
-    world.say(format_args!("{noops} nonces were filled with nothing"));
-    if noops > MOST_NOOPS {
-        world.violation(format!("{noops} nonces were filled with nothing"));
-    }
-    // Nobody can know what a life signed whose journal is lost.
-    if !waiting.is_empty() && !world.state().lost {
-        world.violation(format!("a nonce is missing below {waiting:?}"));
     }
     for one in &requests {
         let Requested { request, ask, .. } = one;
@@ -364,6 +414,15 @@ fn judge(world: &World, running: &Running<'_>) {
         let held = one.progress.held.as_ref().map(|held| held.hold.to_string());
         let what = (one.progress.stage.as_str(), held);
         world.say(format_args!("left the chain, and open: {} {what:?}", short(one.key)));
+    }
+    let side = world.state().key_side();
+    match Stored::read_at(running, side) {
+        Ok(of_keys) => {
+            for wrong in keys::oracle::judge(world, |key| of_keys.named(key)) {
+                world.violation(wrong);
+            }
+        }
+        Err(error) => world.violation(error),
     }
     assert_eq!(world.state().chain.blocks()[0].events.len(), 0, "{DECRYPTION}");
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::{deployment::HOST_IDS, keys::KeyPlan};
 use crate::{
     contracts::abi::Generation::{self, G12, G13, G14, Head, UpToG10},
     domain::PerKind,
@@ -33,6 +34,9 @@ pub(super) const LIMITS: [(u64, i64, &str); 7] = [
     (100, -32_602, "range 600 exceeds limit of 100"),
     (100, -32_005, "block range too large, max range: 100"),
 ];
+
+/// So few blocks at a time are too few to read the votes of others.
+const FEW_BLOCKS: u64 = 20;
 
 /// The plan of one seed. Each fault is absent from about half of the seeds, so that the others also
 /// occur alone and in pairs.
@@ -72,6 +76,7 @@ pub(super) struct Plan {
     /// The last coprocessor attests other ciphertexts than it has.
     pub attests_falsely: bool,
     pub hosts: HostPlan,
+    pub keys: KeyPlan,
     /// How often the KMS context changes, and whether old ones are destroyed.
     pub context_changes: u8,
     pub destroys_contexts: bool,
@@ -95,9 +100,11 @@ const PATHS: [&[Generation]; 14] = [
     &[G14, Head],
 ];
 
-/// The host chain, and how often its faults happen: at each block of it, in thousandths.
+/// The host chains, and how often their faults happen: at each block, in thousandths.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HostPlan {
+    /// How many host chains there are, each of this plan.
+    pub chains: usize,
     pub nodes: usize,
     /// How many of them must agree.
     pub agreement: usize,
@@ -270,6 +277,7 @@ impl Plan {
             path: PATHS[0],
             attests_falsely: dice.u8(..3) == 0,
             hosts: HostPlan::of(dice),
+            keys: KeyPlan::NONE,
             context_changes: 0,
             destroys_contexts: false,
         };
@@ -281,9 +289,10 @@ impl Plan {
         Self {
             path,
             faults: Faults { core_connects_late, ..faults },
-            hosts: HostPlan { upgrade, ..plan.hosts },
             context_changes,
             destroys_contexts: dice.bool(),
+            keys: KeyPlan::of(path, dice),
+            hosts: HostPlan { upgrade, chains: 1 + usize::from(dice.u8(..3) == 0), ..plan.hosts },
             ..plan
         }
     }
@@ -291,6 +300,12 @@ impl Plan {
     /// Whether contracts stand there at some time that leave access to the connectors.
     pub fn has_hosts(&self) -> bool {
         self.path.last() > Some(&UpToG10)
+    }
+
+    /// The ids of the host chains.
+    pub fn host_ids(&self) -> &'static [u64] {
+        let chains = if self.has_hosts() { self.hosts.chains } else { 0 };
+        &HOST_IDS[..chains]
     }
 
     /// Whether the ACL is upgraded, and what was asked before is asked again.
@@ -307,6 +322,7 @@ impl HostPlan {
         let agreement = dice.usize(1..=nodes.min(2));
         let lies = nodes > 2 && agreement > 1 && dice.bool();
         Self {
+            chains: 1,
             nodes,
             agreement,
             lie: lies.then(|| dice.u8(..4) > 0),
@@ -335,6 +351,12 @@ impl Plan {
             || faults.estimate > 0
             || faults.journal_lost > 0
             || self.context_changes > 0
+    }
+
+    /// Returns whether a node gives few blocks at a time: it sets the pace of reading many, whatever others give.
+    pub fn gives_few_blocks(&self) -> bool {
+        let few = |limit: &Option<usize>| limit.is_some_and(|limit| LIMITS[limit].0 <= FEW_BLOCKS);
+        self.limits[..self.urls].iter().any(few)
     }
 
     /// Returns whether requests may be held because the wallet appears to be used elsewhere.

@@ -7,7 +7,7 @@ use fastrand::Rng;
 
 use super::{
     asks::{Ask, Cipher, Making},
-    deployment::HOST_ID,
+    deployment::HOST_IDS,
 };
 use crate::{
     contracts::abi::Generation,
@@ -19,9 +19,11 @@ pub(super) const COMPRESSED: &str = "high_level_api::CompressedSquashedNoiseCiph
 const EXPANDED: &str = "high_level_api::SquashedNoiseFheUint";
 
 /// Every request ever made.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Catalogue {
     made: u64,
+    /// Number of host chains that own handles.
+    chains: usize,
     /// Ciphertexts by digest.
     pub ciphertexts: BTreeMap<B256, Bytes>,
     /// Digests by handle.
@@ -29,6 +31,10 @@ pub(super) struct Catalogue {
 }
 
 impl Catalogue {
+    pub fn new(chains: usize) -> Self {
+        Self { made: 0, chains, ciphertexts: BTreeMap::new(), digests: BTreeMap::new() }
+    }
+
     /// A new request with its own handles. Its block assigns its number. `context`: the number of the current
     /// one. `now`: Unix seconds.
     pub fn request(
@@ -39,10 +45,13 @@ impl Catalogue {
     ) -> Arc<Ask> {
         self.made += 1;
         let made = self.made;
+        let host = HOST_IDS[dice.usize(..self.chains)];
+        let may_mix = self.chains > 1 && dice.u8(..4) == 0;
         let ciphers = (0..dice.u64(1..=3))
             .map(|nth| {
+                let host = if may_mix { HOST_IDS[dice.usize(..self.chains)] } else { host };
                 let mut handle = keccak256([made.to_be_bytes(), nth.to_be_bytes()].concat());
-                handle[22..30].copy_from_slice(&HOST_ID.to_be_bytes());
+                handle[22..30].copy_from_slice(&host.to_be_bytes());
                 (handle[30], handle[31]) = (2, 0);
                 let body = ciphertext(handle, dice);
                 let digest = keccak256(&body);
@@ -76,6 +85,7 @@ fn ciphertext(handle: B256, dice: &mut Rng) -> Bytes {
 
 /// The number that its block assigned to the request.
 pub(super) fn number_of(event: &Event) -> u64 {
-    let id = U256::from_be_bytes(event.topics[1].0);
+    let of_keys = || event.data.get(..32).map_or(U256::ZERO, U256::from_be_slice);
+    let id = event.topics.get(1).map_or_else(of_keys, |topic| U256::from_be_bytes(topic.0));
     (id & U256::from(u64::MAX)).to()
 }

@@ -11,15 +11,17 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
+    ethereum::Side,
     lies::{Refusal, refused},
     world::Life,
 };
 use crate::{
-    chain::provider::{CALL_DEADLINE, endpoint::Endpoint},
+    chain::provider::{CALL_DEADLINE, ChainRole, endpoint::Endpoint},
     domain::{Address, B256},
 };
 
 const HOSTS: [&str; 2] = ["node-0", "node-1"];
+const OF_ETHEREUM: [&str; 2] = ["ethereum-0", "ethereum-1"];
 /// Weight of the death point where a raw transaction was sent and the response has not arrived.
 const RISKY: u64 = 8;
 /// How long a sender may wait for the receipt (EIP-7966), and how often it is looked up.
@@ -96,32 +98,56 @@ impl Call {
 }
 
 /// One URL, as this life reaches it.
-pub(super) fn endpoint(life: &Life, wallet: Address, index: usize) -> Endpoint {
+pub(super) fn endpoint(life: &Life, wallet: Address, (side, index): (Side, usize)) -> Endpoint {
     let life = life.clone();
     let carrier = Arc::new(move |message: String| {
-        let node = Node { life: life.clone(), wallet, endpoint: index };
+        let node = Node { life: life.clone(), wallet, side, endpoint: index };
         let exchange: futures_util::future::BoxFuture<'static, Option<Vec<u8>>> =
             Box::pin(async move { node.exchange(&message).await });
         exchange
     });
-    Endpoint::with_transport(HOSTS[index], carrier)
+    match side {
+        Side::Gateway => Endpoint::with_transport(HOSTS[index], carrier),
+        Side::Ethereum => {
+            Endpoint::with_transport(OF_ETHEREUM[index], carrier).with_role(ChainRole::Ethereum)
+        }
+    }
 }
 
 /// The node that a message reaches.
 struct Node {
     life: Life,
     wallet: Address,
+    side: Side,
     endpoint: usize,
 }
 
 impl Node {
+    fn name(&self) -> &'static str {
+        match self.side {
+            Side::Gateway => HOSTS[self.endpoint],
+            Side::Ethereum => OF_ETHEREUM[self.endpoint],
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.side {
+            Side::Gateway => "node",
+            Side::Ethereum => "ethereum",
+        }
+    }
+
+    fn answers(&self, calls: &[Call], fate: &CallFate) -> Option<(usize, Answers)> {
+        self.life.world.state().at(self.side, |state| state.answer(self, calls, fate))
+    }
+
     /// Exchanges one message for its response; `None` if there is none.
     async fn exchange(&self, message: &str) -> Option<Vec<u8>> {
         let (together, calls) = Call::read(message);
         if calls.iter().all(Call::keeps_connection) {
             let pause = self.life.world.state().millis(20);
             sleep(pause).await;
-            let answers = self.life.world.state().answer(self, &calls, &CallFate::Answered)?.1;
+            let answers = self.answers(&calls, &CallFate::Answered)?.1;
             return Some(spelled(together, answers.into_iter().map(unnoted)));
         }
         self.life.death_point().await;
@@ -135,16 +161,16 @@ impl Node {
             let odd = refused(-32_600, "batch requests are disabled", None);
             Some((0, vec![(None, (Err(odd), "no arrays".to_owned()))]))
         } else {
-            self.life.world.state().answer(self, &calls, &fate)
+            self.answers(&calls, &fate)
         };
         let what = calls.iter().map(|call| call.method.as_str()).collect::<Vec<_>>().join(", ");
         let Some((machine, mut answers)) = answered else {
-            self.life.world.say(format_args!("{}: {what}: away", HOSTS[self.endpoint]));
+            self.life.world.say(format_args!("{}: {what}: away", self.name()));
             return None;
         };
         let notes: Vec<&str> = answers.iter().map(|(_, (_, note))| note.as_str()).collect();
         let (notes, how) = (notes.join("; "), how(&fate));
-        self.life.world.say(format_args!("node {machine}: {what}: {how}{notes}"));
+        self.life.world.say(format_args!("{} {machine}: {what}: {how}{notes}", self.kind()));
         let sync = calls[0].method == "eth_sendRawTransactionSync";
         if let (true, CallFate::Answered, Some((_, (Ok(hash), _)))) = (sync, &fate, answers.first())
         {
@@ -166,7 +192,8 @@ impl Node {
         let until = Instant::now() + SYNC_PATIENCE;
         while Instant::now() < until {
             sleep(SYNC_EVERY).await;
-            let (told, _) = self.life.world.state().receipt(machine, hash);
+            let (told, _) =
+                self.life.world.state().at(self.side, |state| state.receipt(machine, hash));
             if let Ok(receipt @ Value::Object(_)) = told {
                 return Ok(receipt);
             }

@@ -22,7 +22,7 @@ struct SeedResults {
 
 /// Each kind of wrong answer must occur in at least this many stories.
 const ENOUGH: u64 = 5;
-const FAULTS: [&str; 29] = [
+const FAULTS: [&str; 34] = [
     "array",
     "away",
     "index",
@@ -51,6 +51,11 @@ const FAULTS: [&str; 29] = [
     "context destroyed",
     "acl upgrade",
     "asked again",
+    "asked by two chains",
+    "upgrade left",
+    "key operation",
+    "abort",
+    "core forgets a key",
     "core connects late",
 ];
 

@@ -13,9 +13,18 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    chain::Chain, core::Core, hosts::HostChain, lies::Endpoint, plan::Plan, requests::Catalogue,
+    asks::Ask,
+    chain::Chain,
+    core::Core,
+    deployment::{CHAIN_ID, HOST_IDS},
+    ethereum::Ethereum,
+    hosts::HostChain,
+    keys::KeyProgress,
+    lies::Endpoint,
+    plan::Plan,
+    requests::Catalogue,
 };
-use crate::time::clock::Clock;
+use crate::{domain::Address, time::clock::Clock};
 
 pub(super) struct WorldState {
     pub plan: Plan,
@@ -23,7 +32,8 @@ pub(super) struct WorldState {
     /// Whether faults happen.
     pub storm: bool,
     pub chain: Chain,
-    pub host: HostChain,
+    pub ethereum: Option<Ethereum>,
+    pub hosts: Vec<HostChain>,
     pub core: Core,
     pub catalogue: Catalogue,
     pub endpoints: Vec<Endpoint>,
@@ -36,6 +46,9 @@ pub(super) struct WorldState {
     /// Until then no node shows logs. Once per story: every block is read twice, and a node that hides
     /// it both times hides it for good.
     pub blind_until: Option<Instant>,
+    pub key_progress: KeyProgress,
+    /// Blocks until an upgrade that left the chain may be made again.
+    pub upgrade_waits: u64,
     /// Request numbers assigned so far.
     pub numbered: u64,
     /// Violated invariants.
@@ -52,11 +65,21 @@ const BEGINNING: u64 = 1_735_689_600_000;
 const MAX_POINTS: u64 = 3_000_000;
 
 impl WorldState {
-    pub fn new(plan: &Plan, seed: u64) -> Self {
-        let core = Core::default();
+    pub fn new(plan: &Plan, wallet: Address, seed: u64) -> Self {
+        let core = Core::new(&plan.keys);
         Self {
-            chain: Chain::new(plan.nodes, core.address(), plan.path[0]),
-            host: HostChain::new(&plan.hosts, BEGINNING / 1_000),
+            ethereum: Ethereum::of(plan, (core.address(), wallet)),
+            chain: Chain::new(
+                (CHAIN_ID, plan.nodes),
+                (core.address(), wallet),
+                plan.path[0],
+                plan.keys_on_gateway(),
+            ),
+            key_progress: KeyProgress::default(),
+            hosts: HOST_IDS[..plan.hosts.chains]
+                .iter()
+                .map(|id| HostChain::new(*id, &plan.hosts, BEGINNING / 1_000))
+                .collect(),
             endpoints: (0..plan.urls).map(|_| Endpoint::default()).collect(),
             broken_indices: 0,
             lost: false,
@@ -65,8 +88,9 @@ impl WorldState {
             dice: Rng::with_seed(seed ^ 0x5eed),
             storm: true,
             core,
-            catalogue: Catalogue::default(),
+            catalogue: Catalogue::new(plan.hosts.chains),
             blind_until: None,
+            upgrade_waits: 0,
             numbered: 0,
             violations: Vec::new(),
             trace: String::new(),
@@ -83,6 +107,18 @@ impl WorldState {
     /// Draws whether a fault of this rate happens now.
     pub fn fault(&mut self, rate: u64) -> bool {
         self.storm && rate > 0 && self.dice.u64(..1000) < rate
+    }
+
+    /// Grants for good what everybody needs; `even_withheld`: to those too who were refused it so far.
+    pub fn grant_everything(&mut self, even_withheld: bool) {
+        for host in &mut self.hosts {
+            host.grant_everything(even_withheld);
+        }
+    }
+
+    /// Whether a host chain denies something of the ask until the end.
+    pub fn is_withheld(&self, ask: &Ask) -> bool {
+        self.hosts.iter().any(|host| host.is_withheld(ask))
     }
 
     /// Draws a duration of up to `most` milliseconds.

@@ -14,6 +14,7 @@ use crate::{
         reader,
     },
     domain::{Address, B256, Bytes, U256},
+    instance::simulation::keys::events,
 };
 
 sol! {
@@ -107,9 +108,15 @@ impl Transaction {
         reader::Transaction { hash: self.hash, to: self.to, input: self.input.clone(), block: None }
     }
 
+    /// The answer to a key operation in it.
+    pub fn vote(&self) -> Option<events::KeyResponse> {
+        events::response(&self.input)
+    }
+
     /// Id of the request it answers.
     pub fn answers(&self) -> Option<U256> {
-        response(&self.input).map(|response| response.id)
+        let decryption = response(&self.input).map(|response| response.id);
+        decryption.or_else(|| events::response(&self.input).map(|answer| answer.id))
     }
 }
 

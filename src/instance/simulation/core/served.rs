@@ -24,7 +24,16 @@ use crate::{
         },
         wire::{self, ResultEncoding},
     },
-    instance::simulation::{chain::domain, plan::CoreAge, store::is_compressed, world::Life},
+    instance::simulation::{
+        chain::domain,
+        keys::{
+            contract::What,
+            core::{self as keys, Made, Order},
+        },
+        plan::CoreAge,
+        store::is_compressed,
+        world::Life,
+    },
 };
 use health::health_server::{Health, HealthServer};
 
@@ -271,6 +280,126 @@ impl CoreServiceEndpoint for ServedCore {
             extra_data,
             ..Default::default()
         }))
+    }
+
+    async fn key_gen_preproc(
+        &self,
+        request: Request<v1::KeyGenPreprocRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let asked = request.into_inner();
+        let order = Order {
+            id: asked.request_id,
+            what: What::Preparation,
+            domain: asked.domain,
+            extra_data: asked.extra_data,
+            config: asked.keyset_config,
+        };
+        keys::ask(&self.0, order)
+    }
+
+    async fn get_key_gen_preproc_result(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::KeyGenPreprocResult>, Status> {
+        let id = request.into_inner();
+        let Made { signature, .. } = keys::result(&self.0, &id)?;
+        Ok(Response::new(v1::KeyGenPreprocResult {
+            preprocessing_id: Some(id),
+            external_signature: signature,
+        }))
+    }
+
+    async fn key_gen(
+        &self,
+        request: Request<v1::KeyGenRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let asked = request.into_inner();
+        let preparation = keys::id_of(asked.preproc_id.as_ref());
+        let order = Order {
+            id: asked.request_id,
+            what: What::Key { preparation },
+            domain: asked.domain,
+            extra_data: asked.extra_data,
+            config: asked.keyset_config,
+        };
+        keys::ask(&self.0, order)
+    }
+
+    async fn get_key_gen_result(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::KeyGenResult>, Status> {
+        let request_id = request.into_inner();
+        let Made { what, id, signature } = keys::result(&self.0, &request_id)?;
+        let What::Key { preparation } = what else {
+            return Err(Status::not_found("that is no key"));
+        };
+        Ok(Response::new(v1::KeyGenResult {
+            request_id: Some(request_id),
+            preprocessing_id: Some(wire::request_id(preparation)),
+            key_digests: keys::key_digests(id),
+            external_signature: signature,
+        }))
+    }
+
+    async fn crs_gen(
+        &self,
+        request: Request<v1::CrsGenRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let asked = request.into_inner();
+        let order = Order {
+            id: asked.request_id,
+            what: What::Crs { max_bits: asked.max_num_bits.unwrap_or(0) },
+            domain: asked.domain,
+            extra_data: asked.extra_data,
+            config: None,
+        };
+        keys::ask(&self.0, order)
+    }
+
+    async fn get_crs_gen_result(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::CrsGenResult>, Status> {
+        let request_id = request.into_inner();
+        let Made { what, id, signature } = keys::result(&self.0, &request_id)?;
+        let What::Crs { max_bits } = what else {
+            return Err(Status::not_found("that is no CRS"));
+        };
+        Ok(Response::new(v1::CrsGenResult {
+            request_id: Some(request_id),
+            crs_digest: keys::crs_digest(id, max_bits),
+            max_num_bits: max_bits,
+            external_signature: signature,
+        }))
+    }
+
+    async fn abort_key_gen(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        keys::abort(&self.0, &request.into_inner(), "abort the key")
+    }
+
+    async fn abort_crs_gen(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        keys::abort(&self.0, &request.into_inner(), "abort the CRS")
+    }
+
+    async fn init(&self, request: Request<v1::InitRequest>) -> Result<Response<v1::Empty>, Status> {
+        let id = keys::id_of(request.into_inner().request_id.as_ref());
+        keys::tell(&self.0, id, "set up randomness")
+    }
+
+    async fn initiate_resharing(
+        &self,
+        request: Request<v1::InitiateResharingRequest>,
+    ) -> Result<Response<v1::InitiateResharingResponse>, Status> {
+        let request_id = request.into_inner().request_id;
+        let told = keys::tell(&self.0, keys::id_of(request_id.as_ref()), "reshare");
+        told.map(|_| Response::new(v1::InitiateResharingResponse { request_id }))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     chain::reader::Head,
     domain::Event,
     instance::simulation::{
+        keys::is_of_keys,
         plan::{Blooms, LIMITS},
         world::WorldState,
     },
@@ -113,13 +114,20 @@ impl WorldState {
         }
     }
 
-    /// The logs that a broken index still shows.
-    pub fn shown_by(&mut self, endpoint: usize, mut events: Vec<Event>) -> Vec<Event> {
+    /// The logs that a broken index still shows. Of a range (`of_range`) it shows those of key operations: no hole in
+    /// their ids tells of one that no node showed for minutes.
+    pub fn shown_by(
+        &mut self,
+        endpoint: usize,
+        mut events: Vec<Event>,
+        of_range: bool,
+    ) -> Vec<Event> {
         let Some(broken) = self.endpoints[endpoint].lies.index() else { return events };
         let all = events.len();
         let is_shown =
             |event: &Event| (u64::from(event.transaction[31]) + event.log_index).is_multiple_of(2);
-        events.retain(|event| broken.partial && is_shown(event));
+        events
+            .retain(|event| (broken.partial && is_shown(event)) || (of_range && is_of_keys(event)));
         if events.len() < all {
             self.record_fault(if self.endpoints.len() > 1 {
                 "index of one of two"

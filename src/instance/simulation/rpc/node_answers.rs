@@ -9,8 +9,8 @@ use crate::{
     chain::reader::Head,
     domain::{Address, B256, Bytes, Event, U256},
     instance::simulation::{
-        chain::{Block, Transaction},
-        deployment::{CHAIN_ID, DECRYPTION},
+        chain::{Block, Transaction, emitter},
+        deployment::HOST_ID,
         lies::{BlockReceipts, Refusal, refused},
         requests::number_of,
         world::WorldState,
@@ -28,7 +28,7 @@ fn hex(number: u64) -> Value {
 /// A log in a node's JSON.
 fn log(event: &Event) -> Value {
     json!({
-        "address": DECRYPTION, "topics": event.topics, "data": event.data,
+        "address": emitter(event), "topics": event.topics, "data": event.data,
         "blockNumber": hex(event.block.number), "blockHash": event.block.hash,
         "transactionHash": event.transaction, "logIndex": hex(event.log_index),
     })
@@ -87,7 +87,7 @@ impl WorldState {
             serde_json::from_value(params[place].clone()).expect("the provider writes well")
         };
         let told = match method.as_str() {
-            "eth_chainId" => Ok(hex(CHAIN_ID)),
+            "eth_chainId" => Ok(hex(self.chain.id)),
             "eth_getBlockByNumber" => return self.header(node, machine, params),
             "eth_getBlockByHash" => {
                 let sight = self.chain.visible_height(machine);
@@ -190,8 +190,14 @@ impl WorldState {
     }
 
     fn logs(&mut self, endpoint: usize, machine: usize, filter: &Value) -> Said {
-        let topics: Option<Vec<Vec<B256>>> = serde_json::from_value(filter["topics"].clone()).ok();
-        let topics = topics.unwrap_or_default();
+        // For each topic what it may be; `None`: anything.
+        let topics: Vec<Option<Vec<B256>>> =
+            serde_json::from_value(filter["topics"].clone()).unwrap_or_default();
+        let named = &filter["address"];
+        let is_named = |event: &Event| {
+            let own = json!(emitter(event));
+            named.as_array().map_or(named.is_null() || *named == own, |all| all.contains(&own))
+        };
         let of = if let Ok(hash) = serde_json::from_value(filter["blockHash"].clone()) {
             Where::Block(hash)
         } else {
@@ -204,10 +210,15 @@ impl WorldState {
         };
         let events = taken.and_then(|()| self.logs_of(machine, &of));
         let events = events.map(|events| {
-            let mut events = self.shown_by(endpoint, events);
+            let of_range = matches!(of, Where::Numbers { .. });
+            let mut events = self.shown_by(endpoint, events, of_range);
             events.retain(|event| {
                 let mut each = topics.iter().enumerate();
-                each.all(|(place, any)| any.contains(&event.topics[place]))
+                let is_one_of = |place: usize, any: &[B256]| {
+                    event.topics.get(place).is_some_and(|topic| any.contains(topic))
+                };
+                is_named(event)
+                    && each.all(|(place, any)| any.as_ref().is_none_or(|any| is_one_of(place, any)))
             });
             events
         });
@@ -231,7 +242,7 @@ impl WorldState {
         match self.logs_of(machine, &Where::Block(hash)) {
             Ok(events) => {
                 let hides = receipts == BlockReceipts::Hidden;
-                let events = if hides { self.shown_by(endpoint, events) } else { events };
+                let events = if hides { self.shown_by(endpoint, events, false) } else { events };
                 let logs: Vec<Value> = events.iter().map(log).collect();
                 (Ok(json!([{ "logs": logs }])), format!("{hash}: {}", numbers(&events)))
             }
@@ -324,11 +335,15 @@ impl WorldState {
         if let Some(what) = transaction.is_out_of_bounds() {
             self.violations.push(format!("{hash} was signed for {what}"));
         }
+        if let Some(vote) = transaction.vote() {
+            self.judge_vote(vote.id, &vote.payload);
+        }
         let answers = match transaction.answers() {
             Some(id) => format!("{}", id & U256::from(u64::MAX)),
             None => "nothing".to_owned(),
         };
-        let (mempool, ahead) = (self.plan.mempool, self.plan.executes_ahead);
+        let mempool = self.plan.mempool || self.chain.id == HOST_ID;
+        let ahead = self.plan.executes_ahead;
         let offered = self.chain.offer(machine, transaction, mempool, ahead);
         let offered = offered
             .map_err(|(text, data)| refused(if data.is_some() { 3 } else { -32_000 }, text, data));

@@ -1,0 +1,170 @@
+//! Key operations of a simulated world: who asks for them and when, what other nodes vote, what the Core makes, and
+//! what must have come of it.
+//!
+//! ```text
+//! owner ──> contract ──> connector ──> Core        others vote too, some days something else
+//!              └── votes, of all nodes <──┘         oracle: each once, none wrong, none before its turn
+//! ```
+//!
+//! Up to G12 the contract stands on the gateway, beside the one for decryptions; from G13 on on Ethereum, where what
+//! was asked for may be taken back.
+
+pub(super) mod contract;
+pub(super) mod core;
+pub(super) mod events;
+pub(super) mod oracle;
+
+use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+
+use fastrand::Rng;
+
+use self::contract::{Action, Asked, KeyState, Over, Rules, What};
+use super::{
+    deployment::{CHAIN_ID, HOST_ID},
+    plan::Plan,
+    world::WorldState,
+};
+use crate::{
+    contracts::abi::Generation,
+    domain::{B256, Event, RequestKey, U256},
+};
+
+/// The most blocks that another node takes for a vote.
+const LATEST_VOTE: u64 = 30;
+
+/// Which key operations there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeyPlan {
+    /// `None`: there is no such contract.
+    pub rules: Option<Rules>,
+    /// Number of things that the owner does.
+    pub orders: u64,
+    /// Of Ethereum.
+    pub block_time: Duration,
+    /// A Core that restarts forgets its preparations too.
+    pub forgets_preparations: bool,
+    /// Likelihood of a restart of the Core right after it has finished something, in thousandths.
+    pub restarts: u64,
+}
+
+impl KeyPlan {
+    pub const NONE: Self = Self {
+        rules: None,
+        orders: 0,
+        block_time: Duration::from_secs(1),
+        forgets_preparations: false,
+        restarts: 0,
+    };
+
+    /// For contracts of this path.
+    pub fn of(path: &[Generation], dice: &mut Rng) -> Self {
+        let is_gateway = path.last() <= Some(&Generation::G12);
+        // Before G12 the gateway knows no KMS contexts, which are named on Ethereum.
+        let is_ethereum = !is_gateway && path.first() >= Some(&Generation::G12);
+        let has_any = (is_gateway && dice.u8(..3) == 0) || (is_ethereum && dice.bool());
+        let rules = Rules {
+            chain_id: if is_ethereum { HOST_ID } else { CHAIN_ID },
+            is_ethereum,
+            others: dice.u8(0..=3),
+            diverging: if dice.u8(..3) == 0 { 400 } else { 0 },
+        };
+        Self {
+            rules: has_any.then_some(rules),
+            orders: dice.u64(1..=6),
+            block_time: Duration::from_secs(*dice.choice(&[1, 2, 4]).unwrap()),
+            forgets_preparations: dice.u8(..4) == 0,
+            restarts: if dice.bool() { dice.u64(1..=300) } else { 0 },
+        }
+    }
+}
+
+impl Plan {
+    /// The rules of the contract that stands on the gateway.
+    pub fn keys_on_gateway(&self) -> Option<Rules> {
+        self.keys.rules.filter(|rules| !rules.is_ethereum)
+    }
+}
+
+/// What was done so far.
+#[derive(Debug, Default)]
+pub(super) struct KeyProgress {
+    ordered: u64,
+    /// Requests of whose votes it was decided when they come.
+    scheduled: Vec<RequestKey>,
+    /// What this node has sent a vote for.
+    offered: BTreeSet<U256>,
+}
+
+impl WorldState {
+    /// Everything that the owner and other nodes begin with the next block. `elapsed`: the part of the storm that is
+    /// over.
+    pub fn key_actions(&mut self, elapsed: f64) -> String {
+        let (orders, mut story) = (self.plan.keys.orders, String::new());
+        let Some(rules) = self.chain.key_rules().copied() else { return story };
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        let at = |nth: u64| (nth + 1) as f64 / (orders as f64 + 1.0);
+        while self.key_progress.ordered < orders && elapsed >= at(self.key_progress.ordered) {
+            self.key_progress.ordered += 1;
+            let action = self.drawn_action(&rules);
+            let _ = write!(story, "the owner: {action:?}; ");
+            self.chain.order(action, 0);
+        }
+        let height = self.chain.height();
+        let asked: Vec<_> =
+            self.chain.keys(height).asked().map(|one| (one.request.key, one.what)).collect();
+        for (key, what) in asked {
+            let is_voted_on =
+                matches!(what, What::Preparation | What::Key { .. } | What::Crs { .. });
+            if !is_voted_on || self.key_progress.scheduled.contains(&key) {
+                continue;
+            }
+            self.key_progress.scheduled.push(key);
+            for party in 0..rules.others {
+                let wait = self.dice.u64(0..=LATEST_VOTE);
+                self.chain.order(Action::Vote { party, id: key.id }, wait);
+            }
+        }
+        story
+    }
+
+    /// What the owner does next.
+    fn drawn_action(&mut self, rules: &Rules) -> Action {
+        let keys = self.chain.keys(self.chain.height());
+        let is_open = |one: &&Asked| {
+            matches!(one.what, What::Preparation | What::Crs { .. })
+                && !matches!(keys.over(one.request.key.id), Some(Over::Aborted))
+        };
+        let open: Vec<_> = keys.asked().filter(is_open).map(|asked| asked.request.key.id).collect();
+        match self.dice.u8(..16) {
+            11..=14 if rules.is_ethereum => {
+                self.dice.choice(open).map_or(Action::Prepare, Action::Abort)
+            }
+            0..=7 => Action::Prepare,
+            8..=10 => Action::MakeCrs { max_bits: self.dice.u32(1..=4096) },
+            11..=12 => Action::SetUpRandomness,
+            13..=14 => Action::Reshare,
+            _ => Action::Migrate,
+        }
+    }
+
+    /// Whether something is still to come.
+    pub fn are_keys_due(&self) -> bool {
+        self.plan.keys.rules.is_some() && self.key_progress.ordered < self.plan.keys.orders
+    }
+}
+
+/// The contract whose event this is, if it is not the one for decryptions.
+pub(super) fn is_of_keys(event: &Event) -> bool {
+    event.topics.first().is_some_and(events::is_emitted)
+}
+
+/// What votes and requests of a block are about, for the trace.
+pub(super) fn shown(state: &KeyState, hash: B256) -> Vec<String> {
+    let of_block = state.asked().filter(|asked| asked.request.block.hash == hash);
+    of_block.map(|asked| format!("{:?} {:#x}", asked.what, short(asked.request.key.id))).collect()
+}
+
+/// An id without its zeros.
+pub(super) fn short(id: U256) -> U256 {
+    (id >> 240) | (id & U256::from(u32::MAX))
+}
