@@ -9,4 +9,7 @@ mod aborts;
 mod contract_errors;
 mod approval;
 mod second_chain;
+mod committee;
 mod lifecycle;
+mod lifecycle_under_fire;
+mod lifecycle_ends;

@@ -276,6 +276,13 @@ impl Shared {
         {
             return Answer::Json(result(told.clone()));
         }
+        if method == "eth_call"
+            && let Some(contract) = lies.no_old_state_of
+            && call["params"][0]["to"].as_str().is_some_and(|to| to.parse() == Ok(contract))
+            && call["params"][1].as_str().is_some_and(|block| block.starts_with("0x"))
+        {
+            return Self::tell(&Lie::error(-32000, "missing trie node 8b16 (path )"), call);
+        }
         if method == "eth_subscribe"
             && let Some(subscriber) = subscriber
         {

@@ -144,7 +144,7 @@ impl KmsCore {
         let asking = async {
             let outcome = self.send_key_operation(request.key.id, ask).await?;
             let lacking = || lacking(ask.operation);
-            self.conclude_ask(CallKind::Ask, request, outcome, lacking).await
+            self.conclude_ask(CallKind::AskKey, request, outcome, lacking).await
         };
         let asked = asking.await;
         self.endpoint.record_ask(turn, &asked);

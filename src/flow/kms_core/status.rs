@@ -39,6 +39,8 @@ pub fn code_name(code: Code) -> &'static str {
 pub enum CallKind {
     /// `PublicDecrypt`, `UserDecrypt`.
     Ask,
+    /// `KeyGenPreproc`, `KeyGen`, `CrsGen`: a Core that makes a KMS context or an epoch takes none.
+    AskKey,
     /// `GetPublicDecryptionResult`, `GetUserDecryptionResult`.
     Poll,
     /// `GetKeyGenPreprocResult`, `GetKeyGenResult`, `GetCrsGenResult`, `GetEpochResult`.
@@ -104,12 +106,19 @@ pub fn meaning(call: CallKind, status: &Status) -> StatusMeaning {
         "the KMS Core is not ready for requests; does it have its signing key?",
     );
     match (call, status.code()) {
-        (CallKind::Ask | CallKind::Tell, Code::AlreadyExists)
+        (CallKind::Ask | CallKind::AskKey | CallKind::Tell, Code::AlreadyExists)
         | (CallKind::Undo, Code::NotFound | Code::AlreadyExists | Code::Unimplemented) => {
             StatusMeaning::AlreadyKnown
         }
-        (CallKind::Ask, Code::Aborted) => StatusMeaning::Ambiguous,
-        (CallKind::Ask | CallKind::Tell, Code::NotFound) => StatusMeaning::Lacking,
+        (CallKind::Ask | CallKind::AskKey, Code::Aborted) => StatusMeaning::Ambiguous,
+        (CallKind::Ask | CallKind::AskKey | CallKind::Tell, Code::NotFound) => {
+            StatusMeaning::Lacking
+        }
+        (CallKind::AskKey, Code::FailedPrecondition) => StatusMeaning::Hold(
+            HoldReason::CoreFailed,
+            "the KMS Core takes no key operation now: it makes a KMS context or an epoch, and is asked again; else it \
+             has no signing key",
+        ),
         (CallKind::Tell, Code::Unimplemented) => StatusMeaning::Hold(
             HoldReason::CoreVersion,
             "the KMS Core has no such call: it is of another time than the contract",
@@ -129,10 +138,12 @@ pub fn meaning(call: CallKind, status: &Status) -> StatusMeaning {
         (_, Code::InvalidArgument) => {
             StatusMeaning::Hold(HoldReason::CoreRefused, "the KMS Core refuses the request")
         }
-        (CallKind::Ask | CallKind::Tell | CallKind::Undo, Code::Internal) => StatusMeaning::Hold(
-            HoldReason::CoreFailed,
-            "the KMS Core failed on the request (up to v0.12 also: unknown context or epoch)",
-        ),
+        (CallKind::Ask | CallKind::AskKey | CallKind::Tell | CallKind::Undo, Code::Internal) => {
+            StatusMeaning::Hold(
+                HoldReason::CoreFailed,
+                "the KMS Core failed on the request (up to v0.12 also: unknown context or epoch)",
+            )
+        }
         (
             CallKind::Poll | CallKind::PollKey,
             Code::Internal | Code::Aborted | Code::AlreadyExists,
@@ -151,7 +162,7 @@ pub fn meaning(call: CallKind, status: &Status) -> StatusMeaning {
             StatusMeaning::Hold(HoldReason::CoreFailed, "the KMS Core reports lost data")
         }
         (
-            CallKind::Ask | CallKind::Tell | CallKind::Undo,
+            CallKind::Ask | CallKind::AskKey | CallKind::Tell | CallKind::Undo,
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled,
         )
         | (_, Code::Unknown | Code::Ok) => StatusMeaning::Unreachable,
@@ -205,6 +216,13 @@ mod tests {
         assert_eq!(hold(poll(Code::Internal)), Some(CoreFailed));
         assert_eq!(hold(poll(Code::Aborted)), Some(CoreFailed));
 
+        // What differs is said in words: it ends by itself, or is the operator's.
+        let ask_key = |code| meaning(CallKind::AskKey, &Status::new(code, ""));
+        let busy = ask_key(Code::FailedPrecondition);
+        assert!(matches!(busy, StatusMeaning::Hold(CoreFailed, what) if what.contains("epoch")));
+        for code in (0..17).map(Code::from_i32).filter(|code| *code != Code::FailedPrecondition) {
+            assert_eq!(ask_key(code), ask(code), "{code:?}");
+        }
         let key = |code| meaning(CallKind::PollKey, &Status::new(code, ""));
         assert_eq!(key(Code::NotFound), StatusMeaning::Forgotten);
         assert_eq!(key(Code::Unavailable), StatusMeaning::Pending);

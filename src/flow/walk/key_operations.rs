@@ -225,6 +225,18 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         Ok(aborted.map(|_| Transition::End(Outcome::Aborted)))
     }
 
+    /// How a request ends whose submission ended so: that the contract waits for no answer may be because it was
+    /// taken back.
+    pub(super) async fn after_submission(
+        &self,
+        request: &Request,
+        outcome: Outcome,
+    ) -> Result<Outcome, Setback> {
+        let is_over = outcome == Outcome::NoAnswerDue;
+        let is_aborted = is_over && self.was_aborted(request).await?.is_some();
+        Ok(if is_aborted { Outcome::Aborted } else { outcome })
+    }
+
     /// Polls the Core for a key operation, and looks now and then whether the contract has taken it back.
     pub(super) async fn poll_key_operation(
         &self,

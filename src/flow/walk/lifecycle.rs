@@ -86,6 +86,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         match policy::asked_of(found.part, epoch.is_some(), status) {
             Asked::Take => Ok(Ok(found)),
             Asked::Nothing => Ok(Err(Transition::End(Outcome::Recorded))),
+            Asked::TakenBack => Ok(Err(Transition::End(Outcome::Aborted))),
             Asked::Unclear => {
                 let wallet = stages.own.submission.wallet();
                 Err(Setback::held(policy::uninvolved(wallet, context)))

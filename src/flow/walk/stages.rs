@@ -381,7 +381,7 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
             }
             Ok(SubmissionEvent::Ended(outcome)) => {
                 self.metrics.observe_room(Room::Submission, begun.elapsed());
-                Ok(Transition::End(outcome))
+                self.after_submission(request, outcome).await.map(Transition::End)
             }
             Err(error) => {
                 if !matches!(error, SubmissionError::Stopped) {

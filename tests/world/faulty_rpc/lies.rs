@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 use serde_json::Value;
 
 /// What a call is answered instead of the truth.
@@ -124,6 +124,8 @@ pub struct Lies {
     pub leaves_out: Vec<(&'static str, &'static str)>,
     /// What views return, by the beginning of their calldata.
     pub views: Vec<(&'static str, Value)>,
+    /// It does not have this contract's state of blocks that are asked for by their number.
+    pub no_old_state_of: Option<Address>,
     /// Handshakes of sockets are refused with this status, to come back after so many seconds.
     pub no_upgrade: Option<(u16, u64)>,
 }

@@ -7,7 +7,9 @@
 //! the previous one alone       asked, confirmed       asked: the old nodes give their shares; its end is
 //!                                                     watched, and no answer is due
 //! neither                      held (wallet_not_registered) while it is open, then recorded
-//! any, and it is over          recorded if destroyed  recorded
+//! new or previous one, and it
+//!   is in force                asked, confirmed       recorded
+//!   was destroyed              aborted                aborted
 //! ```
 //!
 //! An epoch is over once it is in force, for which every node has confirmed it, or once it was destroyed: a node that
@@ -47,6 +49,8 @@ pub(in crate::flow) enum Asked {
     Take,
     /// It is over, or of others.
     Nothing,
+    /// The contract has taken back what was asked of it.
+    TakenBack,
     /// It is open, and this node is in neither context.
     Unclear,
 }
@@ -62,7 +66,8 @@ pub(in crate::flow) fn asked_of(part: Part, is_epoch: bool, status: ContextStatu
         Part::Neither if is_open => Asked::Unclear,
         Part::Neither => Asked::Nothing,
         Part::New | Part::PreviousOnly if is_open => Asked::Take,
-        Part::New | Part::PreviousOnly if is_epoch || is_destroyed => Asked::Nothing,
+        Part::New | Part::PreviousOnly if is_destroyed => Asked::TakenBack,
+        Part::New | Part::PreviousOnly if is_epoch => Asked::Nothing,
         Part::New | Part::PreviousOnly => Asked::Take,
     }
 }
@@ -147,8 +152,8 @@ mod tests {
             // The Core has to know a context in force; of an epoch in force all have voted.
             assert_eq!(asked_of(part, false, Valid), Asked::Take);
             assert_eq!(asked_of(part, true, Valid), Asked::Nothing);
-            assert_eq!(asked_of(part, false, Destroyed), Asked::Nothing);
-            assert_eq!(asked_of(part, true, EpochDestroyed), Asked::Nothing);
+            assert_eq!(asked_of(part, false, Destroyed), Asked::TakenBack);
+            assert_eq!(asked_of(part, true, EpochDestroyed), Asked::TakenBack);
         }
         for (status, expected) in [
             (Unknown, Asked::Unclear),
