@@ -19,7 +19,10 @@ use crate::{
         decryption::RequestContract,
         kms_lifecycle::KmsLifecycle,
     },
-    domain::{Address, Bytes, Event, HoldReason, Outcome, U256, first_epoch, no_context},
+    domain::{
+        Address, Answer, Bytes, Event, HoldReason, Outcome, SignedResult, U256, first_epoch,
+        no_context,
+    },
     flow::{
         Confirmation, KeyPolicy, KeyRooms, LifecycleRooms, Mode, kms_core::fake_core::FakeCore,
         submission::Submission,
@@ -274,4 +277,16 @@ async fn the_end_of_a_context_from_before_v0_14_is_told_to_no_core() {
         }
         assert_eq!(asked(&scene), Vec::<String>::new());
     }
+}
+
+/// It would be sent as an epoch without keys.
+#[tokio::test(start_paused = true)]
+async fn a_stored_result_that_does_not_decode_is_told_as_that() {
+    let scene = scene(core(), BOTH, |_| new_epoch()).await;
+    let payload = Bytes::from_static(&[1, 2]);
+    let answer = Answer::Key(SignedResult { payload, ..SignedResult::default() });
+    let Mode::Answer(rooms) = &scene.flow.mode else { panic!("it answers") };
+    let compared = scene.flow.compare_votes(rooms, &scene.request, &answer).await;
+    let told = compared.expect_err("it is held").cause.to_string();
+    assert!(told.contains("does not decode"), "{told}");
 }

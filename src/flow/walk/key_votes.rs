@@ -48,12 +48,12 @@ impl<P: TransactionSender, B: BucketRegistry, L: RequestLedger> Flow<P, B, L> {
         answer: &Answer,
     ) -> Result<(), Setback> {
         let Some(keys) = rooms.key_rooms_of(request) else { return Ok(()) };
+        self.compare_material(request, answer).await?;
         let ours = abi::voted_on(request.kind(), &answer.signed().payload);
         if ours.is_empty() {
             // There is nothing in which a preparation or a context could differ.
             return Ok(());
         }
-        self.compare_material(request, answer).await?;
         self.check_kind_made(rooms, request, answer).await?;
         let votes = match keys.contract.votes_on(request).await.map_err(Setback::retry)? {
             Votes::All(votes) => votes,
