@@ -32,10 +32,10 @@
 //! two host chains with nodes of their own grant, deny, and are reorganised (`hosts`); what the Core is asked
 //! is compared with them at once (`grants`). KMS contexts follow one another and are destroyed (`contexts`).
 //!
-//! In a third of the stories KMSGeneration asks for key operations (`keys`): on the gateway, or on Ethereum
+//! In a third of the stories `KMSGeneration` asks for key operations (`keys`): on the gateway, or on Ethereum
 //! (`ethereum`), a second chain of the same make with a journal and a lane of its own.
 //!
-//! Not simulated: KMS contexts and epochs that ProtocolConfig asks the Core for, an earlier wallet, observing
+//! Not simulated: KMS contexts and epochs that `ProtocolConfig` asks the Core for, an earlier wallet, observing
 //! instances, subscriptions, nodes of other chains, HTTP/2 and sockets. They have tests of their own.
 //!
 //! [`Endpoint::over`]: crate::chain::provider::endpoint::Endpoint::over
