@@ -73,7 +73,7 @@ impl KeyPlan {
             orders: dice.u64(1..=6),
             block_time: Duration::from_secs(*dice.choice(&[1, 2, 4]).unwrap()),
             forgets_preparations: dice.u8(..4) == 0,
-            restarts: if dice.bool() { dice.u64(1..=300) } else { 0 },
+            restarts: if dice.bool() { dice.u64(1..=600) } else { 0 },
         }
     }
 }
@@ -91,6 +91,8 @@ pub(super) struct KeyProgress {
     ordered: u64,
     /// Requests of whose votes it was decided when they come.
     scheduled: Vec<RequestKey>,
+    /// The Core has restarted right after it had made something. Once per story.
+    core_restarted: bool,
     /// What this node has sent a vote for.
     offered: BTreeSet<U256>,
 }

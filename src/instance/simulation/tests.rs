@@ -22,7 +22,7 @@ struct SeedResults {
 
 /// Each kind of wrong answer must occur in at least this many stories.
 const ENOUGH: u64 = 3;
-const FAULTS: [&str; 33] = [
+const FAULTS: [&str; 34] = [
     "array",
     "away",
     "index",
@@ -55,6 +55,7 @@ const FAULTS: [&str; 33] = [
     "upgrade left",
     "key operation",
     "abort",
+    "core forgets a key",
     "core connects late",
 ];
 

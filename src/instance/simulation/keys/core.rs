@@ -178,7 +178,9 @@ impl WorldState {
         if work.ready > Instant::now() {
             return Err(Status::unavailable("not yet"));
         }
-        if self.fault(restarts) {
+        // Most is made after the storm.
+        if !self.key_progress.core_restarted && self.dice.u64(..1000) < restarts {
+            self.key_progress.core_restarted = true;
             self.record_fault("core forgets a key");
             self.core.restart();
             return Err(Status::unavailable("restarting"));
