@@ -69,6 +69,9 @@ pub(super) async fn rebuild(
         }
     };
     let mut text = report(&rebuilt, from);
+    if chain.is_none() && loaded.config.minimum_generation.is_none() && forgot_contracts(&rebuilt) {
+        text += FORGOT_CONTRACTS;
+    }
     if let RebuildKind::CursorNotReached { .. } = rebuilt.kind {
         return print(&text, ExitStatus::Failure);
     }
@@ -105,6 +108,21 @@ fn explain_refusal(name: &str, error: &RebuildError) -> String {
         | RebuildError::NoSuchBlock { .. }
         | RebuildError::NoSuchChain { .. }
         | RebuildError::Journal(_) => error.to_string(),
+    }
+}
+
+/// Said where [`forgot_contracts`].
+const FORGOT_CONTRACTS: &str = "\
+which contracts have stood there is not remembered: if one gateway node alone is read from, set
+minimum_generation before the start, so that it cannot switch the access check off
+";
+
+/// Whether the journal remembers no more which contracts have stood at the address.
+fn forgot_contracts(rebuilt: &Rebuilt) -> bool {
+    match &rebuilt.kind {
+        RebuildKind::Anew => true,
+        RebuildKind::Salvaged { generation, .. } => generation.is_none(),
+        RebuildKind::CursorMovedBack { .. } | RebuildKind::CursorNotReached { .. } => false,
     }
 }
 

@@ -154,7 +154,7 @@ impl HoldReason {
             Self::UnsupportedGeneration | Self::UnsupportedType | Self::UnsupportedEvent => {
                 "upgrade the connector"
             }
-            Self::ContractWentBack => "name other gateway nodes, or set `minimum_generation`",
+            Self::ContractWentBack => "name other gateway nodes; its detail says the rest",
             Self::KeyManagementNotConfigured => "set the addresses that its detail names",
             Self::OperatorApproval => "approve it: `kms-connector requests approve ID`",
             Self::WaitsForPreparation => {

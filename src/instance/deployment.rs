@@ -49,6 +49,16 @@ impl OldestGeneration {
         journal: Journal,
     ) -> Result<Self, JournalError> {
         let remembered = journal.ask(Query::Generation).await?;
+        if let (Some(minimum), Some(remembered)) = (configured, remembered)
+            && minimum < remembered
+        {
+            warn!(
+                minimum_generation = minimum.name(),
+                %remembered,
+                "older contracts are believed than have stood there: take minimum_generation out, unless they were \
+                 taken back"
+            );
+        }
         Ok(Self { configured, remembered, seen: None, untold: 0, journal })
     }
 
@@ -152,7 +162,10 @@ pub(super) async fn follow_support<P: ChainReader>(
 ) {
     let waits = Waits::beside(dice);
     let mut changes = support.subscribe();
-    let (mut settles, mut learns) = (false, true);
+    let mut settles = false;
+    let told = support.borrow().clone();
+    oldest.learn(&decryption, &told).await;
+    let mut learns = oldest.is_learning(&told);
     loop {
         let holds = support.borrow().answered().is_none();
         let patience = match (settles || holds, learns) {

@@ -73,7 +73,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     deployment::CHAIN_ID,
-    ethereum::Side,
+    ethereum::{Side, blocks},
     plan::Plan,
     world::{Life, World, WorldState},
 };
@@ -175,7 +175,7 @@ async fn run_story(seed: u64, plan: &Plan, state_dir: &Path) -> SeedResult {
     let home = Setup { state_dir, config, wallet, world: world.clone() };
     let mut nature = JoinSet::new();
     nature.spawn(disturbances::mine_blocks(world.clone()));
-    nature.spawn(ethereum::mine_blocks(world.clone()));
+    nature.spawn(blocks::mine_blocks(world.clone()));
     for chain in 0..plan.hosts.chains {
         nature.spawn(disturbances::mine_host_blocks(world.clone(), chain));
     }
@@ -334,7 +334,7 @@ impl Setup<'_> {
         let dice = Dice::seeded(self.world.state().dice.u64(..));
         let (gateway, connections) = ArbitrumProvider::new(CHAIN_ID, endpoints, metrics, &dice);
         let mut hosts = hosts::rpc::edges(life, &reporter.metrics, &dice);
-        ethereum::connect(&mut hosts, (life, self.wallet), &reporter.metrics, &dice);
+        blocks::connect(&mut hosts, (life, self.wallet), &reporter.metrics, &dice);
         let edges = Edges {
             gateway,
             connecting: Box::new(|hearts, stop| Box::pin(connections.run(hearts, stop))),

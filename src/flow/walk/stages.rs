@@ -508,8 +508,10 @@ fn served_by(request: &Request, support: &DeploymentSupport) -> Result<Deploymen
         }
         DeploymentSupport::WentBack { told, known } => {
             let why = format!(
-                "the contract is told to be {told}, and {known} has stood there: the gateway nodes lie, or it                  was taken back, which minimum_generation = \"{}\" would say",
-                told.generation.name()
+                "the contract is told to be {told}, and {known} has stood there: ask another gateway node. Only if \
+                 you know from elsewhere that it was taken back, set minimum_generation = \"{}\"{}",
+                told.generation.name(),
+                if told.checks_access() { "" } else { ": nobody here checks access then" }
             );
             return Err(Hold::new(HoldReason::ContractWentBack, why));
         }

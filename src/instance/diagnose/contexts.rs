@@ -28,7 +28,7 @@ pub(super) async fn diagnose_contexts(
         Err(late) => return vec![late],
     };
     let current = told.as_ref().ok().map(|told| told.context);
-    let mut findings = vec![of_registration(wallet, told)];
+    let mut findings = Vec::from_iter(of_registration(wallet, told));
     if let (Some(context), Some(reader), Some(key_generation)) =
         (current, reader, config.kms_generation_address)
     {
@@ -38,8 +38,9 @@ pub(super) async fn diagnose_contexts(
     findings
 }
 
-fn of_registration(wallet: Address, told: Result<Registered, HostChainError>) -> Finding {
-    match told {
+/// `None`: there is no such contract, which is said with the host chains.
+fn of_registration(wallet: Address, told: Result<Registered, HostChainError>) -> Option<Finding> {
+    Some(match told {
         Ok(Registered { context, signer: Some(signer) }) => Finding::ok(
             REGISTRATION,
             format!(
@@ -52,11 +53,12 @@ fn of_registration(wallet: Address, told: Result<Registered, HostChainError>) ->
             format!("{wallet} is no transaction sender of the current one, {context:#066x}"),
             "nothing if this node joins with the next KMS context; else use the wallet that is registered",
         ),
+        Err(HostChainError::NoContract { .. }) => return None,
         Err(error) => {
             let remedy = "look at Ethereum's nodes, and at protocol_config_address";
             Finding::fail(REGISTRATION, error.to_string(), remedy)
         }
-    }
+    })
 }
 
 async fn diagnose_definition<P: ChainReader>(history: &KmsLifecycle<P>, context: U256) -> Finding {
@@ -97,13 +99,16 @@ mod tests {
     #[test]
     fn who_is_in_no_context_may_be_in_the_next_one() {
         let (wallet, signer) = (Address::repeat_byte(1), Some(Address::repeat_byte(2)));
-        let of = |signer| of_registration(wallet, Ok(Registered { context: U256::ONE, signer }));
+        let of = |signer| {
+            let told = Ok(Registered { context: U256::ONE, signer });
+            of_registration(wallet, told).unwrap()
+        };
         assert_eq!(of(signer).verdict, Severity::Ok);
         let none = of(None);
         assert_eq!(none.verdict, Severity::Warn);
         assert!(none.found.contains(&wallet.to_string()), "{none:?}");
         let error = HostChainError::NoFinalizedBlock { chain_id: 1, host: "h".to_owned() };
-        assert_eq!(of_registration(wallet, Err(error)).verdict, Severity::Fail);
+        assert_eq!(of_registration(wallet, Err(error)).unwrap().verdict, Severity::Fail);
     }
 
     #[tokio::test(start_paused = true)]

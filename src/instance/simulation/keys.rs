@@ -13,24 +13,18 @@ pub(super) mod contract;
 pub(super) mod core;
 pub(super) mod events;
 pub(super) mod oracle;
+mod orders;
 
-use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use fastrand::Rng;
 
-use self::contract::{Action, Asked, KeyState, Over, Rules, What};
-use super::{
-    deployment::{CHAIN_ID, HOST_ID},
-    plan::Plan,
-    world::WorldState,
-};
+use self::contract::{KeyState, Rules};
+use super::deployment::{CHAIN_ID, HOST_ID};
 use crate::{
     contracts::abi::Generation,
     domain::{B256, Event, RequestKey, U256},
 };
-
-/// The most blocks that another node takes for a vote.
-const LATEST_VOTE: u64 = 30;
 
 /// Which key operations there are.
 #[derive(Clone, Copy, Debug)]
@@ -78,13 +72,6 @@ impl KeyPlan {
     }
 }
 
-impl Plan {
-    /// The rules of the contract that stands on the gateway.
-    pub fn keys_on_gateway(&self) -> Option<Rules> {
-        self.keys.rules.filter(|rules| !rules.is_ethereum)
-    }
-}
-
 /// What was done so far.
 #[derive(Debug, Default)]
 pub(super) struct KeyProgress {
@@ -95,64 +82,6 @@ pub(super) struct KeyProgress {
     core_restarted: bool,
     /// What this node has sent a vote for.
     offered: BTreeSet<U256>,
-}
-
-impl WorldState {
-    /// Everything that the owner and other nodes begin with the next block. `elapsed`: the part of the storm that is
-    /// over.
-    pub fn key_actions(&mut self, elapsed: f64) -> String {
-        let (orders, mut story) = (self.plan.keys.orders, String::new());
-        let Some(rules) = self.chain.key_rules().copied() else { return story };
-        #[expect(clippy::cast_precision_loss, reason = "a small number")]
-        let at = |nth: u64| (nth + 1) as f64 / (orders as f64 + 1.0);
-        while self.key_progress.ordered < orders && elapsed >= at(self.key_progress.ordered) {
-            self.key_progress.ordered += 1;
-            let action = self.drawn_action(&rules);
-            let _ = write!(story, "the owner: {action:?}; ");
-            self.chain.order(action, 0);
-        }
-        let height = self.chain.height();
-        let asked: Vec<_> =
-            self.chain.keys(height).asked().map(|one| (one.request.key, one.what)).collect();
-        for (key, what) in asked {
-            let is_voted_on =
-                matches!(what, What::Preparation | What::Key { .. } | What::Crs { .. });
-            if !is_voted_on || self.key_progress.scheduled.contains(&key) {
-                continue;
-            }
-            self.key_progress.scheduled.push(key);
-            for party in 0..rules.others {
-                let wait = self.dice.u64(0..=LATEST_VOTE);
-                self.chain.order(Action::Vote { party, id: key.id }, wait);
-            }
-        }
-        story
-    }
-
-    /// What the owner does next.
-    fn drawn_action(&mut self, rules: &Rules) -> Action {
-        let keys = self.chain.keys(self.chain.height());
-        let is_open = |one: &&Asked| {
-            matches!(one.what, What::Preparation | What::Crs { .. })
-                && !matches!(keys.over(one.request.key.id), Some(Over::Aborted))
-        };
-        let open: Vec<_> = keys.asked().filter(is_open).map(|asked| asked.request.key.id).collect();
-        match self.dice.u8(..16) {
-            11..=14 if rules.is_ethereum => {
-                self.dice.choice(open).map_or(Action::Prepare, Action::Abort)
-            }
-            0..=7 => Action::Prepare,
-            8..=10 => Action::MakeCrs { max_bits: self.dice.u32(1..=4096) },
-            11..=12 => Action::SetUpRandomness,
-            13..=14 => Action::Reshare,
-            _ => Action::Migrate,
-        }
-    }
-
-    /// Whether something is still to come.
-    pub fn are_keys_due(&self) -> bool {
-        self.plan.keys.rules.is_some() && self.key_progress.ordered < self.plan.keys.orders
-    }
 }
 
 /// The contract whose event this is, if it is not the one for decryptions.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::{deployment::HOST_IDS, keys::KeyPlan};
+use super::{
+    deployment::HOST_IDS,
+    keys::{KeyPlan, contract::Rules},
+};
 use crate::{
     contracts::abi::Generation::{self, G12, G13, G14, Head, UpToG10},
     domain::PerKind,
@@ -194,6 +197,11 @@ pub(super) struct Faults {
 }
 
 impl Plan {
+    /// The rules of the contract that stands on the gateway.
+    pub fn keys_on_gateway(&self) -> Option<Rules> {
+        self.keys.rules.filter(|rules| !rules.is_ethereum)
+    }
+
     pub fn of(seed: u64) -> Self {
         let dice = &mut Rng::with_seed(seed);
         let mut rate = |most: u64| if dice.bool() { dice.u64(1..=most) } else { 0 };

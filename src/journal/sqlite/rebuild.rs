@@ -30,7 +30,7 @@ use super::{
     tenure::Tenure,
 };
 use crate::{
-    domain::{Address, BlockRef, RequestSource},
+    domain::{Address, BlockRef, Generation, RequestSource},
     flow::ledger::Batch,
     journal::{Identity, OpenError},
     machine::Machine,
@@ -58,6 +58,8 @@ pub enum RebuildKind {
         requests: usize,
         /// Signed, not known to be mined.
         transactions: usize,
+        /// What is known to have stood at the contract's address, as far as the damaged file still tells.
+        generation: Option<Generation>,
         /// The first block that must be read again, as far as the damaged file still tells.
         at_most: Option<u64>,
     },
@@ -114,6 +116,7 @@ pub fn rebuild(
         Some(aside) => RebuildKind::Salvaged {
             requests: found.requests.len(),
             transactions: found.transactions.len(),
+            generation: found.generation,
             at_most: salvage::first_block(&aside, first),
             aside,
         },
@@ -137,6 +140,9 @@ fn fill(
     tables.arrive(&batch, now_ms)?;
     for signed in &found.transactions {
         tables.sign(signed, now_ms)?;
+    }
+    if let Some(generation) = found.generation {
+        tables.note_generation(generation, cursor.number)?;
     }
     for contract in &contracts.beside {
         stand_beside(&transaction, *contract, contracts.first)?;

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     chain::lane::SignedTransaction,
     contracts::abi,
-    domain::{Address, RequestKey, RequestSource},
+    domain::{Address, Generation, RequestKey, RequestSource},
     flow::ledger::{Arrival, Sighting},
     journal::Identity,
 };
@@ -38,6 +38,9 @@ pub(super) struct Salvage {
     pub transactions: Vec<SignedTransaction>,
     /// Without an outcome, oldest first.
     pub requests: Vec<Arrival>,
+    /// What has stood at the contract's address. It proves nothing either; but a wrong one has requests held, and
+    /// none at all may have them asked unchecked.
+    pub generation: Option<Generation>,
 }
 
 /// Recovers the rows of the damaged `file` that prove themselves.
@@ -91,7 +94,11 @@ pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Sal
         let request = transaction.request.map(|key| *renewed.get(&key).unwrap_or(&key));
         SignedTransaction { request, ..transaction }
     });
-    Salvage { requests, transactions: transactions.collect() }
+    let generations = rows(&connection, sql::salvage::GENERATIONS, contract, |row| {
+        row.get::<_, String>(0).map(|name| Generation::from_name(&name))
+    });
+    let generation = generations.into_iter().flatten().max();
+    Salvage { requests, transactions: transactions.collect(), generation }
 }
 
 /// The first block that must be read again, as far as the damaged `file` can be read: the block of its oldest

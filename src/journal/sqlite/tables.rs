@@ -15,7 +15,10 @@ use super::{
 use crate::{
     chain::lane::{SignedTransaction, TransactionId},
     contracts::abi,
-    domain::{B256, BlockRef, CoreAddress, Event, Kind, RequestKey, RequestSource, SignedResult},
+    domain::{
+        B256, BlockRef, CoreAddress, Event, Generation, Kind, RequestKey, RequestSource,
+        SignedResult,
+    },
     flow::ledger::{
         AccessNote, Arrival, Batch, IdRange, Sighting, Step, StoredBatch, UnprovenRange,
     },
@@ -103,8 +106,7 @@ impl Tables<'_> {
                 Ok(CommandResult::Nothing)
             }
             Work::NoteGeneration(generation, block) => {
-                let noted = params![self.of, generation.name(), Number(*block)];
-                self.transaction.prepare_cached(sql::PUT_GENERATION)?.execute(noted)?;
+                self.note_generation(*generation, *block)?;
                 Ok(CommandResult::Nothing)
             }
             Work::Prune { settled_before_ms, final_block } => {
@@ -366,6 +368,16 @@ impl Tables<'_> {
             outcome.block.map(|block| Number(block.number)),
             outcome.block.map(|block| Fixed(block.hash)),
         ])?;
+        Ok(())
+    }
+
+    pub(super) fn note_generation(
+        &self,
+        generation: Generation,
+        block: u64,
+    ) -> rusqlite::Result<()> {
+        let noted = params![self.of, generation.name(), Number(block)];
+        self.transaction.prepare_cached(sql::PUT_GENERATION)?.execute(noted)?;
         Ok(())
     }
 

@@ -258,6 +258,7 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     journal.store_batch(stored).await.unwrap();
     journal.note(keys[0], Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
     journal.note(keys[1], Step::Answered(answer(1, "a"))).await.unwrap();
+    journal.note_generation(Generation::G14, 9).await.unwrap();
     let good = sent(7, keys[1]);
     let mined = sent(6, keys[0]);
     let others = SignedTransaction { request: Some(keys[2]), ..sent(8, keys[3]) };
@@ -286,12 +287,15 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     assert!(error.to_string().contains(command), "{error}");
 
     let rebuilt = rebuild(dir.path(), own(), &alone(), block(13)).unwrap();
-    let RebuildKind::Salvaged { aside: from, requests, transactions, at_most } = &rebuilt.kind
+    let RebuildKind::Salvaged { aside: from, requests, transactions, generation, at_most } =
+        &rebuilt.kind
     else {
         panic!("{rebuilt:?}")
     };
     assert_eq!((from, *requests, *transactions, *at_most), (aside, 5, 1, Some(11)));
+    assert_eq!(*generation, Some(Generation::G14));
     let journal = running(dir.path());
+    assert_eq!(journal.ask(Query::Generation).await.unwrap(), Some(Generation::G14));
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(13)));
     assert_eq!(journal.ask(Query::BegunAfter).await.unwrap(), Some(13));
     let open = records(&journal, RequestFilter::Unfinished).await;

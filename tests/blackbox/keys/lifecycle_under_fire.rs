@@ -46,7 +46,7 @@ async fn kills(processes: [&mut Supervised; PROCESSES], count: usize) -> Result<
     Ok(())
 }
 
-/// Requests one after the other until it is `over`, by the context that each names.
+/// Requests one after the other until it is `over` and each context was named, by the context that each names.
 async fn load(
     parties: &Parties,
     key: &KeyRequest,
@@ -54,7 +54,8 @@ async fn load(
     over: &AtomicBool,
 ) -> Result<Vec<(U256, Issued)>> {
     let mut issued = Vec::new();
-    while !over.load(Ordering::Relaxed) {
+    let names_one = |issued: &[(U256, Issued)]| issued.iter().all(|(named, _)| *named == first);
+    while !over.load(Ordering::Relaxed) || names_one(&issued) {
         let (current, _) = ethereum(parties).in_force().await?;
         let named = if issued.len() % 2 == 0 { first } else { current };
         let request = decrypt(parties, 1, key, named).await?;

@@ -23,6 +23,10 @@ SELECT r.seq, r.id, r.content, e.block_number, e.block_hash, e.transaction_hash,
 FROM requests r NOT INDEXED CROSS JOIN events e ON e.seq = r.seq
 WHERE r.contract = ?1 AND r.outcome IS NULL ORDER BY r.seq";
 
+/// The generation that has stood at contract `?1`.
+pub(in crate::journal::sqlite) const GENERATIONS: &str = "
+SELECT g.generation FROM generations g WHERE g.contract = ?1 ORDER BY g.contract";
+
 /// The lowest cursor of contract `?1` and those beside it. Not for a damaged file of a version before 11.
 pub(in crate::journal::sqlite) const LOWEST_CURSOR: &str = "
 SELECT min(number) FROM cursors
