@@ -244,6 +244,16 @@ async fn a_second_damage_has_a_time_of_its_own() {
     }
 }
 
+/// Damages an index in the middle of the file: the tables can be read.
+fn damage_an_index(dir: &Path) {
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'requests_unfinished'";
+    let connection = Connection::open(file(dir)).unwrap();
+    let page: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+    drop(connection);
+    let page = usize::try_from(page).unwrap() - 1;
+    damage(&file(dir), page..page + 1);
+}
+
 #[tokio::test]
 async fn a_rebuild_takes_over_what_proves_itself() {
     let dir = TempDir::new().unwrap();
@@ -269,17 +279,7 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     journal.record_given_up(vec![displaced.id()], GiveUpReason::Displaced).await.unwrap();
     journal.record_mined(mined.id(), block(18)).await.unwrap();
     journal.close().await.unwrap();
-    // An index in the middle of the file: the tables can be read.
-    let page: i64 = Connection::open(file(dir.path()))
-        .unwrap()
-        .query_row(
-            "SELECT rootpage FROM sqlite_schema WHERE name = 'requests_unfinished'",
-            [],
-            |row| row.get(0),
-        )
-        .unwrap();
-    let page = usize::try_from(page).unwrap() - 1;
-    damage(&file(dir.path()), page..page + 1);
+    damage_an_index(dir.path());
     let error = open(dir.path()).unwrap_err();
     let OpenError::SetAside { aside, at_most, .. } = &error else { panic!("{error}") };
     assert_eq!(*at_most, Some(11), "the oldest one without an outcome");
@@ -327,16 +327,7 @@ async fn a_damaged_journal_tells_of_the_lowest_of_its_cursors() {
     let read = Batch { cursor: Some(block(90)), ..Batch::default() };
     beside.store_batch(read).await.unwrap();
     journal.close().await.unwrap();
-    let page: i64 = Connection::open(file(dir.path()))
-        .unwrap()
-        .query_row(
-            "SELECT rootpage FROM sqlite_schema WHERE name = 'requests_unfinished'",
-            [],
-            |row| row.get(0),
-        )
-        .unwrap();
-    let page = usize::try_from(page).unwrap() - 1;
-    damage(&file(dir.path()), page..page + 1);
+    damage_an_index(dir.path());
     let error = open(dir.path()).unwrap_err();
     let OpenError::SetAside { at_most, .. } = &error else { panic!("{error}") };
     assert_eq!(*at_most, Some(91));
